@@ -1,0 +1,26 @@
+"""opsd: on-policy self-distillation of language models."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opsd import methods
+    from opsd.config import OPSDConfig
+    from opsd.trainer import OPSDTrainer
+    from opsd.types import Problem
+
+__version__ = "0.1.0"
+__all__ = ["OPSDConfig", "OPSDTrainer", "Problem", "methods"]
+
+_HOMES = {"OPSDConfig": "opsd.config", "OPSDTrainer": "opsd.trainer", "Problem": "opsd.types"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when they are first asked for: `opsd --help` needs no torch."""
+    if name == "methods":
+        return importlib.import_module("opsd.methods")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'opsd' has no attribute '{name}'")

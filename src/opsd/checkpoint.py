@@ -1,0 +1,95 @@
+"""Our part of a checkpoint: teachers, counters, unspent rollouts, sizes of the run's files.
+
+It is written into the checkpoint folder before the Trainer's own files, of which
+`trainer_state.json` comes last: a folder where both parse is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from opsd.run import write_atomically
+from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict
+
+_STATE = "opsd/state.json"
+
+
+def save(
+    folder: Path, state: Mapping[str, Any], teachers: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Writes the shared state; `state.json` last, since it says that the rest is there."""
+    for name, tensors in teachers.items():
+        if tensors:
+            path = folder / "opsd" / f"teacher-{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, path)
+    write_atomically(folder / _STATE, json.dumps(state, indent=1))
+
+
+def load(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / _STATE).read_text("utf-8"))
+
+
+def load_teacher(folder: Path, name: str) -> dict[str, Tensor]:
+    path = folder / "opsd" / f"teacher-{name}.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the checkpoint has no state for the '{name}' teacher")
+    return load_file(path)
+
+
+def save_rollouts(folder: Path, rank: int, groups: Sequence[Group]) -> None:
+    """Unspent rollouts of one process, as JSON: floats survive it bit for bit."""
+    rows = [asdict(group) for group in groups]
+    write_atomically(folder / "opsd" / f"rollouts-{rank}.json", json.dumps(rows))
+
+
+def load_rollouts(folder: Path, rank: int) -> list[Group]:
+    text = (folder / "opsd" / f"rollouts-{rank}.json").read_text("utf-8")
+    return [_group(row) for row in json.loads(text)]
+
+
+def newest(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run folder, or None."""
+    found = sorted(
+        (int(folder.name.split("-")[1]), folder)
+        for folder in run.glob("checkpoint-*")
+        if folder.name.split("-")[1].isdigit() and _complete(folder)
+    )
+    return found[-1][1] if found else None
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        for name in (_STATE, "trainer_state.json"):
+            json.loads((folder / name).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _group(row: dict[str, Any]) -> Group:
+    problem = dict(row["problem"])
+    if not isinstance(problem["prompt"], str):
+        problem["prompt"] = tuple(problem["prompt"])
+    rollouts = []
+    for fields in row["rollouts"]:
+        verdict = fields["verdict"]
+        logprobs = fields["logprobs"]
+        rollouts.append(
+            Rollout(
+                prompt_ids=tuple(fields["prompt_ids"]),
+                completion_ids=tuple(fields["completion_ids"]),
+                text=fields["text"],
+                finish=Finish(fields["finish"]),
+                logprobs=None if logprobs is None else tuple(logprobs),
+                verdict=None if verdict is None else Verdict(**verdict),
+            )
+        )
+    return Group(Problem(**problem), tuple(rollouts))

@@ -1,0 +1,62 @@
+"""OPSDConfig: TrainingArguments with this field's defaults, and what rollouts need besides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class OPSDConfig(TrainingArguments):
+    """Arguments of `OPSDTrainer`. Lengths are in tokens, budgets in tokens per pass.
+
+    `per_device_train_batch_size` counts rollouts. Defaults are OPSD's third version (Zhao et al.
+    2026, arXiv 2601.18734v3, Table 6) wherever it names a value.
+    """
+
+    learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning-rate schedule."})
+    max_grad_norm: float = field(default=0.1, metadata={"help": "Gradient-norm clip."})
+    max_steps: int = field(default=100, metadata={"help": "Optimizer steps."})
+    per_device_train_batch_size: int = field(default=4, metadata={"help": "Rollouts per pass."})
+    gradient_accumulation_steps: int = field(default=8, metadata={"help": "Passes per step."})
+    gradient_checkpointing: bool = field(default=True, metadata={"help": "Recompute activations."})
+    bf16: bool | None = field(default=None, metadata={"help": "bfloat16; default: where CUDA is."})
+    logging_steps: float = field(default=1, metadata={"help": "Steps between log lines."})
+    save_steps: float = field(default=25, metadata={"help": "Steps between checkpoints."})
+    temperature: float = field(default=1.1, metadata={"help": "Sampling temperature."})
+    top_p: float = field(default=0.95, metadata={"help": "Nucleus; 1 keeps everything."})
+    top_k: int = field(default=20, metadata={"help": "Likeliest tokens kept; 0 keeps all."})
+    min_p: float = field(default=0.0, metadata={"help": "Share of the top probability kept."})
+    max_completion_length: int = field(default=1024, metadata={"help": "Horizon in tokens."})
+    max_length: int = field(
+        default=20_000, metadata={"help": "Limit of prompt and completion together, in tokens."}
+    )
+    prompt_too_long: str = field(
+        default="error", metadata={"help": "'error', or 'skip': leave such rows out and count."}
+    )
+    generation_batch_tokens: int = field(
+        default=65_536, metadata={"help": "Tokens in memory at once while generating."}
+    )
+    max_tokens_per_pass: int | None = field(
+        default=None, metadata={"help": "Splits a micro-batch into several passes. None: one."}
+    )
+    loss_chunk_rows: int | None = field(
+        default=None, metadata={"help": "Tokens per chunk of the loss. None: by memory budget."}
+    )
+    eval_samples: int = field(default=4, metadata={"help": "Samples per dev problem (k of avg@k)."})
+    rollout_log_steps: int = field(
+        default=1, metadata={"help": "Steps between rollouts written out; 0: never."}
+    )
+
+    def __post_init__(self) -> None:
+        import torch
+
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and torch.cuda.is_available()
+        self.remove_unused_columns = False
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "eval_avg@k"
+            self.greater_is_better = True
+        super().__post_init__()

@@ -1,0 +1,110 @@
+"""From a view of a problem to token ids: templates, chat template, prefill. Nothing is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.sandbox
+
+from opsd.data.languages import language
+from opsd.types import Problem, UserError, View
+
+
+@cache
+def _template(source: str) -> jinja2.Template:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"prompt template, line {error.lineno}: {error.message}") from error
+
+
+@cache
+def template_text(template: str) -> str:
+    """The text of a prompt template: a shipped one's name, a `.jinja` file, or the text itself."""
+    if "{{" in template or "\n" in template or not template:
+        return template
+    shipped = resources.files("opsd.data") / "templates"
+    if (shipped / f"{template}.jinja").is_file():
+        return (shipped / f"{template}.jinja").read_text("utf-8")
+    if Path(template).is_file():
+        return Path(template).read_text("utf-8")
+    names = sorted(f.name.removesuffix(".jinja") for f in shipped.iterdir())
+    raise UserError(
+        f"no prompt template '{template}': neither a file nor one of {', '.join(names)}"
+    )
+
+
+def fill(template: str, problem: Problem, **extra: Any) -> str:
+    """A template filled from a problem: its text, its privileged texts, its language's strings.
+
+    Raises UserError when the template asks for a text that the problem does not have.
+    """
+    lang = language(problem.language)
+    names = {
+        "problem": problem.text,
+        "answer": problem.answer,
+        "instruction": lang.instruction,
+        "transition": lang.transition,
+        "think_prefix": lang.think_prefix,
+        "labels": lang.labels,
+        **problem.privileged,
+        **extra,
+    }
+    try:
+        return _template(template_text(template)).render(names).strip("\n")
+    except jinja2.UndefinedError as error:
+        have = ", ".join(sorted(problem.privileged)) or "none"
+        raise UserError(
+            f"problem {problem.id}: the prompt template '{template[:40]}' needs a text that the row"
+            f" lacks ({error.message}); privileged texts it has: {have}. Map a column to it"
+        ) from error
+
+
+def view(
+    name: str,
+    problem: Problem,
+    template: str,
+    *,
+    prefill: str = "",
+    template_options: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> View:
+    """The view of a problem that a template describes; earlier turns of a conversation stay."""
+    content = fill(template, problem, **extra)
+    earlier = () if isinstance(problem.prompt, str) else problem.prompt[:-1]
+    return View(
+        name=name,
+        messages=(*earlier, {"role": "user", "content": content}),
+        prefill=fill(prefill, problem, **extra) if prefill else "",
+        template_options=template_options or {},
+    )
+
+
+def prompt_text(tokenizer: Any, view: View) -> str:
+    """The prompt as the model reads it: chat template, assistant's header, prefill.
+
+    A tokenizer without a chat template gets the messages' contents, separated by blank lines.
+    """
+    if tokenizer.chat_template is None:
+        return "\n\n".join(m["content"] for m in view.messages) + "\n\n" + view.prefill
+    rendered = tokenizer.apply_chat_template(
+        list(view.messages),
+        tokenize=False,
+        add_generation_prompt=True,
+        **view.template_options,
+    )
+    return rendered + view.prefill
+
+
+def prompt_ids(tokenizer: Any, view: View) -> tuple[int, ...]:
+    """Token ids of `prompt_text`. The chat template has already written any BOS token."""
+    special = tokenizer.chat_template is None
+    return tuple(tokenizer(prompt_text(tokenizer, view), add_special_tokens=special)["input_ids"])

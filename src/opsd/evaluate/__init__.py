@@ -1,0 +1,1 @@
+"""How good is a model: suites, runs and the numbers that summarise them."""

@@ -1,0 +1,163 @@
+"""Numbers that summarise graded samples: pure functions of verdicts, scores and answers.
+
+All are shares between 0 and 1. A suite's number is the mean over its problems; the intervals
+resample problems, because the samples of one problem are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsd.grade.answer import answers_match
+
+# Rows of resampled problems held at once; bounds the memory, does not change the numbers.
+_RESAMPLES_PER_CHUNK = 500
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that at least one of `k` samples is right, from `correct` right ones among `n`.
+
+    The unbiased estimator `1 - C(n - correct, k) / C(n, k)` (Chen et al. 2021, arXiv 2107.03374),
+    as a product of factors below 1, so that no binomial overflows. It draws without replacement:
+    `1 - (1 - correct/n)^k` would be biased.
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@{k} needs 1 <= k <= n, but n = {n} samples: draw more, or lower k")
+    if not 0 <= correct <= n:
+        raise ValueError(f"correct must be between 0 and n = {n}, not {correct}")
+    all_wrong = 1.0
+    for drawn in range(k):
+        all_wrong *= max(n - correct - drawn, 0) / (n - drawn)
+    return 1.0 - all_wrong
+
+
+def avg_at_k(correct: Sequence[bool]) -> float:
+    """Share of a problem's samples that are right: avg@k of k samples.
+
+    >>> avg_at_k([True, False, False, True])
+    0.5
+    """
+    if len(correct) == 0:
+        raise ValueError("avg@k of no samples: every problem needs at least one")
+    return sum(map(bool, correct)) / len(correct)
+
+
+def maj_at_k(
+    answers: Sequence[str | None],
+    gold: str,
+    same: Callable[[str, str], bool] = answers_match,
+) -> float:
+    r"""1 where the answer that most samples give is right, else 0.
+
+    Answers vote together where `same(answer, first answer of the class)` holds: `1/2` with
+    `\frac{1}{2}`. None, a sample without an answer, votes for nothing. Of classes with equally many
+    votes the one whose first answer came first wins.
+
+    >>> maj_at_k(["1/2", "3", r"\frac{1}{2}", None], "0.5")
+    1.0
+    """
+    if len(answers) == 0:
+        raise ValueError("maj@k of no samples: every problem needs at least one")
+    representatives: list[str] = []
+    votes: list[int] = []
+    for answer in answers:
+        if answer is None:
+            continue
+        for index, representative in enumerate(representatives):
+            if same(answer, representative):
+                votes[index] += 1
+                break
+        else:
+            representatives.append(answer)
+            votes.append(1)
+    if not votes:
+        return 0.0
+    return float(same(representatives[votes.index(max(votes))], gold))
+
+
+def format_rate(format_ok: Sequence[bool]) -> float:
+    """Share of samples that state an answer at all.
+
+    >>> format_rate([True, True, False, True])
+    0.75
+    """
+    if len(format_ok) == 0:
+        raise ValueError("format rate of no samples")
+    return sum(map(bool, format_ok)) / len(format_ok)
+
+
+def accuracy_given_format(correct: Sequence[bool], format_ok: Sequence[bool]) -> float | None:
+    """Share of right samples among those that state an answer; None where none does.
+
+    >>> accuracy_given_format([True, False, False], [True, True, False])
+    0.5
+    """
+    if len(correct) != len(format_ok):
+        raise ValueError(f"{len(correct)} verdicts but {len(format_ok)} format flags")
+    stated = [bool(right) for right, ok in zip(correct, format_ok, strict=True) if ok]
+    return sum(stated) / len(stated) if stated else None
+
+
+def bootstrap_interval(
+    per_problem_scores: Sequence[float],
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean score, over problems (Efron 1979).
+
+    With few problems it is somewhat narrow: it covers less often than `level` says. Equal scores
+    give an interval of no width.
+
+    >>> bootstrap_interval([0.5, 0.5, 0.5])
+    (0.5, 0.5)
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must be between 0 and 1, for instance 0.95, not {level}")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    scores = np.asarray(per_problem_scores, dtype=np.float64)
+    if scores.ndim != 1 or scores.size == 0:
+        raise ValueError("an interval needs one score for each problem, and at least one problem")
+    if not np.isfinite(scores).all():
+        raise ValueError("a problem's score is not a finite number")
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(_resampled_means(scores, resamples, seed), [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _resampled_means(scores: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for start in range(0, resamples, _RESAMPLES_PER_CHUNK):
+        rows = min(_RESAMPLES_PER_CHUNK, resamples - start)
+        drawn = generator.integers(scores.size, size=(rows, scores.size))
+        means[start : start + rows] = scores[drawn].mean(axis=1)
+    return means
+
+
+def paired_bootstrap(
+    a: Sequence[float],
+    b: Sequence[float],
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Mean of `a - b` over the same problems, in the same order, and its interval's two ends.
+
+    Problems are resampled together for both, which is much sharper than two separate intervals.
+
+    >>> paired_bootstrap([1.0, 0.5], [0.5, 0.0])
+    (0.5, 0.5, 0.5)
+    """
+    if len(a) != len(b):
+        raise ValueError(f"a pair needs the same problems: {len(a)} scores against {len(b)}")
+    differences = [float(x) - float(y) for x, y in zip(a, b, strict=True)]
+    low, high = bootstrap_interval(differences, level, resamples, seed)
+    return sum(differences) / len(differences), low, high

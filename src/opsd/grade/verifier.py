@@ -1,0 +1,39 @@
+"""The default verifier: a mathematical answer against the problem's gold answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from opsd.grade.answer import is_correct
+from opsd.grade.format import format_ok
+from opsd.parts import part
+from opsd.types import Problem, Verdict
+
+
+@part
+class MathVerifier:
+    r"""Reward 1 for a right last `\boxed{}`, else 0.
+
+    `after_think` is for models that reason inside `<think>`: only what follows `</think>` counts.
+
+    >>> MathVerifier()(Problem("2 + 2 = ?", answer="4"), r"\boxed{4}").reward
+    1.0
+    """
+
+    type: Literal["math"] = "math"
+    after_think: bool = False
+
+    def __call__(self, problem: Problem, completion: str) -> Verdict:
+        """Grade one completion; `ValueError` for a problem that has no gold answer."""
+        if not (problem.answer and problem.answer.strip()):
+            raise ValueError(
+                f"problem {problem.id} has no answer to grade against: give it one, or leave the "
+                "problem out"
+            )
+        correct = is_correct(completion, problem.answer, self.after_think)
+        return Verdict(float(correct), correct, format_ok(completion, self.after_think))
+
+    def many(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """Grade many (problem, completion) pairs, in their order."""
+        return [self(problem, completion) for problem, completion in attempts]

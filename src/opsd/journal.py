@@ -1,0 +1,123 @@
+"""What a step writes down: numbers for `metrics.jsonl`, rollouts for `rollouts/*.jsonl`."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from opsd.data.prompts import prompt_text
+from opsd.objective.table import TokenTable
+from opsd.teacher.lessons import Lesson
+from opsd.types import Finish, Group
+
+_MEANS = {
+    "entropy_student": "entropy/student",
+    "entropy_teacher": "entropy/teacher",
+    "divergence": "divergence",
+    "clipped": "clip_fraction",
+}
+
+
+@dataclass
+class Meter:
+    """Sums and counts since the last log line, on this process; `merged` adds up processes."""
+
+    sums: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
+    lows: dict[str, float] = field(default_factory=dict)
+    highs: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, name: str, total: float, count: float) -> None:
+        self.sums[name][0] += total
+        self.sums[name][1] += count
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the wall-clock seconds of the block to `time/<name>`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[f"time/{name}"] += time.perf_counter() - start
+
+    def rollouts(self, groups: Sequence[Group]) -> None:
+        """Lengths, endings and verdicts of freshly made rollouts."""
+        made = [rollout for group in groups for rollout in group.rollouts]
+        for rollout in made:
+            length = len(rollout.completion_ids)
+            self.add("completions/mean_length", length, 1)
+            self.add("completions/clipped_ratio", rollout.finish is Finish.LENGTH, 1)
+            low, high = "completions/min_length", "completions/max_length"
+            self.lows[low] = min(self.lows.get(low, length), length)
+            self.highs[high] = max(self.highs.get(high, length), length)
+            if rollout.verdict is not None:
+                self.add("reward", rollout.verdict.reward, 1)
+                self.add("accuracy", rollout.verdict.correct, 1)
+                self.add("format_rate", rollout.verdict.format_ok, 1)
+
+    def tokens(self, losses: Tensor, table: TokenTable, taught: Tensor) -> None:
+        """Means over the taught tokens of one signal; the divergence also by position decile."""
+        n = int(taught.sum())
+        for column, name in _MEANS.items():
+            if column in table.statistics:
+                self.add(name, table.statistics[column][taught].sum().item(), n)
+        if "divergence" in table.statistics:
+            divergence = table.statistics["divergence"][taught]
+            decile = (10 * table.position // table.length)[taught]
+            sums = divergence.new_zeros(10).index_add_(0, decile, divergence).tolist()
+            counts = decile.bincount(minlength=10).tolist()
+            for i in range(10):
+                self.add(f"divergence/decile_{i}", sums[i], counts[i])
+
+    def merged(self, gather: Any) -> dict[str, float]:
+        """Means, extremes and seconds over all processes; then starts anew."""
+        parts = gather([(dict(self.sums), self.lows, self.highs, dict(self.seconds))])
+        self.__init__()
+        result: dict[str, float] = {}
+        for name in sorted({name for part in parts for name in part[0]}):
+            total = sum(part[0].get(name, (0, 0))[0] for part in parts)
+            count = sum(part[0].get(name, (0, 0))[1] for part in parts)
+            if count:
+                result[name] = total / count
+        for index, pick in ((1, min), (2, max), (3, max)):
+            for name in sorted({name for part in parts for name in part[index]}):
+                result[name] = pick(part[index][name] for part in parts if name in part[index])
+        return result
+
+
+def rollout_row(lesson: Lesson, step: int, tokenizer: Any, divergence: list[float] | None) -> dict:
+    """A rollout as one line: both prompts as text and ids, the completion, the verdict, and the
+    unclipped divergence of each token in nats."""
+    rollout, verdict = lesson.rollout, lesson.rollout.verdict
+    return {
+        "step": step,
+        "problem": lesson.problem.id,
+        "sample": lesson.sample,
+        "language": lesson.problem.language,
+        "prompt": tokenizer.decode(lesson.prompt_ids),
+        "prompt_ids": list(lesson.prompt_ids),
+        "views": [
+            {
+                "name": reading.view.name,
+                "weights": reading.weights.type,
+                "prompt": prompt_text(tokenizer, reading.view),
+                "prompt_ids": list(reading.ids),
+            }
+            for readings in lesson.readings
+            for reading in readings or ()
+        ],
+        "completion": rollout.text,
+        "completion_ids": list(rollout.completion_ids),
+        "finish": rollout.finish.value,
+        "answer": lesson.problem.answer,
+        "reward": verdict.reward if verdict else None,
+        "correct": verdict.correct if verdict else None,
+        "format_ok": verdict.format_ok if verdict else None,
+        "divergence": divergence,
+    }

@@ -1,0 +1,28 @@
+"""The catalogue: every published method as a value made of parts.
+
+    method = source x signal (each with its own reduction), each batch used for `reuse` steps
+
+Nothing outside this folder knows a method's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from opsd.methods.baselines import grpo, sft, star
+from opsd.methods.crosslingual import copsd
+from opsd.methods.distillation import off_policy_distillation, opsd, opsd_v1, sampled_token
+from opsd.methods.method import Method
+
+FUNCTIONS: dict[str, Callable[..., Method]] = {
+    f.__name__: f
+    for f in (opsd, opsd_v1, copsd, sampled_token, grpo, sft, star, off_policy_distillation)
+}
+
+
+def catalogue() -> dict[str, Method]:
+    """Every method with its default parts, by name."""
+    return {name: function() for name, function in FUNCTIONS.items()}
+
+
+__all__ = ["FUNCTIONS", "Method", "catalogue", *FUNCTIONS]

@@ -1,0 +1,70 @@
+"""What self-distillation is measured against."""
+
+from __future__ import annotations
+
+from opsd.methods.method import Method
+from opsd.objective.credit import Clipped, GroupNormalised
+from opsd.objective.divergences import reverse_kl
+from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher
+from opsd.rollout.source import FromDataset, KeepCorrect, OnPolicy
+from opsd.teacher.context import Solution, StudentPrompt
+
+
+def grpo(beta: float = 0.0, group: int = 8, reuse: int = 1) -> Method:
+    """GRPO: rewards against the group's mean, through a clipped ratio.
+
+    What it is: `group` rollouts per problem, reward 1 for a correct boxed answer, advantages
+    normalised within the group, each rollout's mean loss averaged; `beta` adds the reverse KL from
+    the starting model, `reuse` takes that many optimizer steps per batch.
+    What differs from the paper: the KL is the exact one over the vocabulary, not an estimate from
+    the sampled token; the ratio is taken against the log-probabilities at sampling.
+    What it needs: a column `answer`.
+    One command: opsd train grpo
+    """
+    sequence = Reduction(unit="sequence")
+    reward = Advantage(GroupNormalised(), Clipped(), reduction=sequence)
+    stay = Distill(Teacher(StudentPrompt()), reverse_kl, reduction=sequence)
+    return Method(
+        name="grpo",
+        paper="Shao et al. 2024, arXiv 2402.03300",
+        source=OnPolicy(group=group),
+        signal=Sum(((1.0, reward), (beta, stay))) if beta else reward,
+        reuse=reuse,
+    )
+
+
+def sft() -> Method:
+    """SFT: maximum likelihood of the dataset's own solutions.
+
+    What it is: the worked solution as the completion, under the student's prompt.
+    What differs from the paper: nothing; it is the standard baseline.
+    What it needs: a column `solution`.
+    One command: opsd train sft
+    """
+    return Method(
+        name="sft",
+        paper="Ouyang et al. 2022, arXiv 2203.02155",
+        source=FromDataset("solution"),
+        signal=Likelihood(),
+    )
+
+
+def star() -> Method:
+    """STaR: maximum likelihood of the model's own correct rollouts.
+
+    What it is: one rollout per problem; those that reach the answer are learned. A problem that
+    failed is tried once more with the solution in view, and learned without it.
+    What differs from the paper: rollouts are made anew at every step, where the paper alternates
+    between a pass over the data and fine-tuning from the original model.
+    What it needs: columns `answer` and `solution`.
+    One command: opsd train star
+    """
+    return Method(
+        name="star",
+        paper="Zelikman et al. 2022, arXiv 2203.14465",
+        source=KeepCorrect(OnPolicy(), retry=OnPolicy(view=Solution())),
+        signal=Likelihood(),
+    )
+
+
+__all__ = ["grpo", "sft", "star"]

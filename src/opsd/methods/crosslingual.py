@@ -1,0 +1,32 @@
+"""Self-distillation across languages."""
+
+from __future__ import annotations
+
+from opsd.methods.method import Method
+from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl
+from opsd.objective.signals import Distill, Teacher
+from opsd.teacher.context import Crosslingual, StudentPrompt
+
+_THINKS = {"enable_thinking": True}
+_PREFIX = "<think>\n{{ think_prefix }}"
+
+
+def copsd(divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method:
+    """COPSD: the teacher also reads the problem and its solution in a language it is strong in.
+
+    What it is: the student reasons about a problem in its own language; the frozen model, shown
+    the English problem and solution as well, grades every token. Both are made to think in the
+    student's language by a prefix that is neither in the loss nor in the budget.
+    What differs from the paper: its text says reverse KL, its released code runs forward KL with
+    summands capped at 0.05; the code is the default, `copsd(divergence=reverse_kl)` the text.
+    What it needs: columns `translation` (the English problem) and `solution`, and a language.
+    One command: opsd train copsd
+    """
+    return Method(
+        name="copsd",
+        paper="Liu et al. 2026, arXiv 2605.09548",
+        student=StudentPrompt(template_options=_THINKS, prefill=_PREFIX),
+        signal=Distill(
+            Teacher(Crosslingual(template_options=_THINKS, prefill=_PREFIX)), divergence
+        ),
+    )

@@ -1,0 +1,99 @@
+"""On-policy self-distillation from a reference solution, and its closest relatives."""
+
+from __future__ import annotations
+
+from opsd.methods.method import Method
+from opsd.objective.credit import LogRatio, PolicyGradient
+from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl, jsd
+from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Teacher
+from opsd.rollout.source import OnPolicy
+from opsd.teacher.context import Solution, StudentPrompt
+from opsd.teacher.weights import Frozen
+
+_PAPER = "Zhao et al. 2026, arXiv 2601.18734"
+_THINKS = {"enable_thinking": True}
+_ANSWERS = {"enable_thinking": False}
+
+
+def opsd(divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method:
+    """OPSD, third version: the frozen model, shown the reference solution, grades every token.
+
+    What it is: one rollout per problem; forward KL from the teacher's full next-token
+    distribution, every vocabulary summand capped at 0.05; student without thinking mode, teacher
+    with it.
+    What differs from the paper: tokens are averaged over the whole step, where the released code
+    averages per micro-batch; the rows of padding in the vocabulary take no part.
+    What it needs: a column `solution`.
+    One command: opsd train opsd
+    """
+    return Method(
+        name="opsd",
+        paper=f"{_PAPER}v3",
+        student=StudentPrompt(template_options=_ANSWERS),
+        signal=Distill(Teacher(Solution(template_options=_THINKS)), divergence),
+    )
+
+
+def opsd_v1(divergence: AnyDivergence = jsd(0.5)) -> Method:
+    """OPSD, first version: the Jensen-Shannon divergence, both roles in thinking mode.
+
+    What it is: as `opsd`, with JSD(0.5), no clip, and every rollout counted alike.
+    What differs from the paper: its first code lost the student's chat template on the way to the
+    sampler; here the template is kept, as the text intends.
+    What it needs: a column `solution`.
+    One command: opsd train opsd_v1
+    """
+    return Method(
+        name="opsd_v1",
+        paper=f"{_PAPER}v1",
+        student=StudentPrompt(template_options=_THINKS),
+        signal=Distill(
+            Teacher(Solution(template_options=_THINKS)),
+            divergence,
+            reduction=Reduction(unit="sequence"),
+        ),
+    )
+
+
+def sampled_token() -> Method:
+    """Sampled-token distillation: the teacher's log-ratio on the sampled token as its advantage.
+
+    What it is: policy gradient with A = log teacher - log student, no ratio, no clip, no group; in
+    expectation the gradient of the reverse KL, at the price of variance.
+    What differs from the paper: each rollout's mean is averaged, as in its Eq. 9; the released code
+    averages tokens.
+    What it needs: a column `solution`.
+    One command: opsd train sampled_token
+    """
+    return Method(
+        name="sampled_token",
+        paper=f"{_PAPER}v3, Eq. 8-9",
+        student=StudentPrompt(template_options=_ANSWERS),
+        signal=Advantage(
+            credit=LogRatio(),
+            surrogate=PolicyGradient(),
+            teacher=Teacher(Solution(template_options=_THINKS)),
+            reduction=Reduction(unit="sequence"),
+        ),
+    )
+
+
+def off_policy_distillation(
+    divergence: AnyDivergence = forward_kl, likelihood: bool = False
+) -> Method:
+    """Off-policy distillation: the teacher writes with the solution in view, the student follows.
+
+    What it is: the frozen model samples from the privileged prompt; the student learns those
+    completions under its own prompt, from the full distribution or (`likelihood`) from the text.
+    What differs from the paper: a baseline of the field, not one paper's setting.
+    What it needs: a column `solution`.
+    One command: opsd train off_policy_distillation
+    """
+    context = Solution(template_options=_ANSWERS)
+    return Method(
+        name="off_policy_distillation",
+        paper="Hinton et al. 2015, arXiv 1503.02531; Kim and Rush 2016, arXiv 1606.07947",
+        source=OnPolicy(view=context, weights=Frozen()),
+        student=StudentPrompt(template_options=_ANSWERS),
+        signal=Likelihood() if likelihood else Distill(Teacher(context), divergence),
+    )

@@ -1,0 +1,28 @@
+"""What a method is: data that prints, compares, and goes to a recipe and back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from opsd.objective.signals import Signal
+from opsd.parts import part
+from opsd.rollout.source import OnPolicy, Source
+from opsd.teacher.context import StudentPrompt
+
+
+@part
+class Method:
+    """A source of rollouts and the signal learned from them.
+
+    `student` is the prompt that the student learns on, is sampled with, and is evaluated with.
+    `reuse` is the number of optimizer steps that each batch of rollouts is used for.
+    """
+
+    name: str
+    signal: Signal
+    paper: str = ""
+    source: Source = OnPolicy()
+    student: StudentPrompt = StudentPrompt()
+    reuse: Annotated[int, Field(gt=0)] = 1

@@ -1,0 +1,100 @@
+"""Telling a story in a language: its problem text, its worked solution, its long trace.
+
+The lexicon is a toy: eight names, eight nouns, two dozen sentences per language, written by hand
+and, English apart, read by no speaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from random import Random
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from opsd.miniature.stories import NOUNS, PEOPLE, Line, Story, Sum
+
+LANGUAGES = ("eng", "hau", "swa", "yor", "zul")
+
+
+class Lexicon(BaseModel):
+    """One language's words. Forms, people and nouns fill the braces of phrases and trace."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    forms: dict[str, str]
+    people: dict[str, dict[str, str]]
+    nouns: dict[str, dict[str, str]]
+    phrases: dict[str, str]
+    trace: dict[str, str]
+
+
+@cache
+def lexicon(language: str) -> Lexicon:
+    """The words of one of `LANGUAGES`."""
+    file = resources.files("opsd.miniature") / "lexicon" / f"{language}.yaml"
+    return Lexicon.model_validate(yaml.safe_load(file.read_text("utf-8")))
+
+
+def problem_text(story: Story, language: str) -> str:
+    """The problem in words."""
+    fields = _fields(story.name, story.friend, story.noun, language)
+    return " ".join(_sentence(line, fields, language) for line in story.lines)
+
+
+def short_solution(story: Story, language: str) -> str:
+    r"""The sums in order, each introduced in the language, then `\boxed{answer}`."""
+    words = lexicon(language).trace
+    sums = [words["then" if i else "first"].format(equation=s) for i, s in enumerate(story.sums)]
+    return " ".join([*sums, words["answer"].format(n=story.answer)])
+
+
+def answer_only(story: Story, language: str) -> str:
+    """The last sentence of a solution: what a shortcut consists of."""
+    return lexicon(language).trace["answer"].format(n=story.answer)
+
+
+def long_solution(story: Story, language: str, random: Random, reflect: float) -> str:
+    """Every sentence told again, its sums spelt out; a share `reflect` of the sums is checked."""
+    words = lexicon(language).trace
+    fields = _fields(story.name, story.friend, story.noun, language)
+    parts = []
+    for line in story.lines:
+        if not line.phrase.startswith("ask_"):
+            parts.append(_sentence(line, fields, language))
+        for step in line.sums:
+            parts.append(words["so"].format(equation=step))
+            if random.random() < reflect:
+                parts.append(words["check"].format(equation=step))
+    return " ".join([*parts, answer_only(story, language)])
+
+
+def sentences(language: str) -> Iterator[str]:
+    """Every sentence that the language can say, each noun and each pair of people once."""
+    numbers = (("a", 1), ("k", 1), ("n", 1))
+    people = sorted(PEOPLE)
+    for i, name in enumerate(people):
+        for friend in people[:i] + people[i + 1 :]:
+            fields = _fields(name, friend, NOUNS[i % len(NOUNS)], language)
+            for phrase in lexicon(language).phrases:
+                yield _sentence(Line(phrase, numbers), fields, language)
+    for template in lexicon(language).trace.values():
+        yield template.format(equation=Sum(1, "+", 1), n=1)
+
+
+def _sentence(line: Line, fields: dict[str, str], language: str) -> str:
+    return lexicon(language).phrases[line.phrase].format(**fields, **dict(line.numbers))
+
+
+@cache
+def _fields(name: str, friend: str, noun: str, language: str) -> dict[str, str]:
+    words = lexicon(language)
+
+    def person(who: str) -> dict[str, str]:
+        forms = {key: form.format(name=who) for key, form in words.forms.items()}
+        return words.people[PEOPLE[who]] | forms
+
+    of_friend = {f"friend_{key}": value for key, value in person(friend).items()}
+    return words.nouns[noun] | person(name) | of_friend

@@ -1,0 +1,188 @@
+"""Stories without words: who has what, what happens, and the sums that answer the question.
+
+A story is told in any language by `lexicon.py`, so all languages share its numbers and answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+PEOPLE = {
+    "Amina": "f",
+    "Zodwa": "f",
+    "Bola": "f",
+    "Neema": "f",
+    "Musa": "m",
+    "Themba": "m",
+    "Ade": "m",
+    "Juma": "m",
+}
+NOUNS = ("mango", "orange", "egg", "book", "banana", "goat", "chicken", "pen")
+LARGEST = 60
+PLUS = ("buy", "find", "get")
+MINUS = ("sell", "lose", "give")
+SPLITS = {"pretraining": (0, 70), "train": (70, 84), "dev": (84, 89), "test": (89, 100)}
+"""Shares of the signatures, in percent: a signature's hash says which split it belongs to."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """One step of the solution."""
+
+    left: int
+    sign: str
+    right: int
+
+    @property
+    def value(self) -> int:
+        """What it comes to."""
+        if self.sign == "x":
+            return self.left * self.right
+        return self.left + self.right if self.sign == "+" else self.left - self.right
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.sign} {self.right} = {self.value}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One sentence: the name of its phrase, its numbers by name, and the sums that it calls for."""
+
+    phrase: str
+    numbers: tuple[tuple[str, int], ...] = ()
+    sums: tuple[Sum, ...] = ()
+
+
+@dataclass(frozen=True)
+class Story:
+    """A problem before it has words."""
+
+    shape: str
+    lines: tuple[Line, ...]
+    name: str
+    friend: str
+    noun: str
+
+    @property
+    def sums(self) -> tuple[Sum, ...]:
+        """The solution's steps in order."""
+        return tuple(s for line in self.lines for s in line.sums)
+
+    @property
+    def answer(self) -> int:
+        """What the last step comes to."""
+        return self.sums[-1].value
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers in the order in which the story tells them."""
+        return tuple(n for line in self.lines for _, n in line.numbers)
+
+    @property
+    def template(self) -> str:
+        """The shape and the signs of its sums: what two problems share that differ in numbers."""
+        return self.shape + "".join(s.sign for s in self.sums)
+
+    @property
+    def split(self) -> str:
+        """The only split that may hold this template with these numbers."""
+        signature = f"{self.template} {self.numbers}"
+        percent = int.from_bytes(hashlib.sha256(signature.encode()).digest()[:8], "big") % 100
+        return next(name for name, (low, high) in SPLITS.items() if low <= percent < high)
+
+
+def stories(seed: str, split: str, steps: tuple[int, int]) -> Iterator[Story]:
+    """Endless stories of a split with `steps` (least, most) sums, no signature twice in a row of
+    a thousand; the same ones for the same seed."""
+    random = Random(f"{seed} {split}")
+    recent: dict[tuple[str, tuple[int, ...]], None] = {}
+    while True:
+        story = _draw(random, random.randint(*steps))
+        signature = (story.template, story.numbers)
+        if story.split != split or signature in recent:
+            continue
+        recent[signature] = None
+        if len(recent) > 1000:
+            del recent[next(iter(recent))]
+        yield story
+
+
+def _draw(random: Random, steps: int) -> Story:
+    shapes = (_hold, _hold, _baskets, _friends, _pair, _spend)
+    name, friend = random.sample(sorted(PEOPLE), 2)
+    noun = random.choice(NOUNS)
+    while True:
+        shape = random.choice(shapes)
+        lines = shape(random, steps)
+        values = [s.value for line in lines or () for s in line.sums]
+        if lines and len(values) == steps and all(1 <= v <= LARGEST for v in values):
+            return Story(shape.__name__.strip("_"), tuple(lines), name, friend, noun)
+
+
+def _event(random: Random, value: int, times: bool = True) -> Line:
+    sign = random.choice("++--x" if times else "+-")
+    if sign == "x" and value <= LARGEST // 2:
+        factor = random.randint(2, min(5, LARGEST // value))
+        return Line("times", (("n", factor),), (Sum(value, "x", factor),))
+    if value <= 2 or (sign != "-" and value < LARGEST - 2):
+        n = random.randint(2, min(30, LARGEST - value))
+        return Line(random.choice(PLUS), (("n", n),), (Sum(value, "+", n),))
+    n = random.randint(2, min(30, value - 1)) if value > 2 else 1
+    return Line(random.choice(MINUS), (("n", n),), (Sum(value, "-", n),))
+
+
+def _events(random: Random, lines: list[Line], value: int, count: int) -> list[Line]:
+    for _ in range(count):
+        lines.append(_event(random, value, times=all(x.phrase != "times" for x in lines)))
+        value = lines[-1].sums[-1].value
+    return lines
+
+
+def _hold(random: Random, steps: int) -> list[Line]:
+    start = random.randint(3, 45)
+    lines = _events(random, [Line("has", (("a", start),))], start, steps)
+    return [*lines, Line("ask_now")]
+
+
+def _baskets(random: Random, steps: int) -> list[Line]:
+    a, b = random.randint(2, 9), random.randint(2, 12)
+    first = Line("baskets", (("a", a), ("n", b)), (Sum(a, "x", b),))
+    if a * b > LARGEST:
+        return []
+    return [*_events(random, [first], a * b, steps - 1), Line("ask_now")]
+
+
+def _friends(random: Random, steps: int) -> list[Line]:
+    start, k, n = random.randint(3, 40), random.randint(2, 6), random.randint(2, 9)
+    sums = (Sum(k, "x", n), Sum(start, "+", k * n))
+    lines = [Line("has", (("a", start),)), Line("friends", (("k", k), ("n", n)), sums)]
+    if sums[1].value > LARGEST:
+        return []
+    return [*_events(random, lines, sums[1].value, steps - 2), Line("ask_now")]
+
+
+def _pair(random: Random, steps: int) -> list[Line]:
+    start = random.randint(3, 30)
+    lines = _events(random, [Line("has", (("a", start),))], start, steps - 2)
+    value = lines[-1].sums[-1].value if steps > 2 else start
+    n = random.randint(2, 20)
+    sign, phrase = random.choice((("+", "more"), ("-", "fewer")))
+    other = Sum(value, sign, n)
+    lines.append(Line(phrase, (("n", n),), (other,)))
+    return [*lines, Line("ask_together", (), (Sum(value, "+", other.value),))]
+
+
+def _spend(random: Random, steps: int) -> list[Line]:
+    value = random.randint(10, 50)
+    lines = [Line("coins", (("a", value),))]
+    for _ in range(steps - 2):
+        n = random.randint(2, 20)
+        lines.append(Line("earn", (("n", n),), (Sum(value, "+", n),)))
+        value += n
+    k, n = random.randint(2, 6), random.randint(2, 9)
+    sums = (Sum(k, "x", n), Sum(value, "-", k * n))
+    lines.append(Line("spend", (("k", k), ("n", n)), sums))
+    return [*lines, Line("ask_coins")]

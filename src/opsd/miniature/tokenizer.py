@@ -1,0 +1,89 @@
+"""The worlds' tokenizer: their words and the numbers to 99 whole, every other text as bytes.
+
+A byte-level BPE without merges: a piece that is in the vocabulary is one token, any other is
+spelt in bytes, so that every UTF-8 text survives encoding and decoding. Nothing is learnt: the
+vocabulary is listed from the lexicon, always in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from opsd.data.languages import language
+from opsd.data.prompts import fill
+from opsd.miniature.lexicon import LANGUAGES, sentences
+from opsd.types import Problem
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+THINK = ("<think>", "</think>")
+POSITIONS = 8192
+_PIECE = Regex(
+    r" ?\\boxed\{| ?[\p{L}\p{M}'’]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\n+|\s"  # noqa: RUF001
+)
+
+
+@cache
+def chat_template() -> str:
+    """ChatML with Qwen3's thinking switch, which is off unless `enable_thinking=True`."""
+    return (resources.files("opsd.miniature") / "chat_template.jinja").read_text("utf-8")
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of both worlds, ready to be saved beside a model."""
+    splitter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_PIECE, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    vocabulary = {piece: i for i, piece in enumerate(_vocabulary(splitter))}
+    tokenizer = Tokenizer(BPE(vocabulary, [], ignore_merges=True))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in THINK])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=POSITIONS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = chat_template()
+    return fast
+
+
+def _vocabulary(splitter: pre_tokenizers.PreTokenizer) -> list[str]:
+    pieces = dict.fromkeys(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    for text in _texts():
+        for piece, _ in splitter.pre_tokenize_str(text):
+            pieces.setdefault(piece)
+    return list(pieces)
+
+
+def _texts() -> Iterator[str]:
+    yield "\n\n\n"
+    yield "\n\n"
+    yield "system\nuser\nassistant\n"
+    for n in range(100):
+        yield f"{n} {n}"
+    yield "1 + 1 - 1 x 1 = 1"
+    for code in LANGUAGES:
+        strings = language(code)
+        yield strings.think_prefix
+        yield strings.instruction
+        yield strings.transition
+        texts = {"solution": r"\boxed{ \boxed{", "translation": " "}
+        blank = Problem(" ", answer="", language=code, privileged=texts)
+        include = ("problem", "translation", "solution")
+        for template in ("student", "solution", "crosslingual"):
+            yield fill(template, blank, include=include)
+        for sentence in sentences(code):
+            yield f"{sentence} {sentence}"

@@ -1,0 +1,94 @@
+"""The worlds' problems: parallel in all languages, split so that nothing leaks.
+
+No test or dev problem shares both its template and its numbers with a problem of another split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from random import Random
+
+from opsd.miniature.lexicon import (
+    LANGUAGES,
+    answer_only,
+    long_solution,
+    problem_text,
+    short_solution,
+)
+from opsd.miniature.stories import SPLITS, Story, stories
+from opsd.types import Problem, UserError
+
+LOW_RESOURCE = tuple(code for code in LANGUAGES if code != "eng")
+SIZES = {"pretraining": 20_000, "train": 600, "dev": 120, "test": 300}
+
+
+@dataclass(frozen=True)
+class World:
+    """How one world differs from the other: how many sums, and what a full trace looks like."""
+
+    steps: tuple[int, int]
+    long: bool = False
+    reflect: float = 0.0
+
+
+WORLDS = {
+    "miniature": World(steps=(2, 3)),
+    "miniature-long": World(steps=(3, 4), long=True, reflect=0.3),
+}
+
+
+def problems(world: str, split: str, language: str, n: int | None = None) -> list[Problem]:
+    """The first `n` problems of a split (all by default), in one language.
+
+    Problem i is the same in every language. `privileged` holds the English worked solution and,
+    outside English, the English text; `metadata["trace"]` is a full solution in the problem's
+    own language, as a model of this world would write it.
+    """
+    if world not in WORLDS or split not in SPLITS or language not in LANGUAGES:
+        raise UserError(
+            f"no problems for world '{world}', split '{split}', language '{language}'; worlds:"
+            f" {', '.join(WORLDS)}; splits: {', '.join(SPLITS)}; languages: {', '.join(LANGUAGES)}"
+        )
+    size = SIZES[split]
+    if n is not None and not 0 <= n <= size:
+        raise UserError(f"split '{split}' of world '{world}' holds {size} problems, not {n}")
+    told = _stories(world, split)[: size if n is None else n]
+    return [problem(world, split, language, story) for story in told]
+
+
+def problem(world: str, split: str, language: str, story: Story) -> Problem:
+    """A story as a problem of a world, in one language."""
+    privileged = {"solution": short_solution(story, "eng")}
+    if language != "eng":
+        privileged["translation"] = problem_text(story, "eng")
+    return Problem(
+        prompt=problem_text(story, language),
+        answer=str(story.answer),
+        language=language,
+        privileged=privileged,
+        metadata={
+            "world": world,
+            "split": split,
+            "template": story.template,
+            "numbers": list(story.numbers),
+            "trace": trace(world, language, story),
+        },
+    )
+
+
+def trace(world: str, language: str, story: Story, shortcut: bool = False) -> str:
+    """The solution that a model of this world writes; `shortcut` gives the answer at once."""
+    if shortcut:
+        return answer_only(story, language)
+    settings = WORLDS[world]
+    if not settings.long:
+        return short_solution(story, language)
+    random = Random(f"{story.template} {story.numbers} {story.name} {language}")
+    return long_solution(story, language, random, settings.reflect)
+
+
+@cache
+def _stories(world: str, split: str) -> tuple[Story, ...]:
+    return tuple(islice(stories(world, split, WORLDS[world].steps), SIZES[split]))

@@ -1,0 +1,6 @@
+"""What is matched, and how it is counted.
+
+Shape letters: `N` taught tokens (row -> rollout, position), `V` vocabulary, `D` hidden, `K` views,
+`R` rollouts, `C` rows of a chunk. Log-probabilities are natural logs in float32; divergences are
+in nats per token.
+"""

@@ -1,0 +1,384 @@
+"""The exact loss from hidden states, a chunk of rows at a time: no `[N, V]` tensor ever exists.
+
+For a chunk of C rows one matrix product gives the logits of the student and of every view that
+shares its head; a term turns them into a value and the value's gradient by the student's logits,
+in closed form; a second product brings that gradient back to the hidden states. What is kept for
+the backward pass is `[N, D]`. With a frozen head that makes 3 products per token for a
+distillation, 2 for a likelihood. Row weights may be decided afterwards: the backward pass only
+scales rows.
+
+A trained head also needs the gradient of its weight, a sum over rows whose weights must be known.
+Where they are (`planned`), it is accumulated in the same loop; where they are not, the backward
+pass runs the loop again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from opsd.objective.divergences import Divergence, forward_kl, rows_from_logits
+from opsd.objective.support import Full, Support
+from opsd.objective.targets import Single, Target
+
+_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+_MIN_CHUNK_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Head:
+    """A language model's output layer: hidden `[C, D]` -> logits `[C, vocab]`, float32.
+
+    `vocab` counts the rows that the tokenizer can produce: rows padded for alignment beyond them
+    take no part. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    vocab: int = 0
+    softcap: float | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vocab", self.vocab or self.weight.shape[0])
+
+    @property
+    def trained(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        z = (hidden.to(self.weight.dtype) @ self.weight[: self.vocab].t()).float()
+        if self.bias is not None:
+            z += self.bias[: self.vocab].float()
+        if self.scale != 1.0:
+            z *= self.scale
+        return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
+
+    def chain(self, gradient: Tensor, logits: Tensor | None) -> Tensor:
+        """From a gradient by `logits` to one by the plain product, in the weight's dtype."""
+        if self.softcap is not None and logits is not None:
+            gradient = gradient * (1 - (logits / self.softcap) ** 2)
+        return (gradient * self.scale if self.scale != 1.0 else gradient).to(self.weight.dtype)
+
+
+class View(NamedTuple):
+    """A teacher's hidden states, row by row as the student's, and the head that reads them."""
+
+    name: str
+    hidden_ND: Tensor
+    head: Head
+
+
+class TermRows(NamedTuple):
+    """A chunk's values [C], their gradient by the student's logits [C, V], and statistics [C]."""
+
+    value: Tensor
+    gradient: Tensor
+    statistics: dict[str, Tensor]
+
+
+class Term(Protocol):
+    """One quantity per row. Called with the chunk's student logits, views' logits, token ids;
+    all of them may be overwritten."""
+
+    @property
+    def views(self) -> Sequence[View]: ...
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows: ...
+
+
+@dataclass(frozen=True)
+class DivergenceTerm:
+    """The divergence of the student from a target made of the views, both at `temperature`."""
+
+    views: Sequence[View]
+    divergence: Divergence = forward_kl
+    target: Target = Single()
+    support: Support = Full()
+    temperature: float = 1.0
+
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+        temperature, names = self.temperature, [view.name for view in self.views]
+        statistics = {"logp_student": token_logp(student, tokens, temperature)}
+        if len(views) > 1:
+            for name, logits in zip(names, views, strict=True):
+                statistics[f"logp_{name}"] = token_logp(logits, tokens, temperature)
+        if not self._keeps_logits:
+            student = _tempered(student, temperature)
+            views = [_tempered(view, temperature) for view in views]
+            temperature = 1.0
+        restricted = self.support(student, views, names)
+        target = self.target(restricted.views, restricted.student)
+        rows, entropy_student, entropy_target = rows_from_logits(
+            restricted.student, target, temperature
+        )
+        if isinstance(self.support, Full):
+            gap = rows.delta.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+            statistics["logp_target"] = statistics["logp_student"] + gap
+        outcome = self.divergence.outcome(rows)
+        statistics |= {
+            "entropy_student": entropy_student,
+            "entropy_teacher": entropy_target,
+            "divergence": outcome.unclipped,
+            "clipped": outcome.clipped.float(),
+        }
+        gradient = restricted.expand(outcome.gradient)
+        return TermRows(outcome.value, _by_raw(gradient, self.temperature), statistics)
+
+    @property
+    def _keeps_logits(self) -> bool:
+        """Whether the rows are the raw logits, so that the temperature may act on differences."""
+        return isinstance(self.support, Full) and isinstance(self.target, Single)
+
+
+@dataclass(frozen=True)
+class SampledTerm:
+    """The student's log-probability of the sampled token, at `temperature`; a target made of the
+    views, where there are any, is read at that token only."""
+
+    views: Sequence[View] = ()
+    target: Target = Single()
+    temperature: float = 1.0
+
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+        student = _tempered(student, self.temperature)
+        statistics: dict[str, Tensor] = {}
+        if views:
+            tempered = [_tempered(view, self.temperature) for view in views]
+            target = torch.log_softmax(self.target(tempered, student), -1)
+            statistics["logp_target"] = _at(target, tokens)
+            statistics["entropy_teacher"] = _entropy(target)
+        logp = torch.log_softmax(student, -1)
+        statistics["logp_student"] = value = _at(logp, tokens)
+        statistics["entropy_student"] = _entropy(logp)
+        gradient = logp.exp_().neg_()
+        gradient.scatter_add_(
+            -1, tokens.unsqueeze(-1), torch.ones_like(value, dtype=gradient.dtype).unsqueeze(-1)
+        )
+        return TermRows(value, _by_raw(gradient, self.temperature), statistics)
+
+
+def fused_terms(
+    student_ND: Tensor,
+    head: Head,
+    terms: Sequence[Term],
+    tokens_N: Tensor,
+    *,
+    chunk_rows: int | None = None,
+    planned: Sequence[Tensor] | None = None,
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Values [N] of every term, differentiable, and each term's statistics [N], detached.
+
+    `planned`: the coefficients [N] that each term's values will be multiplied with, up to one
+    common factor, where they are known beforehand; saves a second loop with a trained head.
+    """
+    rows = chunk_rows or chunk_rows_for(head, terms, student_ND.device.type)
+    loop = _Loop(head, list(terms), tokens_N, rows, planned)
+    if student_ND.shape[0] == 0:
+        return [student_ND.sum(-1) for _ in terms], [{} for _ in terms]
+    values = _Fused.apply(student_ND, head.weight, head.bias, loop)
+    return list(values), loop.statistics
+
+
+def fused_divergence(
+    student_ND: Tensor,
+    teacher_ND: Tensor,
+    head: Head | Tensor,
+    divergence: Divergence = forward_kl,
+    *,
+    teacher_head: Head | Tensor | None = None,
+    temperature: float = 1.0,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """The divergence [N], nats per token, of next-token distributions given as hidden states.
+
+    `head` is the output weight `[V, D]` or a `Head`; the teacher's is the same unless given.
+    Differentiable by `student_ND`, and by the head where it requires a gradient.
+    """
+    head = head if isinstance(head, Head) else Head(head)
+    if teacher_head is None:
+        teacher_head = head
+    elif not isinstance(teacher_head, Head):
+        teacher_head = Head(teacher_head)
+    view = View("teacher", teacher_ND.detach(), teacher_head)
+    term = DivergenceTerm((view,), divergence, temperature=temperature)
+    tokens = torch.zeros(student_ND.shape[0], dtype=torch.long, device=student_ND.device)
+    values, _ = fused_terms(student_ND, head, [term], tokens, chunk_rows=chunk_rows)
+    return values[0]
+
+
+def chunk_rows_for(head: Head, terms: Sequence[Term], device: str) -> int:
+    """Rows per chunk, such that the chunk's logits and work buffers fit the device's budget."""
+    buffers = 3 + sum(len(term.views) for term in terms)
+    budget = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cuda"])
+    return max(_MIN_CHUNK_ROWS, budget // (buffers * head.vocab * 4))
+
+
+def head_products(head: Head, terms: Sequence[Term], planned: bool) -> int:
+    """Matrix products with a head per row of the student, forward and backward together."""
+    logits = 1 + sum(len(term.views) for term in terms)
+    if not head.trained:
+        return logits + len(terms)
+    return logits + 2 if planned else 2 * logits + 2
+
+
+def token_logp(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability [C] of each row's token at a temperature."""
+    norm = logits.logsumexp(-1) if temperature == 1.0 else (logits / temperature).logsumexp(-1)
+    return _at(logits, tokens) / temperature - norm
+
+
+@dataclass
+class _Loop:
+    """The chunk loop; called for values alone, for row gradients, or for weighted sums."""
+
+    head: Head
+    terms: list[Term]
+    tokens_N: Tensor
+    chunk_rows: int
+    planned: Sequence[Tensor] | None
+    statistics: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def chunks(self, student_ND: Tensor) -> Any:
+        """Per chunk: its slice, its hidden states, logits for a soft-cap, each term's rows."""
+        for start in range(0, student_ND.shape[0], self.chunk_rows):
+            rows = slice(start, start + self.chunk_rows)
+            logits, views = self._logits(student_ND[rows], rows)
+            capped = logits.clone() if self.head.softcap is not None else None
+            results = []
+            for i, (term, of_term) in enumerate(zip(self.terms, views, strict=True)):
+                last = i == len(self.terms) - 1
+                own = logits if last else logits.clone()
+                results.append(term(own, of_term, self.tokens_N[rows]))
+            yield rows, capped, results
+
+    def _logits(self, student_CD: Tensor, rows: slice) -> tuple[Tensor, list[list[Tensor]]]:
+        """Student's and views' logits; views that share the student's head share its product."""
+        every = [view for term in self.terms for view in term.views]
+        shared = [v for v in every if v.head.weight is self.head.weight]
+        stacked = [student_CD, *(v.hidden_ND[rows].to(student_CD.dtype) for v in shared)]
+        parts = list(self.head.logits(torch.cat(stacked)).split(student_CD.shape[0]))
+        student, of_shared = parts[0], iter(parts[1:])
+        views = [
+            [
+                next(of_shared)
+                if v.head.weight is self.head.weight
+                else v.head.logits(v.hidden_ND[rows])
+                for v in term.views
+            ]
+            for term in self.terms
+        ]
+        return student, views
+
+    def values(self, student_ND: Tensor) -> list[Tensor]:
+        return self._collect(result for _, _, result in self.chunks(student_ND))
+
+    def row_gradients(self, student_ND: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Values, and per term the gradient of each row's value by its hidden state, [N, D]."""
+        gradients = [torch.empty_like(student_ND) for _ in self.terms]
+        kept = []
+        for rows, logits, results in self.chunks(student_ND):
+            for gradient_ND, result in zip(gradients, results, strict=True):
+                by_product = self.head.chain(result.gradient, logits)
+                gradient_ND[rows] = by_product @ self.head.weight[: self.head.vocab]
+            kept.append([r._replace(gradient=r.value) for r in results])
+        return self._collect(kept), gradients
+
+    def weighted(
+        self, student_ND: Tensor, coefficients: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor | None]:
+        """Values, and the gradient of sum(coefficient x value) by hidden states, weight, bias."""
+        by_student = torch.empty_like(student_ND)
+        by_weight = torch.zeros_like(self.head.weight, dtype=torch.float32)
+        bias = self.head.bias
+        by_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        kept, vocab = [], self.head.vocab
+        for rows, logits, results in self.chunks(student_ND):
+            gradient = sum(
+                r.gradient * c[rows].unsqueeze(-1)
+                for r, c in zip(results, coefficients, strict=True)
+            )
+            by_product = self.head.chain(torch.as_tensor(gradient), logits)
+            by_student[rows] = by_product @ self.head.weight[:vocab]
+            by_weight[:vocab] += by_product.t() @ student_ND[rows].to(by_product.dtype)
+            if by_bias is not None:
+                by_bias[:vocab] += by_product.sum(0) / self.head.scale
+            kept.append([r._replace(gradient=r.value) for r in results])
+        by_weight = by_weight.to(self.head.weight.dtype)
+        return self._collect(kept), by_student, by_weight, by_bias
+
+    def _collect(self, chunks: Any) -> list[Tensor]:
+        per_term = list(zip(*chunks, strict=True))
+        self.statistics = [
+            {name: torch.cat([r.statistics[name] for r in rows]) for name in rows[0].statistics}
+            for rows in per_term
+        ]
+        return [torch.cat([r.value for r in rows]) for rows in per_term]
+
+
+class _Fused(torch.autograd.Function):
+    """Values of all terms, with the gradients that the loop has computed in the forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student_ND: Tensor, weight: Tensor, bias: Tensor | None, loop: _Loop
+    ) -> tuple[Tensor, ...]:
+        ctx.loop, ctx.trained = loop, any(ctx.needs_input_grad[1:3])
+        ctx.kept = []
+        with torch.autocast(student_ND.device.type, enabled=False):
+            if not any(ctx.needs_input_grad):
+                values = loop.values(student_ND)
+            elif not ctx.trained:
+                values, ctx.kept = loop.row_gradients(student_ND)
+            elif loop.planned is not None:
+                values, *ctx.kept = loop.weighted(student_ND, loop.planned)
+            else:
+                values = loop.values(student_ND)
+        ctx.save_for_backward(student_ND)
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx: Any, *coefficients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        (student_ND,) = ctx.saved_tensors
+        if not ctx.trained:
+            scaled = (
+                g * c.unsqueeze(-1).to(g.dtype) for g, c in zip(ctx.kept, coefficients, strict=True)
+            )
+            return sum(scaled), None, None, None  # pyright: ignore
+        factor = _common_factor(coefficients, ctx.loop.planned) if ctx.kept else None
+        if factor is None:
+            with torch.autocast(student_ND.device.type, enabled=False):
+                _, *gradients = ctx.loop.weighted(student_ND, coefficients)
+        else:
+            gradients = [g if g is None else g * factor.to(g.dtype) for g in ctx.kept]
+        return (*gradients, None)
+
+
+def _common_factor(given: Sequence[Tensor], planned: Sequence[Tensor]) -> Tensor | None:
+    """The number s with given = s planned, or None."""
+    top = torch.stack([p.abs().max() for p in planned]).argmax()
+    at = planned[top].abs().argmax()
+    if planned[top][at] == 0:
+        return None
+    factor = given[top][at] / planned[top][at]
+    same = all(torch.allclose(g, p * factor) for g, p in zip(given, planned, strict=True))
+    return factor if same else None
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _by_raw(gradient: Tensor, temperature: float) -> Tensor:
+    return gradient if temperature == 1.0 else gradient.div_(temperature)
+
+
+def _at(rows: Tensor, tokens: Tensor) -> Tensor:
+    return rows.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def _entropy(logp: Tensor) -> Tensor:
+    return -torch.einsum("nv,nv->n", logp.exp(), logp)

@@ -1,0 +1,95 @@
+"""Over which vocabulary entries student and teacher are compared; applied before the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from opsd.parts import part
+
+
+class Restricted(NamedTuple):
+    """Student and views over common entries `[N, S]`, and the map that takes a gradient by the
+    restricted student's logits `[N, S]` back to one by its full logits `[N, V]`."""
+
+    student: Tensor
+    views: Sequence[Tensor]
+    expand: Callable[[Tensor], Tensor]
+
+
+class Support(Protocol):
+    """student `[N, V]`, views (each `[N, V]`), their names -> the same over common entries."""
+
+    def __call__(
+        self, student: Tensor, views: Sequence[Tensor], names: Sequence[str]
+    ) -> Restricted: ...
+
+
+@part
+class Full:
+    """The whole vocabulary: exact."""
+
+    type: Literal["full"] = "full"
+
+    def __call__(
+        self, student: Tensor, views: Sequence[Tensor], names: Sequence[str]
+    ) -> Restricted:
+        return Restricted(student, views, lambda gradient: gradient)
+
+
+@part
+class TopK:
+    """The `k` likeliest entries of the student, or of the view named `by`.
+
+    The remaining mass is one more entry (`rest="tail"`: then the divergence is a lower bound of
+    the full one), or dropped with both sides renormalised (`rest="renormalise"`).
+    """
+
+    k: Annotated[int, Field(gt=0)] = 100
+    by: str = "student"
+    rest: Literal["tail", "renormalise"] = "tail"
+    type: Literal["top_k"] = "top_k"
+
+    def __call__(
+        self, student: Tensor, views: Sequence[Tensor], names: Sequence[str]
+    ) -> Restricted:
+        chooser = student if self.by == "student" else views[_index(self.by, names)]
+        ids = chooser.topk(min(self.k, chooser.shape[-1]), dim=-1).indices
+        if self.rest == "renormalise" or ids.shape[-1] == student.shape[-1]:
+            return Restricted(
+                student.gather(-1, ids),
+                [v.gather(-1, ids) for v in views],
+                lambda g: torch.zeros_like(student).scatter_(-1, ids, g),
+            )
+        logp = torch.log_softmax(student, -1)
+        restricted = _with_tail(logp, ids)
+        tail_logp = restricted[..., -1:].clone()
+
+        def expand(gradient: Tensor) -> Tensor:
+            # The tail's gradient is shared among its entries in proportion to their probability.
+            tail = gradient[..., -1:] * torch.exp(logp - tail_logp)
+            return tail.scatter_(-1, ids, gradient[..., :-1])
+
+        return Restricted(
+            restricted, [_with_tail(torch.log_softmax(v, -1), ids) for v in views], expand
+        )
+
+
+def _index(name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise ValueError(f"top_k by '{name}': no such view; the context gives {', '.join(names)}")
+    return names.index(name)
+
+
+def _with_tail(logp: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of `ids`, and of everything else together, summed without cancellation."""
+    outside = logp.scatter(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
+    floor = torch.finfo(logp.dtype).min / 1e4
+    return torch.cat([logp.gather(-1, ids), outside.clamp(min=floor)], dim=-1)
+
+
+AnySupport = Annotated[Full | TopK, Field(discriminator="type")]

@@ -1,0 +1,42 @@
+"""A step's taught tokens without gradient: what credits and weightings may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """One row per token [N]; per-rollout columns [R] are read through `rollout` (row -> rollout).
+
+    `statistics` are what a term saw while its rows were in memory: `logp_student`, `logp_target`
+    and `logp_<view>` at the sampled token, `entropy_student`, `entropy_teacher`, `divergence`,
+    `clipped`. Log-probabilities and divergences in nats.
+    """
+
+    rollout: Tensor
+    position: Tensor
+    logp_sampler: Tensor
+    reward_R: Tensor
+    group_R: Tensor
+    reward_mean_R: Tensor
+    reward_std_R: Tensor
+    pass_rate_R: Tensor
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+
+    def column(self, name: str) -> Tensor:
+        """A statistic [N]. Raises ValueError where the term does not provide it."""
+        if name not in self.statistics:
+            have = ", ".join(sorted(self.statistics))
+            raise ValueError(f"this term records no '{name}' (it records: {have})")
+        return self.statistics[name]
+
+    @cached_property
+    def length(self) -> Tensor:
+        """Tokens of each row's rollout [N]."""
+        counts = torch.bincount(self.rollout, minlength=self.reward_R.shape[0])
+        return counts[self.rollout]

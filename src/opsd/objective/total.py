@@ -1,0 +1,116 @@
+"""The only reducer: sum of coefficient x scale x loss over a step's tokens, per signal.
+
+Scales and denominators are counted once per optimizer step, over all micro-batches and ranks, so
+that neither gradient accumulation nor the number of processes changes a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from opsd.objective.fused import Head, fused_terms
+from opsd.objective.signals import Leaf, taught
+from opsd.objective.table import TokenTable
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One signal's share in a step: the factor of each rollout's tokens [R] on this rank, and this
+    rank's part of the denominator."""
+
+    factor_R: Tensor
+    count: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """One signal on one micro-batch: its coefficient, its views' rows, which rollouts it teaches
+    [R], and the factor of each rollout's tokens [R], denominator included."""
+
+    coefficient: float
+    leaf: Leaf
+    views: Sequence
+    taught_R: Tensor
+    factor_R: Tensor
+    temperature: float
+
+
+def tally(
+    leaf: Leaf, lengths: Sequence[int], groups: Sequence[int], taught_R: Sequence[bool], limit: int
+) -> Tally:
+    """Counts a signal's tokens over this rank's rollouts of a step.
+
+    `lengths` are completion lengths in tokens, `groups` group numbers, `limit` the completion
+    limit in tokens (the divisor of `unit="constant"`).
+    """
+    kept = [int(taught(leaf, torch.arange(n)).sum()) for n in lengths]
+    counts = [n if yes else 0 for n, yes in zip(kept, taught_R, strict=True)]
+    counted = kept if leaf.reduction.over == "all" else counts
+    tokens = torch.tensor(counted, dtype=torch.float64)
+    group = torch.tensor(groups, dtype=torch.long)
+    divisor, count = _divisor(leaf.reduction.unit, tokens, group, limit)
+    factor = torch.where(tokens > 0, 1 / divisor.clamp(min=1), 0.0)
+    return Tally(factor.float(), float(count))
+
+
+def total(
+    student_ND: Tensor,
+    head: Head,
+    tokens_N: Tensor,
+    table: TokenTable,
+    shares: Sequence[Share],
+    *,
+    chunk_rows: int | None = None,
+) -> tuple[Tensor, list[tuple[Tensor, TokenTable]]]:
+    """The micro-batch's loss (a sum: already divided by the step's denominators), and for every
+    signal its token losses [N] before scaling and its table, detached."""
+    scales = [_scale(share, table) for share in shares]
+    known = [share.leaf.slope for share in shares]
+    planned = None
+    if all(slope is not None for slope in known):
+        planned = [scale * slope for scale, slope in zip(scales, known, strict=True)]
+    values, statistics = fused_terms(
+        student_ND,
+        head,
+        [share.leaf.term(share.views, share.temperature) for share in shares],
+        tokens_N,
+        chunk_rows=chunk_rows,
+        planned=planned,
+    )
+    loss = student_ND.new_zeros((), dtype=torch.float32)
+    seen = []
+    for share, scale, value, columns in zip(shares, scales, values, statistics, strict=True):
+        own = _with(table, columns)
+        losses = share.leaf.losses(value, own)
+        # A row outside the signal may hold anything, an infinity included: select, do not multiply.
+        loss = loss + torch.where(scale != 0, losses * scale, 0.0).sum()
+        seen.append((losses.detach(), own))
+    return loss, seen
+
+
+def _scale(share: Share, table: TokenTable) -> Tensor:
+    inside = share.taught_R[table.rollout] & taught(share.leaf, table.position)
+    return torch.where(inside, share.factor_R[table.rollout] * share.coefficient, 0.0)
+
+
+def _with(table: TokenTable, statistics: dict[str, Tensor]) -> TokenTable:
+    return replace(table, statistics={name: c.detach() for name, c in statistics.items()})
+
+
+def _divisor(
+    unit: str, tokens: Tensor, group: Tensor, limit: int
+) -> tuple[Tensor, Tensor]:
+    """What each rollout's tokens are divided by [R], and how many units there are."""
+    if unit == "token":
+        return torch.ones_like(tokens), tokens.sum()
+    if unit == "sequence":
+        return tokens, (tokens > 0).sum()
+    if unit == "group":
+        groups = int(group.max()) + 1 if len(group) else 0
+        per_group = tokens.new_zeros(groups).index_add(0, group, tokens)
+        return per_group[group], (per_group > 0).sum()
+    return torch.full_like(tokens, limit), (tokens > 0).sum()

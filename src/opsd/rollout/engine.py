@@ -1,0 +1,57 @@
+"""What an engine is: prompts as token ids in, completions as token ids out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from opsd.types import Finish
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. `temperature=0` is greedy; `max_tokens` is the horizon.
+
+    `top_k=0`, `top_p=1` and `min_p=0` leave the distribution whole.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 1024
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Token ids, the ending token included where there is one, and the natural log of each one's
+    probability under the whole distribution at the sampling temperature."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+
+
+class Engine(Protocol):
+    """Generates with the weights that the model has when it is called, or was last synced."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[Completion]: ...
+
+    def sync(self, model: Any) -> None: ...
+
+
+def prompt_seed(run_seed: int, step: int, problem_id: str, sample: int, phase: str) -> int:
+    """The seed of one completion. Sampling depends on nothing else: not on the batch it falls in,
+    not on the process, not on any global random state."""
+    text = f"{run_seed}/{step}/{problem_id}/{sample}/{phase}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

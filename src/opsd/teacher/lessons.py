@@ -1,0 +1,136 @@
+"""A step's rollouts made ready for learning: the student's own prompt, every teacher's views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from opsd.data.prompts import prompt_ids
+from opsd.objective.signals import Leaf
+from opsd.objective.table import TokenTable
+from opsd.objective.total import Tally
+from opsd.rollout.source import Sampler
+from opsd.teacher.weights import AnyWeights
+from opsd.types import Group, Problem, Rollout, View
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A view as token ids, and the weights that read it."""
+
+    view: View
+    ids: tuple[int, ...]
+    weights: AnyWeights
+
+
+@dataclass
+class Lesson:
+    """One rollout with all that the loss needs of it.
+
+    `readings` has an entry per signal: the teacher's views, empty for a signal without a teacher,
+    None where the signal does not teach this rollout. `factors` are filled once per step.
+    """
+
+    problem: Problem
+    rollout: Rollout
+    sample: int
+    group: int
+    prompt_ids: tuple[int, ...]
+    readings: list[tuple[Reading, ...] | None]
+    reward_mean: float
+    reward_std: float
+    pass_rate: float
+    factors: list[float]
+
+    @property
+    def reward(self) -> float:
+        return self.rollout.verdict.reward if self.rollout.verdict else 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the student's sequence, the measure that passes are balanced by."""
+        return len(self.prompt_ids) + len(self.rollout.completion_ids)
+
+
+def lessons(
+    groups: Sequence[Group], signals: Sequence[tuple[float, Leaf]], sampler: Sampler
+) -> list[Lesson]:
+    """Every rollout of the groups that some signal teaches, in order."""
+    made = []
+    for number, group in enumerate(groups):
+        rewards = [r.verdict.reward if r.verdict else 0.0 for r in group.rollouts]
+        mean = sum(rewards) / len(rewards) if rewards else 0.0
+        squares = sum((r - mean) ** 2 for r in rewards)
+        std = (squares / (len(rewards) - 1)) ** 0.5 if len(rewards) > 1 else 0.0
+        for i, rollout in enumerate(group.rollouts):
+            readings = [_read(leaf, group, i, sampler) for _, leaf in signals]
+            if not rollout.completion_ids or all(r is None for r in readings):
+                continue
+            (view,) = sampler.student(group, i) or ()
+            made.append(
+                Lesson(
+                    problem=group.problem,
+                    rollout=rollout,
+                    sample=i,
+                    group=number,
+                    prompt_ids=prompt_ids(sampler.tokenizer, view),
+                    readings=readings,
+                    reward_mean=mean,
+                    reward_std=std,
+                    pass_rate=group.pass_rate,
+                    factors=[],
+                )
+            )
+    return made
+
+
+def apply_tallies(made: Sequence[Lesson], tallies: Sequence[Tally], counts: Sequence[float]) -> None:
+    """Gives every lesson the factor of its tokens, the step's denominators included."""
+    for i, lesson in enumerate(made):
+        lesson.factors = [
+            t.factor_R[i].item() / max(count, 1.0) for t, count in zip(tallies, counts, strict=True)
+        ]
+
+
+def table_of(made: Sequence[Lesson], device: torch.device) -> TokenTable:
+    """The rows of a pass: every completion token of its lessons, in order."""
+    lengths = torch.tensor([len(lesson.rollout.completion_ids) for lesson in made])
+    # Text that nobody sampled has no sampling log-probability: NaN makes any use of it visible.
+    sampled = [
+        lesson.rollout.logprobs or (float("nan"),) * len(lesson.rollout.completion_ids)
+        for lesson in made
+    ]
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    return TokenTable(
+        rollout=torch.repeat_interleave(torch.arange(len(made)), lengths).to(device),
+        position=torch.cat([torch.arange(int(n)) for n in lengths]).to(device),
+        logp_sampler=column([p for row in sampled for p in row]),
+        group_R=torch.tensor([lesson.group for lesson in made], device=device),
+        reward_R=column([lesson.reward for lesson in made]),
+        reward_mean_R=column([lesson.reward_mean for lesson in made]),
+        reward_std_R=column([lesson.reward_std for lesson in made]),
+        pass_rate_R=column([lesson.pass_rate for lesson in made]),
+    )
+
+
+def _read(leaf: Leaf, group: Group, i: int, sampler: Sampler) -> tuple[Reading, ...] | None:
+    teacher: Any = leaf.teacher
+    if teacher is None:
+        return ()
+    views = teacher.context(group, i)
+    if views is None:
+        return None
+    length = len(group.rollouts[i].completion_ids)
+    readings = []
+    for view in views:
+        ids = prompt_ids(sampler.tokenizer, view)
+        if not sampler.fits(group.problem, view, ids, length):
+            return None
+        readings.append(Reading(view, ids, view.weights or teacher.weights))
+    return tuple(readings)

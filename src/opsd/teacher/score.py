@@ -1,0 +1,95 @@
+"""Reads prompts and completions with a model: hidden states, aligned row by row to the completion
+tokens. The only place that aligns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opsd.objective.fused import Head
+from opsd.rollout.collate import Ids, Padded, pad_right
+from opsd.types import UserError
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The Transformers model under a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def head_of(model: nn.Module, vocab: int) -> Head:
+    """The model's output layer. `vocab` is the number of ids that its tokenizer can produce.
+
+    Raises UserError where logits are not a plain product with a weight (an adapter on the head).
+    """
+    base = causal_lm(model)
+    layer, config = base.get_output_embeddings(), base.config.get_text_config()
+    if layer is None:
+        raise UserError(f"{type(base).__name__} has no output embeddings; a causal LM is needed")
+    if hasattr(layer, "lora_A"):
+        raise UserError("LoRA on the output head is not supported: take it out of target_modules")
+    scale = getattr(config, "logit_scale", None) or 1.0
+    return Head(
+        layer.weight,
+        getattr(layer, "bias", None),
+        vocab=min(vocab, layer.weight.shape[0]),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        scale=scale / (getattr(config, "logits_scaling", None) or 1.0),
+    )
+
+
+def hidden_rows(model: nn.Module, padded: Padded) -> Tensor:
+    """Last hidden states `[N, D]` at the positions that predict the completions' tokens."""
+    base = causal_lm(model)
+    padded = padded.to(next(model.parameters()).device)
+    trunk = getattr(base, base.base_model_prefix)
+    hidden_BLD = trunk(input_ids=padded.ids_BL, use_cache=False).last_hidden_state
+    return hidden_BLD.flatten(0, 1).index_select(0, padded.rows_N)
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int, vocab: int
+) -> tuple[Tensor, Head]:
+    """A teacher's rows `[N, D]` for these completions, and the head that reads them.
+
+    In evaluation mode: no dropout, no gradient checkpointing.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        hidden_ND = hidden_rows(model, pad_right(prompts, completions, pad_id))
+        head = head_of(model, vocab)
+    finally:
+        model.train(was_training)
+    if head.trained:
+        weight = head.weight.detach()
+        bias = None if head.bias is None else head.bias.detach()
+        head = Head(weight, bias, head.vocab, head.softcap, head.scale)
+    return hidden_ND, head
+
+
+@torch.no_grad()
+def check_head(model: nn.Module, ids: Ids, vocab: int, tolerance: float) -> None:
+    """Raises UserError unless trunk and head together give the model's own logits.
+
+    Catches architectures that scale, cap or shift their logits in a way `Head` does not know.
+    """
+    padded = pad_right([ids[:1]], [ids[1:]], 0)
+    was_training = model.training
+    model.eval()
+    try:
+        ours = head_of(model, vocab).logits(hidden_rows(model, padded))
+        device = next(model.parameters()).device
+        theirs = causal_lm(model)(input_ids=padded.ids_BL.to(device)).logits[0, :-1]
+    finally:
+        model.train(was_training)
+    theirs = theirs[:, : ours.shape[-1]].float().log_softmax(-1)
+    gap = (ours.log_softmax(-1) - theirs).abs().max().item()
+    if not gap <= tolerance:
+        raise UserError(
+            f"{type(causal_lm(model)).__name__}: its logits are not its output weight times its"
+            f" last hidden state (off by {gap:.2g} nats); the exact loss cannot be computed for it"
+        )

@@ -1,0 +1,440 @@
+"""OPSDTrainer: transformers.Trainer, whose optimizer steps learn from rollouts made on the spot.
+
+The Trainer's loop is not overridden. `get_batch_samples` asks the method's source for a step's
+rollouts in one engine call, and `training_step` learns from them; the student's forward pass and
+the fused loss run inside the forward of the wrapped model, so that DDP's and FSDP's hooks fire.
+No method's name appears here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from opsd import checkpoint
+from opsd.config import OPSDConfig
+from opsd.data.batches import ProblemLoader, StepSampler
+from opsd.evaluate.dev import dev_scores, summarise
+from opsd.grade.verifier import MathVerifier
+from opsd.journal import Meter, rollout_row
+from opsd.methods.method import Method
+from opsd.model import context_length, eos_ids, load_model, load_tokenizer, vocabulary
+from opsd.objective.fused import View
+from opsd.objective.signals import Leaf, leaves, taught
+from opsd.objective.total import Share, tally, total
+from opsd.rollout.collate import pad_right
+from opsd.rollout.engine import Engine, Sampling
+from opsd.rollout.hf import HFEngine
+from opsd.rollout.source import Sampler, sources
+from opsd.run import RunFolder
+from opsd.teacher.keeper import Keeper, fingerprint, keep
+from opsd.teacher.lessons import Lesson, apply_tallies, lessons, table_of
+from opsd.teacher.score import check_head, head_of, hidden_rows, score
+from opsd.teacher.start import starts_as_base
+from opsd.teacher.weights import AnyWeights
+from opsd.types import Group, Problem, UserError
+
+Verify = Callable[[Sequence[tuple[Problem, str]]], Sequence[Any]]
+
+
+class OPSDTrainer(Trainer):
+    """Trains a causal language model with a method of this package.
+
+    `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
+    (`opsd.methods.opsd()`); datasets are sequences of `Problem`. `verifier` judges completions:
+    a callable from (problem, completion) pairs to verdicts. `engine` replaces Transformers'
+    generation.
+    """
+
+    _tag_names = ("opsd", "on-policy-self-distillation")
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        method: Method,
+        args: OPSDConfig | None = None,
+        train_dataset: Sequence[Problem] | None = None,
+        eval_dataset: Sequence[Problem] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        verifier: Verify | None = None,
+        peft_config: Any = None,
+        engine: Engine | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        args = args or OPSDConfig(output_dir="runs/opsd")
+        tokenizer = processing_class or load_tokenizer(model)
+        if isinstance(model, str):
+            model = load_model(model, args, frozen_base=peft_config is not None)
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
+        _switch_dropout_off(model)
+        self.method = method
+        self.signals = leaves(method.signal)
+        self.vocab = vocabulary(tokenizer)
+        self.meter = Meter()
+        self.run = RunFolder(args.output_dir)
+        self._groups: list[Group] = []
+        _accept_objectives(model)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            callbacks=[*(callbacks or []), _Teachers(self)],
+            optimizers=optimizers,
+        )
+        self.starting_weights = fingerprint(self.model)
+        self.keepers = self._keepers()
+        self.sampler = self._sampler(engine, (verifier or MathVerifier().many))
+
+    # What a step is made of
+
+    def get_train_dataloader(self) -> ProblemLoader:
+        args: OPSDConfig = self.args
+        rollouts = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        sampler = StepSampler(
+            size=len(self.train_dataset or ()),
+            rollouts=rollouts,
+            group=self.method.source.group,
+            micro_batches=args.gradient_accumulation_steps,
+            reuse=self.method.reuse,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            rank=args.process_index,
+            world=args.world_size,
+        )
+        return ProblemLoader(self.train_dataset, sampler)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | None]:
+        """A step's lessons, dealt by length into exactly `num_batches` lists."""
+        rows = [problem for _ in range(num_batches) for problem in next(epoch_iterator)]
+        step = self.state.global_step
+        if step % self.method.reuse == 0 or not self._groups:
+            problems = rows[:: self.method.source.group]
+            with self.meter.timed("rollout"):
+                self._groups = self.method.source(problems, self.sampler, step)
+            self.meter.rollouts(self._groups)
+        made = lessons(self._groups, self.signals, self.sampler)
+        self.meter.add("rollouts_learned", len(made), 1)
+        self._count(made)
+        made.sort(key=lambda lesson: -lesson.tokens)
+        size = -(-len(made) // num_batches)
+        return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
+
+    def training_step(
+        self, model: nn.Module, inputs: list[Lesson], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward over one list of lessons, in as many passes as the token budget
+        asks for; the same number on every process, since each pass synchronises."""
+        model.train()
+        passes = self._passes(inputs)
+        loss = torch.zeros((), device=self.args.device)
+        for i, part in enumerate(passes):
+            last = i == len(passes) - 1
+            context = contextlib.nullcontext() if last else self.accelerator.no_sync(model)
+            with context:
+                loss += self._pass(model, part)
+        return loss
+
+    def _pass(self, model: nn.Module, part: list[Lesson]) -> Tensor:
+        """One forward and backward. Gradients and the returned loss are multiplied by the number
+        of processes, which DDP and the Trainer's log divide by again."""
+        with self.meter.timed("teacher"):
+            shares = [self._share(part, i) for i in range(len(self.signals))]
+        results: list[Any] = []
+
+        def objective(module: nn.Module) -> Tensor:
+            pad = self.processing_class.pad_token_id
+            prompts = [lesson.prompt_ids for lesson in part] or [(pad,)]
+            completions = [lesson.rollout.completion_ids for lesson in part] or [()]
+            hidden_ND = hidden_rows(module, pad_right(prompts, completions, pad))
+            if not part:
+                return hidden_ND.sum() * 0.0
+            device = hidden_ND.device
+            tokens_N = torch.tensor([t for c in completions for t in c], device=device)
+            with self.meter.timed("loss"):
+                loss, seen = total(
+                    hidden_ND,
+                    head_of(module, self.vocab),
+                    tokens_N,
+                    table_of(part, device),
+                    shares,
+                    chunk_rows=self.args.loss_chunk_rows,
+                )
+            results.extend(seen)
+            return loss
+
+        with self.meter.timed("student"):
+            with self.compute_loss_context_manager():
+                loss = model(objective=objective) * self.args.world_size
+            self.accelerator.backward(loss)
+        self._note(part, results)
+        return loss.detach()
+
+    def _share(self, part: list[Lesson], i: int) -> Share:
+        """Signal i on these lessons: its views' rows, scored without gradient."""
+        coefficient, leaf = self.signals[i]
+        device = self.args.device
+        views = self._views(part, i) if part and leaf.teacher is not None else ()
+        return Share(
+            coefficient=coefficient,
+            leaf=leaf,
+            views=views,
+            taught_R=torch.tensor([x.readings[i] is not None for x in part], device=device),
+            factor_R=torch.tensor([x.factors[i] for x in part], device=device),
+            temperature=self._temperature(leaf),
+        )
+
+    def _views(self, part: list[Lesson], i: int) -> list[View]:
+        """Each view's hidden states; rows of rollouts that the signal does not teach are 0."""
+        taught_lessons = [lesson for lesson in part if lesson.readings[i]]
+        if not taught_lessons:
+            return []
+        base = self.accelerator.unwrap_model(self.model)
+        lengths = torch.tensor([len(x.rollout.completion_ids) for x in part])
+        mask = torch.tensor([bool(x.readings[i]) for x in part]).repeat_interleave(lengths)
+        views = []
+        for k, reading in enumerate(taught_lessons[0].readings[i] or ()):
+            readings = [lesson.readings[i][k] for lesson in taught_lessons]
+            with self.keepers[reading.weights].use(base) as reader:
+                taught_ND, head = score(
+                    reader,
+                    [r.ids for r in readings],
+                    [lesson.rollout.completion_ids for lesson in taught_lessons],
+                    self.processing_class.pad_token_id,
+                    self.vocab,
+                )
+            hidden_ND = taught_ND.new_zeros(len(mask), taught_ND.shape[1])
+            hidden_ND[mask.to(hidden_ND.device)] = taught_ND
+            views.append(View(reading.view.name, hidden_ND, head))
+        return views
+
+    def _passes(self, part: list[Lesson]) -> list[list[Lesson]]:
+        budget = self.args.max_tokens_per_pass
+        if budget is None:
+            return [part]
+        passes: list[list[Lesson]] = [[]]
+        for lesson in part:
+            current = passes[-1]
+            width = max([lesson.tokens, *(x.tokens for x in current)])
+            if current and width * (len(current) + 1) > budget:
+                passes.append([lesson])
+            else:
+                current.append(lesson)
+        most = max(gather_object([len(passes)]))
+        return [*([[]] * (most - len(passes))), *passes]
+
+    def _count(self, made: list[Lesson]) -> None:
+        """Every signal's denominator, over all processes: once per optimizer step."""
+        tallies = [
+            tally(
+                leaf,
+                [len(lesson.rollout.completion_ids) for lesson in made],
+                [lesson.group for lesson in made],
+                [lesson.readings[i] is not None for lesson in made],
+                self.args.max_completion_length,
+            )
+            for i, (_, leaf) in enumerate(self.signals)
+        ]
+        counts = torch.tensor([t.count for t in tallies], device=self.args.device)
+        apply_tallies(made, tallies, self.accelerator.reduce(counts, "sum").tolist())
+
+    # What is written down
+
+    def _note(self, part: list[Lesson], results: list[Any]) -> None:
+        per_token: Tensor | None = None
+        for i, (losses, table) in enumerate(results):
+            inside = torch.tensor([x.readings[i] is not None for x in part], device=losses.device)
+            mask = inside[table.rollout] & taught(self.signals[i][1], table.position)
+            self.meter.tokens(losses, table, mask)
+            if "divergence" in table.statistics:
+                per_token = table.statistics["divergence"]
+        step, every = self.state.global_step, self.args.rollout_log_steps
+        if not part or not every or step % every or step % self.method.reuse:
+            return
+        lengths = [len(lesson.rollout.completion_ids) for lesson in part]
+        split = per_token.cpu().split(lengths) if per_token is not None else [None] * len(part)
+        rows = [
+            rollout_row(x, step, self.processing_class, d if d is None else d.tolist())
+            for x, d in zip(part, split, strict=True)
+        ]
+        self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the step measured; writes training and evaluation lines to metrics.jsonl."""
+        if "loss" in logs:
+            logs.update(self.meter.merged(gather_object))
+            counts = [(self.sampler.generated_tokens, self.sampler.skipped)]
+            gathered = gather_object(counts)
+            logs["generated_tokens"] = sum(g[0] for g in gathered)
+            logs["skipped_prompts"] = sum(g[1] for g in gathered)
+        super().log(logs, start_time)
+        if self.args.should_save and ("loss" in logs or any(k.startswith("eval_") for k in logs)):
+            self.run.append("metrics.jsonl", [{"step": self.state.global_step, **logs}])
+
+    def evaluate(
+        self,
+        eval_dataset: Sequence[Problem] | None = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """avg@k, pass@k, format rate and mean length on the dev problems, with the same random
+        numbers at every checkpoint, so that differences between checkpoints are paired."""
+        problems = self.eval_dataset if eval_dataset is None else eval_dataset
+        args: OPSDConfig = self.args
+        with self.meter.timed("evaluate"):
+            own = list(problems)[args.process_index :: args.world_size]
+            scores = gather_object(dev_scores(self.sampler, own, args.eval_samples))
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in summarise(scores).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    # What a checkpoint holds, and how a run goes on
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, or
+        starts anew where a kill came before the first one."""
+        folder: Path | None = None
+        if resume_from_checkpoint is True:
+            folder = checkpoint.newest(self.run.path)
+        elif resume_from_checkpoint:
+            folder = Path(resume_from_checkpoint)
+        if resume_from_checkpoint and self.args.should_save:
+            self.run.cut_back(checkpoint.load(folder)["sizes"] if folder else {})
+        if folder is not None:
+            self._restore(folder)
+        return super().train(resume_from_checkpoint=str(folder) if folder else None, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = self.run.path / f"checkpoint-{self.state.global_step}"
+        if self.state.global_step % self.method.reuse:
+            checkpoint.save_rollouts(folder, self.args.process_index, self._groups)
+        counts = gather_object([(self.sampler.generated_tokens, self.sampler.skipped)])
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            state = {
+                "starting_weights": self.starting_weights,
+                "generated_tokens": sum(count[0] for count in counts),
+                "skipped": sum(count[1] for count in counts),
+                "sizes": self.run.sizes(),
+            }
+            teachers = {
+                f"{i}-{weights.type}": keeper.state_dict()
+                for i, (weights, keeper) in enumerate(self.keepers.items())
+            }
+            checkpoint.save(folder, state, teachers)
+        super()._save_checkpoint(model, trial)
+
+    def _restore(self, folder: Path) -> None:
+        state = checkpoint.load(folder)
+        if state["starting_weights"] != self.starting_weights:
+            raise UserError(
+                f"{folder} was trained from other weights than '{self.model.config._name_or_path}':"
+                " a resumed run must start from the same model"
+            )
+        if self.args.process_index == 0:
+            self.sampler.generated_tokens = state["generated_tokens"]
+            self.sampler.skipped = state["skipped"]
+        for i, (weights, keeper) in enumerate(self.keepers.items()):
+            if keeper.state_dict():
+                keeper.load_state_dict(checkpoint.load_teacher(folder, f"{i}-{weights.type}"))
+        if int(folder.name.split("-")[1]) % self.method.reuse:
+            self._groups = checkpoint.load_rollouts(folder, self.args.process_index)
+
+    # What is put together at the start
+
+    def _temperature(self, leaf: Leaf) -> float:
+        return self.args.temperature if leaf.temperature == "sampling" else leaf.temperature
+
+    def _keepers(self) -> dict[AnyWeights, Keeper]:
+        """One keeper per choice of weights that the method names."""
+        chosen = [leaf.teacher.weights for _, leaf in self.signals if leaf.teacher is not None]
+        chosen += [s.weights for s in sources(self.method.source) if s.weights is not None]
+        probe = self.processing_class("Check: 1 + 2 = 3.")["input_ids"]
+        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1
+        check_head(self.model, probe, self.vocab, tolerance)
+        as_base = starts_as_base(self.model, probe, self.vocab)
+        return {w: keep(w, self.model, starts_as_base=as_base) for w in dict.fromkeys(chosen)}
+
+    @contextlib.contextmanager
+    def _borrowed(self, weights: AnyWeights) -> Iterator[None]:
+        with self.keepers[weights].use(self.model) as reader:
+            self.engine.sync(reader)
+            try:
+                yield
+            finally:
+                self.engine.sync(self.model)
+
+    def _sampler(self, engine: Engine | None, verify: Verify) -> Sampler:
+        args: OPSDConfig = self.args
+        tokenizer = self.processing_class
+        self.engine = engine or HFEngine(
+            self.model,
+            eos_ids=eos_ids(self.model, tokenizer),
+            pad_id=tokenizer.pad_token_id,
+            vocab=self.vocab,
+            batch_tokens=args.generation_batch_tokens,
+        )
+        return Sampler(
+            engine=self.engine,
+            tokenizer=tokenizer,
+            student=self.method.student,
+            verify=verify,
+            sampling=Sampling(
+                args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
+            ),
+            borrow=self._borrowed,
+            eos_id=tokenizer.eos_token_id,
+            limit=context_length(self.model, args.max_length),
+            seed=args.seed,
+            total_steps=args.max_steps,
+            too_long=args.prompt_too_long,
+        )
+
+    def floating_point_ops(self, inputs: list[Lesson]) -> float:
+        """6 x parameters x tokens of the student's sequences."""
+        return 6.0 * self.model.num_parameters() * sum(lesson.tokens for lesson in inputs)
+
+
+class _Teachers(TrainerCallback):
+    """Moves the teachers' weights after every optimizer step."""
+
+    def __init__(self, trainer: OPSDTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for keeper in self.trainer.keepers.values():
+            keeper.update(self.trainer.model, state.global_step)
+
+
+def _accept_objectives(model: nn.Module) -> None:
+    """Lets the model's forward run a given function of the model instead: so the student's trunk
+    and the loss run inside whatever wraps the model."""
+    original = model.forward
+
+    def forward(*args: Any, objective: Any = None, **kwargs: Any) -> Any:
+        return original(*args, **kwargs) if objective is None else objective(model)
+
+    model.forward = forward
+
+
+def _switch_dropout_off(model: nn.Module) -> None:
+    """A teacher that is the student must read the same text the same way."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0

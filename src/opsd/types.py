@@ -1,0 +1,112 @@
+"""The nouns every other module speaks of. Imports nothing of ours, and no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Message = dict[str, str]
+Messages = tuple[Message, ...]
+
+
+class Finish(StrEnum):
+    """Why a completion ended: the model stopped by itself, or the horizon cut it off."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Problem:
+    r"""One thing to solve, and whatever a teacher may be told about it.
+
+    `prompt` is the problem's text, or a conversation that ends with a user turn. `privileged`
+    holds named texts that only a teacher reads (`solution`, `translation`, ...). `id` is a hash
+    of the content, so that the same row has the same id in every run.
+
+    >>> Problem("2 + 2 = ?", answer="4", privileged={"solution": r"\boxed{4}"}).text
+    '2 + 2 = ?'
+    """
+
+    prompt: str | Messages
+    answer: str | None = None
+    language: str = "eng"
+    privileged: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            content = [self.prompt, self.answer, self.language, dict(self.privileged)]
+            digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+            object.__setattr__(self, "id", digest[:16])
+
+    @property
+    def text(self) -> str:
+        """The problem itself: the prompt, or the last user turn of a conversation."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of one completion. `correct` implies nothing about `reward`'s scale."""
+
+    reward: float
+    correct: bool
+    format_ok: bool
+    feedback: str | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One completion of one prompt, as token ids. Never decoded and encoded again.
+
+    `logprobs` are natural logs of the sampler's full distribution at the sampling temperature,
+    one per completion token; None for text that was not sampled (a dataset's own solution).
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    text: str
+    finish: Finish
+    logprobs: tuple[float, ...] | None = None
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """A problem and the rollouts that belong together when they are compared."""
+
+    problem: Problem
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of correct rollouts; 0 for rollouts that nobody graded."""
+        verdicts = [r.verdict for r in self.rollouts if r.verdict is not None]
+        return sum(v.correct for v in verdicts) / len(verdicts) if verdicts else 0.0
+
+
+@dataclass(frozen=True)
+class View:
+    """One reading of a problem: a conversation, and text that the reply is made to begin with.
+
+    `prefill` is forced text after the assistant's header (a think prefix). It belongs to the
+    prompt: never in the loss, never counted in the budget. `template_options` go to the chat
+    template (`enable_thinking`). `weights` overrides the teacher's weights for this view alone.
+    """
+
+    name: str
+    messages: Messages
+    prefill: str = ""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    weights: Any = None
+    scale: float = 1.0
+
+
+class UserError(Exception):
+    """The user's input is wrong. One line: what, where, and how to mend it. Exit code 2."""

@@ -1,0 +1,154 @@
+"""Metrics against enumeration, closed forms and their own symmetries."""
+
+import math
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opsd.evaluate.metrics import (
+    accuracy_given_format,
+    avg_at_k,
+    bootstrap_interval,
+    format_rate,
+    maj_at_k,
+    paired_bootstrap,
+    pass_at_k,
+)
+
+MANY_N = 12_000
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n: int):
+    for correct in range(n + 1):
+        samples = [True] * correct + [False] * (n - correct)
+        for k in range(1, n + 1):
+            subsets = list(combinations(samples, k))
+            assert pass_at_k(n, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 400).flatmap(
+        lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))
+    )
+)
+def test_pass_at_k_is_the_binomial_formula(case: tuple[int, int, int]):
+    n, correct, k = case
+    exact = 1 - Fraction(math.comb(n - correct, k), math.comb(n, k))
+    assert pass_at_k(n, correct, k) == pytest.approx(float(exact), abs=1e-12)
+
+
+def test_pass_at_k_does_not_overflow():
+    assert 0.0 < pass_at_k(MANY_N, 1, MANY_N // 2) == pytest.approx(0.5)
+    assert pass_at_k(MANY_N, MANY_N, 1) == 1.0
+    assert pass_at_k(MANY_N, 0, MANY_N) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("n", "correct", "k"), [(3, 1, 4), (3, 1, 0), (0, 0, 1), (3, 4, 1), (3, -1, 1)]
+)
+def test_pass_at_k_refuses_impossible_counts(n: int, correct: int, k: int):
+    with pytest.raises(ValueError):
+        pass_at_k(n, correct, k)
+
+
+@settings(deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=30))
+def test_avg_at_k_is_pass_at_1(correct: list[bool]):
+    assert avg_at_k(correct) == pytest.approx(pass_at_k(len(correct), sum(correct), 1))
+    assert avg_at_k(np.array(correct)) == avg_at_k(correct)  # type: ignore[arg-type]
+
+
+def test_equal_values_vote_together():
+    answers = ["0.5", r"\frac{1}{2}", "1/2", "3", "3", None]
+    assert maj_at_k(answers, "0.5") == 1.0
+    assert maj_at_k(answers, "3") == 0.0
+    assert maj_at_k(answers, "3", same=str.__eq__) == 1.0
+
+
+def test_no_answer_is_no_vote():
+    assert maj_at_k([None, None, None, "4"], "4") == 1.0
+    assert maj_at_k([None, None], "4") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answers", "winner"), [("ab", "a"), ("ba", "b"), ("abba", "a"), ("abb", "b"), ("cabab", "a")]
+)
+def test_a_tie_goes_to_the_answer_seen_first(answers: str, winner: str):
+    for gold in "abc":
+        assert maj_at_k(list(answers), gold) == float(gold == winner)
+
+
+def test_rates():
+    assert format_rate([True, False]) == 0.5
+    assert accuracy_given_format([True, False, False], [True, True, False]) == 0.5
+    assert accuracy_given_format([False], [False]) is None
+    with pytest.raises(ValueError, match="2 verdicts but 1"):
+        accuracy_given_format([True, True], [True])
+
+
+@pytest.mark.parametrize(
+    "metric", [avg_at_k, format_rate, bootstrap_interval, lambda _: maj_at_k([], "1")]
+)
+def test_nothing_has_no_average(metric):
+    with pytest.raises(ValueError):
+        metric([])
+
+
+def test_the_interval_has_the_width_of_the_normal_one_for_many_problems():
+    scores = [float(n % 4 == 0) for n in range(1000)]
+    low, high = bootstrap_interval(scores)
+    half = 1.96 * math.sqrt(0.25 * 0.75 / 1000)
+    assert (low, high) == (
+        pytest.approx(0.25 - half, abs=0.004),
+        pytest.approx(0.25 + half, abs=0.004),
+    )
+
+
+def test_the_interval_of_two_problems_is_that_of_a_coin():
+    # Means 0, 1/2 and 1 come with chances 1/4, 1/2 and 1/4.
+    assert bootstrap_interval([0.0, 1.0], level=0.9) == (0.0, 1.0)
+    assert bootstrap_interval([0.0, 1.0], level=0.4) == (0.5, 0.5)
+
+
+def test_the_interval_depends_on_the_seed_alone():
+    scores = list(np.random.default_rng(1).random(40))
+    assert bootstrap_interval(scores) == bootstrap_interval(scores)
+    assert bootstrap_interval(scores) != bootstrap_interval(scores, seed=1)
+    state = np.random.get_state()[1].tolist()
+    bootstrap_interval(scores)
+    assert np.random.get_state()[1].tolist() == state
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_a_wider_level_contains_a_narrower_one(scores: list[float]):
+    low, high = bootstrap_interval(scores, resamples=400)
+    inner_low, inner_high = bootstrap_interval(scores, level=0.5, resamples=400)
+    slack = 1e-12
+    assert min(scores) - slack <= low <= inner_low <= inner_high <= high <= max(scores) + slack
+
+
+@pytest.mark.parametrize("wrong", [{"level": 0.0}, {"level": 1.0}, {"level": 95}, {"resamples": 0}])
+def test_the_interval_refuses_senseless_settings(wrong: dict[str, float]):
+    with pytest.raises(ValueError):
+        bootstrap_interval([0.5, 1.0], **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap_interval([0.5, float("nan")])
+
+
+def test_pairing_takes_out_what_problems_share():
+    difficulty = np.random.default_rng(0).random(200)
+    a, b = list(difficulty + 0.1), list(difficulty)
+    mean, low, high = paired_bootstrap(a, b)
+    assert mean == pytest.approx(0.1) and high - low < 1e-9
+    own_low, own_high = bootstrap_interval(a)
+    assert own_high - own_low > 0.05
+    assert paired_bootstrap(b, a)[0] == -mean
+    with pytest.raises(ValueError, match="200 scores against 1"):
+        paired_bootstrap(a, [0.5])

@@ -1,0 +1,98 @@
+"""The shipped models load offline like any other, solve English, and can be rebuilt."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from opsd.data.prompts import prompt_ids
+from opsd.miniature import NAMES, model_path
+from opsd.miniature.build import save
+from opsd.miniature.measure import HORIZON, accuracy, sample
+from opsd.miniature.pretrain import RECIPES, Texts, pretrain
+from opsd.miniature.tokenizer import build_tokenizer
+from opsd.miniature.world import LOW_RESOURCE, problems
+from opsd.teacher.context import Crosslingual, StudentPrompt
+from opsd.types import Group
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    folder = model_path("miniature")
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def test_other_names_are_not_built_in():
+    assert model_path("Qwen/Qwen3-1.7B") is None
+    assert all(model_path(name).name == name for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_like_any_model(name):
+    folder = model_path(name)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    assert type(model).__name__ == "Qwen3ForCausalLM"
+    assert model.config.max_position_embeddings == 8192
+    assert model.dtype == torch.float32 and model.num_parameters() < 1_500_000
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert model.generation_config.eos_token_id == ends
+    assert tokenizer.backend_tokenizer.to_str() == build_tokenizer().backend_tokenizer.to_str()
+    assert tokenizer.chat_template == build_tokenizer().chat_template
+    assert (folder / "card.md").is_file()
+
+
+def test_solves_english_problems_greedily(miniature):
+    model, tokenizer = miniature
+    right = 0
+    for p in problems("miniature", "test", "eng", 20):
+        prompt = torch.tensor([prompt_ids(tokenizer, StudentPrompt()(Group(p, ()), 0)[0])])
+        out = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=HORIZON["miniature"],
+        )
+        right += accuracy(tokenizer, [p], [[out[0, prompt.shape[1] :].tolist()]])
+    assert right > 16
+
+
+@pytest.mark.parametrize("code", LOW_RESOURCE)
+def test_knows_more_when_told_more_and_answers_in_the_problems_language(miniature, code):
+    model, tokenizer = miniature
+    given = problems("miniature", "dev", code, 40)
+    alone = sample(model, tokenizer, given, StudentPrompt(), 2, HORIZON["miniature"])
+    told = sample(model, tokenizer, given, Crosslingual(), 2, HORIZON["miniature"])
+    assert accuracy(tokenizer, given, alone) < 0.6 < 0.9 < accuracy(tokenizer, given, told)
+    first = problems("miniature", "dev", code, 1)[0].metadata["trace"].split()[0]
+    for texts in (alone, told):
+        starts = [tokenizer.decode(ids).startswith(first) for rows in texts for ids in rows]
+        assert sum(starts) / len(starts) > 0.9
+
+
+def test_two_builds_give_the_same_bytes(tmp_path):
+    recipe = replace(RECIPES["miniature"], steps=3, batch=6)
+    files = []
+    for run in ("a", "b"):
+        tokenizer = build_tokenizer()
+        save(pretrain(recipe, tokenizer), tokenizer, tmp_path / run)
+        files.append({f.name: f.read_bytes() for f in sorted((tmp_path / run).iterdir())})
+    assert files[0] == files[1]
+    assert {"model.safetensors", "tokenizer.json", "config.json"} <= files[0].keys()
+
+
+def test_another_seed_gives_other_texts():
+    tokenizer = build_tokenizer()
+    texts = [Texts(replace(RECIPES["miniature"], seed=s), tokenizer).batch() for s in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
