@@ -61,7 +61,7 @@ class Meter:
                 self.add("accuracy", rollout.verdict.correct, 1)
                 self.add("format_rate", rollout.verdict.format_ok, 1)
 
-    def tokens(self, losses: Tensor, table: TokenTable, taught: Tensor) -> None:
+    def tokens(self, table: TokenTable, taught: Tensor) -> None:
         """Means over the taught tokens of one signal; the divergence also by position decile."""
         n = int(taught.sum())
         for column, name in _MEANS.items():

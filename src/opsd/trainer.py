@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from opsd import checkpoint
 from opsd.config import OPSDConfig
@@ -24,19 +25,19 @@ from opsd.data.batches import ProblemLoader, StepSampler
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.grade.verifier import MathVerifier
 from opsd.journal import Meter, rollout_row
+from opsd.learner import Learner, passes
 from opsd.methods.method import Method
 from opsd.model import context_length, eos_ids, load_model, load_tokenizer, vocabulary
-from opsd.objective.fused import View
-from opsd.objective.signals import Leaf, leaves, taught
-from opsd.objective.total import Share, tally, total
-from opsd.rollout.collate import pad_right
+from opsd.objective.credit import GroupNormalised
+from opsd.objective.signals import leaves
+from opsd.progress import TrainingProgress
 from opsd.rollout.engine import Engine, Sampling
 from opsd.rollout.hf import HFEngine
-from opsd.rollout.source import Sampler, sources
+from opsd.rollout.source import KeepCorrect, Sampler, sources
 from opsd.run import RunFolder
 from opsd.teacher.keeper import Keeper, fingerprint, keep
-from opsd.teacher.lessons import Lesson, apply_tallies, lessons, table_of
-from opsd.teacher.score import check_head, head_of, hidden_rows, score
+from opsd.teacher.lessons import Lesson, lessons
+from opsd.teacher.score import check_head
 from opsd.teacher.start import starts_as_base
 from opsd.teacher.weights import AnyWeights
 from opsd.types import Group, Problem, UserError
@@ -83,6 +84,7 @@ class OPSDTrainer(Trainer):
         self.vocab = vocabulary(tokenizer)
         self.meter = Meter()
         self.run = RunFolder(args.output_dir)
+        self.verifier_is_ours = verifier is None
         self._groups: list[Group] = []
         _accept_objectives(model)
         super().__init__(
@@ -94,9 +96,23 @@ class OPSDTrainer(Trainer):
             callbacks=[*(callbacks or []), _Teachers(self)],
             optimizers=optimizers,
         )
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        if not args.disable_tqdm:
+            self.add_callback(TrainingProgress())
+        self._refuse_ungraded()
         self.starting_weights = fingerprint(self.model)
         self.keepers = self._keepers()
-        self.sampler = self._sampler(engine, (verifier or MathVerifier().many))
+        self.sampler = self._sampler(engine, verifier or MathVerifier().many)
+        self.learner = Learner(
+            signals=self.signals,
+            keepers=self.keepers,
+            vocab=self.vocab,
+            pad_id=tokenizer.pad_token_id,
+            temperature=args.temperature,
+            chunk_rows=args.loss_chunk_rows,
+            meter=self.meter,
+        )
 
     # What a step is made of
 
@@ -128,7 +144,7 @@ class OPSDTrainer(Trainer):
             self.meter.rollouts(self._groups)
         made = lessons(self._groups, self.signals, self.sampler)
         self.meter.add("rollouts_learned", len(made), 1)
-        self._count(made)
+        self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made.sort(key=lambda lesson: -lesson.tokens)
         size = -(-len(made) // num_batches)
         return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
@@ -139,143 +155,46 @@ class OPSDTrainer(Trainer):
         """Forward and backward over one list of lessons, in as many passes as the token budget
         asks for; the same number on every process, since each pass synchronises."""
         model.train()
-        passes = self._passes(inputs)
+        parts = passes(inputs, self.args.max_tokens_per_pass)
+        most = max(gather_object([len(parts)]))
+        parts = [*([[]] * (most - len(parts))), *parts]
         loss = torch.zeros((), device=self.args.device)
-        for i, part in enumerate(passes):
-            last = i == len(passes) - 1
-            context = contextlib.nullcontext() if last else self.accelerator.no_sync(model)
-            with context:
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 loss += self._pass(model, part)
         return loss
 
     def _pass(self, model: nn.Module, part: list[Lesson]) -> Tensor:
         """One forward and backward. Gradients and the returned loss are multiplied by the number
         of processes, which DDP and the Trainer's log divide by again."""
-        with self.meter.timed("teacher"):
-            shares = [self._share(part, i) for i in range(len(self.signals))]
-        results: list[Any] = []
-
-        def objective(module: nn.Module) -> Tensor:
-            pad = self.processing_class.pad_token_id
-            prompts = [lesson.prompt_ids for lesson in part] or [(pad,)]
-            completions = [lesson.rollout.completion_ids for lesson in part] or [()]
-            hidden_ND = hidden_rows(module, pad_right(prompts, completions, pad))
-            if not part:
-                return hidden_ND.sum() * 0.0
-            device = hidden_ND.device
-            tokens_N = torch.tensor([t for c in completions for t in c], device=device)
-            with self.meter.timed("loss"):
-                loss, seen = total(
-                    hidden_ND,
-                    head_of(module, self.vocab),
-                    tokens_N,
-                    table_of(part, device),
-                    shares,
-                    chunk_rows=self.args.loss_chunk_rows,
-                )
-            results.extend(seen)
-            return loss
-
+        base = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        objective, results = self.learner.objective(part, base, self.args.device)
         with self.meter.timed("student"):
             with self.compute_loss_context_manager():
                 loss = model(objective=objective) * self.args.world_size
             self.accelerator.backward(loss)
-        self._note(part, results)
+        divergences = self.learner.note(part, results)
+        step, every = self.state.global_step, self.args.rollout_log_steps
+        if every and step % every == 0 and step % self.method.reuse == 0:
+            rows = [
+                rollout_row(lesson, step, self.processing_class, divergence)
+                for lesson, divergence in zip(part, divergences, strict=True)
+            ]
+            self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
         return loss.detach()
 
-    def _share(self, part: list[Lesson], i: int) -> Share:
-        """Signal i on these lessons: its views' rows, scored without gradient."""
-        coefficient, leaf = self.signals[i]
-        device = self.args.device
-        views = self._views(part, i) if part and leaf.teacher is not None else ()
-        return Share(
-            coefficient=coefficient,
-            leaf=leaf,
-            views=views,
-            taught_R=torch.tensor([x.readings[i] is not None for x in part], device=device),
-            factor_R=torch.tensor([x.factors[i] for x in part], device=device),
-            temperature=self._temperature(leaf),
-        )
-
-    def _views(self, part: list[Lesson], i: int) -> list[View]:
-        """Each view's hidden states; rows of rollouts that the signal does not teach are 0."""
-        taught_lessons = [lesson for lesson in part if lesson.readings[i]]
-        if not taught_lessons:
-            return []
-        base = self.accelerator.unwrap_model(self.model)
-        lengths = torch.tensor([len(x.rollout.completion_ids) for x in part])
-        mask = torch.tensor([bool(x.readings[i]) for x in part]).repeat_interleave(lengths)
-        views = []
-        for k, reading in enumerate(taught_lessons[0].readings[i] or ()):
-            readings = [lesson.readings[i][k] for lesson in taught_lessons]
-            with self.keepers[reading.weights].use(base) as reader:
-                taught_ND, head = score(
-                    reader,
-                    [r.ids for r in readings],
-                    [lesson.rollout.completion_ids for lesson in taught_lessons],
-                    self.processing_class.pad_token_id,
-                    self.vocab,
-                )
-            hidden_ND = taught_ND.new_zeros(len(mask), taught_ND.shape[1])
-            hidden_ND[mask.to(hidden_ND.device)] = taught_ND
-            views.append(View(reading.view.name, hidden_ND, head))
-        return views
-
-    def _passes(self, part: list[Lesson]) -> list[list[Lesson]]:
-        budget = self.args.max_tokens_per_pass
-        if budget is None:
-            return [part]
-        passes: list[list[Lesson]] = [[]]
-        for lesson in part:
-            current = passes[-1]
-            width = max([lesson.tokens, *(x.tokens for x in current)])
-            if current and width * (len(current) + 1) > budget:
-                passes.append([lesson])
-            else:
-                current.append(lesson)
-        most = max(gather_object([len(passes)]))
-        return [*([[]] * (most - len(passes))), *passes]
-
-    def _count(self, made: list[Lesson]) -> None:
-        """Every signal's denominator, over all processes: once per optimizer step."""
-        tallies = [
-            tally(
-                leaf,
-                [len(lesson.rollout.completion_ids) for lesson in made],
-                [lesson.group for lesson in made],
-                [lesson.readings[i] is not None for lesson in made],
-                self.args.max_completion_length,
-            )
-            for i, (_, leaf) in enumerate(self.signals)
-        ]
-        counts = torch.tensor([t.count for t in tallies], device=self.args.device)
-        apply_tallies(made, tallies, self.accelerator.reduce(counts, "sum").tolist())
+    def _summed(self, counts: Tensor) -> Tensor:
+        return self.accelerator.reduce(counts.to(self.args.device), "sum")
 
     # What is written down
-
-    def _note(self, part: list[Lesson], results: list[Any]) -> None:
-        per_token: Tensor | None = None
-        for i, (losses, table) in enumerate(results):
-            inside = torch.tensor([x.readings[i] is not None for x in part], device=losses.device)
-            mask = inside[table.rollout] & taught(self.signals[i][1], table.position)
-            self.meter.tokens(losses, table, mask)
-            if "divergence" in table.statistics:
-                per_token = table.statistics["divergence"]
-        step, every = self.state.global_step, self.args.rollout_log_steps
-        if not part or not every or step % every or step % self.method.reuse:
-            return
-        lengths = [len(lesson.rollout.completion_ids) for lesson in part]
-        split = per_token.cpu().split(lengths) if per_token is not None else [None] * len(part)
-        rows = [
-            rollout_row(x, step, self.processing_class, d if d is None else d.tolist())
-            for x, d in zip(part, split, strict=True)
-        ]
-        self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the step measured; writes training and evaluation lines to metrics.jsonl."""
         if "loss" in logs:
-            logs.update(self.meter.merged(gather_object))
+            measured = self.meter.merged(gather_object)
+            measured["time/student"] -= measured.get("time/loss", 0.0)
+            logs.update(measured)
             counts = [(self.sampler.generated_tokens, self.sampler.skipped)]
             gathered = gather_object(counts)
             logs["generated_tokens"] = sum(g[0] for g in gathered)
@@ -358,8 +277,17 @@ class OPSDTrainer(Trainer):
 
     # What is put together at the start
 
-    def _temperature(self, leaf: Leaf) -> float:
-        return self.args.temperature if leaf.temperature == "sampling" else leaf.temperature
+    def _refuse_ungraded(self) -> None:
+        """Rewards need answers; found out here, not at the first problem without one."""
+        graded = isinstance(self.method.source, KeepCorrect) or any(
+            isinstance(getattr(leaf, "credit", None), GroupNormalised) for _, leaf in self.signals
+        )
+        lacking = [p for p in self.train_dataset or () if not p.answer]
+        if graded and self.verifier_is_ours and lacking:
+            raise UserError(
+                f"{self.method.name} learns from right and wrong answers, but {len(lacking)}"
+                f" problems have none (the first: {lacking[0].id}); map a column to 'answer'"
+            )
 
     def _keepers(self) -> dict[AnyWeights, Keeper]:
         """One keeper per choice of weights that the method names."""

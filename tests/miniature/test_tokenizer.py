@@ -60,12 +60,16 @@ def test_the_worlds_own_texts_need_no_bytes(world, code):
         views = [view for c in contexts for view in c(Group(p, ()), 0)]
         for ids in [*(prompt_ids(TOKENIZER, v) for v in views), encode(p.metadata["trace"])]:
             text = TOKENIZER.decode(ids)
-            assert all(len(t) > 1 or t.isdigit() or t in ".,?:[]}Ċ\\"
-                       for t in TOKENIZER.convert_ids_to_tokens(ids)), text
+            assert all(
+                len(t) > 1 or t.isdigit() or t in ".,?:[]}Ċ\\"
+                for t in TOKENIZER.convert_ids_to_tokens(ids)
+            ), text
 
 
-@pytest.mark.parametrize(("world", "student", "teacher", "trace"),
-                         [("miniature", 70, 175, 45), ("miniature-long", 80, 200, 160)])
+@pytest.mark.parametrize(
+    ("world", "student", "teacher", "trace"),
+    [("miniature", 70, 175, 45), ("miniature-long", 80, 200, 160)],
+)
 def test_prompts_and_traces_are_short(world, student, teacher, trace):
     for code in LANGUAGES[1:]:
         for p in problems(world, "test", code, 100):
@@ -76,8 +80,9 @@ def test_prompts_and_traces_are_short(world, student, teacher, trace):
 
 
 def view(*messages: tuple[str, str], **options) -> View:
-    return View("v", tuple({"role": r, "content": c} for r, c in messages),
-                template_options=options)
+    return View(
+        "v", tuple({"role": r, "content": c} for r, c in messages), template_options=options
+    )
 
 
 def test_chat_template_thinking_switch():
@@ -89,8 +94,13 @@ def test_chat_template_thinking_switch():
 
 
 def test_chat_template_drops_earlier_thoughts():
-    told = view(("system", "S"), ("user", "A"), ("assistant", "<think>\nx\n</think>\n\nB"),
-                ("user", "C"), enable_thinking=True)
+    told = view(
+        ("system", "S"),
+        ("user", "A"),
+        ("assistant", "<think>\nx\n</think>\n\nB"),
+        ("user", "C"),
+        enable_thinking=True,
+    )
     assert prompt_text(TOKENIZER, told) == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA<|im_end|>\n"
         "<|im_start|>assistant\nB<|im_end|>\n<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n"

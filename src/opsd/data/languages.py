@@ -42,8 +42,8 @@ class Language(BaseModel):
 
 def codes() -> list[str]:
     """The codes of all known languages, ISO 639-3, sorted."""
-    folder = resources.files("opsd.data") / "languages"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    names = [f.name for f in (resources.files("opsd.data") / "languages").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 @cache

@@ -34,6 +34,6 @@ class MathVerifier:
         correct = is_correct(completion, problem.answer, self.after_think)
         return Verdict(float(correct), correct, format_ok(completion, self.after_think))
 
-    def many(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """Grade many (problem, completion) pairs, in their order."""
-        return [self(problem, completion) for problem, completion in attempts]
+    def many(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
+        """Grade many (problem, completion) pairs, in their order; None where no answer is known."""
+        return [self(p, completion) if p.answer else None for p, completion in attempts]

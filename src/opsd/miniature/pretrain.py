@@ -24,8 +24,8 @@ from opsd.miniature.world import LOW_RESOURCE, WORLDS, problem, trace
 from opsd.teacher.context import Context, Crosslingual, Solution, StudentPrompt
 from opsd.types import Group
 
-Text = tuple[tuple[int, ...], tuple[int, ...]]
-"""Token ids of a prompt and of its completion."""
+Text = tuple[tuple[int, ...], tuple[float, ...]]
+"""Token ids, and how much the loss of predicting each of them counts."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,20 @@ class Kind:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a model's weights, apart from versions and hardware."""
+    """Everything that decides a model's weights, apart from versions and hardware.
+
+    `prompt_weight` is what a prompt's token counts beside a completion's; `thinking` the share
+    of texts with the thinking switch on; `drill` the share of texts that are bare sums.
+    """
 
     world: str
     kinds: tuple[Kind, ...]
     steps: int
-    batch: int = 48
+    batch: int = 24
     learning_rate: float = 3e-3
     prompt_weight: float = 0.3
     thinking: float = 0.08
+    drill: float = 0.25
     seed: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
 
@@ -94,7 +99,7 @@ def pretrain(
     )
     texts = Texts(recipe, tokenizer)
     for step in range(recipe.steps):
-        loss = _backward(model, texts.batch(), recipe.prompt_weight)
+        loss = _backward(model, texts.batch())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -116,11 +121,21 @@ class Texts:
 
     def batch(self) -> list[Text]:
         """The next step's texts."""
-        kinds = self.recipe.kinds
-        shares = [kind.share for kind in kinds]
-        return [self._text(k) for k in self.random.choices(kinds, shares, k=self.recipe.batch)]
+        return [self._text() for _ in range(self.recipe.batch)]
 
-    def _text(self, kind: Kind) -> Text:
+    def _text(self) -> Text:
+        if self.random.random() < self.recipe.drill:
+            return self._drill()
+        kinds = self.recipe.kinds
+        return self._told(*self.random.choices(kinds, [kind.share for kind in kinds]))
+
+    def _drill(self, count: int = 20) -> Text:
+        """Bare sums; what they come to is taught, the numbers that they begin with are not."""
+        sums = [s for story in islice(self.stories, count // 2) for s in story.sums][:count]
+        ids = self.tokenizer("".join(f" {s}." for s in sums), add_special_tokens=False)["input_ids"]
+        return tuple(ids), (0.0, 0.0, 0.0, 0.0, 1.0, 1.0) * len(sums)
+
+    def _told(self, kind: Kind) -> Text:
         code = self.random.choice(LOW_RESOURCE) if kind.low_resource else "eng"
         story = self._story(kind, code)
         thinking = self.random.random() < self.recipe.thinking
@@ -134,7 +149,9 @@ class Texts:
             prefix = language(code).think_prefix
             written = f"<think>\n{prefix}\n{written}\n</think>\n\n{answer}"
         completion = self.tokenizer(written, add_special_tokens=False)["input_ids"]
-        return prompt_ids(self.tokenizer, view), (*completion, self.tokenizer.eos_token_id)
+        prompt, end = prompt_ids(self.tokenizer, view), self.tokenizer.eos_token_id
+        weights = (self.recipe.prompt_weight,) * len(prompt) + (1.0,) * (len(completion) + 1)
+        return (*prompt, *completion, end), weights
 
     def _story(self, kind: Kind, code: str) -> Story:
         if kind.pool is None:
@@ -167,38 +184,29 @@ def _config(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Qwen3C
     )
 
 
-def _backward(
-    model: Qwen3ForCausalLM, texts: list[Text], prompt_weight: float, chunks: int = 3
-) -> float:
-    """One step's gradient, texts of like length side by side; the completions' mean loss."""
-    texts = sorted(texts, key=lambda text: len(text[0]) + len(text[1]))
-    tokens = sum(len(completion) for _, completion in texts)
+def _backward(model: Qwen3ForCausalLM, texts: list[Text], chunks: int = 3) -> float:
+    """One step's gradient, texts of like length side by side; the weighted mean loss."""
+    texts = sorted(texts, key=lambda text: len(text[0]))
+    weight = sum(sum(weights) for _, weights in texts)
     size = -(-len(texts) // chunks)
     total = 0.0
     for start in range(0, len(texts), size):
-        of_prompts, of_completions = _summed_losses(model, texts[start : start + size])
-        ((of_completions + prompt_weight * of_prompts) / tokens).backward()
-        total += of_completions.item() / tokens
+        loss = _summed_loss(model, texts[start : start + size]) / weight
+        loss.backward()
+        total += loss.item()
     return total
 
 
-def _summed_losses(
-    model: Qwen3ForCausalLM, texts: list[Text]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss over prompts and over completions. Rows are padded on the right, where causal
-    attention needs no mask."""
-    width = max(len(prompt) + len(completion) for prompt, completion in texts)
-    ids = torch.zeros(len(texts), width, dtype=torch.long)
-    in_prompt = torch.zeros(len(texts), width, dtype=torch.bool)
-    in_completion = in_prompt.clone()
-    for row, (prompt, completion) in enumerate(texts):
-        end = len(prompt) + len(completion)
-        ids[row, :end] = torch.tensor(prompt + completion)
-        in_prompt[row, : len(prompt)] = True
-        in_completion[row, len(prompt) : end] = True
-    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-
-    def loss(rows: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(model.lm_head(hidden[rows]), ids[:, 1:][rows], reduction="sum")
-
-    return loss(in_prompt[:, 1:]), loss(in_completion[:, 1:])
+def _summed_loss(model: Qwen3ForCausalLM, texts: list[Text]) -> torch.Tensor:
+    """Rows are padded on the right, where causal attention needs no mask."""
+    width = max(len(ids) for ids, _ in texts)
+    ids_BT = torch.zeros(len(texts), width, dtype=torch.long)
+    weight_BT = torch.zeros(len(texts), width)
+    for row, (ids, weights) in enumerate(texts):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        weight_BT[row, : len(ids)] = torch.tensor(weights)
+    hidden = model.model(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
+    target, weight = ids_BT[:, 1:], weight_BT[:, 1:]
+    rows = weight > 0
+    losses = cross_entropy(model.lm_head(hidden[rows]), target[rows], reduction="none")
+    return (losses * weight[rows]).sum()

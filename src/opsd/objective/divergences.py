@@ -76,9 +76,10 @@ def rows_from_logits(
     """Rows from unnormalised logits, and the entropies `[N]` of student and target, in nats.
 
     Both are divided by `temperature`, the logits' difference after it is taken: rounding each
-    quotient would drown a small difference. The difference of the two log-normalisers is taken from the centred difference of the logits,
-    log1p(sum p expm1 x): near equality it is exact to rounding, where two separate log-sum-exps
-    lose every digit. Overwrites both arguments, so that three `[N, V]` buffers stay alive.
+    quotient would drown a small difference. The difference of the log-normalisers comes from the
+    centred difference of the logits, log1p(sum p expm1 x): near equality it is exact to rounding,
+    where two separate log-sum-exps lose every digit. Overwrites both arguments, so that three
+    `[N, V]` buffers stay alive.
     """
     delta = target_NV.sub_(student_NV)
     if temperature != 1.0:

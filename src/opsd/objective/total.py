@@ -101,9 +101,7 @@ def _with(table: TokenTable, statistics: dict[str, Tensor]) -> TokenTable:
     return replace(table, statistics={name: c.detach() for name, c in statistics.items()})
 
 
-def _divisor(
-    unit: str, tokens: Tensor, group: Tensor, limit: int
-) -> tuple[Tensor, Tensor]:
+def _divisor(unit: str, tokens: Tensor, group: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """What each rollout's tokens are divided by [R], and how many units there are."""
     if unit == "token":
         return torch.ones_like(tokens), tokens.sum()

@@ -116,7 +116,7 @@ class HFEngine:
 
 
 class _Choose(LogitsProcessor):
-    """Draws each row's token from its own stream of uniform numbers, and records its log-probability.
+    """Draws each row's token from its own stream of uniform numbers, and keeps its log-probability.
 
     A token is where the cumulative distribution passes the row's next number, so that a draw
     depends on the row's seed alone. The chosen token is the only one left standing.

@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from opsd.data.prompts import prompt_ids
 from opsd.objective.signals import Leaf
-from opsd.objective.table import TokenTable
-from opsd.objective.total import Tally
 from opsd.rollout.source import Sampler
 from opsd.teacher.weights import AnyWeights
 from opsd.types import Group, Problem, Rollout, View
@@ -31,7 +27,8 @@ class Lesson:
     """One rollout with all that the loss needs of it.
 
     `readings` has an entry per signal: the teacher's views, empty for a signal without a teacher,
-    None where the signal does not teach this rollout. `factors` are filled once per step.
+    None where the signal does not teach this rollout. `factors`, one per signal, multiply each
+    token's loss; they are filled once per step, denominators included.
     """
 
     problem: Problem
@@ -85,38 +82,6 @@ def lessons(
                 )
             )
     return made
-
-
-def apply_tallies(made: Sequence[Lesson], tallies: Sequence[Tally], counts: Sequence[float]) -> None:
-    """Gives every lesson the factor of its tokens, the step's denominators included."""
-    for i, lesson in enumerate(made):
-        lesson.factors = [
-            t.factor_R[i].item() / max(count, 1.0) for t, count in zip(tallies, counts, strict=True)
-        ]
-
-
-def table_of(made: Sequence[Lesson], device: torch.device) -> TokenTable:
-    """The rows of a pass: every completion token of its lessons, in order."""
-    lengths = torch.tensor([len(lesson.rollout.completion_ids) for lesson in made])
-    # Text that nobody sampled has no sampling log-probability: NaN makes any use of it visible.
-    sampled = [
-        lesson.rollout.logprobs or (float("nan"),) * len(lesson.rollout.completion_ids)
-        for lesson in made
-    ]
-
-    def column(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)
-
-    return TokenTable(
-        rollout=torch.repeat_interleave(torch.arange(len(made)), lengths).to(device),
-        position=torch.cat([torch.arange(int(n)) for n in lengths]).to(device),
-        logp_sampler=column([p for row in sampled for p in row]),
-        group_R=torch.tensor([lesson.group for lesson in made], device=device),
-        reward_R=column([lesson.reward for lesson in made]),
-        reward_mean_R=column([lesson.reward_mean for lesson in made]),
-        reward_std_R=column([lesson.reward_std for lesson in made]),
-        pass_rate_R=column([lesson.pass_rate for lesson in made]),
-    )
 
 
 def _read(leaf: Leaf, group: Group, i: int, sampler: Sampler) -> tuple[Reading, ...] | None:

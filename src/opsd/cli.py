@@ -1,0 +1,169 @@
+"""The command line. Thin: every command imports what it needs when it runs.
+
+Exit codes: 0 done, 1 failed, 2 the input was wrong (one line says what, and how to mend it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opsd.types import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="On-policy self-distillation of language models.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.")]
+
+
+@app.command()
+def quickstart(
+    full: Annotated[
+        bool, typer.Option("--full", help="All low-resource languages, three seeds.")
+    ] = False,
+    output: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/quickstart"),
+    as_json: Json = False,
+) -> None:
+    """Watch a small built-in model learn: base, GRPO and COPSD at equal generated tokens."""
+    from opsd.miniature.quickstart import run
+
+    result = run(output, full=full)
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    output: Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe>.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value, as often as needed.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Train a model by a recipe."""
+    from opsd import recipe as recipes
+
+    loaded = recipes.load(recipe, set_ or ())
+    _use_threads(threads)
+    from opsd.train import train as run
+
+    run(loaded, output or Path("runs") / Path(recipe).stem, resume=resume)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Models or adapters: names or folders.")],
+    data: Annotated[str, typer.Option(help="A file of problems, a dataset, or miniature.")],
+    language: Annotated[str, typer.Option(help="Language of the problems, ISO 639-3.")] = "eng",
+    split: Annotated[str, typer.Option(help="Split of a dataset.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
+    samples: Annotated[int, typer.Option(help="Completions per problem.", min=1)] = 4,
+    budget: Annotated[str, typer.Option(help="Token budgets, comma-separated.")] = "1024",
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 1.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
+    thinking: Annotated[bool, typer.Option(help="The chat template's thinking mode.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+    output: Annotated[Path, typer.Option(help="Results: <output>/<model>/<suite>/.")] = Path(
+        "runs/eval"
+    ),
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Sample and grade: avg@k, pass@k, format rate, with intervals."""
+    _use_threads(threads)
+    from opsd.evaluate.command import evaluate_models
+
+    outcome = evaluate_models(
+        models,
+        data=data,
+        language=language,
+        split=split,
+        limit=limit,
+        samples=samples,
+        budgets=_numbers(budget),
+        temperature=temperature,
+        top_p=top_p,
+        thinking=thinking,
+        seed=seed,
+        output=output,
+    )
+    if as_json:
+        print(json.dumps(outcome))
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The catalogue: what each method is made of, its paper, its recipes."""
+    from opsd.methods.listing import listing, show
+
+    if as_json:
+        print(json.dumps(listing(name), ensure_ascii=False))
+    else:
+        show(name)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Default: report.html in the first folder.")
+    ] = None,
+) -> None:
+    """Curves and tables of one or more runs, in one self-contained HTML file."""
+    from opsd.report.page import write_report
+
+    print(write_report(runs, output or runs[0] / "report.html"))
+
+
+@app.command()
+def env() -> None:
+    """Versions and hardware, for bug reports."""
+    from opsd.run import environment
+
+    print(json.dumps(environment(), indent=1))
+
+
+def main() -> None:
+    """Runs the command line; a mistake of the user's becomes one line and exit code 2."""
+    # Nothing here forks with a tokenizer at work, and the warning about it confuses readers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except UserError as error:
+        print(f"opsd: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise UserError(f"--budget {text}: write whole numbers of tokens, as in 1024,2048")
+    return numbers
+
+
+def _use_threads(threads: int | None) -> None:
+    """Sets torch's threads before any work; a run repeats bit for bit on as many threads only."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,171 @@
+"""One pass over a list of lessons: teachers read, then the student's trunk and the loss, in one
+function that runs inside the wrapped model's forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from opsd.journal import Meter
+from opsd.objective.fused import View
+from opsd.objective.signals import Leaf, taught
+from opsd.objective.table import TokenTable
+from opsd.objective.total import Share, tally, total
+from opsd.rollout.collate import pad_right
+from opsd.teacher.keeper import Keeper
+from opsd.teacher.lessons import Lesson
+from opsd.teacher.score import head_of, hidden_rows, score
+from opsd.teacher.weights import AnyWeights
+
+Results = list[tuple[Tensor, TokenTable]]
+
+
+@dataclass
+class Learner:
+    """A method's signals, bound to a model's vocabulary and to the teachers' weights."""
+
+    signals: Sequence[tuple[float, Leaf]]
+    keepers: Mapping[AnyWeights, Keeper]
+    vocab: int
+    pad_id: int
+    temperature: float
+    chunk_rows: int | None
+    meter: Meter
+
+    def objective(
+        self, part: Sequence[Lesson], reader: nn.Module, device: torch.device
+    ) -> tuple[Callable[[nn.Module], Tensor], Results]:
+        """A function of the student that gives the pass's loss, and a list that it fills with each
+        signal's token losses and table. The teachers read here, with `reader`'s architecture."""
+        with self.meter.timed("teacher"):
+            shares = [self._share(part, i, reader, device) for i in range(len(self.signals))]
+        results: Results = []
+
+        def run(student: nn.Module) -> Tensor:
+            prompts = [lesson.prompt_ids for lesson in part] or [(self.pad_id,)]
+            completions = [lesson.rollout.completion_ids for lesson in part] or [()]
+            hidden_ND = hidden_rows(student, pad_right(prompts, completions, self.pad_id))
+            if not part:
+                return hidden_ND.sum() * 0.0
+            with self.meter.timed("loss"):
+                loss, seen = total(
+                    hidden_ND,
+                    head_of(student, self.vocab),
+                    torch.tensor([t for c in completions for t in c], device=device),
+                    table_of(part, device),
+                    shares,
+                    chunk_rows=self.chunk_rows,
+                )
+            results.extend(seen)
+            return loss
+
+        return run, results
+
+    def denominators(
+        self, made: Sequence[Lesson], limit: int, reduce: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Gives every lesson the factors of its tokens; counts once per step, `reduce` adding up
+        the processes. `limit` is the completion limit in tokens."""
+        tallies = [
+            tally(
+                leaf,
+                [len(lesson.rollout.completion_ids) for lesson in made],
+                [lesson.group for lesson in made],
+                [lesson.readings[i] is not None for lesson in made],
+                limit,
+            )
+            for i, (_, leaf) in enumerate(self.signals)
+        ]
+        counts = reduce(torch.tensor([t.count for t in tallies])).clamp(min=1).tolist()
+        for row, lesson in enumerate(made):
+            lesson.factors = [
+                t.factor_R[row].item() / count for t, count in zip(tallies, counts, strict=True)
+            ]
+
+    def note(self, part: Sequence[Lesson], results: Results) -> list[list[float] | None]:
+        """Adds a pass to the meter; returns each lesson's divergence per token, in nats."""
+        per_token: Tensor | None = None
+        for i, (losses, table) in enumerate(results):
+            inside = torch.tensor([x.readings[i] is not None for x in part], device=losses.device)
+            mask = inside[table.rollout] & taught(self.signals[i][1], table.position)
+            self.meter.tokens(table, mask)
+            per_token = table.statistics.get("divergence", per_token)
+        if per_token is None:
+            return [None] * len(part)
+        lengths = [len(lesson.rollout.completion_ids) for lesson in part]
+        return [row.tolist() for row in per_token.cpu().split(lengths)]
+
+    def temperature_of(self, leaf: Leaf) -> float:
+        return self.temperature if leaf.temperature == "sampling" else leaf.temperature
+
+    def _share(
+        self, part: Sequence[Lesson], i: int, reader: nn.Module, device: torch.device
+    ) -> Share:
+        coefficient, leaf = self.signals[i]
+        return Share(
+            coefficient=coefficient,
+            leaf=leaf,
+            views=self._views(part, i, reader),
+            taught_R=torch.tensor([x.readings[i] is not None for x in part], device=device),
+            factor_R=torch.tensor([x.factors[i] for x in part], device=device),
+            temperature=self.temperature_of(leaf),
+        )
+
+    def _views(self, part: Sequence[Lesson], i: int, model: nn.Module) -> list[View]:
+        """Each view's hidden states; rows of rollouts that the signal does not teach stay 0."""
+        pupils = [lesson for lesson in part if lesson.readings[i]]
+        if not pupils:
+            return []
+        lengths = torch.tensor([len(x.rollout.completion_ids) for x in part])
+        mask = torch.tensor([bool(x.readings[i]) for x in part]).repeat_interleave(lengths)
+        views = []
+        for k, reading in enumerate(pupils[0].readings[i] or ()):
+            prompts = [(lesson.readings[i] or ())[k].ids for lesson in pupils]
+            completions = [lesson.rollout.completion_ids for lesson in pupils]
+            with self.keepers[reading.weights].use(model) as reader:
+                taught_ND, head = score(reader, prompts, completions, self.pad_id, self.vocab)
+            hidden_ND = taught_ND.new_zeros(len(mask), taught_ND.shape[1])
+            hidden_ND[mask.to(hidden_ND.device)] = taught_ND
+            views.append(View(reading.view.name, hidden_ND, head))
+        return views
+
+
+def table_of(part: Sequence[Lesson], device: torch.device) -> TokenTable:
+    """The rows of a pass: every completion token of its lessons, in order."""
+    lengths = torch.tensor([len(lesson.rollout.completion_ids) for lesson in part])
+    # Text that nobody sampled has no sampling log-probability: NaN makes any use of it visible.
+    sampled = [
+        lesson.rollout.logprobs or (float("nan"),) * len(lesson.rollout.completion_ids)
+        for lesson in part
+    ]
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    return TokenTable(
+        rollout=torch.repeat_interleave(torch.arange(len(part)), lengths).to(device),
+        position=torch.cat([torch.arange(int(n)) for n in lengths]).to(device),
+        logp_sampler=column([p for row in sampled for p in row]),
+        group_R=torch.tensor([lesson.group for lesson in part], device=device),
+        reward_R=column([lesson.reward for lesson in part]),
+        reward_mean_R=column([lesson.reward_mean for lesson in part]),
+        reward_std_R=column([lesson.reward_std for lesson in part]),
+        pass_rate_R=column([lesson.pass_rate for lesson in part]),
+    )
+
+
+def passes(part: Sequence[Lesson], budget: int | None) -> list[list[Lesson]]:
+    """Lessons split so that each pass, padded, stays within `budget` tokens of the student's."""
+    if budget is None:
+        return [list(part)]
+    split: list[list[Lesson]] = [[]]
+    for lesson in part:
+        width = max([lesson.tokens, *(x.tokens for x in split[-1])])
+        if split[-1] and width * (len(split[-1]) + 1) > budget:
+            split.append([lesson])
+        else:
+            split[-1].append(lesson)
+    return split

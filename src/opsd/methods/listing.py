@@ -1,0 +1,74 @@
+"""The catalogue as a listing, for people and for programs. Needs no transformers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from opsd.methods import FUNCTIONS, Method, catalogue
+from opsd.objective.signals import leaves
+from opsd.types import UserError
+
+_METHOD = TypeAdapter(Method)
+
+
+def listing(name: str | None = None) -> list[dict[str, Any]]:
+    """Name, paper, source, signal (as parts) and recipes of every method, or of one."""
+    if name is not None and name not in FUNCTIONS:
+        raise UserError(f"unknown method '{name}'; known: {', '.join(sorted(FUNCTIONS))}")
+    rows = []
+    for key, method in catalogue().items():
+        if name in (None, key):
+            parts = _METHOD.dump_python(method, mode="json")
+            rows.append(
+                {
+                    "name": key,
+                    "paper": method.paper,
+                    "source": parts["source"],
+                    "signal": parts["signal"],
+                    "recipes": _recipes(key),
+                }
+            )
+    return rows
+
+
+def show(name: str | None = None) -> None:
+    """Prints the table of methods, or everything about one of them."""
+    console = Console()
+    rows = listing(name)
+    if name is not None:
+        console.print(inspect.getdoc(FUNCTIONS[name]), markup=False)
+        for coefficient, leaf in leaves(catalogue()[name].signal):
+            if leaf.type == "distill":
+                formula = f"{coefficient:g} x {leaf.divergence.formula}"
+                console.print(f"\nFormula: {formula}", markup=False)
+        parts = yaml.safe_dump({k: rows[0][k] for k in ("source", "signal")}, sort_keys=False)
+        console.print(f"\nPaper: {rows[0]['paper']}\nRecipes: {_names(rows[0])}\n\n{parts}")
+        return
+    table = Table("method", "what it is", "paper", "recipes")
+    for row in rows:
+        first = (inspect.getdoc(FUNCTIONS[row["name"]]) or "").splitlines()[0]
+        table.add_row(row["name"], first.partition(": ")[2], row["paper"], _names(row))
+    console.print(table)
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(row["recipes"]) or "none"
+
+
+def _recipes(name: str) -> list[str]:
+    """Shipped recipes of a method: those whose file says so."""
+    from opsd.recipe_files import shipped
+
+    found = []
+    for stem, path in shipped().items():
+        chosen = (yaml.safe_load(path.read_text("utf-8")) or {}).get("method")
+        if chosen == name or (isinstance(chosen, dict) and chosen.get("name") == name):
+            found.append(stem)
+    return found

@@ -1,0 +1,188 @@
+"""Recipes: YAML files that say what to train, on what, and how. Every key is checked before
+anything heavy is loaded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from opsd.data.problems import Data
+from opsd.methods import FUNCTIONS, Method
+from opsd.recipe_files import find
+from opsd.types import UserError
+
+_METHOD = TypeAdapter(Method)
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lora(Strict):
+    """A LoRA adapter (PEFT's LoraConfig); the defaults are OPSD's."""
+
+    r: int = 64
+    lora_alpha: int = 128
+    target_modules: str | list[str] = "all-linear"
+
+
+class Model(Strict):
+    """A hub name, a folder, or a built-in model; trained whole, or through an adapter."""
+
+    name: str
+    lora: Lora | None = None
+
+
+class Sampling(Strict):
+    """How rollouts are drawn; `max_completion_length` in tokens."""
+
+    temperature: float = Field(1.1, gt=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    top_k: int = Field(20, ge=0)
+    min_p: float = Field(0.0, ge=0, lt=1)
+    max_completion_length: int = Field(1024, gt=0)
+
+
+class Published(Strict):
+    """A number that a paper prints for this setting, and where."""
+
+    where: str
+    metric: str
+    value: float
+
+
+class Recipe(Strict):
+    """A training run. `train` holds fields of `OPSDConfig`."""
+
+    model: Model
+    method: Method
+    data: Data
+    sampling: Sampling = Sampling()
+    engine: Literal["hf"] = "hf"
+    train: dict[str, Any] = Field(default_factory=dict)
+    published: list[Published] = Field(default_factory=list)
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file or by a shipped recipe's name, with `key.path=value` overrides.
+
+    Raises UserError, one line, for whatever is wrong with it.
+    """
+    path = find(name)
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys, this file is not")
+    for override in overrides:
+        _override(content, override)
+    return parse(content, str(path))
+
+
+def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from plain values."""
+    content = dict(content)
+    if isinstance(content.get("model"), str):
+        content["model"] = {"name": content["model"]}
+    if "method" in content:
+        content["method"] = method(content["method"], where)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, content)}") from error
+    check_train(recipe.train, where)
+    return recipe
+
+
+def method(value: Any, where: str = "recipe") -> Method:
+    """A method from its name, or from a mapping with a name and what differs from the catalogue.
+
+    Keys that the catalogue's function takes (`beta` of grpo) are its arguments; the others replace
+    parts of the method, key by key, or whole where the `type` changes.
+    """
+    given = {"name": value} if isinstance(value, str) else dict(value or {})
+    name = given.pop("name", None)
+    if name not in FUNCTIONS:
+        raise UserError(f"{where}: unknown method '{name}'; known: {', '.join(sorted(FUNCTIONS))}")
+    takes = inspect.signature(FUNCTIONS[name], eval_str=True).parameters
+    arguments = {key: given.pop(key) for key in list(given) if key in takes}
+    for key, argument in arguments.items():
+        try:
+            arguments[key] = TypeAdapter(takes[key].annotation).validate_python(argument)
+        except ValidationError as error:
+            raise UserError(f"{where}: method.{key}{explain(error, argument)}") from error
+    content = _merged(_METHOD.dump_python(FUNCTIONS[name](**arguments), mode="json"), given)
+    try:
+        return _METHOD.validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: method.{explain(error, content)}") from error
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; loading it again gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def explain(error: ValidationError, content: Any) -> str:
+    """The first mistake of a validation of `content`, as `key.path: what is wrong`."""
+    first = error.errors()[0]
+    keys, level = [], content
+    for i, key in enumerate(first["loc"]):
+        inside = isinstance(level, list | tuple) or (isinstance(level, Mapping) and key in level)
+        # The tag of a chosen class is a step in pydantic's path, but no key of the recipe.
+        if inside or i == len(first["loc"]) - 1:
+            keys.append(str(key))
+            level = level[key] if inside else None
+    unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+    message = "unknown key" if unknown else first["msg"]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{'.'.join(keys)}: {message}{more}"
+
+
+def check_train(train: Mapping[str, Any], where: str) -> None:
+    """Refuses keys that OPSDConfig does not know, or that have their home elsewhere."""
+    from opsd.config import OPSDConfig
+
+    fields = OPSDConfig.__dataclass_fields__
+    for key in train:
+        if key in Sampling.model_fields:
+            raise UserError(f"{where}: train.{key} belongs under 'sampling'")
+        if key not in fields:
+            import difflib
+
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UserError(f"{where}: train.{key}: unknown key{hint}")
+
+
+def _override(content: dict[str, Any], text: str) -> None:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {text}: write it as key.path=value")
+    *parents, last = path.split(".")
+    level: Any = content
+    for i, key in enumerate(parents):
+        below = level.get(key)
+        if isinstance(below, str) and i == 0 and key in ("method", "model"):
+            below = {"name": below}
+        if below is None:
+            below = {}
+        if not isinstance(below, dict):
+            raise UserError(f"--set {text}: '{key}' is a value, not a group of keys")
+        level[key] = below
+        level = below
+    level[last] = yaml.safe_load(value)
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    """`changes` laid over `base`, key by key; a mapping with another `type` replaces whole."""
+    if not (isinstance(base, dict) and isinstance(changes, Mapping)):
+        return changes
+    if "type" in changes and changes["type"] != base.get("type"):
+        return dict(changes)
+    return {**base, **{k: _merged(base.get(k), v) for k, v in changes.items()}}

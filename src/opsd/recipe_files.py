@@ -1,0 +1,27 @@
+"""Where shipped recipes are: beside the package when installed, in `recipes/` of a source tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from opsd.types import UserError
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped recipes' files, by name."""
+    installed = Path(__file__).parent / "recipes"
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """The file of a recipe: a path, or a shipped recipe's name. UserError where it is neither."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise UserError(f"no recipe file '{name}'")
+    known = shipped()
+    if name not in known:
+        raise UserError(f"no recipe '{name}': neither a .yaml file nor one of {', '.join(known)}")
+    return known[name]

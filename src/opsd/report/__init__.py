@@ -1,0 +1,1 @@
+"""One page about one or more runs, read from their folders alone. Nothing imports this part."""

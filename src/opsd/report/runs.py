@@ -1,0 +1,320 @@
+"""Run folders as values: what training and evaluation wrote down, however much of it is there.
+
+A run may still be going, or have been killed: only `metrics.jsonl` must exist and hold a line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from opsd.data.languages import codes, language
+from opsd.run import read_jsonl
+from opsd.types import UserError
+
+Row = Mapping[str, Any]
+
+_PART_OF_A_QUICKSTART = re.compile(r"(?P<language>[^-]+)-(?P<method>.+)-seed(?P<seed>\d+)")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One evaluation: shares between 0 and 1, None where nobody measured them.
+
+    `where` names what was measured (a suite and its budget, the dev split, ...); `metric` and
+    `passing` are the names of the two accuracies, such as `avg@4` and `pass@4`.
+    """
+
+    where: str
+    language: str
+    method: str
+    metric: str
+    passing: str
+    average: float | None
+    interval: tuple[float, float] | None
+    solved: float | None
+    format_rate: float | None
+    generated_tokens: int | None
+    seed: int | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. `train` and `dev` are the lines of `metrics.jsonl`, in order."""
+
+    path: Path
+    label: str
+    method: str
+    language: str
+    seed: int | None
+    recipe: Row
+    recipe_text: str
+    environment: Row
+    train: tuple[Row, ...]
+    dev: tuple[Row, ...]
+    scores: tuple[Score, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the last line."""
+        return int((self.train or self.dev)[-1].get("step", 0))
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Optimizer steps that the recipe asks for."""
+        steps = mapping(self.recipe.get("train")).get("max_steps")
+        return steps if isinstance(steps, int) and steps > 0 else None
+
+    @property
+    def generated_tokens(self) -> int | None:
+        """Tokens that the run has sampled for training so far."""
+        counts = [n for n in (number(row, "generated_tokens") for row in self.train) if n]
+        return int(counts[-1]) if counts else None
+
+    @property
+    def model(self) -> str:
+        """The model that the run started from, as its recipe names it."""
+        named = self.environment.get("model") or self.recipe.get("model") or ""
+        if isinstance(named, Mapping):
+            named = named.get("name") or named.get("path") or ""
+        return str(named)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A folder in which several methods were measured against the model they started from."""
+
+    path: Path
+    seconds: float | None
+    scores: tuple[Score, ...]
+    samples: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a report is made from."""
+
+    runs: tuple[Run, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def load(paths: Sequence[Path]) -> Evidence:
+    """Reads run folders, and folders that hold run folders.
+
+    Raises UserError for a folder that is neither, and for a run that has not logged anything.
+    """
+    runs: list[Run] = []
+    comparisons: list[Comparison] = []
+    if not paths:
+        raise UserError("no run to report on: name at least one run folder")
+    for path in dict.fromkeys(map(Path, paths)):
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder; a report needs the folder of a run")
+        if (path / "metrics.jsonl").exists():
+            runs.append(_run(path))
+            continue
+        inside = [_run(folder) for folder in _runs_inside(path)]
+        if not inside:
+            raise UserError(
+                f"{path} is not a run folder: it has no metrics.jsonl, nor has any folder in it"
+                " one with a line in it. Name the output folder of `opsd train` or"
+                " `opsd quickstart`"
+            )
+        runs += inside
+        comparisons += _comparison(path)
+    return Evidence(tuple(_distinctly_labelled(runs)), tuple(comparisons))
+
+
+def number(row: Row, name: str) -> float | None:
+    """A finite number of a row, or None."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def mapping(value: Any) -> Row:
+    """The value, or an empty mapping where it is something else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def language_name(code: str) -> str:
+    """`Yoruba` for `yor`; a code that the package does not know stays a code."""
+    return language(code).name if code in codes() else code
+
+
+def _runs_inside(path: Path) -> Iterator[Path]:
+    """Run folders in a folder; those that have not logged a line yet are left out."""
+    for folder in sorted(path.iterdir()):
+        metrics = folder / "metrics.jsonl"
+        if metrics.is_file() and any(read_jsonl(metrics)):
+            yield folder
+
+
+def _run(path: Path) -> Run:
+    lines = list(read_jsonl(path / "metrics.jsonl"))
+    train = tuple(line for line in lines if "loss" in line)
+    dev = tuple(line for line in lines if "eval_avg@k" in line)
+    if not train and not dev:
+        raise UserError(f"{path / 'metrics.jsonl'} is empty: the run has not logged a step yet")
+    text = _text(path / "recipe.yaml")
+    recipe = mapping(_parsed(path / "recipe.yaml", text))
+    environment = mapping(_json(path / "env.json"))
+    named = _PART_OF_A_QUICKSTART.fullmatch(path.name)
+    method = recipe.get("method", "")
+    method = str(mapping(method).get("name", "") if isinstance(method, Mapping) else method)
+    seed = environment.get("seed", mapping(recipe.get("train")).get("seed"))
+    tongue = _languages(mapping(recipe.get("data")))
+    if named is not None:
+        # The folder's name says more than the recipe, in which two variants of a method share one.
+        method, tongue, seed = named["method"], named["language"], int(named["seed"])
+    seed = seed if isinstance(seed, int) else None
+    return Run(
+        path=path,
+        label=path.name,
+        method=method,
+        language=tongue,
+        seed=seed,
+        recipe=recipe,
+        recipe_text=text,
+        environment=environment,
+        train=train,
+        dev=dev,
+        scores=(*_suite_scores(path, method, seed), *_last_dev(train, dev, method, tongue, seed)),
+    )
+
+
+def _suite_scores(path: Path, method: str, seed: int | None) -> Iterator[Score]:
+    for file in sorted(path.glob("eval/**/result.json")):
+        for row in _results(file):
+            yield _score(row, _suite(row), method, seed)
+
+
+def _suite(row: Row) -> str:
+    """`afrimgsm, 2,048 tokens`: what was measured, as words."""
+    parts = [str(row.get("suite", "suite"))]
+    labels = row.get("labels")
+    if labels:
+        parts.append(f"{', '.join(labels) if isinstance(labels, list) else labels} labels")
+    budget = number(row, "budget")
+    if budget is not None:
+        parts.append(f"{budget:,.0f} tokens")
+    return ", ".join(parts)
+
+
+def _last_dev(
+    train: Sequence[Row], dev: Sequence[Row], method: str, tongue: str, seed: int | None
+) -> Iterator[Score]:
+    """The last scores on the dev split, which come without an interval."""
+    if not dev:
+        return
+    last = dev[-1]
+    step = last.get("step", 0)
+    tokens = [number(row, "generated_tokens") for row in train if row.get("step", 0) <= step]
+    yield Score(
+        where=f"dev split, step {step}",
+        language=tongue,
+        method=method,
+        metric="avg@k",
+        passing="pass@k",
+        average=number(last, "eval_avg@k"),
+        interval=None,
+        solved=number(last, "eval_pass@k"),
+        format_rate=number(last, "eval_format_rate"),
+        generated_tokens=int(tokens[-1]) if tokens and tokens[-1] is not None else None,
+        seed=seed,
+    )
+
+
+def _comparison(path: Path) -> list[Comparison]:
+    """What a quickstart measured; nothing while it has not come to its end."""
+    if not (path / "result.json").exists():
+        return []
+    samples = path / "samples.jsonl"
+    content = mapping(_json(path / "result.json"))
+    return [
+        Comparison(
+            path=path,
+            seconds=number(content, "seconds"),
+            scores=tuple(
+                _score(row, "test problems", str(row.get("method", "")), row.get("seed"))
+                for row in _results(path / "result.json")
+            ),
+            samples=tuple(read_jsonl(samples)) if samples.exists() else (),
+        )
+    ]
+
+
+def _score(row: Row, where: str, method: str, seed: int | None) -> Score:
+    metric = next((name for name in row if name.startswith("avg@")), "avg@k")
+    passing = next((name for name in row if name.startswith("pass@")), "pass@k")
+    samples = row.get("samples")
+    names = [
+        name.replace("@k", f"@{samples}") if isinstance(samples, int) else name
+        for name in (metric, passing)
+    ]
+    tokens = number(row, "generated_tokens")
+    ends = row.get("interval")
+    return Score(
+        where=where,
+        language=str(row.get("language", "")),
+        method=method,
+        metric=names[0],
+        passing=names[1],
+        average=number(row, metric),
+        interval=(float(ends[0]), float(ends[1])) if ends else None,
+        solved=number(row, passing),
+        format_rate=number(row, "format_rate"),
+        generated_tokens=None if tokens is None else int(tokens),
+        seed=seed,
+        model=str(row.get("model", "")),
+    )
+
+
+def _results(file: Path) -> list[Row]:
+    rows = mapping(_json(file)).get("results", [])
+    return [row for row in rows if isinstance(row, Mapping)]
+
+
+def _languages(data: Row) -> str:
+    """The language of a recipe's data: a code, or codes with commas between them."""
+    named = data.get("language", "")
+    return ", ".join(map(str, named)) if isinstance(named, list) else str(named or "")
+
+
+def _distinctly_labelled(runs: list[Run]) -> Iterator[Run]:
+    """Runs whose folders share a name are told apart by the folders above."""
+    for depth in range(1, 4):
+        labels = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
+        if len(set(labels)) == len(labels):
+            break
+    for run, label in zip(runs, labels, strict=True):
+        yield replace(run, label=label)
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def _json(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error.msg}, line {error.lineno})") from error
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({error})") from error

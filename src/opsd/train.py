@@ -1,0 +1,86 @@
+"""From a recipe to a trained model in a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from opsd import checkpoint
+from opsd import recipe as recipes
+from opsd.config import OPSDConfig
+from opsd.data import problems
+from opsd.recipe import Recipe
+from opsd.run import environment, log, write_atomically
+from opsd.trainer import OPSDTrainer
+from opsd.types import Problem, UserError
+
+
+def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
+    """Runs a recipe; the trained model ends up in `output/model`.
+
+    Raises UserError where `output` holds a run already and `resume` is not asked for, or where
+    `resume` would go on with another recipe.
+    """
+    _claim(recipe, output, resume)
+    train_set, dev_set = problems.load(recipe.data)
+    trainer = make_trainer(recipe, output, train_set, dev_set)
+    if trainer.args.should_save:
+        about = environment() | {"seed": trainer.args.seed, "model": recipe.model.name}
+        write_atomically(output / "recipe.yaml", recipes.dump(recipe))
+        write_atomically(output / "env.json", json.dumps(about, indent=1))
+        log(recipe.method.describe(trainer.args.temperature))
+        trained = trainer.model.num_parameters(only_trainable=True)
+        log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
+        log(f"{len(train_set):,} problems, {len(dev_set):,} for dev; run folder {output}")
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model(str(output / "model"))
+    return trainer
+
+
+def make_trainer(
+    recipe: Recipe,
+    output: Path,
+    train_set: Sequence[Problem],
+    dev_set: Sequence[Problem] = (),
+    callbacks: Sequence[Any] = (),
+) -> OPSDTrainer:
+    """The trainer that a recipe describes, on problems already loaded."""
+    settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 25} if dev_set else {}
+    settings |= recipe.sampling.model_dump() | recipe.train
+    try:
+        args = OPSDConfig(output_dir=str(output), **settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"train: {' '.join(str(error).split())}") from error
+    adapter = None
+    if recipe.model.lora is not None:
+        from peft import LoraConfig
+
+        adapter = LoraConfig(task_type="CAUSAL_LM", **recipe.model.lora.model_dump())
+    return OPSDTrainer(
+        model=recipe.model.name,
+        method=recipe.method,
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=dev_set or None,
+        peft_config=adapter,
+        callbacks=list(callbacks),
+    )
+
+
+def _claim(recipe: Recipe, output: Path, resume: bool) -> None:
+    """Makes sure that a run neither overwrites another nor goes on as a different one."""
+    written = output / "recipe.yaml"
+    if not resume:
+        if written.exists() or checkpoint.newest(output):
+            raise UserError(
+                f"{output} holds a run already: add --resume to go on with it, or choose another"
+                " --output"
+            )
+        return
+    if written.is_file() and written.read_text("utf-8") != recipes.dump(recipe):
+        raise UserError(
+            f"{output} was started with another recipe than this one (see {written}): resume with"
+            " the same recipe and the same --set"
+        )
