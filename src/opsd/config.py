@@ -36,6 +36,10 @@ class OPSDConfig(TrainingArguments):
     prompt_too_long: str = field(
         default="error", metadata={"help": "'error', or 'skip': leave such rows out and count."}
     )
+    max_generated_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Stops after the step that generates this many. None: never."},
+    )
     generation_batch_tokens: int = field(
         default=65_536, metadata={"help": "Tokens in memory at once while generating."}
     )

@@ -1,67 +1,13 @@
-"""Progress for people, on standard error: what is going on, how fast, how long still."""
+"""What training shows while it runs."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 from transformers import TrainerCallback
 
-
-class _Rate(ProgressColumn):
-    """Completed units per second, or seconds per unit where that is the slower of the two."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("-/s", style="dim")
-        unit = task.fields.get("unit", "")
-        text = f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
-        return Text(text, style="dim")
-
-
-def bar() -> Progress:
-    """A progress display with rate and remaining time; silent where nobody is looking."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-
-
-@contextmanager
-def counting(description: str, total: int, unit: str) -> Iterator[Any]:
-    """A bar; yields the function that advances it by n units and may change the note."""
-    with bar() as progress:
-        task = progress.add_task(description, total=total, unit=unit, note="")
-
-        def advance(n: int = 1, note: str | None = None) -> None:
-            progress.update(task, advance=n, **({} if note is None else {"note": note}))
-
-        yield advance
+from opsd.progress_bar import bar
 
 
 class TrainingProgress(TrainerCallback):

@@ -17,7 +17,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from opsd import checkpoint
 from opsd.config import OPSDConfig
@@ -93,7 +94,7 @@ class OPSDTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), _Teachers(self)],
+            callbacks=[*(callbacks or []), _AfterStep(self)],
             optimizers=optimizers,
         )
         for callback in (ProgressCallback, PrinterCallback):
@@ -237,6 +238,12 @@ class OPSDTrainer(Trainer):
             self.run.cut_back(checkpoint.load(folder)["sizes"] if folder else {})
         if folder is not None:
             self._restore(folder)
+            state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            if state.global_step >= state.max_steps:
+                # The Trainer would take one more step before it notices that it has arrived.
+                self._load_from_checkpoint(str(folder))
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=str(folder) if folder else None, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -339,8 +346,8 @@ class OPSDTrainer(Trainer):
         return 6.0 * self.model.num_parameters() * sum(lesson.tokens for lesson in inputs)
 
 
-class _Teachers(TrainerCallback):
-    """Moves the teachers' weights after every optimizer step."""
+class _AfterStep(TrainerCallback):
+    """Moves the teachers' weights after every optimizer step; stops when the tokens are spent."""
 
     def __init__(self, trainer: OPSDTrainer) -> None:
         self.trainer = trainer
@@ -348,6 +355,9 @@ class _Teachers(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for keeper in self.trainer.keepers.values():
             keeper.update(self.trainer.model, state.global_step)
+        budget, spent = args.max_generated_tokens, self.trainer.sampler.generated_tokens
+        if budget is not None and sum(gather_object([spent])) >= budget:
+            control.should_training_stop = True
 
 
 def _accept_objectives(model: nn.Module) -> None:

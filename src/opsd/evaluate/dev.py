@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from opsd.evaluate.metrics import pass_at_k
 from opsd.rollout.source import OnPolicy, Sampler
-from opsd.types import Problem
+from opsd.types import Group, Problem
 
 Score = tuple[int, int, int, int]
 """Samples, correct ones, well-formed ones, tokens; of one problem."""
@@ -16,13 +16,18 @@ Score = tuple[int, int, int, int]
 def dev_scores(sampler: Sampler, problems: Sequence[Problem], samples: int) -> list[Score]:
     """`samples` completions per problem; the training run's counters stay as they are."""
     groups = replace(sampler).sample(problems, OnPolicy(group=samples), step=0, phase="eval")
-    scores = []
-    for group in groups:
-        verdicts = [r.verdict for r in group.rollouts if r.verdict is not None]
-        tokens = sum(len(r.completion_ids) for r in group.rollouts)
-        correct, formed = (sum(v.correct for v in verdicts), sum(v.format_ok for v in verdicts))
-        scores.append((len(verdicts), correct, formed, tokens))
-    return scores
+    return [score_of(group) for group in groups]
+
+
+def score_of(group: Group) -> Score:
+    """The score of one problem's rollouts."""
+    verdicts = [r.verdict for r in group.rollouts if r.verdict is not None]
+    return (
+        len(verdicts),
+        sum(v.correct for v in verdicts),
+        sum(v.format_ok for v in verdicts),
+        sum(len(r.completion_ids) for r in group.rollouts),
+    )
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, float]:

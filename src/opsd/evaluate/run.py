@@ -25,7 +25,7 @@ from opsd.evaluate.metrics import (
 )
 from opsd.grade.verifier import MathVerifier
 from opsd.model import context_length, eos_ids, load_model, load_tokenizer, vocabulary
-from opsd.progress import counting
+from opsd.progress_bar import counting
 from opsd.rollout.engine import Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine
 from opsd.run import RunFolder, read_jsonl, write_atomically

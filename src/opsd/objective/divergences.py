@@ -24,23 +24,27 @@ from torch import Tensor
 
 from opsd.parts import part
 
-# Above this log-ratio exp() nears the end of float32; such rows are far from equal, so that
-# ordinary log-sum-exps lose nothing.
+# Above this log-ratio exp() nears the end of float32, and m / p its limit, to 13 digits.
 _FAR = 30.0
 
 
 @dataclass
 class Rows:
-    """What a divergence is computed from: `p`, `q`, `delta`, all `[..., V]`."""
+    """What a divergence is computed from, all `[..., V]`: `p`, `q`, `delta`; `ratio` = q/p - 1 of
+    log-ratios up to 30, and `excess` = q - p, both without cancellation near equality. `finite`
+    says that no probability is an exact 0."""
 
     p: Tensor
     q: Tensor
     delta: Tensor
+    ratio: Tensor
+    excess: Tensor
+    finite: bool = False
 
-    def excess(self) -> Tensor:
-        """q - p, without cancellation where the two are close."""
-        gap = torch.abs(self.delta).neg_().expm1_().neg_()
-        return gap.mul_(torch.maximum(self.p, self.q)).copysign_(self.delta)
+    def weigh(self, probability: Tensor, x: Tensor) -> Tensor:
+        """probability * x, and 0 where the probability is 0 (0 log 0 = 0)."""
+        product = probability * x
+        return product if self.finite else torch.where(probability == 0, 0.0, product)
 
 
 class Outcome(NamedTuple):
@@ -61,51 +65,80 @@ class Divergence(Protocol):
     def __call__(self, student_logp: Tensor, target_logp: Tensor) -> Tensor: ...
     def summand(self, rows: Rows) -> Tensor: ...
     def slope(self, rows: Rows) -> Tensor: ...
-    def outcome(self, rows: Rows) -> Outcome: ...
+    def outcome(self, rows: Rows) -> Outcome:
+        """The closed form; overwrites `rows`."""
+        ...
 
 
 def rows_from_logp(student_logp: Tensor, target_logp: Tensor) -> Rows:
     """Rows from normalised log-probabilities; entries that both lack differ by 0."""
-    delta = torch.where(student_logp == target_logp, 0.0, target_logp - student_logp)
-    return Rows(student_logp.exp(), target_logp.exp(), delta)
+    lacking = torch.isneginf(student_logp) & torch.isneginf(target_logp)
+    delta = torch.where(lacking, 0.0, target_logp - student_logp)
+    p, q, ratio = student_logp.exp(), target_logp.exp(), delta.clamp(max=_FAR).expm1()
+    return Rows(p, q, delta, ratio, torch.where(delta.abs() < 1, p * ratio, q - p))
+
+
+def normalised(logits_NV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and probabilities at a temperature; overwrites the logits."""
+    logp = logits_NV.sub_(logits_NV.amax(-1, keepdim=True))
+    if temperature != 1.0:
+        logp = logp.div_(temperature)
+    p = logp.exp()
+    norm = p.sum(-1, keepdim=True)
+    return logp.sub_(norm.log()), p.div_(norm)
 
 
 def rows_from_logits(
-    student_NV: Tensor, target_NV: Tensor, temperature: float = 1.0
-) -> tuple[Rows, Tensor, Tensor]:
-    """Rows from unnormalised logits, and the entropies `[N]` of student and target, in nats.
+    student_NV: Tensor, target_NV: Tensor, temperature: float = 1.0, tokens: Tensor | None = None
+) -> tuple[Rows, dict[str, Tensor]]:
+    """Rows from finite unnormalised logits, and statistics `[N]` of them: both entropies in nats,
+    and both log-probabilities of each row's token, where `tokens` are given.
 
-    Both are divided by `temperature`, the logits' difference after it is taken: rounding each
-    quotient would drown a small difference. The difference of the log-normalisers comes from the
-    centred difference of the logits, log1p(sum p expm1 x): near equality it is exact to rounding,
-    where two separate log-sum-exps lose every digit. Overwrites both arguments, so that three
-    `[N, V]` buffers stay alive.
+    Both are divided by `temperature`, after differences are taken: rounding each quotient would
+    drown a small difference. The difference of the two log-normalisers is taken from the centred
+    difference of the logits, log1p(sum p expm1 x): near equality it is exact to rounding, where
+    two separate log-sum-exps lose every digit. Overwrites both arguments.
     """
-    delta = target_NV.sub_(student_NV)
+    x = target_NV.sub_(student_NV)
     if temperature != 1.0:
-        delta, student_NV = delta.div_(temperature), student_NV.div_(temperature)
-    logp = student_NV.sub_(student_NV.logsumexp(-1, keepdim=True))
-    p = logp.exp()
-    entropy_p = -_dot(p, logp)
-    delta.sub_(_dot(p, delta).unsqueeze(-1))
-    shift = torch.log1p(_dot(p, delta.clamp(max=_FAR).expm1_()))
-    far = delta.amax(-1) > _FAR
-    if any_far := bool(far.any()):
-        shift = torch.where(far, (logp + delta).logsumexp(-1), shift)
-    delta.sub_(shift.unsqueeze(-1))
-    logq = logp.add_(delta)
-    if any_far:
-        logq.sub_(torch.where(far, logq.logsumexp(-1), 0.0).unsqueeze(-1))
-    q = logq.exp()
-    entropy_q = -_dot(q, logq)
-    return Rows(p, q, delta), entropy_p, entropy_q
+        x = x.div_(temperature)
+    logp, p = normalised(student_NV, temperature)
+    x.sub_(_dot(p, x))
+    shift = torch.log1p(_dot(p, x.expm1()))
+    far = (x.amax(-1) > _FAR).nonzero().squeeze(-1)
+    if len(far):
+        shift[far] = (logp[far] + x[far]).logsumexp(-1, keepdim=True)
+    delta = x.sub_(shift)
+    q, ratio = delta.exp().mul_(p), delta.expm1()
+    if len(far):
+        q[far] = (logp[far] + delta[far]).softmax(-1)
+        ratio[far] = delta[far].clamp(max=_FAR).expm1()
+    statistics = {
+        "entropy_student": -_dot(p, logp).squeeze(-1),
+        "entropy_teacher": -(_dot(q, logp) + _dot(q, delta)).squeeze(-1),
+    }
+    if tokens is not None:
+        at = tokens.unsqueeze(-1)
+        statistics["logp_student"] = logp.gather(-1, at).squeeze(-1)
+        gap = delta.gather(-1, at).squeeze(-1)
+        statistics["logp_target"] = statistics["logp_student"] + gap
+    excess = torch.mul(p, ratio, out=logp)
+    if len(far):
+        gap = delta[far].abs().neg_().expm1_().neg_()
+        excess[far] = gap.mul_(torch.maximum(p[far], q[far])).copysign_(delta[far])
+    return Rows(p, q, delta, ratio, excess, finite=True), statistics
 
 
 class _BySummand:
     """The dense form: sum the summand. Differentiable by autograd, whatever the inputs' dtype."""
 
     def __call__(self: Any, student_logp: Tensor, target_logp: Tensor) -> Tensor:
-        return self.summand(rows_from_logp(student_logp, target_logp)).sum(-1)
+        rows = rows_from_logp(student_logp, target_logp)
+        return (self.summand(rows) + self.zero_sum(rows)).sum(-1)
+
+    def zero_sum(self, rows: Rows) -> Tensor | float:
+        """What sums to 0 over normalised rows and takes first-order rounding errors away."""
+        return 0.0
 
 
 @part
@@ -119,14 +152,17 @@ class ForwardKL(_BySummand):
         return "KL(target || student) = sum_v q (log q - log p)"
 
     def summand(self, rows: Rows) -> Tensor:
-        return _product(rows.q, rows.delta)
+        return rows.weigh(rows.q, rows.delta)
+
+    def zero_sum(self, rows: Rows) -> Tensor:
+        return -rows.excess
 
     def slope(self, rows: Rows) -> Tensor:
         return -rows.q
 
     def outcome(self, rows: Rows) -> Outcome:
-        excess = rows.excess()
-        return _plain(_dot(rows.q, rows.delta) - excess.sum(-1), excess.neg_())
+        value = _dot(rows.q, rows.delta) - rows.excess.sum(-1, keepdim=True)
+        return _plain(value, rows.excess.neg_())
 
 
 @part
@@ -140,14 +176,17 @@ class ReverseKL(_BySummand):
         return "KL(student || target) = sum_v p (log p - log q)"
 
     def summand(self, rows: Rows) -> Tensor:
-        return -_product(rows.p, rows.delta)
+        return -rows.weigh(rows.p, rows.delta)
+
+    def zero_sum(self, rows: Rows) -> Tensor:
+        return rows.excess
 
     def slope(self, rows: Rows) -> Tensor:
         return rows.p * (1 - rows.delta)
 
     def outcome(self, rows: Rows) -> Outcome:
-        value = rows.excess().sum(-1) - _dot(rows.p, rows.delta)
-        gradient = (rows.delta + value.unsqueeze(-1)).mul_(rows.p).neg_()
+        value = rows.excess.sum(-1, keepdim=True) - _dot(rows.p, rows.delta)
+        gradient = rows.delta.add_(value).mul_(rows.p).neg_()
         return _plain(value, _balanced(gradient, rows.p))
 
 
@@ -163,27 +202,28 @@ class JSD(_BySummand):
         b = f"{self.beta:g}"
         return f"{b} KL(target || m) + (1-{b}) KL(student || m), m = (1-{b}) student + {b} target"
 
-    def _log_mixture(self, rows: Rows) -> Tensor:
-        """u = log(m / p) = log1p(beta expm1 delta), written so that exp() never overflows."""
-        up = rows.delta > 0
-        gap = torch.where(up, -rows.delta, rows.delta).expm1()
-        gap = gap * torch.where(up, 1 - self.beta, self.beta)
-        return gap.log1p() + torch.where(up, rows.delta, 0.0)
+    def _logs(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """log(m / p) and log(m / q). The one that m is closer to comes first, the other from it:
+        near equality the smaller has the smaller rounding error."""
+        if self.beta <= 0.5:
+            u = (rows.ratio * self.beta).log1p_()
+            return u, u - rows.delta.clamp(max=_FAR)
+        delta = rows.delta.clamp(min=-_FAR)
+        v = ((-delta).expm1() * (1 - self.beta)).log1p_()
+        return v + delta, v
 
     def summand(self, rows: Rows) -> Tensor:
-        u = self._log_mixture(rows)
-        target = _product(rows.q, rows.delta - u)
-        return self.beta * target - (1 - self.beta) * _product(rows.p, u)
+        u, v = self._logs(rows)
+        return -self.beta * rows.weigh(rows.q, v) - (1 - self.beta) * rows.weigh(rows.p, u)
 
     def slope(self, rows: Rows) -> Tensor:
-        return self._log_mixture(rows).mul_(rows.p).mul_(self.beta - 1)
+        return self._logs(rows)[0].mul_(rows.p).mul_(self.beta - 1)
 
     def outcome(self, rows: Rows) -> Outcome:
-        u = self._log_mixture(rows)
+        u, v = self._logs(rows)
         student = _dot(rows.p, u)
-        target = _dot(rows.q, rows.delta) - _dot(rows.q, u)
-        value = self.beta * target - (1 - self.beta) * student
-        gradient = u.sub_(student.unsqueeze(-1)).mul_(rows.p).mul_(self.beta - 1)
+        value = -self.beta * _dot(rows.q, v) - (1 - self.beta) * student
+        gradient = u.sub_(student).mul_(rows.p).mul_(self.beta - 1)
         return _plain(value, _balanced(gradient, rows.p))
 
 
@@ -210,20 +250,26 @@ class ClipSummands(_BySummand):
     def summand(self, rows: Rows) -> Tensor:
         return self.divergence.summand(rows).clamp(max=self.cap)
 
+    def zero_sum(self, rows: Rows) -> Tensor:
+        untouched = (self.divergence.summand(rows) <= self.cap).all(-1, keepdim=True)
+        return untouched * self.divergence.zero_sum(rows)
+
     def slope(self, rows: Rows) -> Tensor:
         return self.divergence.slope(rows) * (self.divergence.summand(rows) <= self.cap)
 
     def outcome(self, rows: Rows) -> Outcome:
-        value, gradient, _, _ = self.divergence.outcome(rows)
+        # Masks are numbers and selections lerps at 0 and 1, both exact: with booleans, which do
+        # not vectorise on a CPU, this would cost as much as everything else.
         summand = self.divergence.summand(rows)
-        kept = summand <= self.cap
-        clipped = ~kept.all(-1)
+        over = (summand - self.cap).clamp_(min=0).sign_()
+        capped, cut = summand.clamp_(max=self.cap).sum(-1), over.amax(-1)
+        slope = self.divergence.slope(rows)
+        slope.addcmul_(slope, over, value=-1)
+        slope.addcmul_(rows.p, slope.sum(-1, keepdim=True), value=-1)
         # Rows that no cap touches keep the stable form; the others are summed as they stand.
-        clipped_value = torch.where(clipped, summand.clamp_(max=self.cap).sum(-1), value)
-        slope = self.divergence.slope(rows).mul_(kept)
-        slope.sub_(rows.p * slope.sum(-1, keepdim=True))
-        gradient = torch.where(clipped.unsqueeze(-1), slope, gradient)
-        return Outcome(clipped_value, gradient, value, clipped)
+        value, gradient, _, _ = self.divergence.outcome(rows)
+        gradient.lerp_(slope, cut.unsqueeze(-1))
+        return Outcome(value.lerp(capped, cut), gradient, value, cut > 0)
 
 
 AnyDivergence = Annotated[ForwardKL | ReverseKL | JSD | ClipSummands, Field(discriminator="type")]
@@ -243,22 +289,18 @@ def clip_summands(divergence: ForwardKL | ReverseKL | JSD, cap: float = 0.05) ->
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise dot product, summed pairwise: a plain accumulation over V loses four digits."""
-    return torch.linalg.vecdot(a, b)
-
-
-def _product(probability: Tensor, x: Tensor) -> Tensor:
-    """probability * x, and 0 where the probability is 0 (0 log 0 = 0)."""
-    return torch.where(probability > 0, probability * x, 0.0)
+    """Row-wise dot product [..., 1], summed pairwise: a plain accumulation over V loses digits."""
+    return (a * b).sum(-1, keepdim=True)
 
 
 def _balanced(gradient: Tensor, p: Tensor) -> Tensor:
     """Where one entry holds most of the mass, its gradient is what the others' sum leaves: there
     the closed form subtracts nearly equal numbers."""
-    top, at = p.max(-1, keepdim=True)
-    surplus = torch.where(top > 0.5, gradient.sum(-1, keepdim=True), 0.0)
-    return gradient.scatter_add_(-1, at, surplus.neg_())
+    top = p.amax(-1, keepdim=True)
+    surplus = gradient.sum(-1, keepdim=True) / top
+    return gradient.addcmul_(torch.nn.functional.threshold(p, 0.5, 0.0), surplus, value=-1)
 
 
 def _plain(value: Tensor, gradient: Tensor) -> Outcome:
+    value = value.squeeze(-1)
     return Outcome(value, gradient, value, torch.zeros_like(value, dtype=torch.bool))

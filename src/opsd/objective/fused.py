@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from opsd.objective.divergences import Divergence, forward_kl, rows_from_logits
+from opsd.objective.divergences import Divergence, forward_kl, normalised, rows_from_logits
 from opsd.objective.support import Full, Support
 from opsd.objective.targets import Single, Target
 
@@ -102,7 +102,10 @@ class DivergenceTerm:
 
     def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
         temperature, names = self.temperature, [view.name for view in self.views]
-        statistics = {"logp_student": token_logp(student, tokens, temperature)}
+        whole = isinstance(self.support, Full)
+        statistics: dict[str, Tensor] = {}
+        if not whole:
+            statistics["logp_student"] = token_logp(student, tokens, temperature)
         if len(views) > 1:
             for name, logits in zip(names, views, strict=True):
                 statistics[f"logp_{name}"] = token_logp(logits, tokens, temperature)
@@ -110,18 +113,13 @@ class DivergenceTerm:
             student = _tempered(student, temperature)
             views = [_tempered(view, temperature) for view in views]
             temperature = 1.0
-        restricted = self.support(student, views, names)
+        restricted = self.support(student, views, names, temperature)
         target = self.target(restricted.views, restricted.student)
-        rows, entropy_student, entropy_target = rows_from_logits(
-            restricted.student, target, temperature
+        rows, seen = rows_from_logits(
+            restricted.student, target, temperature, tokens if whole else None
         )
-        if isinstance(self.support, Full):
-            gap = rows.delta.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-            statistics["logp_target"] = statistics["logp_student"] + gap
         outcome = self.divergence.outcome(rows)
-        statistics |= {
-            "entropy_student": entropy_student,
-            "entropy_teacher": entropy_target,
+        statistics |= seen | {
             "divergence": outcome.unclipped,
             "clipped": outcome.clipped.float(),
         }
@@ -131,7 +129,7 @@ class DivergenceTerm:
     @property
     def _keeps_logits(self) -> bool:
         """Whether the rows are the raw logits, so that the temperature may act on differences."""
-        return isinstance(self.support, Full) and isinstance(self.target, Single)
+        return isinstance(self.target, Single)
 
 
 @dataclass(frozen=True)
@@ -144,20 +142,21 @@ class SampledTerm:
     temperature: float = 1.0
 
     def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
-        student = _tempered(student, self.temperature)
         statistics: dict[str, Tensor] = {}
         if views:
             tempered = [_tempered(view, self.temperature) for view in views]
-            target = torch.log_softmax(self.target(tempered, student), -1)
+            own = student / self.temperature
+            target, q = normalised(self.target(tempered, own))
             statistics["logp_target"] = _at(target, tokens)
-            statistics["entropy_teacher"] = _entropy(target)
-        logp = torch.log_softmax(student, -1)
-        statistics["logp_student"] = value = _at(logp, tokens)
-        statistics["entropy_student"] = _entropy(logp)
-        gradient = logp.exp_().neg_()
-        gradient.scatter_add_(
-            -1, tokens.unsqueeze(-1), torch.ones_like(value, dtype=gradient.dtype).unsqueeze(-1)
-        )
+            statistics["entropy_teacher"] = -torch.linalg.vecdot(q, target)
+        logp, p = normalised(student, self.temperature)
+        statistics["entropy_student"] = -torch.linalg.vecdot(p, logp)
+        at = tokens.unsqueeze(-1)
+        # 1 - p as the sum of the others: of a near-certain token the difference keeps no digit.
+        others = p.scatter_(-1, at, 0.0).sum(-1)
+        value = torch.where(others < 0.5, torch.log1p(-others), _at(logp, tokens))
+        statistics["logp_student"] = value
+        gradient = p.neg_().scatter_(-1, at, others.unsqueeze(-1))
         return TermRows(value, _by_raw(gradient, self.temperature), statistics)
 
 
@@ -177,8 +176,6 @@ def fused_terms(
     """
     rows = chunk_rows or chunk_rows_for(head, terms, student_ND.device.type)
     loop = _Loop(head, list(terms), tokens_N, rows, planned)
-    if student_ND.shape[0] == 0:
-        return [student_ND.sum(-1) for _ in terms], [{} for _ in terms]
     values = _Fused.apply(student_ND, head.weight, head.bias, loop)
     return list(values), loop.statistics
 
@@ -244,7 +241,7 @@ class _Loop:
 
     def chunks(self, student_ND: Tensor) -> Any:
         """Per chunk: its slice, its hidden states, logits for a soft-cap, each term's rows."""
-        for start in range(0, student_ND.shape[0], self.chunk_rows):
+        for start in range(0, max(1, student_ND.shape[0]), self.chunk_rows):
             rows = slice(start, start + self.chunk_rows)
             logits, views = self._logits(student_ND[rows], rows)
             capped = logits.clone() if self.head.softcap is not None else None
@@ -305,7 +302,7 @@ class _Loop:
             by_student[rows] = by_product @ self.head.weight[:vocab]
             by_weight[:vocab] += by_product.t() @ student_ND[rows].to(by_product.dtype)
             if by_bias is not None:
-                by_bias[:vocab] += by_product.sum(0) / self.head.scale
+                by_bias[:vocab] += by_product.sum(0, dtype=torch.float32)
             kept.append([r._replace(gradient=r.value) for r in results])
         by_weight = by_weight.to(self.head.weight.dtype)
         return self._collect(kept), by_student, by_weight, by_bias
@@ -358,14 +355,13 @@ class _Fused(torch.autograd.Function):
 
 
 def _common_factor(given: Sequence[Tensor], planned: Sequence[Tensor]) -> Tensor | None:
-    """The number s with given = s planned, or None."""
-    top = torch.stack([p.abs().max() for p in planned]).argmax()
-    at = planned[top].abs().argmax()
-    if planned[top][at] == 0:
+    """The number s with given = s planned, to rounding, or None."""
+    flat, wanted = torch.cat(list(planned)), torch.cat(list(given))
+    if not flat.any():
         return None
-    factor = given[top][at] / planned[top][at]
-    same = all(torch.allclose(g, p * factor) for g, p in zip(given, planned, strict=True))
-    return factor if same else None
+    top = flat.abs().argmax()
+    factor = wanted[top] / flat[top]
+    return factor if torch.allclose(wanted, flat * factor, rtol=1e-6, atol=0.0) else None
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:
@@ -378,7 +374,3 @@ def _by_raw(gradient: Tensor, temperature: float) -> Tensor:
 
 def _at(rows: Tensor, tokens: Tensor) -> Tensor:
     return rows.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-
-
-def _entropy(logp: Tensor) -> Tensor:
-    return -torch.einsum("nv,nv->n", logp.exp(), logp)

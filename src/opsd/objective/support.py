@@ -22,10 +22,17 @@ class Restricted(NamedTuple):
 
 
 class Support(Protocol):
-    """student `[N, V]`, views (each `[N, V]`), their names -> the same over common entries."""
+    """student `[N, V]`, views (each `[N, V]`), their names -> the same over common entries.
+
+    All are logits, which are still to be divided by `temperature`.
+    """
 
     def __call__(
-        self, student: Tensor, views: Sequence[Tensor], names: Sequence[str]
+        self,
+        student: Tensor,
+        views: Sequence[Tensor],
+        names: Sequence[str],
+        temperature: float = 1.0,
     ) -> Restricted: ...
 
 
@@ -36,7 +43,11 @@ class Full:
     type: Literal["full"] = "full"
 
     def __call__(
-        self, student: Tensor, views: Sequence[Tensor], names: Sequence[str]
+        self,
+        student: Tensor,
+        views: Sequence[Tensor],
+        names: Sequence[str],
+        temperature: float = 1.0,
     ) -> Restricted:
         return Restricted(student, views, lambda gradient: gradient)
 
@@ -55,7 +66,11 @@ class TopK:
     type: Literal["top_k"] = "top_k"
 
     def __call__(
-        self, student: Tensor, views: Sequence[Tensor], names: Sequence[str]
+        self,
+        student: Tensor,
+        views: Sequence[Tensor],
+        names: Sequence[str],
+        temperature: float = 1.0,
     ) -> Restricted:
         chooser = student if self.by == "student" else views[_index(self.by, names)]
         ids = chooser.topk(min(self.k, chooser.shape[-1]), dim=-1).indices
@@ -65,17 +80,16 @@ class TopK:
                 [v.gather(-1, ids) for v in views],
                 lambda g: torch.zeros_like(student).scatter_(-1, ids, g),
             )
-        logp = torch.log_softmax(student, -1)
-        restricted = _with_tail(logp, ids)
-        tail_logp = restricted[..., -1:].clone()
+        restricted = _with_tail(student, ids, temperature)
+        tail = restricted[..., -1:].clone()
 
         def expand(gradient: Tensor) -> Tensor:
             # The tail's gradient is shared among its entries in proportion to their probability.
-            tail = gradient[..., -1:] * torch.exp(logp - tail_logp)
-            return tail.scatter_(-1, ids, gradient[..., :-1])
+            share = torch.exp((student - tail) / temperature)
+            return share.mul_(gradient[..., -1:]).scatter_(-1, ids, gradient[..., :-1])
 
         return Restricted(
-            restricted, [_with_tail(torch.log_softmax(v, -1), ids) for v in views], expand
+            restricted, [_with_tail(view, ids, temperature) for view in views], expand
         )
 
 
@@ -85,11 +99,12 @@ def _index(name: str, names: Sequence[str]) -> int:
     return names.index(name)
 
 
-def _with_tail(logp: Tensor, ids: Tensor) -> Tensor:
-    """Log-probabilities of `ids`, and of everything else together, summed without cancellation."""
-    outside = logp.scatter(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
-    floor = torch.finfo(logp.dtype).min / 1e4
-    return torch.cat([logp.gather(-1, ids), outside.clamp(min=floor)], dim=-1)
+def _with_tail(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """Logits of `ids`, and of everything else together, summed without cancellation."""
+    outside = (logits / temperature).scatter_(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
+    floor = torch.finfo(logits.dtype).min / 1e4
+    tail = outside.mul_(temperature).clamp_(min=floor)
+    return torch.cat([logits.gather(-1, ids), tail], dim=-1)
 
 
 AnySupport = Annotated[Full | TopK, Field(discriminator="type")]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -28,6 +30,11 @@ _VARIABLES = {
 }
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_STAGES = {
+    "start": {"alpha": 0.5, "linestyle": _DASHES[2]},
+    "middle": {"alpha": 0.75, "linestyle": _DASHES[1]},
+    "end": {"linestyle": "-", "marker": "o", "markersize": 3, "markeredgewidth": 0},
+}
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "opsd",
@@ -51,7 +58,6 @@ _SETTINGS = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
-_WIDTH, _HEIGHT = 4.3, 2.5  # inches; the page scales them to its columns
 
 STEPS, TOKENS = "optimizer step", "generated tokens"
 
@@ -72,10 +78,12 @@ def lines(
     x: str,
     y: str,
     share: bool = False,
+    from_zero: bool = False,
 ) -> list[Panel]:
     """A panel with the curves that exist; none where no run has this number.
 
-    `share` is for quantities between 0 and 1, drawn from 0 to 100 %.
+    `share` is for quantities between 0 and 1, drawn from 0 to 100 %. `from_zero` keeps the zero
+    in sight, so that panels side by side do not magnify noise.
     """
     drawn = [curve for curve in curves if curve is not None]
     if not drawn:
@@ -85,18 +93,19 @@ def lines(
         for curve in drawn:
             _draw_curve(axes, curve, many=len(drawn) > 8)
         axes.set(xlabel=x, ylabel=y)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         if share:
             axes.set_ylim(-0.02, 1.02)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        elif from_zero:
+            axes.set_ylim(0, 1.06 * max(max(curve.y) for curve in drawn) or 1.0)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
 
     form = "{:.1%}" if share else "{:.3g}"
     said = "; ".join(
-        f"{curve.label}: {form.format(curve.y[0])} to {form.format(curve.y[-1])}"
-        if len(curve.y) > 1
-        else f"{curve.label}: {form.format(curve.y[0])}"
-        for curve in drawn
+        f"{curve.label}: {form.format(curve.y[0])} to {form.format(curve.y[-1])}" for curve in drawn
     )
     alt = f"Line chart: {title}, by {x}. From first to last point: {said}."
     return [Panel(title, alt, _svg(draw))]
@@ -107,17 +116,13 @@ def positions(title: str, thirds: Sequence[Third], style: int) -> list[Panel]:
     if not thirds:
         return []
     colour = _SERIES[style % len(_SERIES)]
-    looks = [
-        {"alpha": 0.45, "linestyle": _DASHES[2]},
-        {"alpha": 0.7, "linestyle": _DASHES[1]},
-        {"alpha": 1.0, "linestyle": "-", "marker": "o", "markersize": 3},
-    ][-len(thirds) :]
 
     def draw(axes: Axes) -> None:
-        for third, look in zip(thirds, looks, strict=True):
-            axes.plot(range(5, 100, 10), third.deciles, color=colour, **look)
+        for third in thirds:
+            axes.plot(range(5, 100, 10), third.deciles, color=colour, **_STAGES[third.stage])
         axes.set(xlabel="position in the completion", ylabel="nats per token", xlim=(0, 100))
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
 
     said = "; ".join(
@@ -136,7 +141,17 @@ def swatch(style: int) -> str:
         axes.plot([0, 0.5, 1], [0, 0, 0], markersize=5, markevery=[1], clip_on=False, **look)
         axes.set_axis_off()
 
-    return _svg(draw, width=0.5, height=0.16)
+    return _svg(draw, width=0.5, height=0.16, frame=(0.02, 0.0, 0.96, 1.0))
+
+
+def stage_swatch(stage: str) -> str:
+    """The line of a stage of training, as in `positions`."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 0.5, 1], [0, 0, 0], color=_MUTED, markevery=[1], **_STAGES[stage])
+        axes.set_axis_off()
+
+    return _svg(draw, width=0.5, height=0.16, frame=(0.02, 0.0, 0.96, 1.0))
 
 
 def _draw_curve(axes: Axes, curve: Curve, many: bool) -> None:
@@ -144,13 +159,13 @@ def _draw_curve(axes: Axes, curve: Curve, many: bool) -> None:
     trend = None if curve.marked else smoothed(curve.y)
     if trend is not None and not many:
         axes.plot(curve.x, curve.y, color=look["color"], alpha=0.28, linewidth=0.7)
-    markers = {"markersize": 3.6 if many else 4.4}
+    markers: dict[str, Any] = {"markersize": 3.6 if many else 4.4}
     if not curve.marked:
         markers["markevery"] = (0, max(1, len(curve.x) // 6))
     axes.plot(curve.x, trend or curve.y, linewidth=1.1 if many else 1.7, **markers, **look)
 
 
-def _look(style: int) -> dict:
+def _look(style: int) -> dict[str, Any]:
     return {
         "color": _SERIES[style % len(_SERIES)],
         "linestyle": _DASHES[style % len(_DASHES)],
@@ -167,13 +182,18 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def _svg(draw: Callable[[Axes], None], width: float = _WIDTH, height: float = _HEIGHT) -> str:
+def _svg(
+    draw: Callable[[Axes], None],
+    width: float = 4.3,
+    height: float = 2.5,
+    frame: tuple[float, float, float, float] = (0.155, 0.175, 0.83, 0.795),
+) -> str:
+    """An SVG of a size in inches, which the page scales; `frame` is the axes' share of it."""
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(width, height))
+        # Fixed margins: panels side by side keep their axes on one line.
+        axes = figure.add_axes(frame)
         draw(axes)
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set_fontsize(9)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     return _for_a_page(buffer.getvalue())
@@ -188,7 +208,12 @@ def _for_a_page(text: str) -> str:
     text = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--sans)", text)
+    text = re.sub(r" font-family: [^;\"]*;", "", text)
+    # Matplotlib numbers its groups anew in every figure, and names shapes by a hash; a name may
+    # occur once in a page.
+    text = re.sub(r' id="[a-z2.]+_\d+"', "", text)
+    own = f"f{zlib.crc32(text.encode()):08x}-"
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\1{own}", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     return re.sub(r"\s*\n\s*", "\n", text).strip()

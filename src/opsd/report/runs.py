@@ -61,6 +61,8 @@ class Run:
     train: tuple[Row, ...]
     dev: tuple[Row, ...]
     scores: tuple[Score, ...]
+    # Whether the folder's name says that the run is one of several that are compared by method.
+    compared: bool = False
 
     @property
     def steps(self) -> int:
@@ -168,7 +170,7 @@ def _run(path: Path) -> Run:
     text = _text(path / "recipe.yaml")
     recipe = mapping(_parsed(path / "recipe.yaml", text))
     environment = mapping(_json(path / "env.json"))
-    named = _PART_OF_A_QUICKSTART.fullmatch(path.name)
+    named = _PART_OF_A_QUICKSTART.fullmatch(path.resolve().name)
     method = recipe.get("method", "")
     method = str(mapping(method).get("name", "") if isinstance(method, Mapping) else method)
     seed = environment.get("seed", mapping(recipe.get("train")).get("seed"))
@@ -189,6 +191,7 @@ def _run(path: Path) -> Run:
         train=train,
         dev=dev,
         scores=(*_suite_scores(path, method, seed), *_last_dev(train, dev, method, tongue, seed)),
+        compared=named is not None,
     )
 
 

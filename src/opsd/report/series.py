@@ -72,7 +72,7 @@ def deciles(run: Run) -> tuple[Third, ...]:
     middle = (len(rows) - width) // 2
     stages = {"start": rows[:width], "middle": rows[middle : middle + width], "end": rows[-width:]}
     if len(rows) < 3:
-        stages = {"start": rows[:1], "end": rows[-1:]} if len(rows) == 2 else {"only step": rows}
+        stages = {"start": rows[:1], "end": rows[1:]} if len(rows) == 2 else {"end": rows}
     found = []
     for stage, part in stages.items():
         # Completions shorter than ten tokens leave some tenths without a token.

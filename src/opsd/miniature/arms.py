@@ -1,0 +1,157 @@
+"""One arm of the quickstart: a method in a language with a seed, trained and tested by a worker."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from opsd.evaluate.metrics import bootstrap_interval, pass_at_k
+from opsd.types import Problem
+
+SAMPLES = 4
+_SHOWN = 5
+_news: Any = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`tokens`: training stops once so many are generated. `problems`: held-out ones."""
+
+    language: str
+    method: str
+    seed: int
+    tokens: int
+    problems: int
+    output: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.language}-{self.method}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm has come to: per held-out problem (samples, correct, well-formed, tokens)."""
+
+    arm: Arm
+    scores: tuple[tuple[int, int, int, int], ...]
+    generated_tokens: int
+    samples: tuple[dict[str, Any], ...]
+
+    @property
+    def averages(self) -> list[float]:
+        return [correct / n for n, correct, _, _ in self.scores]
+
+    def row(self) -> dict[str, Any]:
+        """The arm's line in `result.json`."""
+        n = sum(score[0] for score in self.scores)
+        return {
+            "language": self.arm.language,
+            "method": self.arm.method,
+            "seed": self.arm.seed,
+            "avg@4": sum(self.averages) / len(self.averages),
+            "pass@4": sum(pass_at_k(s[0], s[1], s[0]) for s in self.scores) / len(self.scores),
+            "format_rate": sum(score[2] for score in self.scores) / n,
+            "interval": list(bootstrap_interval(self.averages)),
+            "generated_tokens": self.generated_tokens,
+        }
+
+
+def begin(news: Any) -> None:
+    """Prepares a worker: one thread, a queue for its progress, no bars of its own."""
+    global _news
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    _news = news
+
+
+def run(arm: Arm) -> Outcome:
+    """Trains the arm (all but `base`) and samples its held-out problems."""
+    from opsd import recipe as recipes
+    from opsd.miniature.world import problems
+    from opsd.run import write_atomically
+    from opsd.train import make_trainer
+
+    name = "quickstart-grpo" if arm.method == "grpo" else "quickstart"
+    settings = (
+        f"data.language={arm.language}",
+        f"train.seed={arm.seed}",
+        f"train.max_generated_tokens={arm.tokens}",
+        "train.disable_tqdm=true",
+    )
+    recipe = recipes.load(name, settings)
+    train_set = problems("miniature", "train", arm.language)
+    if arm.method == "copsd_shuffled":
+        train_set = shuffled(train_set, arm.seed)
+    folder = Path(arm.output) / arm.name
+    test = problems("miniature", "test", arm.language, arm.problems)
+    news = _News(arm)
+    trainer = make_trainer(recipe, folder, train_set, callbacks=[news.callback()])
+    if arm.method != "base":
+        write_atomically(folder / "recipe.yaml", recipes.dump(recipe))
+        trainer.train()
+    news("testing", arm.tokens)
+    outcome = _test(arm, trainer, test)
+    news(f"test avg@4 {outcome.row()['avg@4']:.3f}", arm.tokens)
+    return outcome
+
+
+def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
+    """The problems with their privileged texts dealt out anew: a teacher that is told of another
+    problem. What is left of a gain is not due to what it was told."""
+    texts = [p.privileged for p in problems]
+    random.Random(seed).shuffle(texts)
+    return [replace(p, privileged=t, id="") for p, t in zip(problems, texts, strict=True)]
+
+
+def _test(arm: Arm, trainer: Any, test: Sequence[Problem]) -> Outcome:
+    from opsd.evaluate.dev import score_of
+    from opsd.rollout.source import OnPolicy
+
+    # The same random numbers for every method of a seed: differences between methods are paired.
+    sampler = replace(trainer.sampler, seed=arm.seed)
+    groups = sampler.sample(test, OnPolicy(group=SAMPLES), step=0, phase="test")
+    samples = tuple(
+        {
+            "language": arm.language,
+            "method": arm.method,
+            "seed": arm.seed,
+            "problem": group.problem.id,
+            "prompt": group.problem.text,
+            "completion": group.rollouts[0].text,
+            "answer": group.problem.answer,
+            "correct": bool(group.rollouts[0].verdict and group.rollouts[0].verdict.correct),
+        }
+        for group in groups[: _SHOWN if arm.seed == 0 else 0]
+    )
+    scores = tuple(score_of(group) for group in groups)
+    return Outcome(arm, scores, trainer.sampler.generated_tokens, samples)
+
+
+class _News:
+    """Tells the parent how far the arm is."""
+
+    def __init__(self, arm: Arm) -> None:
+        self.arm = arm
+
+    def __call__(self, note: str, tokens: int) -> None:
+        if _news is not None:
+            _news.put((self.arm.name, tokens, note))
+
+    def callback(self) -> Any:
+        from transformers import TrainerCallback
+
+        tell = self
+
+        class Tell(TrainerCallback):
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any, **rest: Any) -> None:
+                if "accuracy" in logs:
+                    tell(f"correct {logs['accuracy']:.2f}", logs["generated_tokens"])
+
+        return Tell()

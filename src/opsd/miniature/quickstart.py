@@ -1,0 +1,191 @@
+"""The quickstart: base, GRPO and COPSD on the built-in model, at equal generated tokens.
+
+Every number is computed in the run. Arms are independent: they run in worker processes, one per
+core and one thread each, and report their progress to the parent, which itself loads no model.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from opsd.evaluate.metrics import bootstrap_interval
+from opsd.miniature import arms
+from opsd.miniature.lexicon import LANGUAGES
+from opsd.progress_bar import bar
+from opsd.run import log, write_atomically
+from opsd.types import UserError
+
+METHODS = ("base", "grpo", "copsd")
+CONTROL = "copsd_shuffled"
+_MARK = "quickstart.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which arms run, on how many held-out problems; `tokens` generated in training per arm."""
+
+    languages: tuple[str, ...]
+    seeds: tuple[int, ...]
+    problems: int
+    tokens: int
+    control: bool
+
+
+SHORT = Plan(languages=("swa",), seeds=(0,), problems=60, tokens=24_000, control=False)
+FULL = Plan(
+    languages=tuple(code for code in LANGUAGES if code != "eng"),
+    seeds=(0, 1, 2),
+    problems=200,
+    tokens=24_000,
+    control=True,
+)
+
+
+def run(output: Path, *, full: bool) -> dict[str, Any]:
+    """Runs all arms into `output`, prints a table and sample rollouts, writes the report.
+
+    Returns {"seconds", "results": [...], "control": [...]}: a row per language, method and seed.
+    """
+    start = time.perf_counter()
+    plan = FULL if full else SHORT
+    _clear(output)
+    outcomes = _run_arms(plan, output)
+    rows = [outcome.row() for outcome in outcomes]
+    result = {
+        "seconds": 0.0,
+        "results": [row for row in rows if row["method"] in METHODS],
+        "control": [row for row in rows if row["method"] == CONTROL],
+    }
+    write_atomically(output / "result.json", json.dumps(result, indent=1))
+    samples = [sample for outcome in outcomes for sample in outcome.samples]
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    write_atomically(output / "samples.jsonl", lines)
+
+    from opsd.report.page import write_report
+
+    page = write_report([output], output / "report.html")
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    write_atomically(output / "result.json", json.dumps(result, indent=1))
+    console = Console(stderr=True)
+    console.print(_table(outcomes))
+    _show(console, samples, plan.languages[0])
+    log(f"{result['seconds']:.0f} s; the whole story, with curves: {page}")
+    return result
+
+
+def _clear(output: Path) -> None:
+    """An earlier quickstart is replaced; a folder with anything else in it is left alone."""
+    if output.exists() and any(output.iterdir()):
+        if not (output / _MARK).is_file():
+            raise UserError(f"{output} exists and is no quickstart; choose another --output")
+        shutil.rmtree(output)
+    write_atomically(output / _MARK, "{}")
+
+
+def _arms(plan: Plan, output: Path) -> Iterator[arms.Arm]:
+    """Longest first, so that no core idles at the end."""
+    methods = [*METHODS[1:], *((CONTROL,) if plan.control else ()), METHODS[0]]
+    for method in methods:
+        for seed in plan.seeds if method != CONTROL else plan.seeds[:1]:
+            for language in plan.languages:
+                yield arms.Arm(language, method, seed, plan.tokens, plan.problems, str(output))
+
+
+def _run_arms(plan: Plan, output: Path) -> list[arms.Outcome]:
+    """All outcomes, in the order of the table."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("spawn")
+    news: Any = context.SimpleQueue()
+    planned = list(_arms(plan, output))
+    with (
+        ProcessPoolExecutor(
+            min(os.cpu_count() or 1, len(planned)), context, arms.begin, (news,)
+        ) as pool,
+        bar() as progress,
+    ):
+        futures = [pool.submit(arms.run, arm) for arm in planned]
+        total = progress.add_task("all arms", total=len(planned), unit="arm", note="")
+        tasks: dict[str, Any] = {}
+        while not all(future.done() for future in futures):
+            while not news.empty():
+                name, tokens, note = news.get()
+                if name not in tasks:
+                    tasks[name] = progress.add_task(name, total=plan.tokens, unit="token", note="")
+                progress.update(tasks[name], completed=min(tokens, plan.tokens), note=note)
+                if note.startswith("test"):
+                    progress.remove_task(tasks.pop(name))
+                    if progress.disable:
+                        log(f"{name}: {note}")
+            progress.update(total, completed=sum(future.done() for future in futures))
+            _raise_first(futures)
+            time.sleep(0.1)
+        outcomes = [future.result() for future in futures]
+    order = [*METHODS, CONTROL]
+    return sorted(outcomes, key=lambda o: (o.arm.language, order.index(o.arm.method), o.arm.seed))
+
+
+def _raise_first(futures: Sequence[Future[arms.Outcome]]) -> None:
+    """An arm that failed ends the quickstart at once, with its own error."""
+    for future in futures:
+        if future.done() and future.exception() is not None:
+            for other in futures:
+                other.cancel()
+            future.result()
+
+
+def _table(outcomes: Sequence[arms.Outcome]) -> Table:
+    """A row per language and method: scores averaged over seeds, intervals over problems."""
+    table = Table(
+        "language", "method", "avg@4", "95 %", "pass@4", "format", "tokens",
+        title="held-out problems, after training",
+    )  # fmt: skip
+    seen = dict.fromkeys((o.arm.language, o.arm.method) for o in outcomes)
+    for language, method in seen:
+        group = [o for o in outcomes if (o.arm.language, o.arm.method) == (language, method)]
+        low, high = bootstrap_interval(pooled(group))
+        rows = [o.row() for o in group]
+        table.add_row(
+            language,
+            method,
+            f"{fmean(r['avg@4'] for r in rows):.3f}",
+            f"{low:.3f} to {high:.3f}",
+            f"{fmean(r['pass@4'] for r in rows):.3f}",
+            f"{fmean(r['format_rate'] for r in rows):.3f}",
+            f"{round(fmean(r['generated_tokens'] for r in rows)):,}",
+        )
+    return table
+
+
+def pooled(group: Sequence[arms.Outcome]) -> list[float]:
+    """Per problem, the mean score over seeds."""
+    return [fmean(scores) for scores in zip(*(o.averages for o in group), strict=True)]
+
+
+def _show(console: Console, samples: Sequence[dict[str, Any]], language: str) -> None:
+    """One problem before and after: what the base model writes, and what COPSD has made of it."""
+    own = [s for s in samples if s["language"] == language]
+    changed = {s["problem"] for s in own if s["method"] == "copsd" and s["correct"]} & {
+        s["problem"] for s in own if s["method"] == "base" and not s["correct"]
+    }
+    shown = next((s["problem"] for s in own if s["problem"] in changed), own[0]["problem"])
+    for sample in own:
+        if sample["problem"] == shown and sample["method"] in METHODS:
+            if sample["method"] == "base":
+                console.print(f"\n{sample['prompt']}  (answer {sample['answer']})", markup=False)
+            verdict = "right" if sample["correct"] else "wrong"
+            line = f"  {sample['method']:6} {verdict}: {sample['completion']}"
+            console.print(line, markup=False, highlight=False)
+    console.print()

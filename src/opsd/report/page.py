@@ -1,0 +1,212 @@
+"""A report as one HTML file that loads nothing: no network, no scripts, light, dark and print.
+
+Whatever comes from a run (names, prompts, completions) is untrusted text. Templates escape it,
+and the page's own policy forbids scripts and loads in case anything should slip through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from opsd import __version__
+from opsd.report import tables
+from opsd.report.rollouts import LEVELS, Shown, samples, visible
+from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load, number
+from opsd.report.sections import bars, sections
+from opsd.run import write_atomically
+
+PROBLEMS_PER_LANGUAGE = 5
+"""Problems of a comparison whose completions are shown, in each language."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One problem of a comparison, and what each method wrote."""
+
+    language: str
+    number: int
+    prompt: str
+    answer: str
+    completions: tuple[Row, ...]
+
+
+def write_report(runs: Sequence[Path], output: Path) -> Path:
+    """Writes one HTML file about these run folders, and returns its path.
+
+    A folder that holds run folders, such as a quickstart's, counts as all of them. Raises
+    UserError for a folder that is not a run, or has not logged anything.
+    """
+    evidence = load(runs)
+    output = Path(output)
+    html = page(evidence)
+    # A lone surrogate in a model's output has no UTF-8 form.
+    write_atomically(output, html.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return output
+
+
+def page(evidence: Evidence) -> str:
+    """The report as HTML."""
+    runs = evidence.runs
+    shared, differing = tables.provenance(runs)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "visible": visible,
+        "markup": Markup,
+        "cell": tables.text,
+        "language": language_name,
+    }
+    return environment.get_template("page.html.jinja").render(
+        title=title(evidence),
+        summary=list(summary(evidence)),
+        headline=[tables.comparison_table(c) for c in evidence.comparisons]
+        or [tables.runs_table(runs)],
+        each_run=tables.runs_table(runs) if evidence.comparisons else None,
+        sections=sections(runs),
+        bars=bars(runs),
+        answers=[a for c in evidence.comparisons for a in answers(c)],
+        shown=list(_shown(runs)),
+        levels=LEVELS,
+        shared=shared,
+        differing=differing,
+        recipes=[(run.label, run.recipe_text) for run in runs if run.recipe_text],
+        version=__version__,
+    )
+
+
+def title(evidence: Evidence) -> str:
+    """What the report is about, in a few words."""
+    methods = _listed([m for m in dict.fromkeys(run.method for run in evidence.runs) if m])
+    if evidence.comparisons:
+        return f"{methods or 'Training'} against the base model"
+    if len(evidence.runs) == 1:
+        label = evidence.runs[0].label
+        return f"{label}: {methods}" if methods else label
+    return f"{len(evidence.runs)} runs: {methods}" if methods else f"{len(evidence.runs)} runs"
+
+
+def summary(evidence: Evidence) -> Iterator[str]:
+    """What ran, in sentences: of a single run in detail, of several what they have in common."""
+    runs = evidence.runs
+    if len(runs) == 1:
+        yield from _about(runs[0])
+    else:
+        yield from _about_all(runs)
+    for comparison in evidence.comparisons:
+        yield from _outcome(comparison)
+
+
+def answers(comparison: Comparison) -> list[Answers]:
+    """The first problems of each language, in the order of the file: none are picked by result."""
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in comparison.samples:
+        key = (str(row.get("language", "")), str(row.get("problem", "")))
+        grouped.setdefault(key, []).append(row)
+    taken: dict[str, int] = {}
+    made = []
+    for (language, _), rows in grouped.items():
+        taken[language] = taken.get(language, 0) + 1
+        if taken[language] > PROBLEMS_PER_LANGUAGE:
+            continue
+        prompt, answer = str(rows[0].get("prompt", "")), str(rows[0].get("answer", ""))
+        made.append(Answers(language, taken[language], prompt, answer, tuple(rows)))
+    return made
+
+
+def _shown(runs: Sequence[Run]) -> Iterator[Shown]:
+    """Samples of each run; of runs that differ in their seed only, of the first one."""
+    seen: set[tuple[str, str]] = set()
+    for run in runs:
+        variant = (run.language, run.method) if run.compared else ("", run.label)
+        if variant in seen:
+            continue
+        found = samples(run)
+        if found is not None:
+            seen.add(variant)
+            yield found
+
+
+def _about(run: Run) -> Iterator[str]:
+    trained = f"This run trains {run.model or 'a model'}"
+    method = f" with {run.method}" if run.method else ""
+    data = run.recipe.get("data")
+    source = data.get("source") if isinstance(data, dict) else data
+    problems = f" on {source}" if isinstance(source, str) and source else ""
+    yield f"{trained}{method}{problems}{_spoken([run])}."
+    planned = run.planned_steps
+    if planned is not None and run.steps < planned:
+        done = f"It has done {run.steps:,} of {planned:,} optimizer steps: it is still going, or"
+        yield f"{done} was stopped."
+    else:
+        yield f"It has done {run.steps:,} optimizer step{'s' if run.steps != 1 else ''}."
+    if run.generated_tokens:
+        yield f"For training it generated {run.generated_tokens:,} tokens."
+    scores = [s for s in (number(row, "eval_avg@k") for row in run.dev) if s is not None]
+    if len(scores) > 1 and scores[0] != scores[-1]:
+        yield f"Accuracy on the dev split went from {scores[0]:.1%} to {scores[-1]:.1%}."
+    elif scores:
+        yield f"Accuracy on the dev split is {scores[0]:.1%}."
+
+
+def _about_all(runs: Sequence[Run]) -> Iterator[str]:
+    models = _listed([m for m in dict.fromkeys(run.model for run in runs) if m])
+    methods = _listed([m for m in dict.fromkeys(run.method for run in runs) if m])
+    start = f", starting from {models}" if models else ""
+    of = f" of {methods}" if methods else ""
+    yield f"{len(runs)} training runs{of}{start}{_spoken(runs)}."
+    steps = [run.steps for run in runs]
+    tokens = [run.generated_tokens for run in runs if run.generated_tokens]
+    yield f"They have done {_between(steps)} optimizer steps each."
+    if tokens:
+        yield f"For training each generated {_between(tokens)} tokens."
+    unfinished = [r.label for r in runs if r.planned_steps and r.steps < r.planned_steps]
+    if unfinished:
+        verb = "is" if len(unfinished) == 1 else "are"
+        yield f"{_listed(unfinished)} {verb} still going, or stopped early."
+
+
+def _outcome(comparison: Comparison) -> Iterator[str]:
+    means: dict[str, list[float]] = {}
+    for score in comparison.scores:
+        if score.average is not None:
+            means.setdefault(score.method, []).append(score.average)
+    several = len({score.language for score in comparison.scores}) > 1
+    parts = [
+        f"{sum(values) / len(values):.1%} {'before' if method == tables.BASE else 'after'}"
+        f" {'training' if method == tables.BASE else method}"
+        for method, values in means.items()
+    ]
+    if parts:
+        yield f"Mean accuracy{' over the languages' if several else ''}: {_listed(parts)}."
+    if comparison.seconds:
+        minutes, seconds = divmod(round(comparison.seconds), 60)
+        yield f"All of it took {f'{minutes} min ' if minutes else ''}{seconds} s."
+
+
+def _spoken(runs: Sequence[Run]) -> str:
+    """` in Swahili and Yoruba`; nothing where no run names its language."""
+    found = [code for run in runs for code in run.language.split(", ") if code]
+    names = [language_name(code) for code in dict.fromkeys(found)]
+    return f" in {_listed(names)}" if names else ""
+
+
+def _between(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"

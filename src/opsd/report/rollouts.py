@@ -1,0 +1,206 @@
+"""Sample rollouts: a few before and after training, and their text made safe to look at.
+
+What a model wrote is untrusted. It is escaped like everything else on the page; besides, control
+characters that could reorder or hide text are written out as their code points.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from opsd.report.runs import Row, Run
+from opsd.run import read_jsonl
+
+SAMPLES = 3
+"""Rollouts shown of each run, before training and after."""
+
+LEVELS = 5
+"""Shades of divergence, from none to darkest."""
+
+# Joiners (U+200C, U+200D) are left alone: several scripts cannot be written without them.
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    r"\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a completion whose tokens share one shade, 0 to LEVELS - 1."""
+
+    text: str
+    level: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rollout as the page shows it. `pieces` is empty where no divergence was logged;
+    `in_text` says whether the pieces carry the completion's text or only its tokens' shades."""
+
+    when: str
+    problem: str
+    language: str
+    prompt: str
+    teachers: tuple[tuple[str, str], ...]
+    completion: str
+    answer: str
+    correct: bool | None
+    cut_off: bool
+    pieces: tuple[Piece, ...] = ()
+    in_text: bool = False
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run's samples, and the divergence (nats) at which a token gets the darkest shade."""
+
+    label: str
+    before: tuple[Sample, ...]
+    after: tuple[Sample, ...]
+    darkest: float | None
+
+
+def samples(run: Run) -> Shown | None:
+    """Rollouts of the first step, and of the last one: of the same problems where they recur."""
+    early, late = _first_and_last(run.path)
+    if not early:
+        return None
+    rows = [*early, *late]
+    values = sorted(v for row in rows for v in row.get("divergence") or () if v == v)
+    darkest = values[int(0.95 * (len(values) - 1))] if values else None
+    tokenizer = _tokenizer(run.path) if values else None
+    before, after = (
+        tuple(_sample(row, darkest, tokenizer) for row in part) for part in (early, late)
+    )
+    return Shown(run.label, before, after, darkest)
+
+
+def visible(text: Any) -> Markup:
+    """Text as HTML, with characters that cannot be seen, or that reorder others, written out."""
+    parts: list[Markup] = []
+    end = 0
+    text = str(text)
+    for match in _UNSEEN.finditer(text):
+        code = ord(match.group())
+        name = unicodedata.name(match.group(), "CONTROL CHARACTER")
+        parts.append(escape(text[end : match.start()]))
+        parts.append(
+            Markup('<bdi class="unseen" title="{}">U+{}</bdi>').format(name, f"{code:04X}")
+        )
+        end = match.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def _first_and_last(path: Path) -> tuple[list[Row], list[Row]]:
+    """A few rows of the earliest logged step and of the latest one. Reads the files once, and
+    holds one step in memory: a long run's rollouts may be larger than that."""
+    first: dict[str, Row] = {}
+    latest: dict[str, Row] = {}
+    again: dict[str, Row] = {}
+    first_step = latest_step = None
+    for row in _rows(path):
+        step, problem = row.get("step", 0), str(row.get("problem", ""))
+        if first_step is None or step < first_step:
+            first_step, first = step, {}
+        if latest_step is None or step > latest_step:
+            latest_step, latest = step, {}
+        if step == first_step:
+            first.setdefault(problem, row)
+        elif problem in first and step >= again.get(problem, row).get("step", 0):
+            again[problem] = row
+        if step == latest_step:
+            latest.setdefault(problem, row)
+    if latest_step == first_step:
+        return list(first.values())[:SAMPLES], []
+    shared = [problem for problem in first if problem in again][:SAMPLES]
+    if shared:
+        return [first[p] for p in shared], [again[p] for p in shared]
+    return list(first.values())[:SAMPLES], list(latest.values())[: min(SAMPLES, len(first))]
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    for file in sorted((path / "rollouts").glob("*.jsonl")):
+        yield from read_jsonl(file)
+
+
+def _sample(row: Row, darkest: float | None, tokenizer: Any) -> Sample:
+    divergence = [float(v) for v in row.get("divergence") or ()]
+    ids = row.get("completion_ids") or []
+    completion = str(row.get("completion", ""))
+    texts = _texts(tokenizer, ids) if tokenizer is not None and divergence else None
+    in_text = texts is not None and "".join(text for text, _ in texts) == completion
+    spans = texts if in_text and texts is not None else [("", 1)] * len(divergence)
+    step = row.get("step", 0)
+    return Sample(
+        when=f"step {step}" if step else "before training",
+        problem=str(row.get("problem", "")),
+        language=str(row.get("language", "")),
+        prompt=str(row.get("prompt", "")),
+        teachers=tuple(
+            (str(view.get("name", "")), str(view.get("prompt", "")))
+            for view in row.get("views") or ()
+        ),
+        completion=completion,
+        answer=str(row.get("answer") or ""),
+        correct=row.get("correct"),
+        cut_off=row.get("finish") == "length",
+        pieces=tuple(_pieces(spans, divergence, darkest or 0.0)),
+        in_text=in_text,
+    )
+
+
+def _pieces(
+    spans: Sequence[tuple[str, int]], divergence: Sequence[float], darkest: float
+) -> Iterator[Piece]:
+    """Neighbours of one shade become one piece."""
+    start = 0
+    text, level, tokens = "", -1, 0
+    for part, count in spans:
+        values = divergence[start : start + count]
+        start += count
+        share = max(values, default=0.0) / darkest if darkest > 0 else 0.0
+        shade = min(LEVELS - 1, int(share * LEVELS)) if share == share else 0
+        if shade != level and tokens:
+            yield Piece(text, level, tokens)
+            text, tokens = "", 0
+        text, level, tokens = text + part, shade, tokens + count
+    if tokens:
+        yield Piece(text, level, tokens)
+
+
+def _tokenizer(path: Path) -> Any:
+    """The tokenizer that the run saved with its model, or None before the first checkpoint."""
+    files = [path / "tokenizer.json", *sorted(path.glob("checkpoint-*/tokenizer.json"))]
+    for file in files:
+        if file.exists():
+            from tokenizers import Tokenizer
+
+            # A kill may leave half a file; the library raises a bare Exception for it. Shades
+            # are then shown beside the text instead of behind it.
+            with contextlib.suppress(Exception):
+                return Tokenizer.from_file(str(file))
+    return None
+
+
+def _texts(tokenizer: Any, ids: Sequence[int]) -> list[tuple[str, int]]:
+    """The text that each token adds, and how many tokens added it: a character of several tokens
+    is one span. Decoding from the last whole character keeps this linear in the length."""
+    spans: list[tuple[str, int]] = []
+    context = start = 0
+    for end in range(1, len(ids) + 1):
+        prefix = tokenizer.decode(ids[context:start], skip_special_tokens=True)
+        whole = tokenizer.decode(ids[context:end], skip_special_tokens=True)
+        if whole.endswith("\ufffd") and end < len(ids) and end - start < 4:
+            continue
+        spans.append((whole[len(prefix) :], end - start))
+        context, start = start, end
+    return spans

@@ -1,0 +1,278 @@
+"""Tables of a report: rows of numbers, and the same as Markdown or CSV.
+
+Cells keep the input's full precision; only `text` rounds, for people.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from opsd.report.runs import Comparison, Run, Score, language_name, mapping, number
+
+Kind = Literal["text", "share", "points", "interval", "count", "seconds"]
+Interval = tuple[float, float]
+
+NOTHING = "–"  # noqa: RUF001
+"""What a cell without a number shows."""
+
+BASE = "base"
+"""The method of a comparison that is no method: the model before any training."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, and what kind of numbers stand below it."""
+
+    name: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` hold one value per column. The first `headings` columns say what a row is about."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    headings: int = 1
+
+
+@dataclass(frozen=True)
+class Span:
+    """Seconds that a run spent on one thing."""
+
+    name: str
+    seconds: float
+
+
+def text(value: Any, kind: Kind) -> str:
+    """A cell as people read it: shares as percentages, gains in percentage points."""
+    if value is None or value == "":
+        return NOTHING
+    if kind == "share":
+        return f"{100 * value:.1f}%"
+    if kind == "points":
+        return f"{100 * value:+.1f}".replace("-", "\u2212")
+    if kind == "interval":
+        return f"{100 * value[0]:.1f}{NOTHING}{100 * value[1]:.1f}%"
+    if kind == "count":
+        return f"{value:,.0f}"
+    if kind == "seconds":
+        return f"{value:,.2f}" if value < 10 else f"{value:,.1f}"
+    return str(value)
+
+
+def markdown(table: Table) -> str:
+    """The table in GitHub's Markdown, numbers aligned right."""
+    rule = ["---" if column.kind == "text" else "---:" for column in table.columns]
+    body = [
+        [text(cell, column.kind) for cell, column in zip(row, table.columns, strict=True)]
+        for row in table.rows
+    ]
+    lines = [[column.name for column in table.columns], rule, *body]
+    return "".join(f"| {' | '.join(_one_line(cell) for cell in line)} |\n" for line in lines)
+
+
+def comma_separated(table: Table) -> str:
+    """The table as CSV, unrounded; an interval is two columns, shares stay between 0 and 1."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names: list[str] = []
+    for column in table.columns:
+        pair = [f"{column.name}, {end}" for end in ("low", "high")]
+        names += pair if column.kind == "interval" else [column.name]
+    writer.writerow(names)
+    for row in table.rows:
+        cells: list[Any] = []
+        for cell, column in zip(row, table.columns, strict=True):
+            cells += (cell or (None, None)) if column.kind == "interval" else [cell]
+        writer.writerow("" if cell is None else cell for cell in cells)
+    return buffer.getvalue()
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Methods against the model they started from, by language: means over seeds."""
+    scores = comparison.scores
+    languages = list(dict.fromkeys(score.language for score in scores))
+    methods = list(dict.fromkeys(score.method for score in scores))
+    rows = []
+    for language in languages:
+        base = _mean([s.average for s in scores if (s.language, s.method) == (language, BASE)])
+        for method in methods:
+            found = [s for s in scores if (s.language, s.method) == (language, method)]
+            if found:
+                rows.append((language_name(language), *_over_seeds(method, found, base)))
+    if len(languages) > 1:
+        for method in methods:
+            found = [s for s in scores if s.method == method]
+            rows.append(("All languages", *_over_seeds(method, found, _base_of(found, scores))))
+    first = scores[0] if scores else None
+    return Table(
+        caption="Accuracy by language and method: means over seeds",
+        columns=(
+            Column("Language"),
+            Column("Method"),
+            Column("Seeds", "count"),
+            Column(first.metric if first else "avg@k", "share"),
+            Column("95% interval", "interval"),
+            Column("Gain over base, points", "points"),
+            Column("Range over seeds", "interval"),
+            Column(first.passing if first else "pass@k", "share"),
+            Column("Format rate", "share"),
+            Column("Generated tokens", "count"),
+        ),
+        rows=tuple(rows),
+        headings=2,
+    )
+
+
+def runs_table(runs: Sequence[Run]) -> Table:
+    """Every score of every run, or a line without numbers for a run that has none yet."""
+    rows = []
+    for run in runs:
+        seed = None if run.seed is None else str(run.seed)
+        for score in run.scores:
+            rows.append(
+                (
+                    run.label,
+                    run.method,
+                    seed,
+                    language_name(score.language),
+                    f"{score.where} ({score.metric})",
+                    score.average,
+                    score.interval,
+                    score.solved,
+                    score.format_rate,
+                    score.generated_tokens or run.generated_tokens,
+                )
+            )
+        if not run.scores:
+            name = language_name(run.language)
+            nothing = (None,) * 4
+            rows.append(
+                (run.label, run.method, seed, name, "not yet", *nothing, run.generated_tokens)
+            )
+    return Table(
+        caption="Scores of each run",
+        columns=(
+            Column("Run"),
+            Column("Method"),
+            Column("Seed"),
+            Column("Language"),
+            Column("Measured on"),
+            Column("avg@k", "share"),
+            Column("95% interval", "interval"),
+            Column("pass@k", "share"),
+            Column("Format rate", "share"),
+            Column("Generated tokens", "count"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def time_spent(run: Run) -> tuple[Span, ...]:
+    """Seconds of the whole run by activity, the longest possible list in a fixed order.
+
+    The loss is computed inside the student's pass, so its time is taken out of that.
+    """
+    totals: dict[str, float] = {}
+    for row in run.train:
+        for name in row:
+            if name.startswith("time/"):
+                totals[name[5:]] = totals.get(name[5:], 0.0) + (number(row, name) or 0.0)
+    if "student" in totals:
+        totals["student"] = max(0.0, totals["student"] - totals.get("loss", 0.0))
+    order = ["rollout", "teacher", "student", "loss", "evaluate"]
+    names = [*(n for n in order if n in totals), *sorted(set(totals) - set(order))]
+    return tuple(Span(name, totals[name]) for name in names)
+
+
+def provenance(runs: Sequence[Run]) -> tuple[dict[str, str], Table | None]:
+    """What all runs share, and a table of what differs between them."""
+    facts = [dict(_facts(run)) for run in runs]
+    names = list(dict.fromkeys(name for known in facts for name in known))
+    shared = {
+        name: facts[0][name]
+        for name in names
+        if name in facts[0] and all(known.get(name) == facts[0][name] for known in facts)
+    }
+    differing = [name for name in names if name not in shared]
+    if not differing:
+        return shared, None
+    return shared, Table(
+        caption="What differs between the runs",
+        columns=(Column("Run"), *(Column(name) for name in differing)),
+        rows=tuple(
+            (run.label, *(known.get(name) for name in differing))
+            for run, known in zip(runs, facts, strict=True)
+        ),
+    )
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    """Versions, seed, commit and hardware, as far as the run wrote them down."""
+    environment = run.environment
+    if run.model:
+        yield "model", run.model
+    if run.method:
+        yield "method", run.method
+    if run.seed is not None:
+        yield "seed", str(run.seed)
+    git = mapping(environment.get("git"))
+    if git.get("commit"):
+        changes = " with uncommitted changes" if git.get("dirty") else ""
+        yield "git commit", f"{git['commit']}{changes}"
+    for name in ("python", "platform", "cpu", "threads"):
+        if environment.get(name) not in (None, ""):
+            yield name, str(environment[name])
+    if environment.get("gpus"):
+        yield "gpus", ", ".join(map(str, environment["gpus"]))
+    for package, version in mapping(environment.get("versions")).items():
+        yield str(package), str(version)
+
+
+def _over_seeds(method: str, found: Sequence[Score], base: float | None) -> tuple[Any, ...]:
+    """One row of means. The interval's ends are means of the seeds' ends: no narrower than the
+    interval of the mean would be."""
+    average = _mean([score.average for score in found])
+    ends = [score.interval for score in found if score.interval is not None]
+    by_seed = _by_seed(found)
+    gain = None if method == BASE or base is None or average is None else average - base
+    return (
+        method,
+        len(by_seed) or None,
+        average,
+        (_mean([e[0] for e in ends]), _mean([e[1] for e in ends])) if ends else None,
+        gain,
+        (min(by_seed.values()), max(by_seed.values())) if len(by_seed) > 1 else None,
+        _mean([score.solved for score in found]),
+        _mean([score.format_rate for score in found]),
+        _mean([score.generated_tokens for score in found]),
+    )
+
+
+def _by_seed(found: Iterable[Score]) -> Mapping[int | None, float]:
+    averages: dict[int | None, list[float]] = {}
+    for score in found:
+        if score.average is not None:
+            averages.setdefault(score.seed, []).append(score.average)
+    return {seed: sum(values) / len(values) for seed, values in averages.items()}
+
+
+def _base_of(found: Sequence[Score], scores: Sequence[Score]) -> float | None:
+    """The base's mean over the languages of these scores."""
+    languages = {score.language for score in found}
+    return _mean([s.average for s in scores if s.method == BASE and s.language in languages])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _one_line(cell: str) -> str:
+    return " ".join(cell.replace("\\", "\\\\").replace("|", "\\|").split())

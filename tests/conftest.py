@@ -1,0 +1,48 @@
+"""A tiny random Qwen3 on disk, made once per session: the real code paths, no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from opsd.miniature.tokenizer import build_tokenizer
+
+transformers_logging.disable_progress_bar()
+torch.set_num_threads(1)
+
+
+def tiny_model(vocab: int, **changes: object) -> Qwen3ForCausalLM:
+    """Two layers, 64 wide, always the same weights; a few vocabulary rows more than ids."""
+    torch.manual_seed(0)
+    config = {
+        "vocab_size": vocab + 5,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+    }
+    return Qwen3ForCausalLM(Qwen3Config(**{**config, **changes}))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model = tiny_model(len(tokenizer))
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

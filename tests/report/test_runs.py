@@ -1,0 +1,128 @@
+"""Run folders, whole and in pieces."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opsd.journal import Meter
+from opsd.report.runs import load
+from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict
+
+from .folders import dev_line, jsonl, quickstart_folder, run_folder, train_line
+
+
+def test_a_run_is_what_its_files_say(tmp_path: Path):
+    (run,) = load([run_folder(tmp_path / "mine", planned=10)]).runs
+    assert (run.label, run.method, run.language, run.seed) == ("mine", "copsd", "yor", 7)
+    assert (run.steps, run.planned_steps, run.generated_tokens) == (6, 10, 576)
+    assert len(run.train) == 6 and len(run.dev) == 2
+    (score,) = run.scores
+    assert (score.average, score.solved, score.interval) == (0.625, 0.75, None)
+    assert score.generated_tokens == 576
+
+
+def test_scores_of_suites_come_first(tmp_path: Path):
+    path = run_folder(tmp_path / "mine")
+    row = {
+        "model": "m",
+        "suite": "afrimgsm",
+        "language": "yor",
+        "labels": "corrected",
+        "budget": 2048,
+        "n_problems": 100,
+        "samples": 12,
+        "avg@k": 0.61,
+        "pass@k": 0.8,
+        "format_rate": 0.95,
+        "accuracy_given_format": 0.7,
+        "cut_off": 0.1,
+        "interval": [0.55, 0.7],
+    }
+    file = path / "eval" / "m" / "afrimgsm" / "result.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"seconds": 3, "results": [row]}))
+    score = load([path]).runs[0].scores[0]
+    assert score.where == "afrimgsm, corrected labels, 2,048 tokens"
+    assert (score.metric, score.passing) == ("avg@12", "pass@12")
+    assert (score.average, score.interval) == (0.61, (0.55, 0.7))
+
+
+def test_a_quickstart_is_its_runs_and_what_they_were_compared_by(tmp_path: Path):
+    evidence = load([quickstart_folder(tmp_path / "quickstart")])
+    assert len(evidence.runs) == 8
+    assert {(r.language, r.method, r.seed) for r in evidence.runs} >= {("swa", "grpo", 1)}
+    (comparison,) = evidence.comparisons
+    assert len(comparison.scores) == 10 and len(comparison.samples) == 6
+
+
+def test_a_quickstart_that_has_not_come_to_its_end(tmp_path: Path):
+    path = quickstart_folder(tmp_path / "quickstart")
+    (path / "result.json").unlink()
+    jsonl(path / "zul-grpo-seed0" / "metrics.jsonl", [])
+    evidence = load([path])
+    assert len(evidence.runs) == 8 and not evidence.comparisons
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path: Path):
+    paths = [run_folder(tmp_path / folder / "run") for folder in ("a", "b")]
+    assert [run.label for run in load([*paths, paths[0]]).runs] == ["a/run", "b/run"]
+
+
+def test_a_run_killed_in_the_middle_of_a_line(tmp_path: Path):
+    lines = [train_line(1), train_line(2)]
+    jsonl(tmp_path / "metrics.jsonl", lines, end='{"step": 3, "lo')
+    assert load([tmp_path]).runs[0].steps == 2
+
+
+def test_numbers_that_are_none(tmp_path: Path):
+    jsonl(tmp_path / "metrics.jsonl", [train_line(1, generated_tokens=float("nan"))])
+    run = load([tmp_path]).runs[0]
+    assert run.generated_tokens is None and run.scores == ()
+
+
+def test_dev_lines_alone_are_a_run(tmp_path: Path):
+    jsonl(tmp_path / "metrics.jsonl", [dev_line(0, 0.25)])
+    assert load([tmp_path]).runs[0].steps == 0
+
+
+def test_errors_say_what_is_missing(tmp_path: Path):
+    with pytest.raises(UserError, match="no such folder"):
+        load([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match=r"has no metrics\.jsonl"):
+        load([tmp_path])
+    with pytest.raises(UserError, match="name at least one"):
+        load([])
+    jsonl(tmp_path / "metrics.jsonl", [])
+    with pytest.raises(UserError, match=r"metrics\.jsonl is empty"):
+        load([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("recipe.yaml", "a: [1"), ("env.json", "{"), ("metrics.jsonl", "{\n")]
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str):
+    path = run_folder(tmp_path / "mine")
+    (path / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        load([path])
+
+
+def test_names_of_metrics_are_the_ones_that_training_writes():
+    """The report reads these names from metrics.jsonl; the meter is who chooses them."""
+    meter = Meter()
+    verdict = Verdict(1.0, True, True)
+    rollout = Rollout((1,), (2, 3), "x", Finish.STOP, verdict=verdict)
+    meter.rollouts([Group(Problem("p"), (rollout,))])
+    with meter.timed("rollout"):
+        pass
+    written = set(meter.merged(lambda parts: parts))
+    assert written <= set(train_line(1)) and "completions/clipped_ratio" in written
+
+
+def test_reports_start_without_torch():
+    code = "import sys, opsd.report.page; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,92 @@
+"""Numbers in tables are the numbers in the files."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from opsd.report import tables
+from opsd.report.runs import load
+
+from .folders import quickstart_folder, run_folder, without_teacher
+
+
+def test_a_comparison_is_means_over_seeds_and_gains_over_base(tmp_path: Path):
+    (comparison,) = load([quickstart_folder(tmp_path / "q")]).comparisons
+    table = tables.comparison_table(comparison)
+    names = [column.name for column in table.columns]
+    assert names[3] == "avg@4" and names[7] == "pass@4"
+    rows = {row[:2]: row[2:] for row in table.rows}
+    seeds, average, interval, gain, spread, solved, formed, tokens = rows["Yoruba", "copsd"]
+    assert seeds == 2
+    assert average == pytest.approx(0.89) and gain == pytest.approx(0.89 - 0.301)
+    assert interval == pytest.approx((0.85, 0.93)) and spread == pytest.approx((0.88, 0.90))
+    assert (solved, formed, tokens) == pytest.approx((0.94, 0.9, 24_000.5))
+    base = rows["Swahili", "base"]
+    assert base[0] == 1 and base[1] == 0.372 and base[3] is None and base[4] is None
+    assert rows["All languages", "grpo"][3] == pytest.approx(0.47 - (0.372 + 0.301) / 2)
+
+
+def test_a_base_that_was_not_measured_gives_no_gain(tmp_path: Path):
+    path = quickstart_folder(tmp_path / "q")
+    text = (path / "result.json").read_text().replace('"base"', '"other"')
+    (path / "result.json").write_text(text)
+    table = tables.comparison_table(load([path]).comparisons[0])
+    assert all(row[5] is None for row in table.rows)
+
+
+def test_csv_keeps_full_precision(tmp_path: Path):
+    (comparison,) = load([quickstart_folder(tmp_path / "q")]).comparisons
+    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(tables.comparison_table(comparison)))))
+    assert rows[0]["Language"] == "Swahili" and float(rows[0]["avg@4"]) == 0.372
+    assert float(rows[0]["95% interval, low"]) == 0.372 - 0.04
+    assert rows[0]["Gain over base, points"] == ""
+
+
+def test_markdown_is_what_people_read(tmp_path: Path):
+    runs = load([run_folder(tmp_path / "a|b")]).runs
+    lines = tables.markdown(tables.runs_table(runs)).splitlines()
+    assert lines[1].startswith("| --- |") and lines[1].endswith("| ---: |")
+    assert lines[2].startswith(r"| a\|b | copsd | 7 | Yoruba | dev split, step 6 (avg@k) | 62.5% |")
+
+
+def test_a_run_without_scores_has_a_line(tmp_path: Path):
+    path = run_folder(tmp_path / "mine")
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    (path / "metrics.jsonl").write_text(lines[0] + "\n")
+    (row,) = tables.runs_table(load([path]).runs).rows
+    assert row[4] == "not yet" and row[5] is None and row[-1] == 96
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "shown"),
+    [
+        (0.3725, "share", "37.2%"),
+        (-0.05, "points", "\u22125.0"),
+        (0.528, "points", "+52.8"),
+        ((0.25, 0.5), "interval", "25.0\u201350.0%"),
+        (24_000.4, "count", "24,000"),
+        (0.0, "count", "0"),
+        (0.344, "seconds", "0.34"),
+        (None, "share", "\u2013"),
+    ],
+)
+def test_cells(value: object, kind: tables.Kind, shown: str):
+    assert tables.text(value, kind) == shown
+
+
+def test_the_loss_is_not_counted_twice(tmp_path: Path):
+    (run,) = load([run_folder(tmp_path / "mine", steps=4)]).runs
+    spans = {span.name: span.seconds for span in tables.time_spent(run)}
+    assert spans == pytest.approx({"rollout": 2.0, "teacher": 0.8, "student": 0.8, "loss": 0.4})
+
+
+def test_provenance_is_said_once_where_runs_agree(tmp_path: Path):
+    paths = [run_folder(tmp_path / "a"), run_folder(tmp_path / "b", "grpo", line=without_teacher)]
+    shared, differing = tables.provenance(load(paths).runs)
+    assert shared["git commit"] == "0123abcd with uncommitted changes"
+    assert shared["seed"] == "7" and shared["torch"] == "2.13.0"
+    assert differing is not None
+    assert differing.rows == (("a", "copsd"), ("b", "grpo"))
+    assert tables.provenance(load(paths[:1]).runs)[1] is None

@@ -1,0 +1,137 @@
+"""`kill -9` at random moments, then `--resume`: the run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from opsd import checkpoint
+from opsd.run import RunFolder, read_jsonl
+
+STEPS = 12
+
+
+def recipe(tmp_path: Path, model: Path) -> Path:
+    """Everything that has state: rollouts used twice, a second signal, an EMA teacher, dev scores."""
+    content = {
+        "model": str(model),
+        "method": {
+            "name": "grpo",
+            "group": 2,
+            "reuse": 3,
+            "signal": {
+                "type": "sum",
+                "terms": [
+                    [1.0, {"type": "advantage"}],
+                    [
+                        0.5,
+                        {
+                            "type": "distill",
+                            "teacher": {
+                                "context": {"type": "solution"},
+                                "weights": {"type": "ema", "decay": 0.5},
+                            },
+                        },
+                    ],
+                ],
+            },
+        },
+        "data": {"source": "miniature", "language": "swa", "limit": 20, "dev": 2},
+        "sampling": {"max_completion_length": 8, "top_k": 0, "top_p": 1.0, "temperature": 1.0},
+        "train": {
+            "max_steps": STEPS,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-3,
+            "save_steps": 1,
+            "eval_steps": 3,
+            "eval_samples": 2,
+            "gradient_checkpointing": False,
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def start(recipe: Path, output: Path, *flags: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "opsd", "train", str(recipe), "--output", str(output)]
+    return subprocess.Popen(
+        [*command, "--threads", "1", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def metrics(run: Path) -> list[dict]:
+    """Everything that is logged, but for the clock."""
+    rows = list(read_jsonl(run / "metrics.jsonl"))
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(tmp_path, tiny_folder):
+    path = recipe(tmp_path, tiny_folder)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(start(path, whole))
+    kills = 0
+    chance = random.Random()
+    process = start(path, broken)
+    while kills < 4:
+        wait = chance.uniform(0.2, 3.0)
+        # The clock starts at the first sign of life in the run folder, wherever that then is.
+        while process.poll() is None and not any(broken.glob("metrics.jsonl")):
+            try:
+                process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+        try:
+            process.wait(wait + (5.0 if kills else 0.0))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            process = start(path, broken, "--resume")
+    finish(process)
+    print(f"killed {kills} times")
+    assert metrics(broken) == metrics(whole)
+    for name in ("rollouts/rank0.jsonl",):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    for name in ("model/model.safetensors", f"checkpoint-{STEPS}/opsd/teacher-0-ema.safetensors"):
+        ours, theirs = load_file(broken / name), load_file(whole / name)
+        assert all(ours[key].equal(theirs[key]) for key in theirs)
+
+
+def test_only_a_checkpoint_whose_two_states_parse_counts(tmp_path):
+    for step, trainer_state in ((2, "{}"), (10, '{"half'), (30, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        checkpoint.save(folder, {"sizes": {}}, {})
+        if trainer_state is not None:
+            (folder / "trainer_state.json").write_text(trainer_state)
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_journals_are_cut_back_to_the_checkpoint(tmp_path):
+    run = RunFolder(tmp_path)
+    run.append("metrics.jsonl", [{"step": 1}])
+    sizes = run.sizes()
+    run.append("metrics.jsonl", [{"step": 2}])
+    run.append("rollouts/rank0.jsonl", [{"step": 2}])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"half')
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
+    run.cut_back(sizes)
+    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps({"step": 1}) + "\n"
+    assert not (tmp_path / "rollouts" / "rank0.jsonl").exists()
