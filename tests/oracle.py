@@ -45,9 +45,7 @@ class Oracle:
             return value, slope
         return np.minimum(value, self.cap), slope * (value <= self.cap)
 
-    def __call__(
-        self, student: Any, target: Any, temperature: float = 1.0
-    ) -> tuple[Array, Array]:
+    def __call__(self, student: Any, target: Any, temperature: float = 1.0) -> tuple[Array, Array]:
         """Values [N], and their gradient by the student's logits [N, V]."""
         student, target = f64(student) / temperature, f64(target) / temperature
         value, gradient = self._restricted(student, target)

@@ -27,9 +27,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
     train_set, dev_set = problems.load(recipe.data)
     trainer = make_trainer(recipe, output, train_set, dev_set)
     if trainer.args.should_save:
-        about = environment() | {"seed": trainer.args.seed, "model": recipe.model.name}
-        write_atomically(output / "recipe.yaml", recipes.dump(recipe))
-        write_atomically(output / "env.json", json.dumps(about, indent=1))
+        record(recipe, output, trainer.args.seed)
         log(recipe.method.describe(trainer.args.temperature))
         trained = trainer.model.num_parameters(only_trainable=True)
         log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
@@ -37,6 +35,13 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(output / "model"))
     return trainer
+
+
+def record(recipe: Recipe, output: Path, seed: int) -> None:
+    """Writes down what runs, and on what: `recipe.yaml`, resolved, and `env.json`."""
+    about = environment() | {"seed": seed, "model": recipe.model.name}
+    write_atomically(output / "recipe.yaml", recipes.dump(recipe))
+    write_atomically(output / "env.json", json.dumps(about, indent=1))
 
 
 def make_trainer(

@@ -87,9 +87,7 @@ def rollout(step: int, problem: str = "p1", **other: Any) -> dict[str, Any]:
         "language": "yor",
         "prompt": "Ìṣòro kan",
         "prompt_ids": [1, 2],
-        "views": [
-            {"name": "solution", "weights": "frozen", "prompt": "Ojútùú", "prompt_ids": [1]}
-        ],
+        "views": [{"name": "solution", "weights": "frozen", "prompt": "Ojútùú", "prompt_ids": [1]}],
         "completion": f"written at {step}",
         "completion_ids": [5, 6, 7],
         "finish": "stop",

@@ -170,7 +170,9 @@ def test_half_a_character_can_be_written(tmp_path: Path):
     assert "U+D800" in html
 
 
-@pytest.mark.parametrize("theme", ["prefers-color-scheme: dark", "@media print", "max-width: 36rem"])
+@pytest.mark.parametrize(
+    "theme", ["prefers-color-scheme: dark", "@media print", "max-width: 36rem"]
+)
 def test_the_style_covers(tmp_path: Path, theme: str):
     html = made(run_folder(tmp_path / "mine"))
     assert theme in html and "Content-Security-Policy" in html

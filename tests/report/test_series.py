@@ -54,6 +54,7 @@ def test_deciles_at_three_stages(tmp_path: Path):
         ("middle", (14, 16)),
         ("end", (28, 30)),
     ]
+    assert stages[0].deciles[0] == 0.0
     assert stages[0].deciles[9] == pytest.approx(0.9 * (1 + 1 / 2 + 1 / 3) / 3)
 
 

@@ -38,7 +38,9 @@ def test_a_base_that_was_not_measured_gives_no_gain(tmp_path: Path):
 
 def test_csv_keeps_full_precision(tmp_path: Path):
     (comparison,) = load([quickstart_folder(tmp_path / "q")]).comparisons
-    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(tables.comparison_table(comparison)))))
+    rows = list(
+        csv.DictReader(io.StringIO(tables.comma_separated(tables.comparison_table(comparison))))
+    )
     assert rows[0]["Language"] == "Swahili" and float(rows[0]["avg@4"]) == 0.372
     assert float(rows[0]["95% interval, low"]) == 0.372 - 0.04
     assert rows[0]["Gain over base, points"] == ""

@@ -18,7 +18,8 @@ _news: Any = None
 
 @dataclass(frozen=True)
 class Arm:
-    """`tokens`: training stops once so many are generated. `problems`: held-out ones."""
+    """`tokens`: training stops once so many are generated. `problems`: held-out ones, of `split`.
+    `settings` change the method's recipe, as `--set` does."""
 
     language: str
     method: str
@@ -26,10 +27,13 @@ class Arm:
     tokens: int
     problems: int
     output: str
+    split: str = "test"
+    settings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        return f"{self.language}-{self.method}-seed{self.seed}"
+        own = "".join(f"-{s.rpartition('.')[2]}" for s in self.settings)
+        return f"{self.language}-{self.method}{own}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,7 @@ def run(arm: Arm) -> Outcome:
     """Trains the arm (all but `base`) and samples its held-out problems."""
     from opsd import recipe as recipes
     from opsd.miniature.world import problems
-    from opsd.run import write_atomically
-    from opsd.train import make_trainer
+    from opsd.train import make_trainer, record
 
     name = "quickstart-grpo" if arm.method == "grpo" else "quickstart"
     settings = (
@@ -84,17 +87,18 @@ def run(arm: Arm) -> Outcome:
         f"train.seed={arm.seed}",
         f"train.max_generated_tokens={arm.tokens}",
         "train.disable_tqdm=true",
+        *arm.settings,
     )
     recipe = recipes.load(name, settings)
     train_set = problems("miniature", "train", arm.language)
     if arm.method == "copsd_shuffled":
         train_set = shuffled(train_set, arm.seed)
     folder = Path(arm.output) / arm.name
-    test = problems("miniature", "test", arm.language, arm.problems)
+    test = problems("miniature", arm.split, arm.language, arm.problems)
     news = _News(arm)
     trainer = make_trainer(recipe, folder, train_set, callbacks=[news.callback()])
     if arm.method != "base":
-        write_atomically(folder / "recipe.yaml", recipes.dump(recipe))
+        record(recipe, folder, arm.seed)
         trainer.train()
     news("testing", arm.tokens)
     outcome = _test(arm, trainer, test)

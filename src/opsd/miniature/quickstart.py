@@ -62,7 +62,7 @@ def run(output: Path, *, full: bool) -> dict[str, Any]:
     start = time.perf_counter()
     plan = FULL if full else SHORT
     _clear(output)
-    outcomes = _run_arms(plan, output)
+    outcomes = run_arms(list(_arms(plan, output)))
     rows = [outcome.row() for outcome in outcomes]
     result = {
         "seconds": 0.0,
@@ -104,12 +104,11 @@ def _arms(plan: Plan, output: Path) -> Iterator[arms.Arm]:
                 yield arms.Arm(language, method, seed, plan.tokens, plan.problems, str(output))
 
 
-def _run_arms(plan: Plan, output: Path) -> list[arms.Outcome]:
-    """All outcomes, in the order of the table."""
+def run_arms(planned: Sequence[arms.Arm]) -> list[arms.Outcome]:
+    """All outcomes, sorted as in the table; one worker process per core."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     news: Any = context.SimpleQueue()
-    planned = list(_arms(plan, output))
     with (
         ProcessPoolExecutor(
             min(os.cpu_count() or 1, len(planned)), context, arms.begin, (news,)
@@ -119,12 +118,13 @@ def _run_arms(plan: Plan, output: Path) -> list[arms.Outcome]:
         futures = [pool.submit(arms.run, arm) for arm in planned]
         total = progress.add_task("all arms", total=len(planned), unit="arm", note="")
         tasks: dict[str, Any] = {}
+        limit = planned[0].tokens
         while not all(future.done() for future in futures):
             while not news.empty():
                 name, tokens, note = news.get()
                 if name not in tasks:
-                    tasks[name] = progress.add_task(name, total=plan.tokens, unit="token", note="")
-                progress.update(tasks[name], completed=min(tokens, plan.tokens), note=note)
+                    tasks[name] = progress.add_task(name, total=limit, unit="token", note="")
+                progress.update(tasks[name], completed=min(tokens, limit), note=note)
                 if note.startswith("test"):
                     progress.remove_task(tasks.pop(name))
                     if progress.disable:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +34,7 @@ _STAGES = {
     "middle": {"alpha": 0.75, "linestyle": _DASHES[1]},
     "end": {"linestyle": "-", "marker": "o", "markersize": 3, "markeredgewidth": 0},
 }
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "opsd",
     "text.parse_math": False,
@@ -58,6 +57,9 @@ _SETTINGS = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+
+# Stands before every id of a figure until `placed` numbers the figure.
+_OWN = "figure-to-be-placed-"
 
 STEPS, TOKENS = "optimizer step", "generated tokens"
 
@@ -98,7 +100,8 @@ def lines(
             axes.set_ylim(-0.02, 1.02)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         elif from_zero:
-            axes.set_ylim(0, 1.06 * max(max(curve.y) for curve in drawn) or 1.0)
+            top = max(max(curve.y) for curve in drawn)
+            axes.set_ylim(0, 1.06 * top if top > 0 else 1.0)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
@@ -126,9 +129,8 @@ def positions(title: str, thirds: Sequence[Third], style: int) -> list[Panel]:
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
 
     said = "; ".join(
-        f"{t.stage} (steps {t.steps[0]} to {t.steps[1]}): first tenth {t.deciles[0]:.3g},"
-        f" last tenth {t.deciles[-1]:.3g}"
-        for t in thirds
+        f"{third.stage} (steps {third.steps[0]} to {third.steps[1]}): {_ends(third.deciles)}"
+        for third in thirds
     )
     return [Panel(title, f"Line chart: divergence by position, {title}. {said}.", _svg(draw))]
 
@@ -154,6 +156,11 @@ def stage_swatch(stage: str) -> str:
     return _svg(draw, width=0.5, height=0.16, frame=(0.02, 0.0, 0.96, 1.0))
 
 
+def placed(svg: str, number: int) -> str:
+    """The figure with ids of its own: the same one may stand in several places of a page."""
+    return svg.replace(_OWN, f"figure-{number}-")
+
+
 def _draw_curve(axes: Axes, curve: Curve, many: bool) -> None:
     look = _look(curve.style)
     trend = None if curve.marked else smoothed(curve.y)
@@ -172,6 +179,12 @@ def _look(style: int) -> dict[str, Any]:
         "marker": _MARKERS[style % len(_MARKERS)],
         "markeredgewidth": 0,
     }
+
+
+def _ends(deciles: Sequence[float]) -> str:
+    """The first and the last value; tenths without a token have none."""
+    known = [value for value in deciles if value == value]
+    return f"first tenth {known[0]:.3g}, last tenth {known[-1]:.3g}" if known else "no tokens"
 
 
 def _short(value: float) -> str:
@@ -209,11 +222,9 @@ def _for_a_page(text: str) -> str:
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text, count=1)
     text = re.sub(r" font-family: [^;\"]*;", "", text)
-    # Matplotlib numbers its groups anew in every figure, and names shapes by a hash; a name may
-    # occur once in a page.
+    # Matplotlib numbers its groups anew in every figure, and names shapes by their hash.
     text = re.sub(r' id="[a-z2.]+_\d+"', "", text)
-    own = f"f{zlib.crc32(text.encode()):08x}-"
-    text = re.sub(r'(id="|href="#|url\(#)', rf"\1{own}", text)
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\1{_OWN}", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     return re.sub(r"\s*\n\s*", "\n", text).strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,6 +16,7 @@ from markupsafe import Markup
 
 from opsd import __version__
 from opsd.report import tables
+from opsd.report.figures import placed
 from opsd.report.rollouts import LEVELS, Shown, samples, visible
 from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load, number
 from opsd.report.sections import bars, sections
@@ -52,6 +54,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
 def page(evidence: Evidence) -> str:
     """The report as HTML."""
     runs = evidence.runs
+    figures = count(1)
     shared, differing = tables.provenance(runs)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -62,7 +65,7 @@ def page(evidence: Evidence) -> str:
     )
     environment.filters |= {
         "visible": visible,
-        "markup": Markup,
+        "figure": lambda svg: Markup(placed(svg, next(figures))),
         "cell": tables.text,
         "language": language_name,
     }

@@ -76,7 +76,8 @@ def samples(run: Run) -> Shown | None:
         return None
     rows = [*early, *late]
     values = sorted(v for row in rows for v in row.get("divergence") or () if v == v)
-    darkest = values[int(0.95 * (len(values) - 1))] if values else None
+    # Few tokens carry most of the divergence: where one in twenty has any, the largest one counts.
+    darkest = (values[int(0.95 * (len(values) - 1))] or values[-1] or None) if values else None
     tokenizer = _tokenizer(run.path) if values else None
     before, after = (
         tuple(_sample(row, darkest, tokenizer) for row in part) for part in (early, late)

@@ -78,8 +78,9 @@ def deciles(run: Run) -> tuple[Third, ...]:
         # Completions shorter than ten tokens leave some tenths without a token.
         means = []
         for i in range(10):
-            values = [v for v in (number(row, f"divergence/decile_{i}") for row in part) if v]
-            means.append(float(np.mean(values)) if values else float("nan"))
+            values = [number(row, f"divergence/decile_{i}") for row in part]
+            known = [value for value in values if value is not None]
+            means.append(float(np.mean(known)) if known else float("nan"))
         steps = (int(part[0].get("step", 0)), int(part[-1].get("step", 0)))
         found.append(Third(stage, steps, tuple(means)))
     return tuple(found)
