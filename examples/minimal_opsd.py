@@ -53,7 +53,7 @@ def teacher_prompt(tokenizer, problem):
 
 @torch.no_grad()
 def write(model, tokenizer, prompts):
-    """One sampled completion per prompt, as lists of token ids that end with the model's own stop."""
+    """One sampled completion per prompt, as token ids that end where the model stops."""
     width = max(map(len, prompts))
     pad, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])

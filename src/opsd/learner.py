@@ -108,13 +108,13 @@ class Learner:
         return Share(
             coefficient=coefficient,
             leaf=leaf,
-            views=self._views(part, i, reader),
+            views=self.views(part, i, reader),
             taught_R=torch.tensor([x.readings[i] is not None for x in part], device=device),
             factor_R=torch.tensor([x.factors[i] for x in part], device=device),
             temperature=self.temperature_of(leaf),
         )
 
-    def _views(self, part: Sequence[Lesson], i: int, model: nn.Module) -> list[View]:
+    def views(self, part: Sequence[Lesson], i: int, model: nn.Module) -> list[View]:
         """Each view's hidden states; rows of rollouts that the signal does not teach stay 0."""
         pupils = [lesson for lesson in part if lesson.readings[i]]
         if not pupils:

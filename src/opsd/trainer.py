@@ -41,6 +41,7 @@ from opsd.teacher.lessons import Lesson, lessons
 from opsd.teacher.score import check_head
 from opsd.teacher.start import starts_as_base
 from opsd.teacher.weights import AnyWeights
+from opsd.traces import trace
 from opsd.types import Group, Problem, UserError
 
 Verify = Callable[[Sequence[tuple[Problem, str]]], Sequence[Any]]
@@ -146,6 +147,10 @@ class OPSDTrainer(Trainer):
         made = lessons(self._groups, self.signals, self.sampler)
         self.meter.add("rollouts_learned", len(made), 1)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
+        if self._due(self.args.trace_steps) and self.args.process_index == 0:
+            base = self.accelerator.unwrap_model(self.model)
+            shown = [trace(x, self.learner, base, self.processing_class, step) for x in made[:2]]
+            self.run.append("traces/rank0.jsonl", shown)
         made.sort(key=lambda lesson: -lesson.tokens)
         size = -(-len(made) // num_batches)
         return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
@@ -176,10 +181,9 @@ class OPSDTrainer(Trainer):
                 loss = model(objective=objective) * self.args.world_size
             self.accelerator.backward(loss)
         divergences = self.learner.note(part, results)
-        step, every = self.state.global_step, self.args.rollout_log_steps
-        if every and step % every == 0 and step % self.method.reuse == 0:
+        if self._due(self.args.rollout_log_steps):
             rows = [
-                rollout_row(lesson, step, self.processing_class, divergence)
+                rollout_row(lesson, self.state.global_step, self.processing_class, divergence)
                 for lesson, divergence in zip(part, divergences, strict=True)
             ]
             self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
@@ -189,6 +193,11 @@ class OPSDTrainer(Trainer):
         return self.accelerator.reduce(counts.to(self.args.device), "sum")
 
     # What is written down
+
+    def _due(self, every: int) -> bool:
+        """Whether this step's rollouts are new, and one of `every` steps to be written out."""
+        step = self.state.global_step
+        return bool(every) and step % every == 0 and step % self.method.reuse == 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the step measured; writes training and evaluation lines to metrics.jsonl."""

@@ -245,7 +245,7 @@ def test_gradient_rows_sum_to_zero(seed, scale, distance):
     student, target = logits(scale, distance, rows=8, vocab=64, seed=seed)
     for name, (ours, _) in EVERY.items():
         gradient = outcome(ours, student, target).gradient
-        bound = 1e-6 * gradient.abs().sum(-1) + 1e-8
+        bound = 3e-6 * gradient.abs().sum(-1) + 1e-8
         assert (gradient.sum(-1).abs() <= bound).all(), name
 
 

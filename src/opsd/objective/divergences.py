@@ -294,11 +294,13 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _balanced(gradient: Tensor, p: Tensor) -> Tensor:
-    """Where one entry holds most of the mass, its gradient is what the others' sum leaves: there
-    the closed form subtracts nearly equal numbers."""
-    top = p.amax(-1, keepdim=True)
-    surplus = gradient.sum(-1, keepdim=True) / top
-    return gradient.addcmul_(torch.nn.functional.threshold(p, 0.5, 0.0), surplus, value=-1)
+    """Takes from each row what it should not sum to. Where one entry holds most of the mass, its
+    gradient is what the others' sum leaves: there the closed form subtracts nearly equal numbers.
+    Elsewhere the row's mean was rounded, and entries share the surplus as they share the mass."""
+    peaked = p.amax(-1, keepdim=True) > 0.5
+    share = (p - 0.5 * peaked).clamp_(min=0)
+    surplus = gradient.sum(-1, keepdim=True) / share.sum(-1, keepdim=True)
+    return gradient.addcmul_(share, surplus, value=-1)
 
 
 def _plain(value: Tensor, gradient: Tensor) -> Outcome:
