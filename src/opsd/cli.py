@@ -58,7 +58,7 @@ def train(
     from opsd import recipe as recipes
 
     loaded = recipes.load(recipe, set_ or ())
-    _use_threads(threads)
+    _prepare(threads)
     from opsd.train import train as run
 
     run(loaded, output or Path("runs") / Path(recipe).stem, resume=resume)
@@ -84,7 +84,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Sample and grade: avg@k, pass@k, format rate, with intervals."""
-    _use_threads(threads)
+    _prepare(threads)
     from opsd.evaluate.command import evaluate_models
 
     outcome = evaluate_models(
@@ -161,9 +161,13 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def _use_threads(threads: int | None) -> None:
-    """Sets torch's threads before any work; a run repeats bit for bit on as many threads only."""
-    if threads is not None:
-        import torch
+def _prepare(threads: int | None) -> None:
+    """Sets torch's threads before any work (a run repeats bit for bit on as many threads only), and
+    keeps Transformers' own bars for terminals."""
+    import torch
+    from transformers.utils import logging
 
+    if threads is not None:
         torch.set_num_threads(threads)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()

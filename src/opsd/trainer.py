@@ -350,6 +350,12 @@ class OPSDTrainer(Trainer):
             too_long=args.prompt_too_long,
         )
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A tied head is not stored: that it is missing is no news."""
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
+        load_result.missing_keys[:] = [k for k in load_result.missing_keys if k not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def floating_point_ops(self, inputs: list[Lesson]) -> float:
         """6 x parameters x tokens of the student's sequences."""
         return 6.0 * self.model.num_parameters() * sum(lesson.tokens for lesson in inputs)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 RECIPE = """\
-model: miniature
+model: {{name: miniature, lora: null}}
 method: {{name: {method}}}
 data: {{source: miniature, language: yor}}
-train: {{max_steps: {steps}, learning_rate: 0.001}}
+train: {{max_steps: {steps}, max_generated_tokens: {tokens}, learning_rate: 0.001}}
 """
 
 ENVIRONMENT = {
@@ -112,11 +112,13 @@ def run_folder(
     line: Callable[[int], dict[str, Any]] = train_line,
     rollouts: Iterable[Mapping[str, Any]] = (),
     planned: int | None = None,
+    tokens: int | None = None,
 ) -> Path:
     """A run with a recipe, an environment, training lines and two dev lines."""
     lines = [line(step) for step in range(1, steps + 1)]
     jsonl(path / "metrics.jsonl", [*lines, dev_line(1, 0.25), dev_line(steps, 0.625)])
-    (path / "recipe.yaml").write_text(RECIPE.format(method=method, steps=planned or steps))
+    asked = {"steps": planned or steps, "tokens": tokens or "null"}
+    (path / "recipe.yaml").write_text(RECIPE.format(method=method, **asked))
     (path / "env.json").write_text(json.dumps(ENVIRONMENT))
     rows = list(rollouts)
     if rows:
@@ -162,6 +164,8 @@ def quickstart_folder(path: Path) -> Path:
                     "correct": method == "copsd",
                 }
             )
-    (path / "result.json").write_text(json.dumps({"seconds": 183.2, "results": results}))
+    control = [result("swa", "copsd_shuffled", 0, 0.35, 24_000)]
+    content = {"seconds": 183.2, "results": results, "control": control}
+    (path / "result.json").write_text(json.dumps(content))
     jsonl(path / "samples.jsonl", samples)
     return path

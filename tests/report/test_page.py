@@ -93,12 +93,17 @@ def test_a_run(tmp_path: Path):
 def test_a_quickstart(tmp_path: Path):
     text = check(made(quickstart_folder(tmp_path / "q"))).text
     assert "copsd and grpo against the base model" in text
-    assert "33.7% before training, 47.0% after grpo and 89.0% after copsd." in text
+    assert "33.7% before training, 47.0% after grpo, 89.0% after copsd and 35.0%" in text
     assert "All of it took 3 min 3 s." in text
     for cell in ("37.2%", "33.2\u201341.2%", "+51.8", "88.0\u201390.0%"):
         assert cell in text
     assert "Dev accuracy, Swahili" in text and "Loss of grpo, Yoruba" in text
     assert "grpo wrote this" in text and "copsd, Yoruba (seed 0)" in text
+
+
+def test_a_run_beside_a_comparison_has_its_own_table(tmp_path: Path):
+    text = check(made(quickstart_folder(tmp_path / "q"), run_folder(tmp_path / "mine"))).text
+    assert "means over seeds" in text and text.index("62.5%") < text.index("each training run")
 
 
 def test_a_run_of_a_method_without_a_teacher(tmp_path: Path):

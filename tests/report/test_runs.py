@@ -24,6 +24,17 @@ def test_a_run_is_what_its_files_say(tmp_path: Path):
     assert score.generated_tokens == 576
 
 
+@pytest.mark.parametrize(
+    ("planned", "tokens", "unfinished"),
+    [(6, None, False), (10, None, True), (10, 576, False), (10, 600, True)],
+)
+def test_a_run_ends_with_its_steps_or_its_tokens(
+    tmp_path: Path, planned: int, tokens: int | None, unfinished: bool
+):
+    path = run_folder(tmp_path / "mine", planned=planned, tokens=tokens)
+    assert load([path]).runs[0].unfinished == unfinished
+
+
 def test_scores_of_suites_come_first(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     row = {
@@ -55,7 +66,7 @@ def test_a_quickstart_is_its_runs_and_what_they_were_compared_by(tmp_path: Path)
     assert len(evidence.runs) == 8
     assert {(r.language, r.method, r.seed) for r in evidence.runs} >= {("swa", "grpo", 1)}
     (comparison,) = evidence.comparisons
-    assert len(comparison.scores) == 10 and len(comparison.samples) == 6
+    assert len(comparison.scores) == 11 and len(comparison.samples) == 6
 
 
 def test_a_quickstart_that_has_not_come_to_its_end(tmp_path: Path):

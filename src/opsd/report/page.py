@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -72,9 +73,7 @@ def page(evidence: Evidence) -> str:
     return environment.get_template("page.html.jinja").render(
         title=title(evidence),
         summary=list(summary(evidence)),
-        headline=[tables.comparison_table(c) for c in evidence.comparisons]
-        or [tables.runs_table(runs)],
-        each_run=tables.runs_table(runs) if evidence.comparisons else None,
+        **_scores(evidence),
         sections=sections(runs),
         bars=bars(runs),
         answers=[a for c in evidence.comparisons for a in answers(c)],
@@ -85,6 +84,19 @@ def page(evidence: Evidence) -> str:
         recipes=[(run.label, run.recipe_text) for run in runs if run.recipe_text],
         version=__version__,
     )
+
+
+def _scores(evidence: Evidence) -> dict[str, Any]:
+    """Tables at the head of the page, and one behind a fold: a comparison already says what
+    became of its own runs."""
+    compared = [run for run in evidence.runs if run.compared] if evidence.comparisons else []
+    others = [run for run in evidence.runs if run not in compared]
+    headline = [tables.comparison_table(comparison) for comparison in evidence.comparisons]
+    scored = [run for run in compared if run.scores]
+    return {
+        "headline": [*headline, *([tables.runs_table(others)] if others else [])],
+        "each_run": tables.runs_table(scored) if scored else None,
+    }
 
 
 def title(evidence: Evidence) -> str:
@@ -146,10 +158,9 @@ def _about(run: Run) -> Iterator[str]:
     source = data.get("source") if isinstance(data, dict) else data
     problems = f" on {source}" if isinstance(source, str) and source else ""
     yield f"{trained}{method}{problems}{_spoken([run])}."
-    planned = run.planned_steps
-    if planned is not None and run.steps < planned:
-        done = f"It has done {run.steps:,} of {planned:,} optimizer steps: it is still going, or"
-        yield f"{done} was stopped."
+    if run.unfinished:
+        done = f"It has done {run.steps:,} of {run.planned_steps:,} optimizer steps: it is"
+        yield f"{done} still going, or was stopped."
     else:
         yield f"It has done {run.steps:,} optimizer step{'s' if run.steps != 1 else ''}."
     if run.generated_tokens:
@@ -172,7 +183,7 @@ def _about_all(runs: Sequence[Run]) -> Iterator[str]:
     yield f"They have done {_between(steps)} optimizer steps each."
     if tokens:
         yield f"For training each generated {_between(tokens)} tokens."
-    unfinished = [r.label for r in runs if r.planned_steps and r.steps < r.planned_steps]
+    unfinished = [run.label for run in runs if run.unfinished]
     if unfinished:
         verb = "is" if len(unfinished) == 1 else "are"
         yield f"{_listed(unfinished)} {verb} still going, or stopped early."

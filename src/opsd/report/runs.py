@@ -76,6 +76,14 @@ class Run:
         return steps if isinstance(steps, int) and steps > 0 else None
 
     @property
+    def unfinished(self) -> bool:
+        """Whether the recipe asks for more: steps, or tokens, whichever would end the run first."""
+        budget = number(mapping(self.recipe.get("train")), "max_generated_tokens")
+        if budget and (self.generated_tokens or 0) >= budget:
+            return False
+        return self.planned_steps is not None and self.steps < self.planned_steps
+
+    @property
     def generated_tokens(self) -> int | None:
         """Tokens that the run has sampled for training so far."""
         counts = [n for n in (number(row, "generated_tokens") for row in self.train) if n]
@@ -283,7 +291,9 @@ def _score(row: Row, where: str, method: str, seed: int | None) -> Score:
 
 
 def _results(file: Path) -> list[Row]:
-    rows = mapping(_json(file)).get("results", [])
+    """An evaluation's rows; a quickstart keeps those of its control experiment apart."""
+    content = mapping(_json(file))
+    rows = [*(content.get("results") or ()), *(content.get("control") or ())]
     return [row for row in rows if isinstance(row, Mapping)]
 
 

@@ -19,6 +19,8 @@ _ACTIVITIES = {
     "evaluate": "dev evaluation",
 }
 
+_NEGLIGIBLE = 0.0005
+
 
 @dataclass(frozen=True)
 class Key:
@@ -131,6 +133,7 @@ def _bar(run: Run, spans: Sequence[Span], names: Sequence[str]) -> Bar:
         parts=tuple(
             (_ACTIVITIES.get(s.name, s.name), s.seconds, s.seconds / total, names.index(s.name) % 7)
             for s in spans
+            if s.seconds / total >= _NEGLIGIBLE
         ),
     )
 
@@ -185,7 +188,8 @@ def _loss(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
         reading=(
             "The divergence is the unclipped distance between student and teacher. The loss is"
             " what was minimised: it may be clipped, weighted, or something else altogether, so"
-            " the two need not move together."
+            " the two need not move together. A policy gradient's loss stays around zero whatever"
+            " it learns."
         ),
         panels=tuple(panels),
         keys=keys,
