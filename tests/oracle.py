@@ -79,6 +79,12 @@ class Oracle:
         return (value * inside).sum(-1) + tail_value[:, 0], gradient
 
 
+def magnitude(oracle: Oracle, student: Any, target: Any, temperature: float = 1.0) -> Array:
+    """The sum of the sizes of what a value adds up [N]; a capped sum may itself pass through 0."""
+    lp, lq = log_softmax(f64(student) / temperature), log_softmax(f64(target) / temperature)
+    return np.abs(oracle.summand(lp, lq)[0]).sum(-1)
+
+
 def sampled(student: Any, tokens: Any, temperature: float = 1.0) -> tuple[Array, Array]:
     """The log-probability [N] of each row's token, and its gradient by the student's logits."""
     lp = log_softmax(f64(student) / temperature)
@@ -128,9 +134,12 @@ def f64(x: Any) -> Array:
     return np.asarray(x, dtype=np.float64)
 
 
-def assert_values(ours: Any, true: Array, relative: float = 1e-5, nats: float = 1e-9) -> None:
+def assert_values(
+    ours: Any, true: Array, relative: float = 1e-5, nats: float = 1e-9, summed: Any = 0.0
+) -> None:
+    """Within `relative` of each value, or of the size `summed` of its summands, plus `nats`."""
     error = np.abs(f64(ours) - true)
-    excess = error - (relative * np.abs(true) + nats)
+    excess = error - (relative * np.maximum(np.abs(true), summed) + nats)
     worst = int(excess.argmax()) if excess.size else 0
     assert not excess.size or excess.max() <= 0, (worst, f64(ours)[worst], true[worst])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -75,7 +75,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find(name)
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys, this file is not")
@@ -95,19 +95,21 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, content)}") from error
-    check_train(recipe.train, where)
-    return recipe
+    return recipe.model_copy(update={"train": check_train(recipe.train, where)})
 
 
 def method(value: Any, where: str = "recipe") -> Method:
     """A method from its name, or from a mapping with a name and what differs from the catalogue.
 
     Keys that the catalogue's function takes (`beta` of grpo) are its arguments; the others replace
-    parts of the method, key by key, or whole where the `type` changes.
+    parts of the method, key by key, or whole where the `type` changes. Plain mappings
+    (`template_options`) are replaced whole.
     """
-    given = {"name": value} if isinstance(value, str) else dict(value or {})
+    if not isinstance(value, str | Mapping):
+        raise UserError(f"{where}: method is a name, or a mapping with a name and changed parts")
+    given = {"name": value} if isinstance(value, str) else dict(value)
     name = given.pop("name", None)
-    if name not in FUNCTIONS:
+    if not isinstance(name, str) or name not in FUNCTIONS:
         raise UserError(f"{where}: unknown method '{name}'; known: {', '.join(sorted(FUNCTIONS))}")
     takes = inspect.signature(FUNCTIONS[name], eval_str=True).parameters
     arguments = {key: given.pop(key) for key in list(given) if key in takes}
@@ -115,8 +117,12 @@ def method(value: Any, where: str = "recipe") -> Method:
         try:
             arguments[key] = TypeAdapter(takes[key].annotation).validate_python(argument)
         except ValidationError as error:
-            raise UserError(f"{where}: method.{key}{explain(error, argument)}") from error
-    content = _merged(_METHOD.dump_python(FUNCTIONS[name](**arguments), mode="json"), given)
+            # pydantic knows the argument's own keys; the path starts with the argument's name.
+            told = explain(error, argument).removeprefix(": ")
+            dot = "." if error.errors()[0]["loc"] else ": "
+            raise UserError(f"{where}: method.{key}{dot}{told}") from error
+    base = _METHOD.dump_python(FUNCTIONS[name](**arguments), mode="json")
+    content = {**base, **{key: _merged(base.get(key), part) for key, part in given.items()}}
     try:
         return _METHOD.validate_python(content)
     except ValidationError as error:
@@ -144,12 +150,14 @@ def explain(error: ValidationError, content: Any) -> str:
     return f"{'.'.join(keys)}: {message}{more}"
 
 
-def check_train(train: Mapping[str, Any], where: str) -> None:
-    """Refuses keys that OPSDConfig does not know, or that have their home elsewhere."""
+def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values as OPSDConfig's types (YAML reads `1e-4` as a text). Refuses keys that it does not
+    know, or that have their home elsewhere."""
     from opsd.config import OPSDConfig
 
-    fields = OPSDConfig.__dataclass_fields__
-    for key in train:
+    fields = get_type_hints(OPSDConfig)
+    checked = {}
+    for key, value in train.items():
         if key in Sampling.model_fields:
             raise UserError(f"{where}: train.{key} belongs under 'sampling'")
         if key not in fields:
@@ -158,6 +166,12 @@ def check_train(train: Mapping[str, Any], where: str) -> None:
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UserError(f"{where}: train.{key}: unknown key{hint}")
+        try:
+            checked[key] = TypeAdapter(fields[key]).validate_python(value)
+        except ValidationError as error:
+            wrong = error.errors()[0]["msg"]
+            raise UserError(f"{where}: train.{key}: {wrong}, not {value!r}") from error
+    return checked
 
 
 def _override(content: dict[str, Any], text: str) -> None:
@@ -176,13 +190,16 @@ def _override(content: dict[str, Any], text: str) -> None:
             raise UserError(f"--set {text}: '{key}' is a value, not a group of keys")
         level[key] = below
         level = below
-    level[last] = yaml.safe_load(value)
+    try:
+        level[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is not YAML; quote it") from error
 
 
 def _merged(base: Any, changes: Any) -> Any:
-    """`changes` laid over `base`, key by key; a mapping with another `type` replaces whole."""
-    if not (isinstance(base, dict) and isinstance(changes, Mapping)):
+    """`changes` laid over a part `base`, key by key; anything else replaces it whole."""
+    if not (isinstance(base, dict) and "type" in base and isinstance(changes, Mapping)):
         return changes
-    if "type" in changes and changes["type"] != base.get("type"):
+    if "type" in changes and changes["type"] != base["type"]:
         return dict(changes)
     return {**base, **{k: _merged(base.get(k), v) for k, v in changes.items()}}

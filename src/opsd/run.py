@@ -18,6 +18,7 @@ from typing import Any
 
 from opsd.types import UserError
 
+_JOURNALS = ("metrics.jsonl", "samples.jsonl", "rollouts/*.jsonl", "traces/*.jsonl")
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "math-verify", "vllm")
 
 
@@ -52,20 +53,21 @@ class RunFolder:
                 os.truncate(file, size)
 
     def _journals(self) -> list[Path]:
-        folders = (self.path, self.path / "rollouts", self.path / "traces")
-        return [file for folder in folders for file in sorted(folder.glob("*.jsonl"))]
+        # By name: a run folder may hold files of the user's own, which nothing here may cut.
+        return [file for name in _JOURNALS for file in sorted(self.path.glob(name))]
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file; a last line without its newline is still being written: skipped."""
-    with path.open(encoding="utf-8") as file:
+    # As bytes: a kill can fall between the two halves of one character.
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error})") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

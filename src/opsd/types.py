@@ -42,7 +42,8 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.id:
             content = [self.prompt, self.answer, self.language, dict(self.privileged)]
-            digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+            text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()
             object.__setattr__(self, "id", digest[:16])
 
     @property

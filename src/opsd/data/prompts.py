@@ -18,7 +18,10 @@ from opsd.types import Problem, UserError, View
 @cache
 def _template(source: str) -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     try:
         return environment.from_string(source)
@@ -29,7 +32,7 @@ def _template(source: str) -> jinja2.Template:
 @cache
 def template_text(template: str) -> str:
     """The text of a prompt template: a shipped one's name, a `.jinja` file, or the text itself."""
-    if "{{" in template or "\n" in template or not template:
+    if any(mark in template for mark in ("{{", "{%", "\n")) or not template:
         return template
     shipped = resources.files("opsd.data") / "templates"
     if (shipped / f"{template}.jinja").is_file():
@@ -47,25 +50,32 @@ def fill(template: str, problem: Problem, **extra: Any) -> str:
 
     Raises UserError when the template asks for a text that the problem does not have.
     """
+    return _render(template_text(template), problem, extra).strip("\n")
+
+
+def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
     lang = language(problem.language)
     names = {
         "problem": problem.text,
-        "answer": problem.answer,
         "instruction": lang.instruction,
         "transition": lang.transition,
         "think_prefix": lang.think_prefix,
         "labels": lang.labels,
+        **({} if problem.answer is None else {"answer": problem.answer}),
         **problem.privileged,
         **extra,
     }
+    begins = " ".join(text.split())[:40]
     try:
-        return _template(template_text(template)).render(names).strip("\n")
+        return _template(text).render(names)
     except jinja2.UndefinedError as error:
         have = ", ".join(sorted(problem.privileged)) or "none"
         raise UserError(
-            f"problem {problem.id}: the prompt template '{template[:40]}' needs a text that the row"
+            f"problem {problem.id}: the prompt template '{begins}' needs a text that the row"
             f" lacks ({error.message}); privileged texts it has: {have}. Map a column to it"
         ) from error
+    except Exception as error:  # whatever a user's template does wrong, an escape included
+        raise UserError(f"prompt template '{begins}': {error}") from error
 
 
 def view(
@@ -83,7 +93,8 @@ def view(
     return View(
         name=name,
         messages=(*earlier, {"role": "user", "content": content}),
-        prefill=fill(prefill, problem, **extra) if prefill else "",
+        # Always text, never a template's name; its last newline counts ("<think>\n").
+        prefill=_render(prefill, problem, extra),
         template_options=template_options or {},
     )
 

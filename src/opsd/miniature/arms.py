@@ -99,6 +99,7 @@ def run(arm: Arm) -> Outcome:
     trainer = make_trainer(recipe, folder, train_set, callbacks=[news.callback()])
     if arm.method != "base":
         record(recipe, folder, arm.seed)
+        trainer.processing_class.save_pretrained(folder)
         trainer.train()
     news("testing", arm.tokens)
     outcome = _test(arm, trainer, test)

@@ -257,7 +257,7 @@ class _Loop:
         every = [view for term in self.terms for view in term.views]
         shared = [v for v in every if v.head.weight is self.head.weight]
         stacked = [student_CD, *(v.hidden_ND[rows].to(student_CD.dtype) for v in shared)]
-        parts = list(self.head.logits(torch.cat(stacked)).split(student_CD.shape[0]))
+        parts = self.head.logits(torch.cat(stacked)).tensor_split(len(stacked))
         student, of_shared = parts[0], iter(parts[1:])
         views = [
             [

@@ -1,0 +1,1 @@
+"""Side-by-side measurements against other implementations; each a ratio within one run."""
