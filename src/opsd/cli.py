@@ -35,9 +35,9 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """Watch a small built-in model learn: base, GRPO and COPSD at equal generated tokens."""
-    from opsd.miniature.quickstart import run
+    from opsd.miniature.quickstart import FULL, SHORT, run
 
-    result = run(output, full=full)
+    result = run(output, FULL if full else SHORT)
     if as_json:
         print(json.dumps(result))
 
@@ -70,7 +70,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="A file of problems, a dataset, or miniature.")],
     language: Annotated[str, typer.Option(help="Language of the problems, ISO 639-3.")] = "eng",
     split: Annotated[str, typer.Option(help="Split of a dataset.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first so many problems.", min=1)
+    ] = None,
     samples: Annotated[int, typer.Option(help="Completions per problem.", min=1)] = 4,
     budget: Annotated[str, typer.Option(help="Token budgets, comma-separated.")] = "1024",
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 1.0,

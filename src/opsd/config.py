@@ -62,6 +62,10 @@ class OPSDConfig(TrainingArguments):
 
         if self.bf16 is None:
             self.bf16 = not self.fp16 and torch.cuda.is_available()
+        if self.prompt_too_long not in ("error", "skip"):
+            raise ValueError(f"prompt_too_long is 'error' or 'skip', not '{self.prompt_too_long}'")
+        if self.temperature <= 0:
+            raise ValueError("temperature is above 0: the student learns from its own distribution")
         self.remove_unused_columns = False
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "eval_avg@k"

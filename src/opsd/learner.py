@@ -3,6 +3,7 @@ function that runs inside the wrapped model's forward."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class Learner:
     temperature: float
     chunk_rows: int | None
     meter: Meter
+    autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
     def objective(
         self, part: Sequence[Lesson], reader: nn.Module, device: torch.device
@@ -125,7 +127,9 @@ class Learner:
         for k, reading in enumerate(pupils[0].readings[i] or ()):
             prompts = [(lesson.readings[i] or ())[k].ids for lesson in pupils]
             completions = [lesson.rollout.completion_ids for lesson in pupils]
-            with self.keepers[reading.weights].use(model) as reader:
+            # The student's forward brings the Trainer's autocast; a reader beside it needs its own,
+            # each a new one: autocast remembers casts by parameter, and keepers swap their values.
+            with self.keepers[reading.weights].use(model) as reader, self.autocast():
                 taught_ND, head = score(reader, prompts, completions, self.pad_id, self.vocab)
             hidden_ND = taught_ND.new_zeros(len(mask), taught_ND.shape[1])
             hidden_ND[mask.to(hidden_ND.device)] = taught_ND

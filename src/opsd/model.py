@@ -10,6 +10,7 @@ from torch import nn
 
 from opsd.config import OPSDConfig
 from opsd.miniature import model_path
+from opsd.teacher.start import refuse_prompt_learning
 from opsd.types import UserError
 
 
@@ -20,20 +21,26 @@ def resolve(name: str) -> str:
 
 def load_model(name: str, args: OPSDConfig | None = None, *, frozen_base: bool = False) -> Any:
     """A causal language model. Weights that are trained are kept in float32; a base that only an
-    adapter changes takes the checkpoint's own type. A folder with an adapter loads both.
+    adapter changes takes the checkpoint's own type. A folder with an adapter loads both; training
+    goes on with the adapter.
 
     Raises UserError where the model or its adapter cannot be loaded: never another one instead.
     """
     from transformers import AutoModelForCausalLM
 
     path = resolve(name)
-    trained = args is not None and not frozen_base
-    if args is not None and args.bf16 and frozen_base:
+    _refuse_lost_adapter(path)
+    continued = args is not None and not frozen_base and _is_adapter(path)
+    if args is not None and args.bf16 and (frozen_base or continued):
         dtype: Any = torch.bfloat16
     else:
-        dtype = torch.float32 if trained else "auto"
-    _refuse_lost_adapter(path)
+        dtype = "auto" if args is None or frozen_base or continued else torch.float32
     try:
+        if continued:
+            from peft import AutoPeftModelForCausalLM, PeftConfig
+
+            refuse_prompt_learning(PeftConfig.from_pretrained(path))
+            return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, dtype=dtype)
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{name}': {_first_line(error)}") from error
@@ -50,9 +57,49 @@ def load_tokenizer(source: str | nn.Module) -> Any:
         raise UserError(
             f"cannot load the tokenizer of '{name}': {_first_line(error)}; pass processing_class"
         ) from error
+    return padded(tokenizer)
+
+
+def padded(tokenizer: Any) -> Any:
+    """The tokenizer, with its end-of-sequence token for padding where it names none."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def with_adapter(model: Any, config: Any, seed: int) -> Any:
+    """The model under a new adapter, which the seed alone determines: a resumed run starts from the
+    same one, whatever was drawn before it in its process."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    if hasattr(model, "peft_config"):
+        raise UserError(
+            f"'{model.config._name_or_path}' has an adapter already: leave 'lora' out to train"
+            " that one on, or merge it first"
+        )
+    set_seed(seed)
+    return get_peft_model(model, config)
+
+
+def accept_objectives(model: nn.Module) -> None:
+    """Lets the model's forward run a given function of the model instead: so the student's trunk
+    and the loss run inside whatever wraps the model."""
+    original = model.forward
+
+    def forward(*args: Any, objective: Any = None, **kwargs: Any) -> Any:
+        return original(*args, **kwargs) if objective is None else objective(model)
+
+    model.forward = forward
+
+
+def switch_dropout_off(model: nn.Module) -> None:
+    """A teacher that is the student must read the same text the same way."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
 
 
 def vocabulary(tokenizer: Any) -> int:
@@ -73,11 +120,13 @@ def context_length(model: Any, limit: int) -> int:
     return min(limit, own) if own else limit
 
 
+def _is_adapter(path: str) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
 def _refuse_lost_adapter(path: str) -> None:
-    folder = Path(path)
-    if (folder / "adapter_config.json").is_file() and not any(
-        (folder / f).is_file() for f in ("adapter_model.safetensors", "adapter_model.bin")
-    ):
+    weights = ("adapter_model.safetensors", "adapter_model.bin")
+    if _is_adapter(path) and not any((Path(path) / name).is_file() for name in weights):
         raise UserError(f"{path} has an adapter_config.json but no adapter weights; nothing loaded")
 
 

@@ -48,7 +48,7 @@ class RunFolder:
         for file in self._journals():
             size = sizes.get(str(file.relative_to(self.path)))
             if size is None:
-                file.unlink()
+                file.unlink(missing_ok=True)
             else:
                 os.truncate(file, size)
 

@@ -12,7 +12,7 @@ from opsd import recipe as recipes
 from opsd.config import OPSDConfig
 from opsd.data import problems
 from opsd.recipe import Recipe
-from opsd.run import environment, log, write_atomically
+from opsd.run import RunFolder, environment, log, write_atomically
 from opsd.trainer import OPSDTrainer
 from opsd.types import Problem, UserError
 
@@ -34,6 +34,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
         log(f"{len(train_set):,} problems, {len(dev_set):,} for dev; run folder {output}")
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(output / "model"))
+    # The Trainer adds its arguments as a pickle; `recipe.yaml` says the same, and is safe to open.
+    (output / "model" / "training_args.bin").unlink(missing_ok=True)
     return trainer
 
 
@@ -52,7 +54,7 @@ def make_trainer(
     callbacks: Sequence[Any] = (),
 ) -> OPSDTrainer:
     """The trainer that a recipe describes, on problems already loaded."""
-    settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 25} if dev_set else {}
+    settings = _on_dev(recipe.train) if dev_set else {}
     settings |= recipe.sampling.model_dump() | recipe.train
     try:
         args = OPSDConfig(output_dir=str(output), **settings)
@@ -74,15 +76,27 @@ def make_trainer(
     )
 
 
+def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
+    """With dev problems: scored before every checkpoint, and the best checkpoint is kept."""
+    every = train.get("save_steps", 25)
+    best = (
+        train.get("save_strategy", "steps") == "steps"
+        and every % train.get("eval_steps", every) == 0
+    )
+    return {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
+
+
 def _claim(recipe: Recipe, output: Path, resume: bool) -> None:
     """Makes sure that a run neither overwrites another nor goes on as a different one."""
     written = output / "recipe.yaml"
     if not resume:
-        if written.exists() or checkpoint.newest(output):
+        # A start that failed before its first step leaves nothing to protect, and may be mended.
+        if (output / "metrics.jsonl").exists() or checkpoint.newest(output):
             raise UserError(
                 f"{output} holds a run already: add --resume to go on with it, or choose another"
                 " --output"
             )
+        RunFolder(output).cut_back({})
         return
     if written.is_file() and written.read_text("utf-8") != recipes.dump(recipe):
         raise UserError(

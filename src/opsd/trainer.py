@@ -9,6 +9,7 @@ No method's name appears here.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,17 @@ from opsd.grade.verifier import MathVerifier
 from opsd.journal import Meter, rollout_row
 from opsd.learner import Learner, passes
 from opsd.methods.method import Method
-from opsd.model import context_length, eos_ids, load_model, load_tokenizer, vocabulary
+from opsd.model import (
+    accept_objectives,
+    context_length,
+    eos_ids,
+    load_model,
+    load_tokenizer,
+    padded,
+    switch_dropout_off,
+    vocabulary,
+    with_adapter,
+)
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.signals import leaves
 from opsd.progress import TrainingProgress
@@ -73,14 +84,13 @@ class OPSDTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         args = args or OPSDConfig(output_dir="runs/opsd")
-        tokenizer = processing_class or load_tokenizer(model)
+        source = model
         if isinstance(model, str):
             model = load_model(model, args, frozen_base=peft_config is not None)
+        tokenizer = padded(processing_class or load_tokenizer(source))
         if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
-        _switch_dropout_off(model)
+            model = with_adapter(model, peft_config, args.seed)
+        switch_dropout_off(model)
         self.method = method
         self.signals = leaves(method.signal)
         self.vocab = vocabulary(tokenizer)
@@ -88,7 +98,7 @@ class OPSDTrainer(Trainer):
         self.run = RunFolder(args.output_dir)
         self.verifier_is_ours = verifier is None
         self._groups: list[Group] = []
-        _accept_objectives(model)
+        accept_objectives(model)
         super().__init__(
             model=model,
             args=args,
@@ -103,6 +113,8 @@ class OPSDTrainer(Trainer):
         if not args.disable_tqdm:
             self.add_callback(TrainingProgress())
         self._refuse_ungraded()
+        if self.train_dataset is not None:
+            self.get_train_dataloader()  # refuses an empty set, or groups that fill no step
         self.starting_weights = fingerprint(self.model)
         self.keepers = self._keepers()
         self.sampler = self._sampler(engine, verifier or MathVerifier().many)
@@ -114,6 +126,7 @@ class OPSDTrainer(Trainer):
             temperature=args.temperature,
             chunk_rows=args.loss_chunk_rows,
             meter=self.meter,
+            autocast=self.accelerator.autocast,
         )
 
     # What a step is made of
@@ -246,12 +259,15 @@ class OPSDTrainer(Trainer):
         if resume_from_checkpoint and self.args.should_save:
             self.run.cut_back(checkpoint.load(folder)["sizes"] if folder else {})
         if folder is not None:
-            self._restore(folder)
+            spent = self._restore(folder)
             state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
-            if state.global_step >= state.max_steps:
+            steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
+            if state.global_step >= steps or spent >= (self.args.max_generated_tokens or math.inf):
                 # The Trainer would take one more step before it notices that it has arrived.
                 self._load_from_checkpoint(str(folder))
                 self.state = state
+                if self.args.load_best_model_at_end and state.best_model_checkpoint:
+                    self._load_best_model()
                 return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=str(folder) if folder else None, **kwargs)
 
@@ -275,7 +291,8 @@ class OPSDTrainer(Trainer):
             checkpoint.save(folder, state, teachers)
         super()._save_checkpoint(model, trial)
 
-    def _restore(self, folder: Path) -> None:
+    def _restore(self, folder: Path) -> int:
+        """Takes our state from a checkpoint; returns the tokens generated until then."""
         state = checkpoint.load(folder)
         if state["starting_weights"] != self.starting_weights:
             raise UserError(
@@ -290,11 +307,12 @@ class OPSDTrainer(Trainer):
                 keeper.load_state_dict(checkpoint.load_teacher(folder, f"{i}-{weights.type}"))
         if int(folder.name.split("-")[1]) % self.method.reuse:
             self._groups = checkpoint.load_rollouts(folder, self.args.process_index)
+        return state["generated_tokens"]
 
     # What is put together at the start
 
     def _refuse_ungraded(self) -> None:
-        """Rewards need answers; found out here, not at the first problem without one."""
+        """Rewards and dev scores need answers; found out here, not at the first one without."""
         graded = isinstance(self.method.source, KeepCorrect) or any(
             isinstance(getattr(leaf, "credit", None), GroupNormalised) for _, leaf in self.signals
         )
@@ -304,6 +322,8 @@ class OPSDTrainer(Trainer):
                 f"{self.method.name} learns from right and wrong answers, but {len(lacking)}"
                 f" problems have none (the first: {lacking[0].id}); map a column to 'answer'"
             )
+        if self.verifier_is_ours and any(not p.answer for p in self.eval_dataset or ()):
+            raise UserError("dev problems are graded, but some have no answer; map a column to it")
 
     def _keepers(self) -> dict[AnyWeights, Keeper]:
         """One keeper per choice of weights that the method names."""
@@ -313,7 +333,11 @@ class OPSDTrainer(Trainer):
         tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1
         check_head(self.model, probe, self.vocab, tolerance)
         as_base = starts_as_base(self.model, probe, self.vocab)
-        return {w: keep(w, self.model, starts_as_base=as_base) for w in dict.fromkeys(chosen)}
+        keepers = {w: keep(w, self.model, starts_as_base=as_base) for w in dict.fromkeys(chosen)}
+        for keeper in keepers.values():
+            with keeper.use(self.model) as reader:
+                check_head(reader, probe, self.vocab, tolerance)
+        return keepers
 
     @contextlib.contextmanager
     def _borrowed(self, weights: AnyWeights) -> Iterator[None]:
@@ -343,7 +367,7 @@ class OPSDTrainer(Trainer):
                 args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
             ),
             borrow=self._borrowed,
-            eos_id=tokenizer.eos_token_id,
+            eos_id=eos_ids(self.model, tokenizer)[0],
             limit=context_length(self.model, args.max_length),
             seed=args.seed,
             total_steps=args.max_steps,
@@ -373,21 +397,3 @@ class _AfterStep(TrainerCallback):
         budget, spent = args.max_generated_tokens, self.trainer.sampler.generated_tokens
         if budget is not None and sum(gather_object([spent])) >= budget:
             control.should_training_stop = True
-
-
-def _accept_objectives(model: nn.Module) -> None:
-    """Lets the model's forward run a given function of the model instead: so the student's trunk
-    and the loss run inside whatever wraps the model."""
-    original = model.forward
-
-    def forward(*args: Any, objective: Any = None, **kwargs: Any) -> Any:
-        return original(*args, **kwargs) if objective is None else objective(model)
-
-    model.forward = forward
-
-
-def _switch_dropout_off(model: nn.Module) -> None:
-    """A teacher that is the student must read the same text the same way."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from opsd.objective import fused
 from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
 from opsd.objective.fused import (
     DivergenceTerm,
@@ -165,14 +166,14 @@ def test_a_teacher_brings_its_own_head():
 def test_dense_and_fused_agree(name):
     ours, _ = DIVERGENCES[name]
     case = Case(vocab=200, trained=True)
-    fused = fused_divergence(case.student, case.teacher, case.head, ours, chunk_rows=4)
-    fused.sum().backward()
+    ours_fused = fused_divergence(case.student, case.teacher, case.head, ours, chunk_rows=4)
+    ours_fused.sum().backward()
     by_student, by_weight = case.student.grad.clone(), case.head.weight.grad.clone()
     case.student.grad = case.head.weight.grad = None
     target = log_softmax(case.teacher @ case.head.weight.detach().t(), -1)
     dense = ours(log_softmax(case.student @ case.head.weight.t(), -1), target)
     dense.sum().backward()
-    torch.testing.assert_close(fused, dense, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours_fused, dense, rtol=1e-5, atol=1e-6)
     for a, b in ((case.student.grad, by_student), (case.head.weight.grad, by_weight)):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
@@ -365,6 +366,23 @@ def test_products_with_the_head(trained, planned, distill, likelihood):
         assert head_products(case.head, [term], planned) == expected
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_blocks_of_a_chunk_change_nothing(trained, monkeypatch):
+    results = []
+    for limit in (2**30, 4 * 70 * 3, 1):
+        monkeypatch.setitem(fused._BLOCK_BYTES, "cpu", limit)
+        case = Case(trained=trained, softcap=8.0)
+        values, statistics = fused_terms(
+            case.student, case.head, terms_of(case), case.tokens, chunk_rows=8
+        )
+        sum((v * case.weights).sum() for v in values).backward()
+        gradients = [case.student.grad, *([case.head.weight.grad] if trained else [])]
+        results.append([*values, *(c for s in statistics for c in s.values()), *gradients])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
 class Largest(TorchDispatchMode):
     """The size of the largest tensor that any operation returns, in entries."""
 
@@ -399,6 +417,8 @@ def test_chunks_follow_the_budget():
     case = Case()
     view = View("teacher", case.teacher, case.head)
     small = Head(torch.empty(151_936, 1, device="meta"))
-    assert chunk_rows_for(small, [DivergenceTerm((view,))], "cpu") == 16
-    assert 128 <= chunk_rows_for(small, [DivergenceTerm((view,))], "cuda") <= 512
+    assert chunk_rows_for(small, [DivergenceTerm((view,))], "cpu") == 27
+    assert chunk_rows_for(small, [DivergenceTerm((view,))], "cuda") == 441
+    huge = Head(torch.empty(10**6, 1, device="meta"))
+    assert chunk_rows_for(huge, [DivergenceTerm((view,))], "cpu") == 16
     assert chunk_rows_for(case.head, [SampledTerm()], "cpu") > 1000

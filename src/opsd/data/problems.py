@@ -200,7 +200,9 @@ def _csv(path: Path) -> Iterator[Row]:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
         for number, row in enumerate(reader, 1):
             if None in row:  # an unquoted comma would cut the text at it
-                raise UserError(f"{path}, row {number}: more cells than the header; quote its texts")
+                raise UserError(
+                    f"{path}, row {number}: more cells than the header; quote its texts"
+                )
             yield row
 
 

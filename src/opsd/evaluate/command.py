@@ -57,7 +57,10 @@ def _folder(model: str) -> str:
 
 
 def _print(results: Sequence[dict[str, Any]]) -> None:
-    table = Table("model", "language", "budget", "problems", "avg@k", "95 %", "pass@k", "format")
+    table = Table()
+    table.add_column("model", overflow="fold")
+    for heading in ("language", "budget", "problems", "avg@k", "95 %", "pass@k", "format"):
+        table.add_column(heading, no_wrap=True)
     for row in results:
         low, high = row["interval"]
         table.add_row(
@@ -66,7 +69,7 @@ def _print(results: Sequence[dict[str, Any]]) -> None:
             str(row["budget"]),
             f"{row['n_problems']} x {row['samples']}",
             f"{row['avg@k']:.3f}",
-            f"{low:.3f}-{high:.3f}",
+            f"{low:.2f}-{high:.2f}",
             f"{row['pass@k']:.3f}",
             f"{row['format_rate']:.3f}",
         )

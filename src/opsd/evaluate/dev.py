@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from opsd.evaluate.metrics import pass_at_k
 from opsd.rollout.source import OnPolicy, Sampler
-from opsd.types import Group, Problem
+from opsd.types import Group, Problem, UserError
 
 Score = tuple[int, int, int, int]
 """Samples, correct ones, well-formed ones, tokens; of one problem."""
@@ -32,6 +32,8 @@ def score_of(group: Group) -> Score:
 
 def summarise(scores: Sequence[Score]) -> dict[str, float]:
     """avg@k, pass@k (k = samples per problem), format rate, mean length in tokens."""
+    if not scores:
+        raise UserError("no dev problem fits the length limit; raise max_length")
     n = sum(score[0] for score in scores)
     return {
         "avg@k": sum(score[1] for score in scores) / n,

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from opsd.data.prompts import prompt_ids
 from opsd.evaluate.metrics import (
     accuracy_given_format,
@@ -28,7 +30,7 @@ from opsd.model import context_length, eos_ids, load_model, load_tokenizer, voca
 from opsd.progress_bar import counting
 from opsd.rollout.engine import Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine
-from opsd.run import RunFolder, read_jsonl, write_atomically
+from opsd.run import RunFolder, log, read_jsonl, write_atomically
 from opsd.teacher.context import StudentPrompt
 from opsd.types import Finish, Group, Problem, UserError
 
@@ -55,9 +57,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates one model on one suite into `folder`; returns the content of `result.json`."""
     start = time.perf_counter()
-    gradable = [p for p in problems if p.answer]
+    gradable = list({p.id: p for p in problems if p.answer}.values())
     if not gradable:
         raise UserError(f"{suite}: no problem has an answer to grade against")
+    if len(gradable) < len(problems):
+        out = len(problems) - len(gradable)
+        log(f"{suite}: {out} of {len(problems)} problems left out: no answer, or given twice")
     _claim(folder, protocol, model)
     done = _done(folder)
     todo = [(p, i) for p in gradable for i in range(protocol.samples) if (p.id, i) not in done]
@@ -82,6 +87,7 @@ def _sample(
     folder: RunFolder,
 ) -> None:
     network, tokenizer = load_model(model), load_tokenizer(model)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
     engine = HFEngine(
         network,
         eos_ids=eos_ids(network, tokenizer),

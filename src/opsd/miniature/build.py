@@ -61,7 +61,9 @@ def build(recipe: Recipe, folder: Path, n: int = 100, samples: int = 4) -> list[
 
     def log(step: int, loss: float) -> None:
         if step % 50 == 0:
-            print(f"step {step:5d}  loss {loss:.4f}  {time.monotonic() - started:6.0f} s")
+            print(
+                f"step {step:5d}  loss {loss:.4f}  {time.monotonic() - started:6.0f} s", flush=True
+            )
 
     model = pretrain(recipe, tokenizer, log)
     save(model, tokenizer, folder)

@@ -81,8 +81,8 @@ def _kinds(pool: int, alone: float, shortcut: float) -> tuple[Kind, ...]:
 
 
 RECIPES = {
-    "miniature": Recipe("miniature", _kinds(12, 0.01, 0.0), steps=900),
-    "miniature-long": Recipe("miniature-long", _kinds(12, 0.01, 0.5), steps=700),
+    "miniature": Recipe("miniature", _kinds(16, 0.011, 0.0), steps=900),
+    "miniature-long": Recipe("miniature-long", _kinds(16, 0.011, 0.5), steps=600, drill=0.1),
 }
 
 

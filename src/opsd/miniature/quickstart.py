@@ -54,18 +54,17 @@ FULL = Plan(
 )
 
 
-def run(output: Path, *, full: bool) -> dict[str, Any]:
+def run(output: Path, plan: Plan) -> dict[str, Any]:
     """Runs all arms into `output`, prints a table and sample rollouts, writes the report.
 
     Returns {"seconds", "results": [...], "control": [...]}: a row per language, method and seed.
     """
     start = time.perf_counter()
-    plan = FULL if full else SHORT
     _clear(output)
     outcomes = run_arms(list(_arms(plan, output)))
     rows = [outcome.row() for outcome in outcomes]
     result = {
-        "seconds": 0.0,
+        "seconds": round(time.perf_counter() - start, 1),
         "results": [row for row in rows if row["method"] in METHODS],
         "control": [row for row in rows if row["method"] == CONTROL],
     }
@@ -148,10 +147,9 @@ def _raise_first(futures: Sequence[Future[arms.Outcome]]) -> None:
 
 def _table(outcomes: Sequence[arms.Outcome]) -> Table:
     """A row per language and method: scores averaged over seeds, intervals over problems."""
-    table = Table(
-        "language", "method", "avg@4", "95 %", "pass@4", "format", "tokens",
-        title="held-out problems, after training",
-    )  # fmt: skip
+    table = Table(title="held-out problems, after training")
+    for heading in ("language", "method", "avg@4", "95 %", "pass@4", "format", "tokens"):
+        table.add_column(heading, no_wrap=True)
     seen = dict.fromkeys((o.arm.language, o.arm.method) for o in outcomes)
     for language, method in seen:
         group = [o for o in outcomes if (o.arm.language, o.arm.method) == (language, method)]

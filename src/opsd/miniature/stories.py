@@ -94,13 +94,13 @@ class Story:
         return next(name for name, (low, high) in SPLITS.items() if low <= percent < high)
 
 
-def stories(seed: str, split: str, steps: tuple[int, int]) -> Iterator[Story]:
-    """Endless stories of a split with `steps` (least, most) sums, no signature twice in a row of
-    a thousand; the same ones for the same seed."""
+def stories(seed: str, split: str, steps: tuple[int, ...]) -> Iterator[Story]:
+    """Endless stories of a split, the same ones for the same seed. `steps` are the numbers of
+    sums to draw from; no signature comes twice among any thousand stories."""
     random = Random(f"{seed} {split}")
     recent: dict[tuple[str, tuple[int, ...]], None] = {}
     while True:
-        story = _draw(random, random.randint(*steps))
+        story = _draw(random, random.choice(steps))
         signature = (story.template, story.numbers)
         if story.split != split or signature in recent:
             continue

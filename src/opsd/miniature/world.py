@@ -26,15 +26,15 @@ SIZES = {"pretraining": 20_000, "train": 600, "dev": 120, "test": 300}
 
 @dataclass(frozen=True)
 class World:
-    """How one world differs from the other: how many sums, and what a full trace looks like."""
+    """How one world differs from the other: how many sums, drawn from `steps`, and its traces."""
 
-    steps: tuple[int, int]
+    steps: tuple[int, ...]
     long: bool = False
     reflect: float = 0.0
 
 
 WORLDS = {
-    "miniature": World(steps=(2, 3)),
+    "miniature": World(steps=(2, 2, 2, 3, 3, 4)),
     "miniature-long": World(steps=(3, 4), long=True, reflect=0.3),
 }
 

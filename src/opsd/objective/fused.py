@@ -14,7 +14,7 @@ pass runs the loop again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +27,8 @@ from opsd.objective.targets import Single, Target
 
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 _MIN_CHUNK_ROWS = 16
+# Of each operand: on a CPU what its caches hold, on a GPU what keeps it busy.
+_BLOCK_BYTES = {"cpu": 2**20, "cuda": 32 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,8 @@ def fused_divergence(
 
 
 def chunk_rows_for(head: Head, terms: Sequence[Term], device: str) -> int:
-    """Rows per chunk, such that the chunk's logits and work buffers fit the device's budget."""
-    buffers = 3 + sum(len(term.views) for term in terms)
+    """Rows per chunk, such that the chunk's logits fit the device's budget."""
+    buffers = sum(1 + len(term.views) for term in terms)
     budget = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cuda"])
     return max(_MIN_CHUNK_ROWS, budget // (buffers * head.vocab * 4))
 
@@ -228,6 +230,9 @@ def token_logp(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tens
     return _at(logits, tokens) / temperature - norm
 
 
+_Use = Callable[[slice, list[Tensor], Tensor | None], None]
+
+
 @dataclass
 class _Loop:
     """The chunk loop; called for values alone, for row gradients, or for weighted sums."""
@@ -239,18 +244,28 @@ class _Loop:
     planned: Sequence[Tensor] | None
     statistics: list[dict[str, Tensor]] = field(default_factory=list)
 
-    def chunks(self, student_ND: Tensor) -> Any:
-        """Per chunk: its slice, its hidden states, logits for a soft-cap, each term's rows."""
-        for start in range(0, max(1, student_ND.shape[0]), self.chunk_rows):
-            rows = slice(start, start + self.chunk_rows)
-            logits, views = self._logits(student_ND[rows], rows)
-            capped = logits.clone() if self.head.softcap is not None else None
-            results = []
-            for i, (term, of_term) in enumerate(zip(self.terms, views, strict=True)):
-                last = i == len(self.terms) - 1
-                own = logits if last else logits.clone()
-                results.append(term(own, of_term, self.tokens_N[rows]))
-            yield rows, capped, results
+    def values(self, student_ND: Tensor, use: _Use | None = None) -> list[Tensor]:
+        """Values of all rows; `use` is shown each chunk's rows, every term's gradient by its
+        logits, and the logits where a soft-cap needs them. Nothing of a chunk outlives it."""
+        starts = range(0, max(1, student_ND.shape[0]), self.chunk_rows)
+        kept = [self._chunk(student_ND, slice(i, i + self.chunk_rows), use) for i in starts]
+        per_term = list(zip(*kept, strict=True))
+        self.statistics = [
+            {name: torch.cat([r.statistics[name] for r in rows]) for name in rows[0].statistics}
+            for rows in per_term
+        ]
+        return [torch.cat([r.value for r in rows]) for rows in per_term]
+
+    def _chunk(self, student_ND: Tensor, rows: slice, use: _Use | None) -> list[TermRows]:
+        logits, views = self._logits(student_ND[rows], rows)
+        capped = logits.clone() if use and self.head.softcap is not None else None
+        results = []
+        for i, (term, of_term) in enumerate(zip(self.terms, views, strict=True)):
+            own = logits if i == len(self.terms) - 1 else logits.clone()
+            results.append(_by_blocks(term, own, of_term, self.tokens_N[rows]))
+        if use is not None:
+            use(rows, [result.gradient for result in results], capped)
+        return [result._replace(gradient=result.value) for result in results]
 
     def _logits(self, student_CD: Tensor, rows: slice) -> tuple[Tensor, list[list[Tensor]]]:
         """Student's and views' logits; views that share the student's head share its product."""
@@ -270,19 +285,16 @@ class _Loop:
         ]
         return student, views
 
-    def values(self, student_ND: Tensor) -> list[Tensor]:
-        return self._collect(result for _, _, result in self.chunks(student_ND))
-
     def row_gradients(self, student_ND: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Values, and per term the gradient of each row's value by its hidden state, [N, D]."""
         gradients = [torch.empty_like(student_ND) for _ in self.terms]
-        kept = []
-        for rows, logits, results in self.chunks(student_ND):
-            for gradient_ND, result in zip(gradients, results, strict=True):
-                by_product = self.head.chain(result.gradient, logits)
-                gradient_ND[rows] = by_product @ self.head.weight[: self.head.vocab]
-            kept.append([r._replace(gradient=r.value) for r in results])
-        return self._collect(kept), gradients
+        weight = self.head.weight[: self.head.vocab]
+
+        def use(rows: slice, by_logits: list[Tensor], capped: Tensor | None) -> None:
+            for gradient_ND, gradient in zip(gradients, by_logits, strict=True):
+                gradient_ND[rows] = self.head.chain(gradient, capped) @ weight
+
+        return self.values(student_ND, use), gradients
 
     def weighted(
         self, student_ND: Tensor, coefficients: Sequence[Tensor]
@@ -290,30 +302,22 @@ class _Loop:
         """Values, and the gradient of sum(coefficient x value) by hidden states, weight, bias."""
         by_student = torch.empty_like(student_ND)
         by_weight = torch.zeros_like(self.head.weight, dtype=torch.float32)
-        bias = self.head.bias
+        bias, vocab = self.head.bias, self.head.vocab
         by_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        kept, vocab = [], self.head.vocab
-        for rows, logits, results in self.chunks(student_ND):
-            gradient = sum(
-                r.gradient * c[rows].unsqueeze(-1)
-                for r, c in zip(results, coefficients, strict=True)
-            )
-            by_product = self.head.chain(torch.as_tensor(gradient), logits)
-            by_student[rows] = by_product @ self.head.weight[:vocab]
-            by_weight[:vocab] += by_product.t() @ student_ND[rows].to(by_product.dtype)
-            if by_bias is not None:
-                by_bias[:vocab] += by_product.sum(0, dtype=torch.float32)
-            kept.append([r._replace(gradient=r.value) for r in results])
-        by_weight = by_weight.to(self.head.weight.dtype)
-        return self._collect(kept), by_student, by_weight, by_bias
+        weight = self.head.weight[:vocab]
 
-    def _collect(self, chunks: Any) -> list[Tensor]:
-        per_term = list(zip(*chunks, strict=True))
-        self.statistics = [
-            {name: torch.cat([r.statistics[name] for r in rows]) for name in rows[0].statistics}
-            for rows in per_term
-        ]
-        return [torch.cat([r.value for r in rows]) for rows in per_term]
+        def use(rows: slice, by_logits: list[Tensor], capped: Tensor | None) -> None:
+            total = by_logits[0].mul_(coefficients[0][rows].unsqueeze(-1))
+            for other, c in zip(by_logits[1:], coefficients[1:], strict=True):
+                total.addcmul_(other, c[rows].unsqueeze(-1))
+            gradient = self.head.chain(total, capped)
+            by_student[rows] = gradient @ weight
+            by_weight[:vocab] += gradient.t() @ student_ND[rows].to(gradient.dtype)
+            if by_bias is not None:
+                by_bias[:vocab] += gradient.sum(0, dtype=torch.float32)
+
+        values = self.values(student_ND, use)
+        return values, by_student, by_weight.to(weight.dtype), by_bias
 
 
 class _Fused(torch.autograd.Function):
@@ -352,6 +356,25 @@ class _Fused(torch.autograd.Function):
         else:
             gradients = [g if g is None else g * factor.to(g.dtype) for g in ctx.kept]
         return (*gradients, None)
+
+
+def _by_blocks(term: Term, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+    """The term on a chunk, block by block: its passes over the vocabulary then stay in the cache,
+    its work buffers are a block's, and the gradient takes the place of the student's logits."""
+    limit = _BLOCK_BYTES.get(student.device.type, _BLOCK_BYTES["cuda"])
+    block = max(1, limit // (4 * student.shape[-1]))
+    if block >= len(tokens):
+        return term(student, views, tokens)
+    parts: list[TermRows] = []
+    for start in range(0, len(tokens), block):
+        rows = slice(start, start + block)
+        part = term(student[rows], [view[rows] for view in views], tokens[rows])
+        student[rows] = part.gradient
+        parts.append(part._replace(gradient=part.value))
+    statistics = {
+        name: torch.cat([part.statistics[name] for part in parts]) for name in parts[0].statistics
+    }
+    return TermRows(torch.cat([part.value for part in parts]), student, statistics)
 
 
 def _common_factor(given: Sequence[Tensor], planned: Sequence[Tensor]) -> Tensor | None:

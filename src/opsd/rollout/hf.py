@@ -18,6 +18,7 @@ from transformers import (
 
 from opsd.rollout.collate import pad_left
 from opsd.rollout.engine import Completion, Progress, Sampling
+from opsd.teacher.score import causal_lm
 from opsd.types import Finish, UserError
 
 
@@ -87,6 +88,10 @@ class HFEngine:
         choose = _Choose(sampling, seeds, self.vocab, device)
         was_training = self.model.training
         self.model.eval()
+        base = causal_lm(self.model)
+        # Settings that the model ships (penalties, suppressed tokens) would fill in what is not
+        # named below, and change the distribution that rollouts are drawn from.
+        shipped, base.generation_config = base.generation_config, GenerationConfig()
         try:
             output = self.model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
@@ -102,6 +107,7 @@ class HFEngine:
                 logits_processor=LogitsProcessorList([choose]),
             )
         finally:
+            base.generation_config = shipped
             self.model.train(was_training)
         tokens = output[:, ids.shape[1] :].tolist()
         logprobs = torch.stack(choose.logprobs, dim=1).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -74,11 +75,13 @@ class KeepCorrect:
         failed = [group.problem for group in groups if not group.rollouts]
         if self.retry is None or not failed:
             return groups
-        retried = {
-            group.problem.id: _correct(group)
-            for group in sampler.sample(failed, self.retry, step, phase="retry")
-        }
-        return [g if g.rollouts else retried.get(g.problem.id, g) for g in groups]
+        retried = defaultdict(list)
+        for group in sampler.sample(failed, self.retry, step, phase="retry"):
+            retried[group.problem.id].append(_correct(group))
+        return [
+            retried[g.problem.id].pop(0) if not g.rollouts and retried[g.problem.id] else g
+            for g in groups
+        ]
 
 
 Source = Annotated[OnPolicy | FromDataset | KeepCorrect, Field(discriminator="type")]
@@ -126,7 +129,12 @@ class Sampler:
             ids = () if view is None else prompt_ids(self.tokenizer, view)
             if ids and self.fits(problem, view, ids, horizon):
                 fitting.append((problem, ids))
-        rows = [(p, ids, i) for p, ids in fitting for i in range(source.group)]
+        rows = []
+        seen: Counter[str] = Counter()  # a small set is cycled: the same problem twice in a step
+        for problem, ids in fitting:
+            first = seen[problem.id]
+            rows += [(problem, ids, first + i) for i in range(source.group)]
+            seen[problem.id] += source.group
         if not rows:
             return []
         with contextlib.ExitStack() as stack:

@@ -146,8 +146,11 @@ def fingerprint(model: nn.Module) -> str:
 def _load(choice: External, model: nn.Module) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
+    from opsd.model import resolve
+
     try:
-        other = AutoModelForCausalLM.from_pretrained(choice.path, dtype=choice.dtype)
+        path = resolve(choice.path)
+        other = AutoModelForCausalLM.from_pretrained(path, dtype=choice.dtype)
     except (OSError, ValueError) as error:
         raise UserError(f"teacher weights: cannot load '{choice.path}': {error}") from error
     config: Any = model.config

@@ -67,13 +67,17 @@ def lessons(
             if not rollout.completion_ids or all(r is None for r in readings):
                 continue
             (view,) = sampler.student(group, i) or ()
+            ids = prompt_ids(sampler.tokenizer, view)
+            # The sampler may have read another prompt than the one that is learned on.
+            if not sampler.fits(group.problem, view, ids, len(rollout.completion_ids)):
+                continue
             made.append(
                 Lesson(
                     problem=group.problem,
                     rollout=rollout,
                     sample=i,
                     group=number,
-                    prompt_ids=prompt_ids(sampler.tokenizer, view),
+                    prompt_ids=ids,
                     readings=readings,
                     reward_mean=mean,
                     reward_std=std,

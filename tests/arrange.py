@@ -1,0 +1,84 @@
+"""What many tests begin with: a few problems, a quick configuration, a trainer on the tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from opsd.config import OPSDConfig
+from opsd.miniature.world import problems as world
+from opsd.rollout.hf import HFEngine
+from opsd.rollout.source import Sampler
+from opsd.teacher.context import StudentPrompt
+from opsd.types import Problem, Verdict
+
+
+def problems(n: int, language: str = "swa") -> list[Problem]:
+    """Real rows of the built-in world: text, answer, solution and translation."""
+    return world("miniature", "train", language, n)
+
+
+def config(folder: Path, **changes: Any) -> OPSDConfig:
+    """Two short steps of four rollouts; silent; nothing saved."""
+    settings: dict[str, Any] = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "gradient_checkpointing": False,
+        "learning_rate": 1e-3,
+        "max_grad_norm": 1.0,
+        "max_completion_length": 6,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "trace_steps": 0,
+    }
+    return OPSDConfig(output_dir=str(folder), **{**settings, **changes})
+
+
+def some_right(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+    """A verifier without mathematics: every second completion is right."""
+    return [Verdict(float(i % 2 == 0), i % 2 == 0, True) for i in range(len(pairs))]
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def gap(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference between two sets of weights."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def engine_for(model: nn.Module, tokenizer: Any, **changes: Any) -> HFEngine:
+    settings = {
+        "eos_ids": [tokenizer.eos_token_id],
+        "pad_id": tokenizer.pad_token_id,
+        "vocab": len(tokenizer),
+    }
+    return HFEngine(model, **{**settings, **changes})
+
+
+def sampler_for(engine: Any, tokenizer: Any, **changes: Any) -> Sampler:
+    from contextlib import nullcontext
+
+    from opsd.rollout.engine import Sampling
+
+    settings: dict[str, Any] = {
+        "student": StudentPrompt(),
+        "verify": some_right,
+        "sampling": Sampling(max_tokens=5),
+        "borrow": lambda weights: nullcontext(),
+        "eos_id": tokenizer.eos_token_id,
+        "limit": 4096,
+    }
+    return Sampler(engine=engine, tokenizer=tokenizer, **{**settings, **changes})

@@ -1,0 +1,286 @@
+"""Rows of files become problems; every row that does not is one line that names file and row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from opsd.data.problems import Data, load, problem
+from opsd.types import Problem, UserError
+
+ROWS = [
+    {"problem": "One\nand, one?", "solution": 'It is "2".\n\\boxed{2}', "answer": "2"},
+    {"problem": "Kí ni 1 + 2?", "solution": "\\boxed{3}", "answer": "3"},
+]
+
+
+def quoted(row: dict[str, str], mark: str) -> str:
+    return mark.join('"' + text.replace('"', '""') + '"' for text in row.values())
+
+
+def write(folder: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
+    """The rows in one of the formats, written without the package's help."""
+    path = folder / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    elif kind == "json":
+        path.write_text(json.dumps(rows), "utf-8")
+    elif kind == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        mark = "\t" if kind == "tsv" else ","
+        lines = [mark.join(rows[0]), *(quoted(row, mark) for row in rows)]
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def message(data: Data) -> str:
+    """The one line that loading ends with."""
+    with pytest.raises(UserError) as error:
+        load(data)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_every_format_gives_the_same_problems(tmp_path: Path, kind: str):
+    loaded, dev = load(Data(source=str(write(tmp_path, kind, ROWS))))
+    assert dev == []
+    assert [p.prompt for p in loaded] == [row["problem"] for row in ROWS]
+    assert [p.privileged for p in loaded] == [{"solution": row["solution"]} for row in ROWS]
+    assert [p.answer for p in loaded] == ["2", "3"]
+    assert [p.language for p in loaded] == ["eng", "eng"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, kind: str):
+    path = write(tmp_path, kind, ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [p.prompt for p in load(Data(source=str(path)))[0]] == [r["problem"] for r in ROWS]
+
+
+def test_blank_lines_of_a_jsonl_file_are_passed_over(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n" + json.dumps(ROWS[0]) + "\n\n" + json.dumps(ROWS[1]))
+    assert len(load(Data(source=str(path)))[0]) == 2
+
+
+@pytest.mark.parametrize("prompt", ["prompt", "problem", "question"])
+@pytest.mark.parametrize("answer", ["answer", "Answer", "answer_number"])
+@pytest.mark.parametrize("translation", ["translation", "problem_en"])
+def test_usual_column_names_are_found(prompt: str, answer: str, translation: str):
+    row = {prompt: "P", answer: 7, translation: "T", "solution": "S", "source": "web"}
+    made = problem(row, {}, "swa", "here")
+    assert (made.prompt, made.answer, made.language) == ("P", "7", "swa")
+    assert made.privileged == {"solution": "S", "translation": "T"}
+
+
+def test_where_several_usual_names_occur_the_first_counts():
+    assert problem({"question": "q", "prompt": "p"}, {}, "eng", "").prompt == "p"
+
+
+def test_a_mapping_wins_over_usual_names_and_brings_texts_of_its_own():
+    row = {"problem": "in English", "problem_swa": "kwa Kiswahili", "tip": "think", "lang": "swa"}
+    columns = {
+        "prompt": "problem_swa",
+        "translation": "problem",
+        "hint": "tip",
+        "language": "lang",
+    }
+    made = problem(row, columns, "eng", "")
+    assert (made.prompt, made.language) == ("kwa Kiswahili", "swa")
+    assert made.privileged == {"translation": "in English", "hint": "think"}
+
+
+def test_a_gsm8k_row_gives_an_answer_and_a_boxed_solution_without_calculator_marks():
+    row = {
+        "question": "How much is 3 x 4, and 8 more?",
+        "answer": "3 x 4 = <<3*4=12>>12\n12 + 8 = <<12+8=20>>20\n#### 20",
+    }
+    made = problem(row, {}, "eng", "")
+    assert made.answer == "20"
+    assert made.privileged == {"solution": "3 x 4 = 12\n12 + 8 = 20\n\\boxed{20}"}
+
+
+def test_a_solution_of_its_own_is_kept_beside_a_gsm8k_answer():
+    row = {"question": "q", "answer": "1 + 1\n#### 2", "solution": "Plainly two."}
+    made = problem(row, {}, "eng", "")
+    assert (made.answer, made.privileged) == ("2", {"solution": "Plainly two."})
+
+
+def test_a_conversation_is_kept_with_its_earlier_turns():
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1 + 1?"},
+    ]
+    made = problem({"prompt": turns, "answer": "2"}, {}, "eng", "")
+    assert made.prompt == tuple(turns)
+    assert made.text == "1 + 1?"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        7,
+        ["just text"],
+        [{"role": "user"}],
+        [{"role": "user", "content": None}],
+        {"role": "user", "content": "x"},
+    ],
+)
+def test_a_prompt_that_is_neither_text_nor_messages_is_refused(prompt: Any):
+    with pytest.raises(UserError, match=r"rows, row 3: a prompt is text, or a list of messages"):
+        problem({"prompt": prompt}, {}, "eng", "rows, row 3")
+
+
+def test_a_conversation_that_ends_with_the_assistant_is_refused():
+    turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    with pytest.raises(UserError, match="row 3: a conversation ends with the user's turn"):
+        problem({"prompt": turns}, {}, "eng", "row 3")
+
+
+@pytest.mark.parametrize("empty", ["", "   ", "\n", None, []])
+def test_an_empty_prompt_names_its_row(tmp_path: Path, empty: Any):
+    path = write(tmp_path, "jsonl", [*ROWS, {"problem": empty, "answer": "1"}])
+    assert message(Data(source=str(path))) == f"{path}, row 3: the column 'problem' is empty"
+
+
+def test_an_empty_cell_is_a_text_that_is_not_there(tmp_path: Path):
+    path = write(tmp_path, "csv", [{"problem": "p", "solution": "", "answer": ""}])
+    (made,) = load(Data(source=str(path)))[0]
+    assert (made.answer, made.privileged) == (None, {})
+
+
+def test_a_missing_column_names_those_that_are_there(tmp_path: Path):
+    path = write(tmp_path, "jsonl", ROWS)
+    told = message(Data(source=str(path), columns={"solution": "reasoning"}))
+    assert told == (
+        f"{path}, row 1: no column 'reasoning' for 'solution'; columns: problem, solution, answer"
+    )
+
+
+def test_without_a_usual_prompt_column_the_mapping_is_asked_for(tmp_path: Path):
+    path = write(tmp_path, "csv", [{"text": "p", "label": "1"}])
+    told = message(Data(source=str(path)))
+    assert told == f"{path}, row 1: no problem; set data.columns.prompt to one of text, label"
+
+
+def test_a_missing_file_is_named():
+    assert message(Data(source="no/such.jsonl")) == "data.source: no file 'no/such.jsonl'"
+
+
+def test_a_file_of_another_kind_names_the_known_kinds(tmp_path: Path):
+    path = tmp_path / "rows.txt"
+    path.write_text("x")
+    assert "is not one of .jsonl, .json, .csv, .tsv, .parquet" in message(Data(source=str(path)))
+
+
+@pytest.mark.parametrize(("kind", "text"), [("jsonl", ""), ("json", "[]"), ("csv", "problem\n")])
+def test_a_file_without_rows_is_refused(tmp_path: Path, kind: str, text: str):
+    path = tmp_path / f"rows.{kind}"
+    path.write_text(text)
+    assert message(Data(source=str(path))) == f"{path} holds no rows"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        ("jsonl", '{"problem": "p"}\n{"problem": "p"\n', "line 2: not JSON"),
+        ("jsonl", '{"problem": "p"}\n[1]\n', "line 2: not a JSON object"),
+        ("json", '[\n{"problem": "p",}\n]', "line 2: not JSON"),
+        ("json", '{"data": []}', "a JSON file of problems is a list of objects"),
+        ("csv", "problem,answer\nWhat is 1,000 + 2?,1002\n", "row 1: more cells than the header"),
+        ("csv", 'problem\n"never closed\n', "unexpected end of data"),
+        ("parquet", "not parquet at all", "rows.parquet: "),
+    ],
+)
+def test_a_broken_file_is_named_with_the_place(tmp_path: Path, kind: str, text: str, told: str):
+    path = tmp_path / f"rows.{kind}"
+    path.write_text(text)
+    shown = message(Data(source=str(path)))
+    assert str(path) in shown and told in shown
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path, kind: str):
+    path = tmp_path / f"rows.{kind}"
+    path.write_bytes('[{"problem": "caf\u00e9"}]'.encode("latin-1"))
+    assert "not UTF-8" in message(Data(source=str(path)))
+
+
+def test_an_unknown_language_is_refused_before_anything_is_read():
+    assert message(Data(source="no/such.jsonl", language="xxx")).startswith("unknown language")
+
+
+def many(n: int) -> list[dict[str, str]]:
+    return [{"problem": f"{i} + 1?", "answer": str(i + 1)} for i in range(n)]
+
+
+def test_the_dev_split_is_disjoint_complete_and_independent_of_file_order(tmp_path: Path):
+    rows = many(40)
+    train, dev = load(Data(source=str(write(tmp_path, "jsonl", rows)), dev=10))
+    assert len(dev) == 10
+    assert {p.id for p in train}.isdisjoint(p.id for p in dev)
+    assert sorted(p.prompt for p in [*train, *dev]) == sorted(row["problem"] for row in rows)
+    assert [p.prompt for p in train] == [  # in file order
+        row["problem"] for row in rows if row["problem"] in {p.prompt for p in train}
+    ]
+    _, again = load(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=10))
+    assert again == dev
+
+
+def test_the_dev_split_may_be_a_share(tmp_path: Path):
+    train, dev = load(Data(source=str(write(tmp_path, "jsonl", many(40))), dev=0.25))
+    assert (len(train), len(dev)) == (30, 10)
+
+
+def test_a_limit_cuts_the_training_problems_and_not_the_dev_split(tmp_path: Path):
+    path = str(write(tmp_path, "jsonl", many(40)))
+    train, dev = load(Data(source=path, dev=10, limit=5))
+    whole, same = load(Data(source=path, dev=10))
+    assert (train, dev) == (whole[:5], same)
+
+
+def test_a_problem_that_occurs_with_two_solutions_is_not_in_both_splits(tmp_path: Path):
+    rows = [{**row, "solution": text} for row in many(20) for text in ("first", "second")]
+    train, dev = load(Data(source=str(write(tmp_path, "jsonl", rows)), dev=8))
+    assert {p.prompt for p in train}.isdisjoint(p.prompt for p in dev)
+    assert (len(train), len(dev)) == (24, 8)
+
+
+@pytest.mark.parametrize("dev", [4, 5, 1.0e3])
+def test_a_dev_split_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path, dev: float):
+    told = message(Data(source=str(write(tmp_path, "jsonl", many(4))), dev=dev))
+    assert told == f"data.dev takes {int(dev)} of 4 problems: none is left to train"
+
+
+def test_a_dev_split_of_repeated_rows_that_leaves_nothing_is_refused(tmp_path: Path):
+    rows = [many(2)[0]] * 3 + [many(2)[1]]
+    assert "none is left" in message(Data(source=str(write(tmp_path, "jsonl", rows)), dev=2))
+
+
+def test_the_built_in_world_has_a_dev_split_by_number_and_by_share():
+    train, dev = load(Data(source="miniature", language="swa", limit=40, dev=0.1))
+    assert (len(train), len(dev)) == (40, 4)
+    assert load(Data(source="miniature", language="swa", limit=40, dev=4)) == (train, dev)
+
+
+def test_ids_are_hashes_of_the_content():
+    one = Problem("p", answer="1", privileged={"solution": "s", "translation": "t"})
+    assert one.id == Problem("p", "1", "eng", {"translation": "t", "solution": "s"}).id
+    assert one.id == Problem("p", "1", "eng", one.privileged, metadata={"row": 5}).id
+    others = [
+        Problem("q", "1", "eng", one.privileged),
+        Problem("p", "2", "eng", one.privileged),
+        Problem("p", "1", "swa", one.privileged),
+        Problem("p", "1", "eng", {"solution": "s"}),
+        Problem(({"role": "user", "content": "p"},), "1", "eng", one.privileged),
+    ]
+    assert len({one.id, *(p.id for p in others)}) == 6
+    assert len(one.id) == 16 and int(one.id, 16) >= 0

@@ -1,0 +1,95 @@
+"""Every method of the catalogue: documented, a value, and able to learn."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from opsd import methods, recipe
+from opsd.methods import FUNCTIONS, Method, catalogue
+from opsd.objective.divergences import jsd, reverse_kl
+from opsd.objective.signals import Sum, leaves
+from opsd.recipe_files import shipped
+from opsd.trainer import OPSDTrainer
+from tests.arrange import config, gap, problems, some_right, weights_of
+
+HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")
+ADAPTER = TypeAdapter(Method)
+VARIANTS = {
+    **catalogue(),
+    "grpo(beta)": methods.grpo(beta=0.1),
+    "grpo(reuse)": methods.grpo(group=2, reuse=2),
+    "copsd(reverse_kl)": methods.copsd(divergence=reverse_kl),
+    "opsd(jsd)": methods.opsd(divergence=jsd(0.3)),
+    "off_policy_distillation(likelihood)": methods.off_policy_distillation(likelihood=True),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_method_says_what_it_is_differs_in_needs_and_is_run_by(name: str):
+    text = inspect.getdoc(FUNCTIONS[name])
+    first, *lines = text.splitlines()
+    assert ": " in first and first.endswith(".")
+    starts = [line.partition(":")[0] for line in lines]
+    assert [start for start in starts if start in HEADINGS] == list(HEADINGS)
+    assert lines[-1] == f"One command: opsd train {name}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_methods_name_is_its_functions_and_its_paper_is_named(name: str):
+    method = FUNCTIONS[name]()
+    assert method.name == name == FUNCTIONS[name].__name__
+    assert "arXiv" in method.paper
+    assert catalogue()[name] == method
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_recipe_of_its_own_name_trains_it(name: str):
+    assert name in shipped()
+    assert recipe.load(name).method.name == name
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_method_goes_to_json_and_back(name: str):
+    method = VARIANTS[name]
+    assert ADAPTER.validate_json(ADAPTER.dump_json(method)) == method
+    assert ADAPTER.validate_python(ADAPTER.dump_python(method, mode="json")) == method
+
+
+def test_no_two_methods_are_the_same():
+    values = [(m.source, m.signal, m.student, m.reuse) for m in VARIANTS.values()]
+    assert all(one != other for i, one in enumerate(values) for other in values[:i])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_method_describes_every_signal_in_a_line(name: str):
+    method = VARIANTS[name]
+    first, *rest = method.describe(1.1).splitlines()
+    assert first == f"method {method.name} ({method.paper})"
+    assert len(rest) == len(leaves(method.signal))
+    for line, (_, leaf) in zip(rest, leaves(method.signal), strict=True):
+        assert leaf.type in line and f"averaged per {leaf.reduction.unit}" in line
+
+
+def test_the_kl_of_grpo_is_a_second_signal_with_its_own_coefficient():
+    signal = methods.grpo(beta=0.1).signal
+    assert isinstance(signal, Sum)
+    assert [coefficient for coefficient, _ in leaves(signal)] == [1.0, 0.1]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path, tiny_folder):
+    method = VARIANTS[name]
+    args = config(tmp_path, per_device_train_batch_size=method.source.group)
+    trainer = OPSDTrainer(str(tiny_folder), method, args, problems(8), verifier=some_right)
+    start = weights_of(trainer.model)
+    trainer.train()
+    logged = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(logged) == 2
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in logged)
+    assert logged[0]["grad_norm"] > 0
+    assert gap(start, weights_of(trainer.model)) > 1e-5

@@ -1,0 +1,274 @@
+"""The command line: what it prints where, and that mistakes are one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from peft import PrefixTuningConfig, get_peft_model
+
+from opsd.cli import main
+from opsd.methods import FUNCTIONS
+from tests.arrange import problems
+from tests.conftest import tiny_model
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Runs a command in this process: exit code, standard output, lines of standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["opsd", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        shown = capfd.readouterr()
+        return int(stop.value.code or 0), shown.out, shown.err.splitlines()
+
+    return run
+
+
+def rows(folder: Path, **changes: Any) -> str:
+    """A file of problems, with every row changed alike."""
+    path = folder / "rows.jsonl"
+    made = [{"problem": p.text, **p.privileged, "answer": p.answer} for p in problems(8)]
+    path.write_text("".join(json.dumps({**row, **changes}) + "\n" for row in made))
+    return str(path)
+
+
+def recipe(folder: Path, model: object, **changes: Any) -> str:
+    """A quick recipe on a file of problems, with some of its keys replaced."""
+    content: dict[str, Any] = {
+        "model": str(model),
+        "method": "opsd",
+        "data": {"source": rows(folder), "language": "swa"},
+        "sampling": {"max_completion_length": 4},
+        "train": {
+            "max_steps": 2,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "gradient_checkpointing": False,
+            "save_steps": 2,
+            "use_cpu": True,
+        },
+    }
+    for key, value in changes.items():
+        merge = isinstance(value, dict) and isinstance(content.get(key), dict)
+        content[key] = {**content[key], **value} if merge else value
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def refused(outcome: tuple[int, str, list[str]]) -> str:
+    """What a refused command says: exactly one line."""
+    code, out, errors = outcome
+    assert (code, out, len(errors)) == (2, "", 1), errors
+    assert errors[0].startswith("opsd: ")
+    return errors[0].removeprefix("opsd: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"colour": "red"}, "recipe.yaml: colour: unknown key"),
+        ({"train": {"max_stpes": 1}}, "did you mean 'max_steps'?"),
+        ({"train": {"eval_strategy": "often"}}, "train"),
+        ({"method": "opsdd"}, "unknown method 'opsdd'; known:"),
+        ({"data": {"source": "no/such.jsonl"}}, "data.source: no file 'no/such.jsonl'"),
+        ({"data": {"columns": {"solution": "why"}}}, "no column 'why' for 'solution'"),
+        ({"data": {"language": "xxx"}}, "unknown language 'xxx'"),
+        ({"data": {"dev": 8}}, "data.dev takes 8 of 8 problems"),
+        ({"model": "no/such/model"}, "cannot load"),
+        ({"method": "grpo"}, "cannot be split into groups of 8"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_refused(command, tmp_path, tiny_folder, changes, told):
+    path = recipe(tmp_path, **{"model": tiny_folder, **changes})
+    assert told in refused(command("train", path, "--output", "run"))
+    assert not Path("run/recipe.yaml").exists()
+
+
+def test_a_recipe_that_is_not_there_is_refused(command):
+    assert refused(command("train", "no/such.yaml")) == "no recipe file 'no/such.yaml'"
+    assert refused(command("train", "opds")).startswith("no recipe 'opds': neither a .yaml file")
+
+
+def test_an_empty_file_of_problems_is_refused(command, tmp_path, tiny_folder):
+    path = recipe(tmp_path, tiny_folder)
+    (tmp_path / "rows.jsonl").write_text("")
+    assert refused(command("train", path)).endswith("rows.jsonl holds no rows")
+
+
+def test_rewards_without_answers_are_refused(command, tmp_path, tiny_folder):
+    path = recipe(tmp_path, tiny_folder, method={"name": "grpo", "group": 2})
+    rows(tmp_path, answer=None)
+    told = refused(command("train", path))
+    assert told.startswith("grpo learns from right and wrong answers, but 8 problems have none")
+
+
+def test_dev_problems_without_answers_are_refused_at_the_start(command, tmp_path, tiny_folder):
+    path = recipe(tmp_path, tiny_folder, data={"dev": 2})
+    rows(tmp_path, answer=None)
+    assert "some have no answer" in refused(command("train", path))
+
+
+def test_an_adapter_without_its_weights_is_refused(command, tmp_path, tiny_folder):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(tiny_folder)})
+    )
+    for arguments in (
+        ("train", recipe(tmp_path, folder)),
+        ("evaluate", folder, "--data", rows(tmp_path)),
+    ):
+        assert "has an adapter_config.json but no adapter weights" in refused(command(*arguments))
+
+
+def test_a_frozen_teacher_that_is_impossible_is_refused(command, tmp_path, tiny_folder, tokenizer):
+    model = tiny_model(len(tokenizer))
+    model.name_or_path = model.config._name_or_path = str(tiny_folder)
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    get_peft_model(model, prefix).save_pretrained(tmp_path / "prefix")
+    tokenizer.save_pretrained(tmp_path / "prefix")
+    told = refused(command("train", recipe(tmp_path, tmp_path / "prefix")))
+    assert told.startswith("a frozen teacher is impossible with prompt-learning adapters")
+
+
+def test_a_prompt_over_the_limit_ends_with_one_line_that_says_how_to_go_on(
+    command, tmp_path, tiny_folder
+):
+    path = recipe(tmp_path, tiny_folder, train={"max_length": 20})
+    code, out, errors = command("train", path, "--output", "run")
+    assert (code, out) == (2, "")
+    assert not any("Traceback" in line for line in errors)
+    mistakes = [line for line in errors if line.startswith("opsd: ")]
+    assert mistakes == errors[-1:]
+    assert "the prompt 'student' has" in mistakes[0] and "prompt_too_long: skip" in mistakes[0]
+    code, _, errors = command(
+        "train", path, "--output", "skip", "--set", "train.prompt_too_long=skip"
+    )
+    assert code == 0, errors
+    (*_, last) = Path("skip/metrics.jsonl").read_text().splitlines()
+    assert json.loads(last)["skipped_prompts"] == 4
+
+
+def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path, tiny_folder):
+    path = recipe(tmp_path, tiny_folder)
+    code, out, errors = command("train", path, "--output", "run", "--threads", "1")
+    assert (code, out) == (0, ""), errors
+    assert errors[0].startswith("method opsd (Zhao et al. 2026, arXiv 2601.18734v3)")
+    assert {f.name for f in Path("run").iterdir()} >= {
+        "recipe.yaml",
+        "env.json",
+        "metrics.jsonl",
+        "rollouts",
+        "model",
+        "checkpoint-2",
+    }
+    assert json.loads(Path("run/env.json").read_text())["seed"] == 42
+    before = Path("run/metrics.jsonl").read_bytes()
+    told = refused(command("train", path, "--output", "run"))
+    assert told.startswith("run holds a run already: add --resume")
+    told = refused(
+        command("train", path, "--output", "run", "--resume", "--set", "train.max_steps=3")
+    )
+    assert told.startswith("run was started with another recipe")
+    assert Path("run/metrics.jsonl").read_bytes() == before
+    assert command("train", path, "--output", "run", "--resume")[0] == 0
+    assert Path("run/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("budget", ["", "0", "many", "1024,", "-5", "8,1.5"])
+def test_a_budget_that_is_no_number_of_tokens_is_refused(command, tiny_folder, budget):
+    told = refused(command("evaluate", tiny_folder, "--data", "miniature", f"--budget={budget}"))
+    assert told == f"--budget {budget}: write whole numbers of tokens, as in 1024,2048"
+
+
+def test_evaluate_prints_one_json_document(command, tiny_folder, tmp_path):
+    code, out, _ = command(
+        *("evaluate", tiny_folder, "--data", rows(tmp_path), "--language", "swa", "--limit", 2),
+        *("--samples", 2, "--budget", "6,3", "--json", "--output", "evals"),
+    )
+    assert code == 0
+    document = json.loads(out)
+    assert [row["budget"] for row in document["results"]] == [3, 6]
+    (first, _) = document["results"]
+    assert (first["n_problems"], first["samples"], first["language"]) == (2, 2, "swa")
+    assert first["suite"] == "rows" and first["model"] == str(tiny_folder)
+    assert len(list(Path("evals").rglob("samples.jsonl"))) == 1
+
+
+def test_evaluate_refuses_problems_without_answers_and_models_that_are_not_there(
+    command, tiny_folder, tmp_path
+):
+    told = refused(command("evaluate", tiny_folder, "--data", rows(tmp_path, answer="")))
+    assert told == "rows: no problem has an answer to grade against"
+    told = refused(command("evaluate", "no/such/model", "--data", rows(tmp_path)))
+    assert told.startswith("cannot load the model 'no/such/model'")
+
+
+def test_methods_lists_the_catalogue_as_json(command):
+    code, out, errors = command("methods", "--json")
+    assert (code, errors) == (0, [])
+    listed = json.loads(out)
+    assert [row["name"] for row in listed] == list(FUNCTIONS)
+    for row in listed:
+        assert set(row) == {"name", "paper", "source", "signal", "recipes"}
+        assert row["name"] in row["recipes"]
+    (one,) = json.loads(command("methods", "copsd", "--json")[1])
+    assert one == next(row for row in listed if row["name"] == "copsd")
+
+
+def test_methods_shows_the_table_and_one_method_in_full(command):
+    _, out, _ = command("methods")
+    assert all(name in out for name in FUNCTIONS)
+    _, out, _ = command("methods", "opsd")
+    assert "One command: opsd train opsd" in out and "Formula: 1 x" in out
+    assert refused(command("methods", "opds")).startswith("unknown method 'opds'; known: copsd")
+
+
+def test_env_names_versions_and_hardware(command):
+    code, out, errors = command("env")
+    assert (code, errors) == (0, [])
+    told = json.loads(out)
+    assert told["versions"]["torch"].startswith("2.")
+    assert {"python", "platform", "cpu_count", "gpus", "threads"} <= told.keys()
+
+
+ASKED = """
+import sys
+from opsd.cli import main
+sys.argv = ["opsd", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as stop:
+    heavy = [name for name in ("torch", "transformers", "peft") if name in sys.modules]
+    print(stop.code or 0, *heavy, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen"),
+    [
+        (["--help"], "0"),
+        (["train", "--help"], "0"),
+        (["train", "no/such.yaml"], "2 torch"),
+        (["methods", "--json"], "0 torch"),
+    ],
+)
+def test_help_needs_no_torch_and_the_catalogue_no_transformers(arguments, seen):
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr.splitlines()[-1] == seen, done.stderr
+    assert "Traceback" not in done.stderr
