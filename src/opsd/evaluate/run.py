@@ -32,7 +32,7 @@ from opsd.rollout.engine import Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine
 from opsd.run import RunFolder, log, read_jsonl, write_atomically
 from opsd.teacher.context import StudentPrompt
-from opsd.types import Finish, Group, Problem, UserError
+from opsd.types import Finish, Problem, UserError
 
 _PROBLEMS_PER_CALL = 32
 
@@ -113,7 +113,7 @@ def _sample(
 
 
 def _prompt(problem: Problem, protocol: Protocol, tokenizer: Any, limit: int) -> tuple[int, ...]:
-    (view,) = protocol.prompt(Group(problem, ()), 0) or ()
+    view = protocol.prompt.view(problem)
     ids = prompt_ids(tokenizer, view)
     if len(ids) + protocol.sampling.max_tokens > limit:
         raise UserError(

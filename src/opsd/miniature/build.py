@@ -13,10 +13,16 @@ from pathlib import Path
 import tokenizers
 import torch
 import transformers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3ForCausalLM,
+)
 
 from opsd.miniature import NAMES, model_path
-from opsd.miniature.measure import Row, measure
+from opsd.miniature.measure import measure
 from opsd.miniature.pretrain import RECIPES, Recipe, pretrain
 from opsd.miniature.tokenizer import SPECIAL, build_tokenizer
 
@@ -53,21 +59,24 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
-def build(recipe: Recipe, folder: Path, n: int = 100, samples: int = 4) -> list[Row]:
-    """Pre-train, save, measure and describe one model."""
+def build(recipe: Recipe, folder: Path) -> None:
+    """Pre-train one model and save it."""
     torch.set_num_threads(1)
     tokenizer = build_tokenizer()
     started = time.monotonic()
 
     def log(step: int, loss: float) -> None:
         if step % 50 == 0:
-            print(
-                f"step {step:5d}  loss {loss:.4f}  {time.monotonic() - started:6.0f} s", flush=True
-            )
+            seconds = time.monotonic() - started
+            print(f"step {step:5d}  loss {loss:.4f}  {seconds:6.0f} s", flush=True)
 
-    model = pretrain(recipe, tokenizer, log)
-    save(model, tokenizer, folder)
-    rows = measure(model, tokenizer, recipe.world, n, samples)
+    save(pretrain(recipe, tokenizer, log), tokenizer, folder)
+
+
+def describe(recipe: Recipe, folder: Path, n: int = 100, samples: int = 4) -> str:
+    """Measure a saved model and write its card, which is also returned."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    rows = measure(model, AutoTokenizer.from_pretrained(folder), recipe.world, n, samples)
     card = CARD.format(
         name=recipe.world,
         parameters=model.num_parameters(),
@@ -82,8 +91,7 @@ def build(recipe: Recipe, folder: Path, n: int = 100, samples: int = 4) -> list[
         ),
     )
     (folder / "card.md").write_text(card, "utf-8")
-    print(card)
-    return rows
+    return card
 
 
 def _versions() -> str:
@@ -104,6 +112,7 @@ def main() -> None:
             parser.error(f"no model '{name}'; there are {', '.join(NAMES)}")
         folder = options.out / name if options.out else model_path(name)
         build(RECIPES[name], folder)
+        print(describe(RECIPES[name], folder))
 
 
 if __name__ == "__main__":

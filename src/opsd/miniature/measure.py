@@ -58,7 +58,7 @@ def sample(
     seed: int = 0,
 ) -> list[list[list[int]]]:
     """`samples` completions per problem at temperature 1, as token ids up to the end token."""
-    prompts = [prompt_ids(tokenizer, context(Group(p, ()), 0)[0]) for p in given]
+    prompts = [list(prompt_ids(tokenizer, context(Group(p, ()), 0)[0])) for p in given]
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     torch.manual_seed(seed)
     out = model.generate(

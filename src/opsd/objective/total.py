@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from opsd.objective.fused import Head, fused_terms
+from opsd.objective.fused import Head, View, fused_terms
 from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
 
@@ -33,7 +33,7 @@ class Share:
 
     coefficient: float
     leaf: Leaf
-    views: Sequence
+    views: Sequence[View]
     taught_R: Tensor
     factor_R: Tensor
     temperature: float
@@ -67,38 +67,41 @@ def total(
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, TokenTable]]]:
     """The micro-batch's loss (a sum: already divided by the step's denominators), and for every
-    signal its token losses [N] before scaling and its table, detached."""
-    scales = [_scale(share, table) for share in shares]
-    known = [share.leaf.slope for share in shares]
-    planned = None
-    if all(slope is not None for slope in known):
-        planned = [scale * slope for scale, slope in zip(scales, known, strict=True)]
+    signal its token losses [N] before scaling and its table, detached. A signal that teaches none
+    of these rollouts has no views and costs nothing."""
+    live = [share for share in shares if bool(share.taught_R.any())]
+    scales = [_scale(share, table) for share in live]
     values, statistics = fused_terms(
         student_ND,
         head,
-        [share.leaf.term(share.views, share.temperature) for share in shares],
+        [share.leaf.term(share.views, share.temperature) for share in live],
         tokens_N,
         chunk_rows=chunk_rows,
-        planned=planned,
+        planned=_planned(live, scales),
     )
-    loss = student_ND.new_zeros((), dtype=torch.float32)
-    seen = []
-    for share, scale, value, columns in zip(shares, scales, values, statistics, strict=True):
-        own = _with(table, columns)
-        losses = share.leaf.losses(value, own)
-        # A row outside the signal may hold anything, an infinity included: select, do not multiply.
-        loss = loss + torch.where(scale != 0, losses * scale, 0.0).sum()
-        seen.append((losses.detach(), own))
-    return loss, seen
+    loss = student_ND.sum(dtype=torch.float32) * 0.0
+    seen = {id(share): (torch.zeros_like(table.logp_sampler), table) for share in shares}
+    for share, scale, value, columns in zip(live, scales, values, statistics, strict=True):
+        own = replace(table, statistics={name: c.detach() for name, c in columns.items()})
+        # Rows outside the signal may hold anything, infinities and NaN included: they are selected
+        # out of the sum, and out of what the sum is differentiated by.
+        inside = scale != 0
+        losses = share.leaf.losses(torch.where(inside, value, value.detach()), own)
+        loss = loss + torch.where(inside, losses * scale, 0.0).sum()
+        seen[id(share)] = losses.detach(), own
+    return loss, list(seen.values())
+
+
+def _planned(shares: Sequence[Share], scales: Sequence[Tensor]) -> list[Tensor] | None:
+    """What each term's values will be multiplied with, where that is known beforehand."""
+    slopes = [share.leaf.slope for share in shares]
+    known = [scale * s for scale, s in zip(scales, slopes, strict=True) if s is not None]
+    return known if len(known) == len(shares) else None
 
 
 def _scale(share: Share, table: TokenTable) -> Tensor:
     inside = share.taught_R[table.rollout] & taught(share.leaf, table.position)
     return torch.where(inside, share.factor_R[table.rollout] * share.coefficient, 0.0)
-
-
-def _with(table: TokenTable, statistics: dict[str, Tensor]) -> TokenTable:
-    return replace(table, statistics={name: c.detach() for name, c in statistics.items()})
 
 
 def _divisor(unit: str, tokens: Tensor, group: Tensor, limit: int) -> tuple[Tensor, Tensor]:

@@ -125,10 +125,10 @@ class Sampler:
         context = source.view or self.student
         fitting = []
         for problem in problems:
-            (view,) = context(Group(problem, ()), 0) or (None,)
-            ids = () if view is None else prompt_ids(self.tokenizer, view)
-            if ids and self.fits(problem, view, ids, horizon):
-                fitting.append((problem, ids))
+            for view in context(Group(problem, ()), 0) or ():
+                ids = prompt_ids(self.tokenizer, view)
+                if self.fits(problem, view, ids, horizon):
+                    fitting.append((problem, ids))
         rows = []
         seen: Counter[str] = Counter()  # a small set is cycled: the same problem twice in a step
         for problem, ids in fitting:
@@ -170,7 +170,7 @@ class Sampler:
         if name not in problem.privileged:
             have = ", ".join(sorted(problem.privileged)) or "none"
             raise UserError(f"problem {problem.id} has no '{name}' to learn from (it has: {have})")
-        (view,) = self.student(Group(problem, ()), 0) or ()
+        view = self.student.view(problem)
         ids = prompt_ids(self.tokenizer, view)
         text = problem.privileged[name]
         completion = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from opsd.data.prompts import view
 from opsd.parts import part
-from opsd.types import Group, View
+from opsd.types import Group, Problem, View
 
 Include = Literal["problem", "translation", "solution"]
 
@@ -25,7 +25,11 @@ class StudentPrompt:
     template_options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
-        return (_view(self, group),)
+        return (self.view(group.problem),)
+
+    def view(self, problem: Problem) -> View:
+        """The one view that every problem has."""
+        return _view(self, problem)
 
 
 @part
@@ -38,7 +42,7 @@ class Solution:
     template_options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
-        return (_view(self, group),)
+        return (_view(self, group.problem),)
 
 
 @part
@@ -57,16 +61,16 @@ class Crosslingual:
     template_options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
-        return (_view(self, group, include=self.include),)
+        return (_view(self, group.problem, include=self.include),)
 
 
 Context = Annotated[StudentPrompt | Solution | Crosslingual, Field(discriminator="type")]
 
 
-def _view(context: Any, group: Group, **extra: Any) -> View:
+def _view(context: Any, problem: Problem, **extra: Any) -> View:
     return view(
         context.type,
-        group.problem,
+        problem,
         context.template,
         prefill=context.prefill,
         template_options=context.template_options,

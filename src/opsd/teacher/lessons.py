@@ -66,7 +66,7 @@ def lessons(
             readings = [_read(leaf, group, i, sampler) for _, leaf in signals]
             if not rollout.completion_ids or all(r is None for r in readings):
                 continue
-            (view,) = sampler.student(group, i) or ()
+            view = sampler.student.view(group.problem)
             ids = prompt_ids(sampler.tokenizer, view)
             # The sampler may have read another prompt than the one that is learned on.
             if not sampler.fits(group.problem, view, ids, len(rollout.completion_ids)):
