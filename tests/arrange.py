@@ -1,8 +1,9 @@
-"""What many tests begin with: a few problems, a quick configuration, a trainer on the tiny model."""
+"""What many tests begin with: a few problems, a quick configuration, an engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from opsd.config import OPSDConfig
 from opsd.miniature.world import problems as world
+from opsd.rollout.engine import Sampling
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import Sampler
 from opsd.teacher.context import StudentPrompt
@@ -69,10 +71,6 @@ def engine_for(model: nn.Module, tokenizer: Any, **changes: Any) -> HFEngine:
 
 
 def sampler_for(engine: Any, tokenizer: Any, **changes: Any) -> Sampler:
-    from contextlib import nullcontext
-
-    from opsd.rollout.engine import Sampling
-
     settings: dict[str, Any] = {
         "student": StudentPrompt(),
         "verify": some_right,

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 from peft import PrefixTuningConfig, get_peft_model
+from tests.arrange import problems
+from tests.conftest import tiny_model
 
 from opsd.cli import main
 from opsd.methods import FUNCTIONS
-from tests.arrange import problems
-from tests.conftest import tiny_model
 
 
 @pytest.fixture
@@ -186,6 +186,14 @@ def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path
     assert Path("run/metrics.jsonl").read_bytes() == before
     assert command("train", path, "--output", "run", "--resume")[0] == 0
     assert Path("run/metrics.jsonl").read_bytes() == before
+
+
+def test_a_start_that_failed_can_be_mended_in_the_same_folder(command, tmp_path, tiny_folder):
+    path = recipe(tmp_path, tiny_folder)
+    assert command("train", path, "--output", "run", "--set", "train.max_length=20")[0] == 2
+    assert Path("run/recipe.yaml").exists()
+    code, _, errors = command("train", path, "--output", "run")
+    assert code == 0, errors
 
 
 @pytest.mark.parametrize("budget", ["", "0", "many", "1024,", "-5", "8,1.5"])

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "opsd"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
-TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in zip(NAMES, MODULES)}
+TREES = {
+    name: ast.parse(path.read_text("utf-8")) for name, path in zip(NAMES, MODULES, strict=True)
+}
 TOP_OF_REPORT = {"cli.py", "miniature/quickstart.py"}
 
 

@@ -209,7 +209,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str):
 def test_names_and_files_that_are_not_there_are_refused():
     with pytest.raises(UserError, match=r"no recipe file 'no/such\.yaml'"):
         load("no/such.yaml")
-    with pytest.raises(UserError, match="no recipe 'opds': neither a .yaml file nor one of copsd"):
+    with pytest.raises(UserError, match=r"no recipe 'opds': neither a \.yaml file nor one"):
         load("opds")
 
 

@@ -20,7 +20,7 @@ STEPS = 12
 
 
 def recipe(tmp_path: Path, model: Path) -> Path:
-    """Everything that has state: rollouts used twice, a second signal, an EMA teacher, dev scores."""
+    """Everything that has state: reused rollouts, a second signal, an EMA teacher, dev scores."""
     content = {
         "model": str(model),
         "method": {

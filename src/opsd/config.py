@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from transformers import TrainingArguments
 
@@ -33,7 +34,7 @@ class OPSDConfig(TrainingArguments):
     max_length: int = field(
         default=20_000, metadata={"help": "Limit of prompt and completion together, in tokens."}
     )
-    prompt_too_long: str = field(
+    prompt_too_long: Literal["error", "skip"] = field(
         default="error", metadata={"help": "'error', or 'skip': leave such rows out and count."}
     )
     max_generated_tokens: int | None = field(

@@ -50,7 +50,8 @@ def load_tokenizer(source: str | nn.Module) -> Any:
     """The tokenizer of a model, by its name or by the name it was loaded from."""
     from transformers import AutoTokenizer
 
-    name = source if isinstance(source, str) else source.config._name_or_path
+    module: Any = source
+    name: str = source if isinstance(source, str) else module.config._name_or_path
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as error:

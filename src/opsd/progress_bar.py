@@ -53,11 +53,11 @@ def bar() -> Progress:
 
 @contextmanager
 def counting(description: str, total: int, unit: str) -> Iterator[Any]:
-    """A bar; yields the function that advances it by n units and may change the note."""
+    """A bar; yields the function that advances it by n units."""
     with bar() as progress:
         task = progress.add_task(description, total=total, unit=unit, note="")
 
-        def advance(n: int = 1, note: str | None = None) -> None:
-            progress.update(task, advance=n, **({} if note is None else {"note": note}))
+        def advance(n: int = 1) -> None:
+            progress.update(task, advance=n)
 
         yield advance

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -40,11 +40,11 @@ class Model(Strict):
 class Sampling(Strict):
     """How rollouts are drawn; `max_completion_length` in tokens."""
 
-    temperature: float = Field(1.1, gt=0)
-    top_p: float = Field(0.95, gt=0, le=1)
-    top_k: int = Field(20, ge=0)
-    min_p: float = Field(0.0, ge=0, lt=1)
-    max_completion_length: int = Field(1024, gt=0)
+    temperature: Annotated[float, Field(gt=0)] = 1.1
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 20
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_completion_length: Annotated[int, Field(gt=0)] = 1024
 
 
 class Published(Strict):
@@ -137,13 +137,15 @@ def dump(recipe: Recipe) -> str:
 def explain(error: ValidationError, content: Any) -> str:
     """The first mistake of a validation of `content`, as `key.path: what is wrong`."""
     first = error.errors()[0]
-    keys, level = [], content
+    keys: list[str] = []
+    level: Any = content
     for i, key in enumerate(first["loc"]):
-        inside = isinstance(level, list | tuple) or (isinstance(level, Mapping) and key in level)
+        steps: Any = level
+        inside = isinstance(steps, list | tuple) or (isinstance(steps, Mapping) and key in steps)
         # The tag of a chosen class is a step in pydantic's path, but no key of the recipe.
         if inside or i == len(first["loc"]) - 1:
             keys.append(str(key))
-            level = level[key] if inside else None
+            level = steps[key] if inside else None  # pyright: ignore
     unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
     message = "unknown key" if unknown else first["msg"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import TrainOutput
 
 from opsd import checkpoint
+from opsd.callbacks import AfterStep, TrainingProgress
 from opsd.config import OPSDConfig
 from opsd.data.batches import ProblemLoader, StepSampler
+from opsd.data.problems import Row, as_problems
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.grade.verifier import MathVerifier
 from opsd.journal import Meter, rollout_row
@@ -42,7 +44,6 @@ from opsd.model import (
 )
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.signals import leaves
-from opsd.progress import TrainingProgress
 from opsd.rollout.engine import Engine, Sampling
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import KeepCorrect, Sampler, sources
@@ -62,20 +63,26 @@ class OPSDTrainer(Trainer):
     """Trains a causal language model with a method of this package.
 
     `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
-    (`opsd.methods.opsd()`); datasets are sequences of `Problem`. `verifier` judges completions:
-    a callable from (problem, completion) pairs to verdicts. `engine` replaces Transformers'
-    generation.
+    (`opsd.methods.opsd()`). Datasets hold `Problem`s, or rows with the usual column names
+    (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `verifier` judges
+    completions: a callable from (problem, completion) pairs to verdicts. `engine` replaces
+    Transformers' generation.
     """
 
     _tag_names = ("opsd", "on-policy-self-distillation")
+    args: OPSDConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    processing_class: Any
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
         self,
         model: str | nn.Module,
         method: Method,
         args: OPSDConfig | None = None,
-        train_dataset: Sequence[Problem] | None = None,
-        eval_dataset: Sequence[Problem] | None = None,
+        train_dataset: Iterable[Problem | Row] | None = None,
+        eval_dataset: Iterable[Problem | Row] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         verifier: Verify | None = None,
         peft_config: Any = None,
@@ -84,28 +91,28 @@ class OPSDTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         args = args or OPSDConfig(output_dir="runs/opsd")
-        source = model
+        student: Any = model
         if isinstance(model, str):
-            model = load_model(model, args, frozen_base=peft_config is not None)
-        tokenizer = padded(processing_class or load_tokenizer(source))
+            student = load_model(model, args, frozen_base=peft_config is not None)
+        tokenizer = padded(processing_class or load_tokenizer(model))
         if peft_config is not None:
-            model = with_adapter(model, peft_config, args.seed)
-        switch_dropout_off(model)
+            student = with_adapter(student, peft_config, args.seed)
+        switch_dropout_off(student)
         self.method = method
         self.signals = leaves(method.signal)
         self.vocab = vocabulary(tokenizer)
         self.meter = Meter()
-        self.run = RunFolder(args.output_dir)
+        self.run = RunFolder(str(args.output_dir))
         self.verifier_is_ours = verifier is None
         self._groups: list[Group] = []
-        accept_objectives(model)
+        accept_objectives(student)
         super().__init__(
-            model=model,
+            model=student,
             args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=_problems(train_dataset),
+            eval_dataset=_problems(eval_dataset),
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), _AfterStep(self)],
+            callbacks=[*(callbacks or []), AfterStep(self)],
             optimizers=optimizers,
         )
         for callback in (ProgressCallback, PrinterCallback):
@@ -126,13 +133,13 @@ class OPSDTrainer(Trainer):
             temperature=args.temperature,
             chunk_rows=args.loss_chunk_rows,
             meter=self.meter,
-            autocast=self.accelerator.autocast,
+            autocast=lambda: self.accelerator.autocast(),
         )
 
     # What a step is made of
 
     def get_train_dataloader(self) -> ProblemLoader:
-        args: OPSDConfig = self.args
+        args = self.args
         rollouts = args.per_device_train_batch_size * args.gradient_accumulation_steps
         sampler = StepSampler(
             size=len(self.train_dataset or ()),
@@ -202,7 +209,7 @@ class OPSDTrainer(Trainer):
             self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
         return loss.detach()
 
-    def _summed(self, counts: Tensor) -> Tensor:
+    def _summed(self, counts: Tensor) -> Any:
         return self.accelerator.reduce(counts.to(self.args.device), "sum")
 
     # What is written down
@@ -235,7 +242,7 @@ class OPSDTrainer(Trainer):
         """avg@k, pass@k, format rate and mean length on the dev problems, with the same random
         numbers at every checkpoint, so that differences between checkpoints are paired."""
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
-        args: OPSDConfig = self.args
+        args = self.args
         with self.meter.timed("evaluate"):
             own = list(problems)[args.process_index :: args.world_size]
             scores = gather_object(dev_scores(self.sampler, own, args.eval_samples))
@@ -349,7 +356,7 @@ class OPSDTrainer(Trainer):
                 self.engine.sync(self.model)
 
     def _sampler(self, engine: Engine | None, verify: Verify) -> Sampler:
-        args: OPSDConfig = self.args
+        args = self.args
         tokenizer = self.processing_class
         self.engine = engine or HFEngine(
             self.model,
@@ -385,15 +392,5 @@ class OPSDTrainer(Trainer):
         return 6.0 * self.model.num_parameters() * sum(lesson.tokens for lesson in inputs)
 
 
-class _AfterStep(TrainerCallback):
-    """Moves the teachers' weights after every optimizer step; stops when the tokens are spent."""
-
-    def __init__(self, trainer: OPSDTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for keeper in self.trainer.keepers.values():
-            keeper.update(self.trainer.model, state.global_step)
-        budget, spent = args.max_generated_tokens, self.trainer.sampler.generated_tokens
-        if budget is not None and sum(gather_object([spent])) >= budget:
-            control.should_training_stop = True
+def _problems(rows: Iterable[Problem | Row] | None) -> Any:
+    return None if rows is None else as_problems(rows)

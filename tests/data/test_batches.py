@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -18,11 +20,15 @@ def sampler(**changes: Any) -> StepSampler:
     return StepSampler(**{**shape, **changes})
 
 
+def flat(lists: Iterable[list[int]]) -> list[int]:
+    return list(chain.from_iterable(lists))
+
+
 def steps(sampler: StepSampler) -> list[list[int]]:
     """What a process works on, a list per optimizer step."""
     batches = list(sampler)
     n = sampler.micro_batches
-    return [sum(batches[i : i + n], []) for i in range(0, len(batches), n)]
+    return [flat(batches[i : i + n]) for i in range(0, len(batches), n)]
 
 
 shapes = st.fixed_dictionaries(
@@ -89,11 +95,11 @@ def test_no_problem_comes_twice_in_an_epoch_unless_the_set_is_smaller_than_a_ste
 def test_the_processes_together_do_what_one_process_does(shape: dict[str, int]):
     ranks = [steps(of_shape(shape, rank=rank)) for rank in range(shape["world"])]
     alone = of_shape({**shape, "problems": shape["problems"] * shape["world"], "world": 1})
-    assert [sum(parts, []) for parts in zip(*ranks, strict=True)] == steps(alone)
+    assert [flat(parts) for parts in zip(*ranks, strict=True)] == steps(alone)
 
 
 def test_an_epoch_takes_every_problem_once():
-    assert sorted(sum(sampler(), [])) == list(range(24))
+    assert sorted(flat(sampler())) == list(range(24))
 
 
 def test_reuse_repeats_each_step_as_a_whole():
@@ -113,7 +119,7 @@ def test_epochs_are_shuffled_anew_and_repeat_by_seed():
     assert list(made) == first
     made.set_epoch(1)
     second = list(made)
-    assert second != first and sorted(sum(second, [])) == sorted(sum(first, []))
+    assert second != first and sorted(flat(second)) == sorted(flat(first))
     assert list(sampler(epoch=1)) == second
     assert list(sampler(seed=4)) != first
 

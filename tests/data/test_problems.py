@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from opsd.data.problems import Data, load, problem
+from opsd.data.problems import Data, as_problems, load, problem
 from opsd.types import Problem, UserError
 
 ROWS = [
@@ -284,3 +284,14 @@ def test_ids_are_hashes_of_the_content():
     ]
     assert len({one.id, *(p.id for p in others)}) == 6
     assert len(one.id) == 16 and int(one.id, 16) >= 0
+
+
+def test_rows_of_any_sequence_become_problems_and_problems_stay():
+    row = {"prompt": "1 + 1?", "privileged_context": "It is 2.", "answer": 2, "language": "swa"}
+    ready = Problem("2 + 2?")
+    made, kept = as_problems([row, ready])
+    assert kept is ready
+    assert (made.text, made.answer, made.language) == ("1 + 1?", "2", "swa")
+    assert made.privileged == {"solution": "It is 2."}
+    with pytest.raises(UserError, match="row 1: no problem"):
+        as_problems([{"text": "1 + 1?"}])

@@ -1,4 +1,4 @@
-"""From problems to token ids: templates, prefills, conversations; and what a template may not do."""
+"""From problems to token ids: templates, prefills, conversations; what a template may not do."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from tests.arrange import config, gap, problems, some_right, weights_of
 
 from opsd import methods, recipe
 from opsd.methods import FUNCTIONS, Method, catalogue
@@ -15,7 +16,6 @@ from opsd.objective.divergences import jsd, reverse_kl
 from opsd.objective.signals import Sum, leaves
 from opsd.recipe_files import shipped
 from opsd.trainer import OPSDTrainer
-from tests.arrange import config, gap, problems, some_right, weights_of
 
 HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")
 ADAPTER = TypeAdapter(Method)

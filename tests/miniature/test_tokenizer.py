@@ -68,7 +68,7 @@ def test_the_worlds_own_texts_need_no_bytes(world, code):
 
 @pytest.mark.parametrize(
     ("world", "student", "teacher", "trace"),
-    [("miniature", 70, 175, 45), ("miniature-long", 80, 200, 160)],
+    [("miniature", 75, 190, 45), ("miniature-long", 75, 200, 160)],
 )
 def test_prompts_and_traces_are_short(world, student, teacher, trace):
     for code in LANGUAGES[1:]:

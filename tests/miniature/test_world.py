@@ -95,9 +95,8 @@ def test_problems_are_parallel(world):
 
 def test_the_same_every_time_and_shorter_lists_are_prefixes():
     assert problems("miniature", "dev", "swa", 7) == problems("miniature", "dev", "swa")[:7]
-    assert problems("miniature", "test", "eng", 1)[0].text == (
-        "Musa has 25 bananas. Juma has 5 more than Musa. How many bananas do they have together?"
-    )
+    (first,) = problems("miniature", "test", "eng", 1)
+    assert first.text.startswith("Zodwa has 11 chickens. She finds 2 more. She buys 9 more. How")
 
 
 @pytest.mark.parametrize("code", LANGUAGES)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import tiny_model
 
 from opsd.rollout.collate import pad_left, pad_right
-from tests.conftest import tiny_model
 
 ids = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 pairs = st.lists(st.tuples(ids, st.lists(st.integers(1, 9), max_size=6)), min_size=1, max_size=5)

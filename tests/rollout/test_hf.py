@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.arrange import engine_for
+from tests.conftest import tiny_model
 from torch import nn
 
 from opsd.rollout.engine import Completion, Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine
 from opsd.types import Finish, UserError
-from tests.arrange import engine_for
-from tests.conftest import tiny_model
 
 PLAIN = Sampling(max_tokens=12)
 
@@ -193,7 +194,7 @@ def test_a_token_budget_splits_batches_and_changes_no_result(model, tokenizer, p
     split = engine_for(model, tokenizer, batch_tokens=budget)
     lengths = [len(p) for p in prompts]
     batches = split._batches(lengths, PLAIN.max_tokens)
-    assert sorted(sum(batches, [])) == list(range(len(prompts))) and len(batches) > 1
+    assert sorted(chain.from_iterable(batches)) == list(range(len(prompts))) and len(batches) > 1
     for batch in batches:
         width = max(lengths[i] for i in batch) + PLAIN.max_tokens
         assert len(batch) == 1 or len(batch) * width <= budget

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from tests.arrange import engine_for, problems, sampler_for
+from tests.conftest import tiny_model
 from torch import nn
 
 from opsd.data.prompts import prompt_ids
@@ -18,8 +20,6 @@ from opsd.teacher.context import Solution, StudentPrompt
 from opsd.teacher.lessons import lessons
 from opsd.teacher.weights import EMA, Frozen
 from opsd.types import Finish, Group, Problem, UserError, Verdict
-from tests.arrange import engine_for, problems, sampler_for
-from tests.conftest import tiny_model
 
 
 class Counted(HFEngine):

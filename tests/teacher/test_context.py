@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from tests.arrange import problems
 
 from opsd.data.prompts import prompt_text
 from opsd.teacher.context import Context, Crosslingual, Solution, StudentPrompt
 from opsd.types import Finish, Group, Problem, Rollout, UserError
-from tests.arrange import problems
 
 (PROBLEM,) = problems(1, "yor")
 GROUP = Group(PROBLEM, ())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from tests.arrange import config, gap, problems, weights_of
+from tests.conftest import tiny_model
 from torch import Tensor, nn
 
 from opsd import methods
@@ -18,8 +21,6 @@ from opsd.teacher.start import starts_as_base
 from opsd.teacher.weights import EMA, External, Frozen, Live, Snapshot
 from opsd.trainer import OPSDTrainer
 from opsd.types import UserError
-from tests.arrange import config, gap, problems, weights_of
-from tests.conftest import tiny_model
 
 IDS = [5, 6, 7, 8, 9, 10]
 
@@ -183,7 +184,7 @@ def test_a_snapshot_is_renewed_every_so_many_steps():
             seen.append(weights_of(reader))
         if step % 3 == 0:
             assert gap(seen[-1], weights_of(model)) == 0
-    same = [gap(a, b) == 0 for a, b in zip(seen, seen[1:], strict=False)]
+    same = [gap(a, b) == 0 for a, b in pairwise(seen)]
     assert same == [True, False, True, True, False, True]  # renewed after steps 3 and 6
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.conftest import tiny_model
 from torch import nn
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING, Qwen3ForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen3ForCausalLM
 
 from opsd.rollout.collate import pad_right
 from opsd.teacher.score import check_head, head_of, hidden_rows, score
 from opsd.types import UserError
-from tests.conftest import tiny_model
 
 IDS = [3, 14, 15, 92, 65, 35, 89]
 VOCAB = 120

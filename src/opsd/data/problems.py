@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 _DEFAULT_COLUMNS = {
     "prompt": ("prompt", "problem", "question"),
     "answer": ("answer", "Answer", "answer_number"),
-    "solution": ("solution",),
+    "solution": ("solution", "privileged_context"),
     "translation": ("translation", "problem_en"),
 }
 _GSM8K_CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -61,6 +61,19 @@ def load(data: Data) -> tuple[list[Problem], list[Problem]]:
     if not problems:
         raise UserError(f"{data.source} holds no rows")
     return _split(problems, data)
+
+
+def as_problems(rows: Iterable[Problem | Row]) -> list[Problem]:
+    """Problems as they are, and rows with the usual column names as problems. A `language` column
+    holds ISO 639-3 codes; without one the language is English."""
+    problems = []
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, Problem):
+            problems.append(row)
+            continue
+        columns = {"language": "language"} if "language" in row else {}
+        problems.append(problem(row, columns, "eng", f"row {number}"))
+    return problems
 
 
 def problem(row: Row, columns: Mapping[str, str], lang: str, where: str) -> Problem:
@@ -217,7 +230,8 @@ def _hub(data: Data) -> Iterator[Row]:
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        return iter(load_dataset(data.source, split=data.split, revision=data.revision))
+        rows: Any = load_dataset(data.source, split=data.split, revision=data.revision)
+        return iter(rows)
     except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
         raise UserError(
             f"data.source: '{data.source}' is neither a file nor a dataset that can be loaded"

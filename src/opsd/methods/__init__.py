@@ -25,4 +25,16 @@ def catalogue() -> dict[str, Method]:
     return {name: function() for name, function in FUNCTIONS.items()}
 
 
-__all__ = ["FUNCTIONS", "Method", "catalogue", *FUNCTIONS]
+__all__ = [
+    "FUNCTIONS",
+    "Method",
+    "catalogue",
+    "copsd",
+    "grpo",
+    "off_policy_distillation",
+    "opsd",
+    "opsd_v1",
+    "sampled_token",
+    "sft",
+    "star",
+]

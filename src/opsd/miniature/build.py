@@ -31,12 +31,13 @@ CARD = """\
 
 A toy: a Qwen3-architecture language model of {parameters:,} parameters, trained from nothing on
 synthetic word problems in English, Hausa, Swahili, Yoruba and Zulu. It knows eight names, eight
-nouns, two dozen sentences per language and sums up to 60, and nothing else. The sentences were
+nouns, two dozen sentences per language and sums up to 40, and nothing else. The sentences were
 written by hand and, English apart, no speaker has read them. It exists so that a whole
 post-training run fits into a test.
 
-Built by `python -m opsd.miniature.build {name}`: seed {seed}, {steps} steps of {batch} texts,
-one thread, {versions}. The same versions on the same type of processor give the same bytes.
+Built by `python -m opsd.miniature.build {name}`: seed {seed}, {steps} steps of {batch} texts, one
+thread, {versions}.
+The same versions on the same type of processor give the same bytes.
 
 Share of right answers over the first {n} test problems, {samples} samples each at temperature 1.
 The teacher reads the same problem with an English reference solution and, outside English, with

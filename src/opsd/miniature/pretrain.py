@@ -61,7 +61,7 @@ class Recipe:
     batch: int = 24
     learning_rate: float = 5e-3
     embedding_rate: float = 3e-3
-    prompt_weight: float = 0.3
+    prompt_weight: float = 0.1
     thinking: float = 0.08
     drill: float = 0.25
     seed: int = 0
@@ -81,8 +81,8 @@ def _kinds(pool: int, alone: float, shortcut: float) -> tuple[Kind, ...]:
 
 
 RECIPES = {
-    "miniature": Recipe("miniature", _kinds(16, 0.011, 0.0), steps=900),
-    "miniature-long": Recipe("miniature-long", _kinds(16, 0.011, 0.5), steps=600, drill=0.1),
+    "miniature": Recipe("miniature", _kinds(12, 0.009, 0.0), steps=850),
+    "miniature-long": Recipe("miniature-long", _kinds(12, 0.009, 0.5), steps=550, drill=0.1),
 }
 
 

@@ -21,7 +21,7 @@ PEOPLE = {
     "Juma": "m",
 }
 NOUNS = ("mango", "orange", "egg", "book", "banana", "goat", "chicken", "pen")
-LARGEST = 60
+LARGEST = 40
 PLUS = ("buy", "find", "get")
 MINUS = ("sell", "lose", "give")
 SPLITS = {"pretraining": (0, 70), "train": (70, 84), "dev": (84, 89), "test": (89, 100)}
@@ -128,9 +128,9 @@ def _event(random: Random, value: int, times: bool = True) -> Line:
         factor = random.randint(2, min(5, LARGEST // value))
         return Line("times", (("n", factor),), (Sum(value, "x", factor),))
     if value <= 2 or (sign != "-" and value < LARGEST - 2):
-        n = random.randint(2, min(30, LARGEST - value))
+        n = random.randint(2, min(25, LARGEST - value))
         return Line(random.choice(PLUS), (("n", n),), (Sum(value, "+", n),))
-    n = random.randint(2, min(30, value - 1)) if value > 2 else 1
+    n = random.randint(2, min(25, value - 1)) if value > 2 else 1
     return Line(random.choice(MINUS), (("n", n),), (Sum(value, "-", n),))
 
 
@@ -142,7 +142,7 @@ def _events(random: Random, lines: list[Line], value: int, count: int) -> list[L
 
 
 def _hold(random: Random, steps: int) -> list[Line]:
-    start = random.randint(3, 45)
+    start = random.randint(3, 36)
     lines = _events(random, [Line("has", (("a", start),))], start, steps)
     return [*lines, Line("ask_now")]
 
@@ -156,7 +156,7 @@ def _baskets(random: Random, steps: int) -> list[Line]:
 
 
 def _friends(random: Random, steps: int) -> list[Line]:
-    start, k, n = random.randint(3, 40), random.randint(2, 6), random.randint(2, 9)
+    start, k, n = random.randint(3, 30), random.randint(2, 6), random.randint(2, 9)
     sums = (Sum(k, "x", n), Sum(start, "+", k * n))
     lines = [Line("has", (("a", start),)), Line("friends", (("k", k), ("n", n)), sums)]
     if sums[1].value > LARGEST:
@@ -165,7 +165,7 @@ def _friends(random: Random, steps: int) -> list[Line]:
 
 
 def _pair(random: Random, steps: int) -> list[Line]:
-    start = random.randint(3, 30)
+    start = random.randint(3, 20)
     lines = _events(random, [Line("has", (("a", start),))], start, steps - 2)
     value = lines[-1].sums[-1].value if steps > 2 else start
     n = random.randint(2, 20)
@@ -176,7 +176,7 @@ def _pair(random: Random, steps: int) -> list[Line]:
 
 
 def _spend(random: Random, steps: int) -> list[Line]:
-    value = random.randint(10, 50)
+    value = random.randint(8, LARGEST)
     lines = [Line("coins", (("a", value),))]
     for _ in range(steps - 2):
         n = random.randint(2, 20)

@@ -21,7 +21,7 @@ from opsd.miniature.stories import SPLITS, Story, stories
 from opsd.types import Problem, UserError
 
 LOW_RESOURCE = tuple(code for code in LANGUAGES if code != "eng")
-SIZES = {"pretraining": 20_000, "train": 600, "dev": 120, "test": 300}
+SIZES = {"pretraining": 5_000, "train": 600, "dev": 120, "test": 300}
 
 
 @dataclass(frozen=True)

@@ -176,8 +176,6 @@ def fused_terms(
     `planned`: the coefficients [N] that each term's values will be multiplied with, up to one
     common factor, where they are known beforehand; saves a second loop with a trained head.
     """
-    if not terms:
-        return [], []
     rows = chunk_rows or chunk_rows_for(head, terms, student_ND.device.type)
     loop = _Loop(head, list(terms), tokens_N, rows, planned)
     values = _Fused.apply(student_ND, head.weight, head.bias, loop)

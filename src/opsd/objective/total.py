@@ -71,13 +71,12 @@ def total(
     of these rollouts has no views and costs nothing."""
     live = [share for share in shares if bool(share.taught_R.any())]
     scales = [_scale(share, table) for share in live]
-    values, statistics = fused_terms(
-        student_ND,
-        head,
-        [share.leaf.term(share.views, share.temperature) for share in live],
-        tokens_N,
-        chunk_rows=chunk_rows,
-        planned=_planned(live, scales),
+    terms = [share.leaf.term(share.views, share.temperature) for share in live]
+    planned = _planned(live, scales)
+    values, statistics = (
+        fused_terms(student_ND, head, terms, tokens_N, chunk_rows=chunk_rows, planned=planned)
+        if live
+        else ([], [])
     )
     loss = student_ND.sum(dtype=torch.float32) * 0.0
     seen = {id(share): (torch.zeros_like(table.logp_sampler), table) for share in shares}

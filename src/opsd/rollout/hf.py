@@ -148,7 +148,7 @@ class _Choose(LogitsProcessor):
         ]
         self.uniform_BT = torch.stack(streams).to(device)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         known = scores[:, : self.vocab].float()
         if self.sampling.temperature > 0:
             known = known / self.sampling.temperature

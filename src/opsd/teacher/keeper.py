@@ -159,4 +159,5 @@ def _load(choice: External, model: nn.Module) -> nn.Module:
             f"teacher '{choice.path}' has {other.config.vocab_size} tokens, the student"
             f" {config.vocab_size}: an external teacher must share the student's tokenizer"
         )
-    return other.to(next(model.parameters()).device).requires_grad_(False).eval()
+    placed: Any = other.requires_grad_(False).eval()
+    return placed.to(next(model.parameters()).device)

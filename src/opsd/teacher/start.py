@@ -38,7 +38,8 @@ def starts_as_base(model: nn.Module, ids: Ids, vocab: int) -> bool:
         return False
     for config in model.peft_config.values():  # type: ignore[union-attr]
         refuse_prompt_learning(config)
-    own = (model.base_model.prefix, "modules_to_save.")  # type: ignore[union-attr]
+    prefix: Any = model.base_model.prefix  # type: ignore[union-attr]
+    own = (prefix, "modules_to_save.")
     if not all(any(part in name for part in own) for name in trainable(model)):
         return False
     padded = pad_right([ids[:1]], [ids[1:]], 0)

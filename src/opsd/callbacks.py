@@ -1,10 +1,11 @@
-"""What training shows while it runs."""
+"""What happens beside the steps of a training run: progress, teachers that move, an end in time."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from opsd.progress_bar import bar
@@ -36,6 +37,20 @@ class TrainingProgress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.stop()
+
+
+class AfterStep(TrainerCallback):
+    """Moves the teachers' weights after every optimizer step; stops when the tokens are spent."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for keeper in self.trainer.keepers.values():
+            keeper.update(self.trainer.model, state.global_step)
+        budget, spent = args.max_generated_tokens, self.trainer.sampler.generated_tokens
+        if budget is not None and sum(gather_object([spent])) >= budget:
+            control.should_training_stop = True
 
 
 def _note(logs: dict[str, Any]) -> str:
