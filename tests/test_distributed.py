@@ -14,7 +14,7 @@ import torch
 CASES: dict[str, dict] = {
     "full": {},
     "lora": {"lora": True},
-    "uneven passes": {"lora": True, "max_tokens_per_pass": 150, "checkpointing": True},
+    "uneven passes": {"lora": True, "max_tokens_per_pass": 130, "checkpointing": True},
     "sum": {"sum": True, "accumulate": 2},
 }
 ROLLOUTS, STEPS, RATE = 8, 2, 1.0

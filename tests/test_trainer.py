@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from opsd import checkpoint, methods
 from opsd.model import load_model
+from opsd.objective.divergences import forward_kl
 from opsd.objective.signals import Likelihood, Sum
 from opsd.rollout.source import OnPolicy
 from opsd.run import RunFolder, read_jsonl
@@ -92,6 +93,16 @@ def test_gradient_accumulation_changes_no_weight(tmp_path, tiny_folder, method):
                 assert {n: b[n] for n in names} == pytest.approx(
                     {n: a[n] for n in names}, rel=1e-4, abs=1e-6
                 )
+
+
+def test_the_loss_of_a_token_mean_is_the_mean_divergence(tmp_path, tiny_folder):
+    run = trained(
+        tmp_path, tiny_folder, methods.opsd(divergence=forward_kl), gradient_accumulation_steps=2
+    )
+    rows = [row for row in run.state.log_history if "loss" in row]
+    assert len(rows) == 2 and rows[0]["loss"] > 0
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["divergence"], rel=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,12 @@ from tests.arrange import engine_for, problems, sampler_for
 from tests.conftest import tiny_model
 
 from opsd.evaluate.dev import dev_scores, summarise
-from opsd.evaluate.run import Protocol, budgets_protocol, evaluate
+from opsd.evaluate.run import Protocol, _row, budgets_protocol, evaluate
+from opsd.grade.verifier import MathVerifier
 from opsd.rollout.engine import Sampling
 from opsd.run import read_jsonl
 from opsd.teacher.context import StudentPrompt
-from opsd.types import Problem, UserError
+from opsd.types import Finish, Problem, UserError
 
 SWA, ZUL = problems(3), problems(2, "zul")
 
@@ -112,6 +113,19 @@ def test_smaller_budgets_are_prefixes_of_the_largest(
         len(row["completion"]) < len(long[row["problem"], row["sample"]]["completion"])
         for row in rows
     )
+
+
+def test_a_sample_is_judged_by_what_it_has_said_within_each_budget(tokenizer):
+    problem = Problem("2 + 2?", answer="4")
+    said = tokenizer("so \\boxed{4} or \\boxed{5}")["input_ids"]
+    early = len(tokenizer("so \\boxed{4} or")["input_ids"])
+    budgets = (2, early, len(said))
+    row = _row(
+        *("m", "s", problem, 0, said, Finish.STOP, tokenizer, MathVerifier()),
+        protocol(budgets=budgets),
+    )
+    judged = [tuple(row["budgets"][str(b)].values()) for b in budgets]  # right, well-formed, cut
+    assert judged == [(False, False, True), (True, True, True), (False, True, False)]
 
 
 @pytest.mark.parametrize(

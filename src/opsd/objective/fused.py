@@ -150,9 +150,9 @@ class SampledTerm:
             own = student / self.temperature
             target, q = normalised(self.target(tempered, own))
             statistics["logp_target"] = _at(target, tokens)
-            statistics["entropy_teacher"] = -torch.linalg.vecdot(q, target)
+            statistics["entropy_teacher"] = -(q * target).sum(-1)
         logp, p = normalised(student, self.temperature)
-        statistics["entropy_student"] = -torch.linalg.vecdot(p, logp)
+        statistics["entropy_student"] = -(p * logp).sum(-1)
         at = tokens.unsqueeze(-1)
         # 1 - p as the sum of the others: of a near-certain token the difference keeps no digit.
         others = p.scatter_(-1, at, 0.0).sum(-1)
@@ -178,8 +178,8 @@ def fused_terms(
     """
     rows = chunk_rows or chunk_rows_for(head, terms, student_ND.device.type)
     loop = _Loop(head, list(terms), tokens_N, rows, planned)
-    values = _Fused.apply(student_ND, head.weight, head.bias, loop)
-    return list(values), loop.statistics
+    values: Any = _Fused.apply(student_ND, head.weight, head.bias, loop)  # pyright: ignore
+    return [*values], loop.statistics
 
 
 def fused_divergence(
@@ -242,7 +242,7 @@ class _Loop:
     tokens_N: Tensor
     chunk_rows: int
     planned: Sequence[Tensor] | None
-    statistics: list[dict[str, Tensor]] = field(default_factory=list)
+    statistics: list[dict[str, Tensor]] = field(default_factory=list[dict[str, Tensor]])
 
     def values(self, student_ND: Tensor, use: _Use | None = None) -> list[Tensor]:
         """Values of all rows; `use` is shown each chunk's rows, every term's gradient by its
@@ -259,7 +259,7 @@ class _Loop:
     def _chunk(self, student_ND: Tensor, rows: slice, use: _Use | None) -> list[TermRows]:
         logits, views = self._logits(student_ND[rows], rows)
         capped = logits.clone() if use and self.head.softcap is not None else None
-        results = []
+        results: list[TermRows] = []
         for i, (term, of_term) in enumerate(zip(self.terms, views, strict=True)):
             own = logits if i == len(self.terms) - 1 else logits.clone()
             results.append(_by_blocks(term, own, of_term, self.tokens_N[rows]))

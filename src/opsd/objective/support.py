@@ -49,7 +49,7 @@ class Full:
         names: Sequence[str],
         temperature: float = 1.0,
     ) -> Restricted:
-        return Restricted(student, views, lambda gradient: gradient)
+        return Restricted(student, views, _as_it_is)
 
 
 @part
@@ -75,11 +75,12 @@ class TopK:
         chooser = student if self.by == "student" else views[_index(self.by, names)]
         ids = chooser.topk(min(self.k, chooser.shape[-1]), dim=-1).indices
         if self.rest == "renormalise" or ids.shape[-1] == student.shape[-1]:
-            return Restricted(
-                student.gather(-1, ids),
-                [v.gather(-1, ids) for v in views],
-                lambda g: torch.zeros_like(student).scatter_(-1, ids, g),
-            )
+
+            def put_back(gradient: Tensor) -> Tensor:
+                return torch.zeros_like(student).scatter_(-1, ids, gradient)
+
+            chosen = [view.gather(-1, ids) for view in views]
+            return Restricted(student.gather(-1, ids), chosen, put_back)
         restricted = _with_tail(student, ids, temperature)
         tail = restricted[..., -1:].clone()
 
@@ -91,6 +92,10 @@ class TopK:
         return Restricted(
             restricted, [_with_tail(view, ids, temperature) for view in views], expand
         )
+
+
+def _as_it_is(gradient: Tensor) -> Tensor:
+    return gradient
 
 
 def _index(name: str, names: Sequence[str]) -> int:

@@ -26,7 +26,7 @@ class TokenTable:
     reward_mean_R: Tensor
     reward_std_R: Tensor
     pass_rate_R: Tensor
-    statistics: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def column(self, name: str) -> Tensor:
         """A statistic [N]. Raises ValueError where the term does not provide it."""
