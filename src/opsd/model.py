@@ -29,7 +29,7 @@ def load_model(name: str, args: OPSDConfig | None = None, *, frozen_base: bool =
     from transformers import AutoModelForCausalLM
 
     path = resolve(name)
-    _refuse_lost_adapter(path)
+    refuse_lost_adapter(path)
     continued = args is not None and not frozen_base and _is_adapter(path)
     if args is not None and args.bf16 and (frozen_base or continued):
         dtype: Any = torch.bfloat16
@@ -41,7 +41,8 @@ def load_model(name: str, args: OPSDConfig | None = None, *, frozen_base: bool =
 
             refuse_prompt_learning(PeftConfig.from_pretrained(path))
             return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, dtype=dtype)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        # Pickled weights are refused: they can run code when they are opened.
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{name}': {_first_line(error)}") from error
 
@@ -125,10 +126,12 @@ def _is_adapter(path: str) -> bool:
     return (Path(path) / "adapter_config.json").is_file()
 
 
-def _refuse_lost_adapter(path: str) -> None:
-    weights = ("adapter_model.safetensors", "adapter_model.bin")
-    if _is_adapter(path) and not any((Path(path) / name).is_file() for name in weights):
-        raise UserError(f"{path} has an adapter_config.json but no adapter weights; nothing loaded")
+def refuse_lost_adapter(path: str) -> None:
+    """Raises UserError for an adapter's folder without weights: the base model is no substitute."""
+    if _is_adapter(path) and not (Path(path) / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{path} has an adapter_config.json but no adapter_model.safetensors; nothing loaded"
+        )
 
 
 def _first_line(error: Exception) -> str:

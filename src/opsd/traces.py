@@ -28,7 +28,8 @@ def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, st
     """
     ids = lesson.rollout.completion_ids
     tokens_N = torch.tensor(ids, device=next(model.parameters()).device)
-    student_ND, head = score(model, [lesson.prompt_ids], [ids], learner.pad_id, learner.vocab)
+    with learner.autocast():
+        student_ND, head = score(model, [lesson.prompt_ids], [ids], learner.pad_id, learner.vocab)
     table = table_of([lesson], student_ND.device)
     readers = [_reader("student", student_ND, head, learner.temperature, tokenizer)]
     signals = []

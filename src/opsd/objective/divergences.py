@@ -32,7 +32,7 @@ _FAR = 30.0
 class Rows:
     """What a divergence is computed from, all `[..., V]`: `p`, `q`, `delta`; `ratio` = q/p - 1 of
     log-ratios up to 30, and `excess` = q - p, both without cancellation near equality. `finite`
-    says that no probability is an exact 0."""
+    says that every `delta` is."""
 
     p: Tensor
     q: Tensor

@@ -146,11 +146,12 @@ def fingerprint(model: nn.Module) -> str:
 def _load(choice: External, model: nn.Module) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
-    from opsd.model import resolve
+    from opsd.model import refuse_lost_adapter, resolve
 
     try:
         path = resolve(choice.path)
-        other = AutoModelForCausalLM.from_pretrained(path, dtype=choice.dtype)
+        refuse_lost_adapter(path)
+        other = AutoModelForCausalLM.from_pretrained(path, dtype=choice.dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(f"teacher weights: cannot load '{choice.path}': {error}") from error
     config: Any = model.config
