@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--language", default="swa")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32, help="problems per step, one rollout each")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -32,7 +32,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        own = "".join(f"-{s.rpartition('.')[2]}" for s in self.settings)
+        own = "".join(f"-{s.partition('.')[2]}" for s in self.settings)
         return f"{self.language}-{self.method}{own}-seed{self.seed}"
 
 
