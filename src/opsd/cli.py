@@ -78,6 +78,9 @@ def evaluate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 1.0,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
     thinking: Annotated[bool, typer.Option(help="The chat template's thinking mode.")] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="Ask with this recipe's student prompt instead.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     output: Annotated[Path, typer.Option(help="Results: <output>/<model>/<suite>/.")] = Path(
         "runs/eval"
@@ -100,6 +103,7 @@ def evaluate(
         temperature=temperature,
         top_p=top_p,
         thinking=thinking,
+        recipe=recipe,
         seed=seed,
         output=output,
     )

@@ -165,8 +165,9 @@ class OPSDTrainer(Trainer):
                 self._groups = self.method.source(problems, self.sampler, step)
             self.meter.rollouts(self._groups)
         made = lessons(self._groups, self.signals, self.sampler)
-        self.meter.add("rollouts_learned", len(made), 1)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
+        made = [lesson for lesson in made if lesson.taught]
+        self.meter.add("rollouts_learned", len(made), 1)
         if self._due(self.args.trace_steps) and self.args.process_index == 0:
             base = self.accelerator.unwrap_model(self.model)
             shown = [trace(x, self.learner, base, self.processing_class, step) for x in made[:2]]

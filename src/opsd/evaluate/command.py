@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from opsd import recipe as recipes
 from opsd.data import problems
 from opsd.data.problems import Data
 from opsd.evaluate.run import budgets_protocol, evaluate
@@ -29,13 +30,18 @@ def evaluate_models(
     temperature: float,
     top_p: float,
     thinking: bool,
+    recipe: str | None,
     seed: int,
     output: Path,
 ) -> dict[str, Any]:
-    """Evaluates every model under one protocol; prints a table, returns all results."""
+    """Evaluates every model under one protocol; prints a table, returns all results.
+
+    With `recipe`, the prompt is the one that its student learned on.
+    """
     loaded, _ = problems.load(Data(source=data, split=split, language=language, limit=limit))
+    prompt = StudentPrompt(template_options={"enable_thinking": thinking})
     protocol = budgets_protocol(
-        StudentPrompt(template_options={"enable_thinking": thinking}),
+        prompt if recipe is None else recipes.load(recipe).method.student,
         Sampling(temperature=temperature, top_p=top_p),
         samples,
         budgets,

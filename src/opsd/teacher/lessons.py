@@ -47,6 +47,11 @@ class Lesson:
         return self.rollout.verdict.reward if self.rollout.verdict else 0.0
 
     @property
+    def taught(self) -> bool:
+        """Whether any signal teaches this rollout. One that none does is only counted."""
+        return any(reading is not None for reading in self.readings)
+
+    @property
     def tokens(self) -> int:
         """Tokens of the student's sequence, the measure that passes are balanced by."""
         return len(self.prompt_ids) + len(self.rollout.completion_ids)
@@ -55,7 +60,7 @@ class Lesson:
 def lessons(
     groups: Sequence[Group], signals: Sequence[tuple[float, Leaf]], sampler: Sampler
 ) -> list[Lesson]:
-    """Every rollout of the groups that some signal teaches, in order."""
+    """Every rollout of the groups that fits, in order."""
     made = []
     for number, group in enumerate(groups):
         rewards = [r.verdict.reward if r.verdict else 0.0 for r in group.rollouts]
@@ -64,7 +69,7 @@ def lessons(
         std = (squares / (len(rewards) - 1)) ** 0.5 if len(rewards) > 1 else 0.0
         for i, rollout in enumerate(group.rollouts):
             readings = [_read(leaf, group, i, sampler) for _, leaf in signals]
-            if not rollout.completion_ids or all(r is None for r in readings):
+            if not rollout.completion_ids:
                 continue
             view = sampler.student.view(group.problem)
             ids = prompt_ids(sampler.tokenizer, view)
