@@ -131,7 +131,9 @@ def test_an_adapter_without_its_weights_is_refused(command, tmp_path, tiny_folde
         ("train", recipe(tmp_path, folder)),
         ("evaluate", folder, "--data", rows(tmp_path)),
     ):
-        assert "has an adapter_config.json but no adapter_model.safetensors" in refused(command(*arguments))
+        assert "has an adapter_config.json but no adapter_model.safetensors" in refused(
+            command(*arguments)
+        )
 
 
 def test_a_frozen_teacher_that_is_impossible_is_refused(command, tmp_path, tiny_folder, tokenizer):

@@ -15,7 +15,7 @@ from opsd.types import UserError
 @pytest.mark.slow
 def test_a_small_quickstart_has_every_row_sample_and_page(tmp_path):
     output = tmp_path / "quickstart"
-    plan = Plan(languages=("swa",), seeds=(0,), problems=6, tokens=1500, control=True)
+    plan = Plan(languages=("swa",), seeds=(0,), problems=6, tokens=1500, control=("swa",))
     result = run(output, plan)
     rows = {row["method"]: row for row in result["results"]}
     assert list(rows) == ["base", "grpo", "copsd"]
@@ -37,7 +37,7 @@ def test_a_small_quickstart_has_every_row_sample_and_page(tmp_path):
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="no quickstart"):
-        run(tmp_path, Plan(("swa",), (0,), 1, 1, control=False))
+        run(tmp_path, Plan(("swa",), (0,), 1, 1))
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 

@@ -6,6 +6,7 @@ core and one thread each, and report their progress to the parent, which itself 
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -35,22 +36,22 @@ _MARK = "quickstart.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """Which arms run, on how many held-out problems; `tokens` generated in training per arm."""
+    """Which arms run, on how many held-out problems; `tokens` generated in training per arm; the
+    languages in which the control runs as well, with the first seed."""
 
     languages: tuple[str, ...]
     seeds: tuple[int, ...]
     problems: int
-    tokens: int
-    control: bool
+    tokens: int = 20_000
+    control: tuple[str, ...] = ()
 
 
-SHORT = Plan(languages=("swa",), seeds=(0,), problems=60, tokens=24_000, control=False)
+SHORT = Plan(languages=("swa",), seeds=(0,), problems=60)
 FULL = Plan(
     languages=tuple(code for code in LANGUAGES if code != "eng"),
     seeds=(0, 1, 2),
     problems=200,
-    tokens=24_000,
-    control=True,
+    control=("swa",),
 )
 
 
@@ -96,11 +97,15 @@ def _clear(output: Path) -> None:
 
 def _arms(plan: Plan, output: Path) -> Iterator[arms.Arm]:
     """Longest first, so that no core idles at the end."""
-    methods = [*METHODS[1:], *((CONTROL,) if plan.control else ()), METHODS[0]]
-    for method in methods:
-        for seed in plan.seeds if method != CONTROL else plan.seeds[:1]:
-            for language in plan.languages:
-                yield arms.Arm(language, method, seed, plan.tokens, plan.problems, str(output))
+
+    def arm(language: str, method: str, seed: int) -> arms.Arm:
+        return arms.Arm(language, method, seed, plan.tokens, plan.problems, str(output))
+
+    for language in plan.control:
+        yield arm(language, CONTROL, plan.seeds[0])
+    for method in ("copsd", "grpo", "base"):
+        for language, seed in itertools.product(plan.languages, plan.seeds):
+            yield arm(language, method, seed)
 
 
 def run_arms(planned: Sequence[arms.Arm]) -> list[arms.Outcome]:
