@@ -70,7 +70,7 @@ def test_knows_more_when_told_more_and_answers_in_the_problems_language(miniatur
     given = problems("miniature", "dev", code, 40)
     alone = sample(model, tokenizer, given, StudentPrompt(), 2, HORIZON["miniature"])
     told = sample(model, tokenizer, given, Crosslingual(), 2, HORIZON["miniature"])
-    assert accuracy(tokenizer, given, alone) < 0.6 < 0.9 < accuracy(tokenizer, given, told)
+    assert accuracy(tokenizer, given, alone) < 0.6 < 0.8 < accuracy(tokenizer, given, told)
     first = problems("miniature", "dev", code, 1)[0].metadata["trace"].split()[0]
     for texts in (alone, told):
         starts = [tokenizer.decode(ids).startswith(first) for rows in texts for ids in rows]
