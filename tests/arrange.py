@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ def config(folder: Path, **changes: Any) -> OPSDConfig:
 def some_right(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
     """A verifier without mathematics: every second completion is right."""
     return [Verdict(float(i % 2 == 0), i % 2 == 0, True) for i in range(len(pairs))]
+
+
+def every_second() -> Callable[[Problem, str], Verdict]:
+    """A verifier to which one completion is right and the next one wrong, so that groups differ."""
+    turn = itertools.cycle([True, False])
+
+    def judge(problem: Problem, completion: str) -> Verdict:
+        right = next(turn)
+        return Verdict(float(right), right, True)
+
+    return judge
+
+
+def odd_length(problem: Problem, completion: str) -> Verdict:
+    """A verifier of single completions, whatever the order they are judged in."""
+    return Verdict(float(len(completion) % 2), len(completion) % 2 == 1, True)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ CASES: dict[str, dict] = {
     "lora": {"lora": True},
     "uneven passes": {"lora": True, "max_tokens_per_pass": 130, "checkpointing": True},
     "sum": {"sum": True, "accumulate": 2},
+    # A head of its own, and passes that are empty on one rank: its gradient must not be missing.
+    "untied": {"untied": True, "max_tokens_per_pass": 130, "checkpointing": True},
 }
 ROLLOUTS, STEPS, RATE = 8, 2, 1.0
 
@@ -44,13 +46,16 @@ def work(folder: str, output: Path) -> None:
         for i in range(2 * ROLLOUTS)
     ]
 
-    def verify(pairs):
-        graded = [float(len(text) % 2) for _, text in pairs]
-        return [Verdict(reward, reward > 0, True) for reward in graded]
+    def verify(problem, text):
+        reward = float(len(text) % 2)
+        return Verdict(reward, reward > 0, True)
 
     distill = Distill(Teacher(Solution()), jsd(0.5))
     for name, case in CASES.items():
         model = AutoModelForCausalLM.from_pretrained(folder)
+        if case.get("untied"):
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+            model.config.tie_word_embeddings = False
         torch.manual_seed(0)
         lora = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
         signal, group = distill, 1

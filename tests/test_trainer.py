@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from tests.arrange import config, gap, problems, some_right, weights_of
+from tests.arrange import config, gap, odd_length, problems, weights_of
 from tests.conftest import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -39,7 +38,7 @@ def trained(folder: Path, model: object, method: Any = None, **changes: Any) -> 
         for key in ("peft_config", "callbacks", "verifier", "eval_dataset", "train_dataset")
         if key in changes
     }
-    extra = {"train_dataset": ROWS, "verifier": some_right, **extra}
+    extra = {"train_dataset": ROWS, "verifier": odd_length, **extra}
     trainer = OPSDTrainer(
         model if isinstance(model, torch.nn.Module) else str(model),
         method or methods.opsd(),
@@ -48,11 +47,6 @@ def trained(folder: Path, model: object, method: Any = None, **changes: Any) -> 
     )
     trainer.train()
     return trainer
-
-
-def by_text(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-    """A verdict that depends on the completion alone, in whatever order they are judged."""
-    return [Verdict(float(len(t) % 2), len(t) % 2 == 1, True) for _, t in pairs]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path, tiny_folder):
@@ -75,7 +69,7 @@ def test_gradient_accumulation_changes_no_weight(tmp_path, tiny_folder, method):
             method,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=steps,
-            verifier=by_text,
+            verifier=odd_length,
             optim="sgd",
             learning_rate=0.1,
             max_steps=1 + (method.name == "opsd"),
@@ -292,8 +286,8 @@ def test_a_step_of_which_nothing_fits_has_no_loss_and_is_counted(tmp_path, tiny_
 
 
 def test_a_step_without_a_right_answer_has_no_loss_for_star(tmp_path, tiny_folder):
-    def wrong(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        return [Verdict(0.0, False, False) for _ in pairs]
+    def wrong(problem: Problem, completion: str) -> Verdict:
+        return Verdict(0.0, False, False)
 
     run = trained(tmp_path, tiny_folder, methods.star(), verifier=wrong)
     rows = [row for row in run.state.log_history if "loss" in row]
@@ -370,13 +364,14 @@ def test_a_tracker_named_in_report_to_is_one_of_the_callbacks(tmp_path, tiny_fol
 
 def test_the_best_checkpoint_on_the_dev_problems_is_loaded_at_the_end(tmp_path, tiny_folder):
     """The verdicts fall from evaluation to evaluation, so that the first checkpoint is the best."""
-    rounds: list[int] = []
+    judged: list[str] = []
 
-    def falling(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        dev = len(pairs) == 6
-        rounds.append(dev)
-        right = 6 - 2 * sum(rounds) if dev else len(pairs)
-        return [Verdict(float(i < right), i < right, True) for i in range(len(pairs))]
+    def falling(problem: Problem, completion: str) -> Verdict:
+        if problem.language != "yor":
+            return Verdict(1.0, True, True)
+        rounds, i = divmod(len(judged), 6)
+        judged.append(completion)
+        return Verdict(float(i < 4 - 2 * rounds), i < 4 - 2 * rounds, True)
 
     kept: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -398,7 +393,7 @@ def test_the_best_checkpoint_on_the_dev_problems_is_loaded_at_the_end(tmp_path, 
         save_steps=1,
         load_best_model_at_end=True,
     )
-    assert sum(rounds) == 3
+    assert len(judged) == 3 * 6
     assert run.state.best_metric == pytest.approx(4 / 6)
     assert run.state.best_model_checkpoint.endswith("checkpoint-1")
     assert gap(weights_of(run.model), kept[1]) == 0
@@ -502,7 +497,7 @@ def test_problems_without_answers_serve_distillation_and_not_rewards(tmp_path, t
     grouped = methods.grpo(group=2)
     with pytest.raises(UserError, match="grpo learns from right and wrong answers, but 8 problems"):
         OPSDTrainer(str(tiny_folder), grouped, plain, bare)
-    OPSDTrainer(str(tiny_folder), grouped, plain, bare, verifier=some_right)  # brings its own
+    OPSDTrainer(str(tiny_folder), grouped, plain, bare, verifier=odd_length)  # brings its own
 
 
 def test_dev_problems_without_answers_are_refused_before_the_first_step(tmp_path, tiny_folder):

@@ -51,6 +51,11 @@ class AfterStep(TrainerCallback):
         budget, spent = args.max_generated_tokens, self.trainer.sampler.generated_tokens
         if budget is not None and sum(gather_object([spent])) >= budget:
             control.should_training_stop = True
+        # What is measured but not logged yet is in no checkpoint.
+        control.should_log |= control.should_save
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log |= control.should_save
 
 
 def _note(logs: dict[str, Any]) -> str:

@@ -62,7 +62,8 @@ class OPSDConfig(TrainingArguments):
         import torch
 
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and torch.cuda.is_available()
+            gpu = torch.cuda.is_available() and not self.use_cpu
+            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
         if self.prompt_too_long not in ("error", "skip"):
             raise ValueError(f"prompt_too_long is 'error' or 'skip', not '{self.prompt_too_long}'")
         if self.temperature <= 0:

@@ -51,12 +51,15 @@ class Learner:
             prompts = [lesson.prompt_ids for lesson in part] or [(self.pad_id,)]
             completions = [lesson.rollout.completion_ids for lesson in part] or [()]
             hidden_ND = hidden_rows(student, pad_right(prompts, completions, self.pad_id))
+            head = head_of(student, self.vocab)
             if not part:
-                return hidden_ND.sum() * 0.0
+                # Every trained parameter takes part, or the other processes wait for it forever.
+                parts = [hidden_ND, head.weight, *([] if head.bias is None else [head.bias])]
+                return sum(tensor.sum() * 0.0 for tensor in parts)  # pyright: ignore
             with self.meter.timed("loss"):
                 loss, seen = total(
                     hidden_ND,
-                    head_of(student, self.vocab),
+                    head,
                     torch.tensor([t for c in completions for t in c], device=device),
                     table_of(part, device),
                     shares,

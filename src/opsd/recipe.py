@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from opsd.data.problems import Data
+from opsd.grade.verifier import MathVerifier
 from opsd.methods import FUNCTIONS, Method
 from opsd.recipe_files import find
 from opsd.types import UserError
@@ -63,6 +64,7 @@ class Recipe(Strict):
     data: Data
     sampling: Sampling = Sampling()
     engine: Literal["hf"] = "hf"
+    verifier: MathVerifier = MathVerifier()
     train: dict[str, Any] = Field(default_factory=dict)
     published: list[Published] = Field(default_factory=list)
 

@@ -71,6 +71,7 @@ def make_trainer(
         args=args,
         train_dataset=train_set,
         eval_dataset=dev_set or None,
+        verifier=recipe.verifier,
         peft_config=adapter,
         callbacks=list(callbacks),
     )
@@ -78,11 +79,10 @@ def make_trainer(
 
 def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
     """With dev problems: scored before every checkpoint, and the best checkpoint is kept."""
-    every = train.get("save_steps", 25)
-    best = (
-        train.get("save_strategy", "steps") == "steps"
-        and every % train.get("eval_steps", every) == 0
-    )
+    every = train.get("save_steps", OPSDConfig.save_steps)
+    steps = train.get("eval_steps", every)
+    # The Trainer can only keep the best of the checkpoints that were scored.
+    best = train.get("save_strategy", "steps") == "steps" and bool(steps) and every % steps == 0
     return {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
 
 

@@ -42,11 +42,11 @@ from opsd.model import (
     vocabulary,
     with_adapter,
 )
-from opsd.objective.credit import GroupNormalised
 from opsd.objective.signals import leaves
+from opsd.preflight import refuse_sharding, refuse_small_set, refuse_ungraded
 from opsd.rollout.engine import Engine, Sampling
 from opsd.rollout.hf import HFEngine
-from opsd.rollout.source import KeepCorrect, Sampler, sources
+from opsd.rollout.source import Sampler, sources
 from opsd.run import RunFolder
 from opsd.teacher.keeper import Keeper, fingerprint, keep
 from opsd.teacher.lessons import Lesson, lessons
@@ -54,9 +54,9 @@ from opsd.teacher.score import check_head
 from opsd.teacher.start import starts_as_base
 from opsd.teacher.weights import AnyWeights
 from opsd.traces import trace
-from opsd.types import Group, Problem, UserError
+from opsd.types import Group, Problem, UserError, Verdict
 
-Verify = Callable[[Sequence[tuple[Problem, str]]], Sequence[Any]]
+Verifier = Callable[[Problem, str], Verdict]
 
 
 class OPSDTrainer(Trainer):
@@ -65,7 +65,7 @@ class OPSDTrainer(Trainer):
     `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
     (`opsd.methods.opsd()`). Datasets hold `Problem`s, or rows with the usual column names
     (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `verifier` judges
-    completions: a callable from (problem, completion) pairs to verdicts. `engine` replaces
+    completions: a callable from problem and completion to a verdict. `engine` replaces
     Transformers' generation.
     """
 
@@ -84,7 +84,7 @@ class OPSDTrainer(Trainer):
         train_dataset: Iterable[Problem | Row] | None = None,
         eval_dataset: Iterable[Problem | Row] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        verifier: Verify | None = None,
+        verifier: Verifier | None = None,
         peft_config: Any = None,
         engine: Engine | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -103,7 +103,7 @@ class OPSDTrainer(Trainer):
         self.vocab = vocabulary(tokenizer)
         self.meter = Meter()
         self.run = RunFolder(str(args.output_dir))
-        self.verifier_is_ours = verifier is None
+        self.verifier = verifier or MathVerifier()
         self._groups: list[Group] = []
         accept_objectives(student)
         super().__init__(
@@ -119,12 +119,13 @@ class OPSDTrainer(Trainer):
             self.remove_callback(callback)
         if not args.disable_tqdm:
             self.add_callback(TrainingProgress())
-        self._refuse_ungraded()
+        refuse_sharding(self)
+        refuse_ungraded(self)
         if self.train_dataset is not None:
-            self.get_train_dataloader()  # refuses an empty set, or groups that fill no step
+            refuse_small_set(self)  # making the loader refuses an empty set, or uneven groups
         self.starting_weights = fingerprint(self.model)
         self.keepers = self._keepers()
-        self.sampler = self._sampler(engine, verifier or MathVerifier().many)
+        self.sampler = self._sampler(engine)
         self.learner = Learner(
             signals=self.signals,
             keepers=self.keepers,
@@ -163,7 +164,6 @@ class OPSDTrainer(Trainer):
             problems = rows[:: self.method.source.group]
             with self.meter.timed("rollout"):
                 self._groups = self.method.source(problems, self.sampler, step)
-            self.meter.rollouts(self._groups)
         made = lessons(self._groups, self.signals, self.sampler)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [lesson for lesson in made if lesson.taught]
@@ -200,7 +200,9 @@ class OPSDTrainer(Trainer):
         with self.meter.timed("student"):
             with self.compute_loss_context_manager():
                 loss = model(objective=objective) * self.args.world_size
-            self.accelerator.backward(loss)
+            # The loss is divided by the step's own counts already.
+            scaled = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+            self.accelerator.backward(loss, **scaled)
         divergences = self.learner.note(part, results)
         if self._due(self.args.rollout_log_steps):
             rows = [
@@ -267,8 +269,8 @@ class OPSDTrainer(Trainer):
         if resume_from_checkpoint and self.args.should_save:
             self.run.cut_back(checkpoint.load(folder)["sizes"] if folder else {})
         if folder is not None:
-            spent = self._restore(folder)
             state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            spent = self._restore(folder, state.global_step)
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
             if state.global_step >= steps or spent >= (self.args.max_generated_tokens or math.inf):
                 # The Trainer would take one more step before it notices that it has arrived.
@@ -299,7 +301,7 @@ class OPSDTrainer(Trainer):
             checkpoint.save(folder, state, teachers)
         super()._save_checkpoint(model, trial)
 
-    def _restore(self, folder: Path) -> int:
+    def _restore(self, folder: Path, step: int) -> int:
         """Takes our state from a checkpoint; returns the tokens generated until then."""
         state = checkpoint.load(folder)
         if state["starting_weights"] != self.starting_weights:
@@ -313,25 +315,17 @@ class OPSDTrainer(Trainer):
         for i, (weights, keeper) in enumerate(self.keepers.items()):
             if keeper.state_dict():
                 keeper.load_state_dict(checkpoint.load_teacher(folder, f"{i}-{weights.type}"))
-        if int(folder.name.split("-")[1]) % self.method.reuse:
+        if step % self.method.reuse:
             self._groups = checkpoint.load_rollouts(folder, self.args.process_index)
         return state["generated_tokens"]
 
     # What is put together at the start
 
-    def _refuse_ungraded(self) -> None:
-        """Rewards and dev scores need answers; found out here, not at the first one without."""
-        graded = isinstance(self.method.source, KeepCorrect) or any(
-            isinstance(getattr(leaf, "credit", None), GroupNormalised) for _, leaf in self.signals
-        )
-        lacking = [p for p in self.train_dataset or () if not p.answer]
-        if graded and self.verifier_is_ours and lacking:
-            raise UserError(
-                f"{self.method.name} learns from right and wrong answers, but {len(lacking)}"
-                f" problems have none (the first: {lacking[0].id}); map a column to 'answer'"
-            )
-        if self.verifier_is_ours and any(not p.answer for p in self.eval_dataset or ()):
-            raise UserError("dev problems are graded, but some have no answer; map a column to it")
+    def _verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
+        """The verifier's verdicts; ours has none where no answer is known."""
+        if isinstance(self.verifier, MathVerifier):
+            return self.verifier.many(attempts)
+        return [self.verifier(problem, completion) for problem, completion in attempts]
 
     def _keepers(self) -> dict[AnyWeights, Keeper]:
         """One keeper per choice of weights that the method names."""
@@ -356,7 +350,7 @@ class OPSDTrainer(Trainer):
             finally:
                 self.engine.sync(self.model)
 
-    def _sampler(self, engine: Engine | None, verify: Verify) -> Sampler:
+    def _sampler(self, engine: Engine | None) -> Sampler:
         args = self.args
         tokenizer = self.processing_class
         self.engine = engine or HFEngine(
@@ -370,7 +364,7 @@ class OPSDTrainer(Trainer):
             engine=self.engine,
             tokenizer=tokenizer,
             student=self.method.student,
-            verify=verify,
+            verify=self._verdicts,
             sampling=Sampling(
                 args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
             ),
@@ -380,6 +374,8 @@ class OPSDTrainer(Trainer):
             seed=args.seed,
             total_steps=args.max_steps,
             too_long=args.prompt_too_long,
+            autocast=lambda: self.accelerator.autocast(),
+            observe=self.meter.rollouts,
         )
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:

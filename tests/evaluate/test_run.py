@@ -88,7 +88,7 @@ def test_an_evaluation_goes_on_after_half_of_its_rows_are_lost(
 def test_a_complete_evaluation_is_read_and_not_repeated(whole: Path, tmp_path: Path):
     """The model is not even loaded: the folder that it names is gone."""
     protocol_json = json.loads((whole / "protocol.json").read_text())
-    protocol_json["model"] = "gone"
+    protocol_json |= {"model": "gone", "weights": []}
     about = json.dumps(protocol_json, indent=1, sort_keys=True)
     (tmp_path / "protocol.json").write_text(about)
     (tmp_path / "samples.jsonl").write_bytes((whole / "samples.jsonl").read_bytes())
@@ -147,7 +147,7 @@ def test_a_folder_holds_samples_of_one_protocol(whole: Path, tiny_folder: Path, 
 
 
 def test_a_folder_holds_samples_of_one_model(whole: Path):
-    with pytest.raises(UserError, match="samples of another model"):
+    with pytest.raises(UserError, match="samples of other weights"):
         evaluate("miniature", SWA, "suite", protocol(), whole)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from tests.arrange import config, gap, problems, some_right, weights_of
+from tests.arrange import config, every_second, gap, problems, weights_of
 
 from opsd import methods, recipe
 from opsd.methods import FUNCTIONS, Method, catalogue
@@ -85,7 +85,7 @@ def test_the_kl_of_grpo_is_a_second_signal_with_its_own_coefficient():
 def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path, tiny_folder):
     method = VARIANTS[name]
     args = config(tmp_path, per_device_train_batch_size=method.source.group)
-    trainer = OPSDTrainer(str(tiny_folder), method, args, problems(8), verifier=some_right)
+    trainer = OPSDTrainer(str(tiny_folder), method, args, problems(8), verifier=every_second())
     start = weights_of(trainer.model)
     trainer.train()
     logged = [row for row in trainer.state.log_history if "loss" in row]

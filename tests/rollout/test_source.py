@@ -271,9 +271,3 @@ def test_a_students_prompt_longer_than_the_samplers_is_not_learned_on(engine, to
     assert len(groups[0].rollouts) == 1
     assert lessons(groups, leaves(Likelihood()), sampler) == []
     assert sampler.skipped == 1
-
-
-def test_progress_counts_completions(engine, tokenizer):
-    seen: list[int] = []
-    OnPolicy(group=2)(problems(3), sampler_for(engine, tokenizer, progress=seen.append), 0)
-    assert sum(seen) == 6

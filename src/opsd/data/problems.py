@@ -25,7 +25,7 @@ _DEFAULT_COLUMNS = {
     "solution": ("solution", "privileged_context"),
     "translation": ("translation", "problem_en"),
 }
-_GSM8K_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")
 _GSM8K_ANSWER = re.compile(r"\n?####\s*(.+?)\s*$")
 
 
@@ -134,6 +134,8 @@ def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
 
 def _boxed(text: str) -> str:
     r"""A GSM8K solution in the form that is asked for: no calculator marks, `\boxed{n}` last."""
+    if not _GSM8K_ANSWER.search(text):
+        return text
     return _GSM8K_ANSWER.sub(r"\n\\boxed{\1}", _GSM8K_CALCULATOR.sub("", text))
 
 

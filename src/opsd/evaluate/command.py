@@ -39,13 +39,17 @@ def evaluate_models(
     With `recipe`, the prompt is the one that its student learned on.
     """
     loaded, _ = problems.load(Data(source=data, split=split, language=language, limit=limit))
-    prompt = StudentPrompt(template_options={"enable_thinking": thinking})
+    asked, after_think = StudentPrompt(template_options={"enable_thinking": thinking}), False
+    if recipe is not None:
+        trained = recipes.load(recipe)
+        asked, after_think = trained.method.student, trained.verifier.after_think
     protocol = budgets_protocol(
-        prompt if recipe is None else recipes.load(recipe).method.student,
+        asked,
         Sampling(temperature=temperature, top_p=top_p),
         samples,
         budgets,
         seed=seed,
+        after_think=after_think,
     )
     suite = Path(data).stem
     outcomes = [

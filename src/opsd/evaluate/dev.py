@@ -15,7 +15,8 @@ Score = tuple[int, int, int, int]
 
 def dev_scores(sampler: Sampler, problems: Sequence[Problem], samples: int) -> list[Score]:
     """`samples` completions per problem; the training run's counters stay as they are."""
-    groups = replace(sampler).sample(problems, OnPolicy(group=samples), step=0, phase="eval")
+    own = replace(sampler, observe=lambda groups: None)
+    groups = own.sample(problems, OnPolicy(group=samples), step=0, phase="eval")
     return [score_of(group) for group in groups]
 
 

@@ -7,6 +7,7 @@ smaller ones, which are its prefixes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import defaultdict
@@ -26,7 +27,14 @@ from opsd.evaluate.metrics import (
     pass_at_k,
 )
 from opsd.grade.verifier import MathVerifier
-from opsd.model import context_length, eos_ids, load_model, load_tokenizer, vocabulary
+from opsd.model import (
+    context_length,
+    eos_ids,
+    load_model,
+    load_tokenizer,
+    resolve,
+    vocabulary,
+)
 from opsd.progress_bar import counting
 from opsd.rollout.engine import Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine
@@ -63,7 +71,7 @@ def evaluate(
     if len(gradable) < len(problems):
         out = len(problems) - len(gradable)
         log(f"{suite}: {out} of {len(problems)} problems left out: no answer, or given twice")
-    _claim(folder, protocol, model)
+    _claim(folder, protocol, model, gradable)
     done = _done(folder)
     todo = [(p, i) for p in gradable for i in range(protocol.samples) if (p.id, i) not in done]
     if todo:
@@ -200,14 +208,22 @@ def _results(
     return results
 
 
-def _claim(folder: Path, protocol: Protocol, model: str) -> None:
-    """Refuses to mix samples drawn in different ways in one folder."""
-    about = json.dumps({"model": model, "protocol": asdict(protocol)}, indent=1, sort_keys=True)
+def _claim(folder: Path, protocol: Protocol, model: str, problems: Sequence[Problem]) -> None:
+    """Refuses to mix, in one folder, samples of other weights, of other problems, or drawn in
+    another way."""
+    weights = sorted(Path(resolve(model)).glob("*.safetensors"))
+    content = {
+        "model": model,
+        "weights": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in weights],
+        "problems": hashlib.sha256("".join(p.id for p in problems).encode()).hexdigest()[:16],
+        "protocol": asdict(protocol),
+    }
+    about = json.dumps(content, indent=1, sort_keys=True)
     written = folder / "protocol.json"
     if written.is_file() and written.read_text("utf-8") != about:
         raise UserError(
-            f"{folder} holds samples of another model or drawn in another way (see {written});"
-            " choose another --output"
+            f"{folder} holds samples of other weights, of other problems, or drawn in another way"
+            f" (see {written}); choose another --output"
         )
     write_atomically(written, about)
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from opsd.data.prompts import prompt_ids
 from opsd.parts import part
-from opsd.rollout.engine import Engine, Progress, Sampling, prompt_seed
+from opsd.rollout.engine import Engine, Sampling, prompt_seed
 from opsd.rollout.schedule import AnyHorizon, FullHorizon
 from opsd.teacher.context import Context, StudentPrompt
 from opsd.teacher.weights import AnyWeights
@@ -99,7 +99,7 @@ class Sampler:
     """Turns problems into graded groups with one engine call per phase.
 
     `generated_tokens` and `skipped` count over the whole run; `limit` is in tokens, prompt and
-    horizon together.
+    horizon together. `observe` is shown all that is sampled, also what a source then leaves out.
     """
 
     engine: Engine
@@ -113,7 +113,8 @@ class Sampler:
     seed: int = 0
     total_steps: int = 0
     too_long: Literal["error", "skip"] = "error"
-    progress: Progress | None = None
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    observe: Callable[[Sequence[Group]], None] = lambda groups: None
     generated_tokens: int = 0
     skipped: int = 0
 
@@ -140,18 +141,20 @@ class Sampler:
         with contextlib.ExitStack() as stack:
             if source.weights is not None:
                 stack.enter_context(self.borrow(source.weights))
+            stack.enter_context(self.autocast())
             completions = self.engine.generate(
                 [ids for _, ids, _ in rows],
                 replace(self.sampling, max_tokens=horizon),
                 [prompt_seed(self.seed, step, p.id, i, phase) for p, _, i in rows],
-                self.progress,
             )
         self.generated_tokens += sum(len(c.ids) for c in completions)
         rollouts = [
             Rollout(ids, c.ids, self.text(c.ids), c.finish, c.logprobs)
             for (_, ids, _), c in zip(rows, completions, strict=True)
         ]
-        return self.graded([p for p, _ in fitting], rollouts, source.group)
+        groups = self.graded([p for p, _ in fitting], rollouts, source.group)
+        self.observe(groups)
+        return groups
 
     def graded(
         self, problems: Sequence[Problem], rollouts: Sequence[Rollout], size: int
