@@ -19,6 +19,7 @@ def copsd(divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method
     student's language by a prefix that is neither in the loss nor in the budget.
     What differs from the paper: its text says reverse KL, its released code runs forward KL with
     summands capped at 0.05; the code is the default, `copsd(divergence=reverse_kl)` the text.
+    The prompts are our own wording, and the student's has no label before the problem.
     What it needs: columns `translation` (the English problem) and `solution`, and a language.
     One command: opsd train copsd
     """

@@ -22,7 +22,8 @@ def opsd(divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method:
     distribution, every vocabulary summand capped at 0.05; student without thinking mode, teacher
     with it.
     What differs from the paper: tokens are averaged over the whole step, where the released code
-    averages per micro-batch; the rows of padding in the vocabulary take no part.
+    averages per micro-batch; the rows of padding in the vocabulary take no part. The prompts are
+    our own wording, and the student's has no label before the problem.
     What it needs: a column `solution`.
     One command: opsd train opsd
     """
@@ -39,7 +40,7 @@ def opsd_v1(divergence: AnyDivergence = jsd(0.5)) -> Method:
 
     What it is: as `opsd`, with JSD(0.5), no clip, and every rollout counted alike.
     What differs from the paper: its first code lost the student's chat template on the way to the
-    sampler; here the template is kept, as the text intends.
+    sampler; here the template is kept, as the text intends. The prompts are our own wording.
     What it needs: a column `solution`.
     One command: opsd train opsd_v1
     """

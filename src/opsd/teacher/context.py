@@ -50,7 +50,8 @@ class Crosslingual:
     """The problem, its translation, and a solution in the translation's language.
 
     `include` chooses among the three. Any pair of languages: the student's is the problem's own,
-    the other one is whatever `privileged["translation"]` and `privileged["solution"]` are in
+    the other one is whatever `privileged["translation"]` and `privileged["solution"]` are in. The
+    shipped labels call it English; for another one, replace the template
     (COPSD, Liu et al. 2026, arXiv 2605.09548).
     """
 
