@@ -42,7 +42,7 @@ class Plan:
     languages: tuple[str, ...]
     seeds: tuple[int, ...]
     problems: int
-    tokens: int = 20_000
+    tokens: int = 22_000
     control: tuple[str, ...] = ()
 
 
