@@ -26,8 +26,12 @@ _MEANS = {
 
 @dataclass
 class Meter:
-    """Sums and counts since the last log line, on this process; `merged` adds up processes."""
+    """Sums and counts since the last log line, on this process; `merged` adds up processes.
 
+    With `by_language`, accuracy, format rate, length and divergence are also kept per language.
+    """
+
+    by_language: bool = False
     sums: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
     lows: dict[str, float] = field(default_factory=dict)
     highs: dict[str, float] = field(default_factory=dict)
@@ -36,6 +40,12 @@ class Meter:
     def add(self, name: str, total: float, count: float) -> None:
         self.sums[name][0] += total
         self.sums[name][1] += count
+
+    def spoken(self, name: str, language: str, total: float, count: float) -> None:
+        """Adds to a number, and to its part for one language."""
+        self.add(name, total, count)
+        if self.by_language:
+            self.add(f"{name}/{language}", total, count)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -48,18 +58,18 @@ class Meter:
 
     def rollouts(self, groups: Sequence[Group]) -> None:
         """Lengths, endings and verdicts of freshly made rollouts."""
-        made = [rollout for group in groups for rollout in group.rollouts]
-        for rollout in made:
+        made = [(group.problem.language, r) for group in groups for r in group.rollouts]
+        for language, rollout in made:
             length = len(rollout.completion_ids)
-            self.add("completions/mean_length", length, 1)
+            self.spoken("completions/mean_length", language, length, 1)
             self.add("completions/clipped_ratio", rollout.finish is Finish.LENGTH, 1)
             low, high = "completions/min_length", "completions/max_length"
             self.lows[low] = min(self.lows.get(low, length), length)
             self.highs[high] = max(self.highs.get(high, length), length)
             if rollout.verdict is not None:
                 self.add("reward", rollout.verdict.reward, 1)
-                self.add("accuracy", rollout.verdict.correct, 1)
-                self.add("format_rate", rollout.verdict.format_ok, 1)
+                self.spoken("accuracy", language, rollout.verdict.correct, 1)
+                self.spoken("format_rate", language, rollout.verdict.format_ok, 1)
 
     def tokens(self, table: TokenTable, taught: Tensor) -> None:
         """Means over the taught tokens of one signal; the divergence also by position decile."""
@@ -78,7 +88,7 @@ class Meter:
     def merged(self, gather: Any) -> dict[str, float]:
         """Means, extremes and seconds over all processes; then starts anew."""
         parts = gather([(dict(self.sums), self.lows, self.highs, dict(self.seconds))])
-        self.__init__()
+        self.__init__(self.by_language)
         result: dict[str, float] = {}
         for name in sorted({name for part in parts for name in part[0]}):
             total = sum(part[0].get(name, (0, 0))[0] for part in parts)

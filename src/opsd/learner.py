@@ -102,7 +102,11 @@ class Learner:
         if per_token is None:
             return [None] * len(part)
         lengths = [len(lesson.rollout.completion_ids) for lesson in part]
-        return [row.tolist() for row in per_token.cpu().split(lengths)]
+        divergences = [row.tolist() for row in per_token.cpu().split(lengths)]
+        if self.meter.by_language:
+            for lesson, row in zip(part, divergences, strict=True):
+                self.meter.add(f"divergence/{lesson.problem.language}", sum(row), len(row))
+        return divergences
 
     def temperature_of(self, leaf: Leaf) -> float:
         return self.temperature if leaf.temperature == "sampling" else leaf.temperature

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from opsd.assembly import step_shape
+from opsd.data.stream import ProblemStream
 from opsd.grade.verifier import MathVerifier
 from opsd.objective.credit import GroupNormalised
 from opsd.rollout.source import KeepCorrect
@@ -25,8 +27,10 @@ def refuse_sharding(trainer: OPSDTrainer) -> None:
 
 def refuse_small_set(trainer: OPSDTrainer) -> None:
     """A set that is cycled within a step would give two processes the same rollouts."""
-    step = trainer.get_train_dataloader().batch_sampler.problems_per_step  # type: ignore[union-attr]
-    if trainer.args.world_size > 1 and len(trainer.train_dataset) < step:
+    trainer.get_train_dataloader()  # refuses an empty set, and rollouts that groups do not fill
+    step = step_shape(trainer).problems_per_step
+    streamed = isinstance(trainer.train_dataset, ProblemStream)
+    if trainer.args.world_size > 1 and not streamed and len(trainer.train_dataset) < step:
         raise UserError(
             f"{len(trainer.train_dataset)} problems are fewer than the {step} of one step on"
             f" {trainer.args.world_size} processes; lower per_device_train_batch_size"
@@ -41,7 +45,10 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
     graded = isinstance(method.source, KeepCorrect) or any(
         isinstance(getattr(leaf, "credit", None), GroupNormalised) for _, leaf in trainer.signals
     )
-    lacking = [problem for problem in trainer.train_dataset or () if not problem.answer]
+    train_set = trainer.train_dataset or ()
+    if isinstance(train_set, ProblemStream):
+        train_set = train_set.head(1)
+    lacking = [problem for problem in train_set if not problem.answer]
     if graded and lacking:
         raise UserError(
             f"{method.name} learns from right and wrong answers, but {len(lacking)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from opsd import checkpoint
 from opsd import recipe as recipes
 from opsd.config import OPSDConfig
 from opsd.data import problems
+from opsd.data.filters import Account
+from opsd.data.stream import ProblemStream
 from opsd.recipe import Recipe
 from opsd.run import RunFolder, environment, log, write_atomically
 from opsd.trainer import OPSDTrainer
@@ -24,19 +27,32 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
     `resume` would go on with another recipe.
     """
     _claim(recipe, output, resume)
-    train_set, dev_set = problems.load(recipe.data)
+    account = Account()
+    train_set, dev_set = problems.load(recipe.data, account)
     trainer = make_trainer(recipe, output, train_set, dev_set)
     if trainer.args.should_save:
         record(recipe, output, trainer.args.seed)
         log(recipe.method.describe(trainer.args.temperature))
         trained = trainer.model.num_parameters(only_trainable=True)
         log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
-        log(f"{len(train_set):,} problems, {len(dev_set):,} for dev; run folder {output}")
+        log(_said_of(train_set, dev_set, account) + f"; run folder {output}")
+        write_atomically(output / "data.json", json.dumps(account.as_dict(), indent=1))
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(output / "model"))
     # The Trainer adds its arguments as a pickle; `recipe.yaml` says the same, and is safe to open.
     (output / "model" / "training_args.bin").unlink(missing_ok=True)
     return trainer
+
+
+def _said_of(train_set: Any, dev_set: Sequence[Problem], account: Account) -> str:
+    """What the run learns from, and what it leaves out."""
+    if isinstance(train_set, ProblemStream):
+        return f"problems are streamed, {len(dev_set):,} for dev"
+    languages = Counter(problem.language for problem in train_set)
+    told = ", ".join(f"{code} {count:,}" for code, count in languages.items())
+    return "\n".join(
+        [*account.lines(), f"{len(train_set):,} problems ({told}), {len(dev_set):,} for dev"]
+    )
 
 
 def record(recipe: Recipe, output: Path, seed: int) -> None:
@@ -49,7 +65,7 @@ def record(recipe: Recipe, output: Path, seed: int) -> None:
 def make_trainer(
     recipe: Recipe,
     output: Path,
-    train_set: Sequence[Problem],
+    train_set: Sequence[Problem] | ProblemStream,
     dev_set: Sequence[Problem] = (),
     callbacks: Sequence[Any] = (),
 ) -> OPSDTrainer:
@@ -74,6 +90,7 @@ def make_trainer(
         verifier=recipe.verifier,
         peft_config=adapter,
         callbacks=list(callbacks),
+        language_weights=recipe.data.shares(),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import TrainOutput
 
 from opsd import checkpoint
+from opsd.assembly import make_engine, make_keepers, make_loader, make_sampler
 from opsd.callbacks import AfterStep, TrainingProgress
 from opsd.config import OPSDConfig
-from opsd.data.batches import ProblemLoader, StepSampler
-from opsd.data.problems import Row, as_problems
+from opsd.data.batches import ProblemLoader, StreamLoader
+from opsd.data.problems import as_problems
+from opsd.data.rows import Row
+from opsd.data.stream import ProblemStream
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.grade.verifier import MathVerifier
 from opsd.journal import Meter, rollout_row
@@ -33,8 +36,6 @@ from opsd.learner import Learner, passes
 from opsd.methods.method import Method
 from opsd.model import (
     accept_objectives,
-    context_length,
-    eos_ids,
     load_model,
     load_tokenizer,
     padded,
@@ -44,14 +45,10 @@ from opsd.model import (
 )
 from opsd.objective.signals import leaves
 from opsd.preflight import refuse_sharding, refuse_small_set, refuse_ungraded
-from opsd.rollout.engine import Engine, Sampling
-from opsd.rollout.hf import HFEngine
-from opsd.rollout.source import Sampler, sources
+from opsd.rollout.engine import Engine
 from opsd.run import RunFolder
-from opsd.teacher.keeper import Keeper, fingerprint, keep
+from opsd.teacher.keeper import fingerprint
 from opsd.teacher.lessons import Lesson, lessons
-from opsd.teacher.score import check_head
-from opsd.teacher.start import starts_as_base
 from opsd.teacher.weights import AnyWeights
 from opsd.traces import trace
 from opsd.types import Group, Problem, UserError, Verdict
@@ -66,7 +63,7 @@ class OPSDTrainer(Trainer):
     (`opsd.methods.opsd()`). Datasets hold `Problem`s, or rows with the usual column names
     (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `verifier` judges
     completions: a callable from problem and completion to a verdict. `engine` replaces
-    Transformers' generation.
+    Transformers' generation; `language_weights` draws problems of some languages more often.
     """
 
     _tag_names = ("opsd", "on-policy-self-distillation")
@@ -89,6 +86,7 @@ class OPSDTrainer(Trainer):
         engine: Engine | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        language_weights: Mapping[str, float] | None = None,
     ) -> None:
         args = args or OPSDConfig(output_dir="runs/opsd")
         student: Any = model
@@ -101,16 +99,18 @@ class OPSDTrainer(Trainer):
         self.method = method
         self.signals = leaves(method.signal)
         self.vocab = vocabulary(tokenizer)
-        self.meter = Meter()
+        self.language_weights = dict(language_weights or {})
         self.run = RunFolder(str(args.output_dir))
         self.verifier = verifier or MathVerifier()
         self._groups: list[Group] = []
+        train_set = None if train_dataset is None else as_problems(train_dataset)
+        self.meter = Meter(by_language=_several_languages(train_set))
         accept_objectives(student)
         super().__init__(
             model=student,
             args=args,
-            train_dataset=_problems(train_dataset),
-            eval_dataset=_problems(eval_dataset),
+            train_dataset=train_set,
+            eval_dataset=None if eval_dataset is None else as_problems(eval_dataset),
             processing_class=tokenizer,
             callbacks=[*(callbacks or []), AfterStep(self)],
             optimizers=optimizers,
@@ -124,8 +124,9 @@ class OPSDTrainer(Trainer):
         if self.train_dataset is not None:
             refuse_small_set(self)  # making the loader refuses an empty set, or uneven groups
         self.starting_weights = fingerprint(self.model)
-        self.keepers = self._keepers()
-        self.sampler = self._sampler(engine)
+        self.keepers = make_keepers(self)
+        self.engine = engine or make_engine(self)
+        self.sampler = make_sampler(self)
         self.learner = Learner(
             signals=self.signals,
             keepers=self.keepers,
@@ -139,20 +140,8 @@ class OPSDTrainer(Trainer):
 
     # What a step is made of
 
-    def get_train_dataloader(self) -> ProblemLoader:
-        args = self.args
-        rollouts = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        sampler = StepSampler(
-            size=len(self.train_dataset or ()),
-            rollouts=rollouts,
-            group=self.method.source.group,
-            micro_batches=args.gradient_accumulation_steps,
-            reuse=self.method.reuse,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            rank=args.process_index,
-            world=args.world_size,
-        )
-        return ProblemLoader(self.train_dataset, sampler)
+    def get_train_dataloader(self) -> ProblemLoader | StreamLoader:
+        return make_loader(self)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -321,62 +310,21 @@ class OPSDTrainer(Trainer):
 
     # What is put together at the start
 
-    def _verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
+    def verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
         """The verifier's verdicts; ours has none where no answer is known."""
         if isinstance(self.verifier, MathVerifier):
             return self.verifier.many(attempts)
         return [self.verifier(problem, completion) for problem, completion in attempts]
 
-    def _keepers(self) -> dict[AnyWeights, Keeper]:
-        """One keeper per choice of weights that the method names."""
-        chosen = [leaf.teacher.weights for _, leaf in self.signals if leaf.teacher is not None]
-        chosen += [s.weights for s in sources(self.method.source) if s.weights is not None]
-        probe = self.processing_class("Check: 1 + 2 = 3.")["input_ids"]
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1
-        check_head(self.model, probe, self.vocab, tolerance)
-        as_base = starts_as_base(self.model, probe, self.vocab)
-        keepers = {w: keep(w, self.model, starts_as_base=as_base) for w in dict.fromkeys(chosen)}
-        for keeper in keepers.values():
-            with keeper.use(self.model) as reader:
-                check_head(reader, probe, self.vocab, tolerance)
-        return keepers
-
     @contextlib.contextmanager
-    def _borrowed(self, weights: AnyWeights) -> Iterator[None]:
+    def borrowed(self, weights: AnyWeights) -> Iterator[None]:
+        """The engine generates with other weights for a while."""
         with self.keepers[weights].use(self.model) as reader:
             self.engine.sync(reader)
             try:
                 yield
             finally:
                 self.engine.sync(self.model)
-
-    def _sampler(self, engine: Engine | None) -> Sampler:
-        args = self.args
-        tokenizer = self.processing_class
-        self.engine = engine or HFEngine(
-            self.model,
-            eos_ids=eos_ids(self.model, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-            vocab=self.vocab,
-            batch_tokens=args.generation_batch_tokens,
-        )
-        return Sampler(
-            engine=self.engine,
-            tokenizer=tokenizer,
-            student=self.method.student,
-            verify=self._verdicts,
-            sampling=Sampling(
-                args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
-            ),
-            borrow=self._borrowed,
-            eos_id=eos_ids(self.model, tokenizer)[0],
-            limit=context_length(self.model, args.max_length),
-            seed=args.seed,
-            total_steps=args.max_steps,
-            too_long=args.prompt_too_long,
-            autocast=lambda: self.accelerator.autocast(),
-            observe=self.meter.rollouts,
-        )
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A tied head is not stored: that it is missing is no news."""
@@ -389,5 +337,8 @@ class OPSDTrainer(Trainer):
         return 6.0 * self.model.num_parameters() * sum(lesson.tokens for lesson in inputs)
 
 
-def _problems(rows: Iterable[Problem | Row] | None) -> Any:
-    return None if rows is None else as_problems(rows)
+def _several_languages(problems: Any) -> bool:
+    """Whether numbers are worth splitting by language; a stream does not say beforehand."""
+    if problems is None or isinstance(problems, ProblemStream):
+        return problems is not None
+    return len({problem.language for problem in problems}) > 1

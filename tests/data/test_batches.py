@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsd.data.batches import ProblemLoader, StepSampler
+from opsd.data.batches import ProblemLoader, StepSampler, StepShape, _quotas
 from opsd.types import Problem, UserError
+
+SHAPE = {"rollouts", "group", "micro_batches", "reuse", "rank", "world"}
 
 
 def sampler(**changes: Any) -> StepSampler:
-    shape = {"size": 24, "rollouts": 4, "group": 1, "micro_batches": 2, "reuse": 1, "seed": 3}
-    return StepSampler(**{**shape, **changes})
+    values = {"size": 24, "rollouts": 4, "micro_batches": 2, "seed": 3, **changes}
+    of_shape = {name: values.pop(name) for name in SHAPE & values.keys()}
+    return StepSampler(shape=StepShape(**of_shape), **values)
 
 
 def flat(lists: Iterable[list[int]]) -> list[int]:
@@ -27,7 +30,7 @@ def flat(lists: Iterable[list[int]]) -> list[int]:
 def steps(sampler: StepSampler) -> list[list[int]]:
     """What a process works on, a list per optimizer step."""
     batches = list(sampler)
-    n = sampler.micro_batches
+    n = sampler.shape.micro_batches
     return [flat(batches[i : i + n]) for i in range(0, len(batches), n)]
 
 
@@ -48,7 +51,7 @@ shapes = st.fixed_dictionaries(
 def of_shape(shape: dict[str, int], **changes: int) -> StepSampler:
     shape = dict(shape)
     own = shape.pop("problems") * shape["micro_batches"]
-    return StepSampler(rollouts=own * shape["group"], **{**shape, **changes})
+    return sampler(rollouts=own * shape["group"], **{**shape, **changes})
 
 
 @settings(max_examples=80, deadline=None)
@@ -57,7 +60,7 @@ def test_as_many_equal_micro_batches_come_as_the_length_promises(shape: dict[str
     made = of_shape(shape)
     batches = list(made)
     assert len(batches) == len(made)
-    assert {len(batch) for batch in batches} == {made.rollouts // made.micro_batches}
+    assert {len(batch) for batch in batches} == {made.shape.rollouts // made.shape.micro_batches}
 
 
 @settings(max_examples=80, deadline=None)
@@ -81,7 +84,7 @@ def test_no_problem_comes_twice_in_an_epoch_unless_the_set_is_smaller_than_a_ste
         for rows in steps(rank)[:: shape["reuse"]]
         for index in rows[:: shape["group"]]
     )
-    per_step = ranks[0].problems_per_step
+    per_step = ranks[0].shape.problems_per_step
     if shape["size"] >= per_step:
         assert set(seen.values()) == {1}
         assert len(seen) == shape["size"] // per_step * per_step
@@ -122,6 +125,33 @@ def test_epochs_are_shuffled_anew_and_repeat_by_seed():
     assert second != first and sorted(flat(second)) == sorted(flat(first))
     assert list(sampler(epoch=1)) == second
     assert list(sampler(seed=4)) != first
+
+
+def test_weights_give_every_language_its_share():
+    labels = ["swa"] * 20 + ["yor"] * 4
+    made = sampler(labels=labels, weights={"swa": 1, "yor": 2})
+    for epoch in range(3):
+        made.set_epoch(epoch)
+        drawn = Counter(labels[index] for index in flat(made))
+        assert drawn == {"swa": 8, "yor": 16}
+        seen = Counter(index for index in flat(made) if labels[index] == "yor")
+        assert set(seen.values()) == {4}  # no problem comes again before all have come
+    assert list(made) == list(sampler(labels=labels, weights={"swa": 2, "yor": 4}, epoch=2))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 200), st.lists(st.floats(0.01, 100), min_size=1, max_size=5))
+def test_quotas_fill_the_epoch_and_are_off_by_less_than_one(size: int, weights: list[float]):
+    named = {str(i): weight for i, weight in enumerate(weights)}
+    quotas = _quotas(size, named)
+    assert quotas.total() == size
+    total = sum(weights)
+    assert all(abs(quotas[n] - size * w / total) < 1 + 1e-6 for n, w in named.items())
+
+
+def test_a_weight_without_problems_is_refused():
+    with pytest.raises(UserError, match="there is no problem in yor"):
+        list(sampler(labels=["swa"] * 24, weights={"swa": 1, "yor": 1}))
 
 
 def test_the_loader_hands_out_problems_in_the_samplers_order():

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
+from opsd.data.stream import ProblemStream
 from opsd.types import Problem, UserError
 
+T = TypeVar("T")
 
-@dataclass
-class StepSampler:
-    """Yields micro-batches of problem indices for one process.
 
-    A step takes `rollouts` per process, `group` of each problem, split into `micro_batches` equal
-    lists; every step is repeated `reuse` times. A group never spans two processes. Problems that do
-    not fill a last step wait for the next epoch's order; a set smaller than a step is cycled.
-    """
+@dataclass(frozen=True)
+class StepShape:
+    """What one process does in an optimizer step: `rollouts` completions, `group` of each problem,
+    split into `micro_batches` equal lists; the whole repeated `reuse` times. A group never spans
+    two processes. Raises UserError for rollouts that groups do not fill."""
 
-    size: int
     rollouts: int
-    group: int
-    micro_batches: int
-    reuse: int
-    seed: int
+    group: int = 1
+    micro_batches: int = 1
+    reuse: int = 1
     rank: int = 0
     world: int = 1
-    epoch: int = 0
 
     def __post_init__(self) -> None:
-        if self.size == 0:
-            raise UserError("the training set is empty; check the data source and its filters")
         if self.rollouts % self.group:
             near = max(1, round(self.rollouts / self.group)) * self.group
             raise UserError(
@@ -41,33 +39,91 @@ class StepSampler:
                 f" {near}"
             )
 
+    @property
+    def problems(self) -> int:
+        """Problems of one process in a step."""
+        return self.rollouts // self.group
+
+    @property
+    def problems_per_step(self) -> int:
+        """Problems of all processes in a step."""
+        return self.problems * self.world
+
+    def deal(self, problems: Sequence[T]) -> Iterator[list[T]]:
+        """A process's problems of one step as its micro-batches."""
+        rows = [problem for problem in problems for _ in range(self.group)]
+        width = self.rollouts // self.micro_batches
+        for _ in range(self.reuse):
+            for i in range(self.micro_batches):
+                yield rows[i * width : (i + 1) * width]
+
+
+@dataclass
+class StepSampler:
+    """Yields micro-batches of problem indices for one process.
+
+    Problems that do not fill a last step wait for the next epoch's order; a set smaller than a
+    step is cycled. `labels` (a language per problem) and `weights` draw some labels more often.
+    """
+
+    size: int
+    shape: StepShape
+    seed: int
+    labels: Sequence[str] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size == 0:
+            raise UserError("the training set is empty; check the data source and its filters")
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     @property
-    def problems_per_step(self) -> int:
-        return self.rollouts // self.group * self.world
-
-    @property
     def steps(self) -> int:
         """Generation steps per epoch."""
-        return max(1, self.size // self.problems_per_step)
+        return max(1, self.size // self.shape.problems_per_step)
 
     def __len__(self) -> int:
-        return self.steps * self.reuse * self.micro_batches
+        return self.steps * self.shape.reuse * self.shape.micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.size, generator=generator).tolist()
-        own = self.rollouts // self.group
-        width = self.rollouts // self.micro_batches
+        order = _order(self.size, self.labels, self.weights, generator)
+        own = self.shape.problems
         for step in range(self.steps):
-            start = step * self.problems_per_step + self.rank * own
-            problems = [order[(start + i) % self.size] for i in range(own)]
-            rows = [problem for problem in problems for _ in range(self.group)]
-            for _ in range(self.reuse):
-                for i in range(self.micro_batches):
-                    yield rows[i * width : (i + 1) * width]
+            start = step * self.shape.problems_per_step + self.shape.rank * own
+            yield from self.shape.deal([order[(start + i) % self.size] for i in range(own)])
+
+
+def _order(
+    size: int, labels: Sequence[str], weights: Mapping[str, float], generator: torch.Generator
+) -> list[int]:
+    """An epoch's order: a permutation; or, with weights, as many indices, of which each label has
+    its share. A label's problems are gone through before one of them comes again."""
+    order = torch.randperm(size, generator=generator).tolist()
+    if not weights:
+        return order
+    pools: dict[str, list[int]] = {label: [] for label in weights}
+    for index in order:
+        pools[labels[index]].append(index)
+    empty = [label for label, pool in pools.items() if not pool]
+    if empty:
+        raise UserError(f"data.weights: there is no problem in {', '.join(empty)}")
+    quotas = _quotas(size, weights)
+    drawn = [pool[i % len(pool)] for label, pool in pools.items() for i in range(quotas[label])]
+    return [drawn[i] for i in torch.randperm(size, generator=generator).tolist()]
+
+
+def _quotas(size: int, weights: Mapping[str, float]) -> Counter[str]:
+    """`size` places in proportion to the weights; the largest remainders get what is left over."""
+    total = sum(weights.values())
+    exact = {label: size * weight / total for label, weight in weights.items()}
+    quotas = Counter({label: int(share) for label, share in exact.items()})
+    by_remainder = sorted(exact, key=lambda label: int(exact[label]) - exact[label])
+    quotas.update(by_remainder[: size - quotas.total()])
+    return quotas
 
 
 class ProblemLoader(DataLoader[Problem]):
@@ -78,3 +134,21 @@ class ProblemLoader(DataLoader[Problem]):
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+class _Streamed(IterableDataset[list[Problem]]):
+    def __init__(self, stream: ProblemStream, shape: StepShape, seed: int) -> None:
+        self.stream, self.shape, self.seed = stream, shape, seed
+
+    def __iter__(self) -> Iterator[list[Problem]]:
+        problems = self.stream.read(self.shape.rank, self.shape.world, self.seed)
+        while own := list(islice(problems, self.shape.problems)):
+            yield from self.shape.deal(own)
+
+
+class StreamLoader(DataLoader[list[Problem]]):
+    """Hands out lists of problems from a stream, without end. A resumed run finds its place by
+    reading the same problems again without learning from them."""
+
+    def __init__(self, stream: ProblemStream, shape: StepShape, seed: int) -> None:
+        super().__init__(_Streamed(stream, shape, seed), batch_size=None)

@@ -1,149 +1,222 @@
-"""Loads problems from files, the hub and the built-in world. Rows become `Problem`s; every row that
-does not is an error or a counted drop."""
+"""Problems from files, the hub and the built-in world. Every row becomes a `Problem`, an error, or
+a counted drop."""
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from opsd.data.languages import language
-from opsd.grade.answer import gold_answer
+from opsd.data import languages
+from opsd.data.columns import problem, wide_column
+from opsd.data.filters import Account, Filters
+from opsd.data.rows import Row, file_rows, hub_rows, is_file
+from opsd.data.stream import ProblemStream, StreamPart, row_stream
 from opsd.miniature import NAMES
 from opsd.types import Problem, UserError
 
-Row = Mapping[str, Any]
-
-_DEFAULT_COLUMNS = {
-    "prompt": ("prompt", "problem", "question"),
-    "answer": ("answer", "Answer", "answer_number"),
-    "solution": ("solution", "privileged_context"),
-    "translation": ("translation", "problem_en"),
-}
-_GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")
-_GSM8K_ANSWER = re.compile(r"\n?####\s*(.+?)\s*$")
+_resolve = getattr(languages, "resolve", None) or (lambda name: languages.language(name).code)
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Data(BaseModel):
     """Where problems come from.
 
-    `source` is a file (.jsonl, .json, .csv, .tsv, .parquet), a dataset on the hub, or a built-in
-    world. `columns` maps `prompt`, `answer`, `language` and the privileged texts (`solution`,
-    `translation`, ...) to the source's columns; usual names are found without it. `dev` sets that
-    many problems (or that share) aside for evaluation during training, chosen by their hash.
+    `source` is a file (.jsonl, .json, .csv, .tsv, .parquet), a dataset on the hub (`config`,
+    `split`, `revision`), or a built-in world. `columns` maps `prompt`, `answer`, `language` and the
+    privileged texts (`solution`, `translation`, ...) to the source's columns; usual names are found
+    without it. `language` is a code, a name or a language file; a list trains on several together,
+    drawn by `weights` (by default as often as they occur); without it rows say their own
+    (`language` column), or are English. In `source`, `config`, `columns` and `filters.require`,
+    `{language}` stands for the language as it is written here. `limit` keeps that many problems
+    per language; `dev` sets that many problems (or that share) aside for evaluation during
+    training, chosen by their hash, the same in all languages. `streaming` reads rows while
+    training, for sets larger than memory.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str
+    config: str | None = None
     split: str = "train"
+    revision: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
-    language: str = "eng"
+    language: str | tuple[str, ...] | None = None
+    weights: dict[str, Positive] = Field(default_factory=dict)
+    filters: Filters = Filters()
     limit: Annotated[int, Field(gt=0)] | None = None
     dev: Annotated[float, Field(ge=0)] = 0
-    revision: str | None = None
+    streaming: bool = False
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The languages asked for: ISO 639-3 codes, with the spelling that fills `{language}`."""
+        given = (self.language,) if isinstance(self.language, str) else self.language or ()
+        codes = {_resolve(name): name for name in given}
+        return {code: code if Path(name).suffix else name for code, name in codes.items()}
+
+    def shares(self) -> dict[str, float]:
+        """Sampling weights by code. UserError for a language that is not trained on."""
+        weights = {_resolve(name): weight for name, weight in self.weights.items()}
+        asked = self.asked
+        if weights and weights.keys() != asked.keys():
+            raise UserError(
+                f"data.weights names {', '.join(weights)}, data.language"
+                f" {', '.join(asked) or 'nothing'}: give every language one weight"
+            )
+        return weights
 
 
-def load(data: Data) -> tuple[list[Problem], list[Problem]]:
-    """Training and dev problems. Raises UserError for a source without any."""
-    language(data.language)
+def load(
+    data: Data, account: Account | None = None
+) -> tuple[list[Problem] | ProblemStream, list[Problem]]:
+    """Training and dev problems; `account` is told what became of the rows.
+
+    Raises UserError for a source without any.
+    """
+    account = account or Account()
+    data.shares()  # refuses unknown languages before anything is read
     if data.source in NAMES:
-        return _built_in(data)
-    problems = [
-        problem(row, data.columns, data.language, f"{data.source}, row {number}")
-        for number, row in enumerate(_rows(data), 1)
-    ]
+        return _built_in(data, account)
+    if data.streaming:
+        return _streamed(data, account)
+    return _split(read(data, account), data)
+
+
+def read(data: Data, account: Account | None = None) -> list[Problem]:
+    """All problems of a source in its order, the dev problems among them; `metadata["row"]` is the
+    number of the row, from 0. Raises UserError where there is none."""
+    account = account or Account()
+    problems: list[Problem] = []
+    for part in _parts(data):
+        number = 0
+        for number, row in enumerate(_rows(part), 1):
+            where = f"{part.source}, row {number}"
+            problems += _problems(part, row, where, account, {"row": number - 1})
+        if number == 0:
+            raise UserError(f"{part.source} holds no rows")
     if not problems:
-        raise UserError(f"{data.source} holds no rows")
-    return _split(problems, data)
-
-
-def as_problems(rows: Iterable[Problem | Row]) -> list[Problem]:
-    """Problems as they are, and rows with the usual column names as problems. A `language` column
-    holds ISO 639-3 codes; without one the language is English."""
-    problems = []
-    for number, row in enumerate(rows, 1):
-        if isinstance(row, Problem):
-            problems.append(row)
-            continue
-        columns = {"language": "language"} if "language" in row else {}
-        problems.append(problem(row, columns, "eng", f"row {number}"))
+        told = "; ".join(account.lines())
+        raise UserError(f"{data.source}: no problem is left of {account.rows} rows ({told})")
     return problems
 
 
-def problem(row: Row, columns: Mapping[str, str], lang: str, where: str) -> Problem:
-    """One row as a problem. `where` names it in errors: file and row number."""
-    names = {**_found(row, columns), **columns}
-    for name, column in names.items():
-        if column not in row:
-            have = ", ".join(map(str, row))
-            raise UserError(f"{where}: no column '{column}' for '{name}'; columns: {have}")
-    if "prompt" not in names:
-        have = ", ".join(map(str, row))
-        raise UserError(f"{where}: no problem; set data.columns.prompt to one of {have}")
-    # An empty cell is a text that is not there: a template that asks for it says so.
-    fields = {name: row[c] for name, c in names.items() if row[c] is not None and row[c] != ""}
-    prompt = fields.pop("prompt", None)
-    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-        raise UserError(f"{where}: the column '{names['prompt']}' is empty")
-    answer = fields.pop("answer", None)
-    worked = str(answer) if answer is not None else ""
-    if "solution" not in fields and _GSM8K_ANSWER.search(worked):
-        fields["solution"] = worked
-    privileged = {n: _boxed(str(text)) for n, text in fields.items() if n != "language"}
-    return Problem(
-        prompt if isinstance(prompt, str) else _conversation(prompt, where),
-        answer=gold_answer(worked) if answer is not None else None,
-        language=str(fields.get("language", lang)),
-        privileged=privileged,
+def as_problems(rows: Iterable[Problem | Row]) -> list[Problem] | ProblemStream:
+    """Problems as they are, and rows with the usual column names as problems. A `language` column
+    holds codes or names of languages; without one the language is English. A streaming dataset
+    stays one."""
+    from datasets import IterableDataset
+
+    if isinstance(rows, ProblemStream):
+        return rows
+    data = Data(source="the dataset")
+    if isinstance(rows, IterableDataset):
+        convert = partial(_converted, data, Account())
+        return ProblemStream((StreamPart(data.source, rows, convert),))
+    problems: list[Problem] = []
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, Problem):
+            problems.append(row)
+        else:
+            problems += _problems(data, row, f"row {number}", Account())
+    return problems
+
+
+def _parts(data: Data) -> list[Data]:
+    """The source once; or once per language, where its names depend on the language."""
+    named = (data.source, data.config or "", *data.columns.values(), *data.filters.require)
+    if not any("{language}" in text for text in named):
+        return [data]
+    if not data.asked:
+        raise UserError("'{language}' stands for data.language: name one or several")
+    return [_for_language(data, code, spelling) for code, spelling in data.asked.items()]
+
+
+def _for_language(data: Data, code: str, spelling: str) -> Data:
+    def filled(text: str) -> str:
+        return text.replace("{language}", spelling)
+
+    filters = data.filters.model_copy(update={"require": tuple(map(filled, data.filters.require))})
+    return data.model_copy(
+        update={
+            "source": filled(data.source),
+            "config": data.config and filled(data.config),
+            "columns": {name: filled(column) for name, column in data.columns.items()},
+            "language": code,
+            "filters": filters,
+        }
     )
 
 
-def _found(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
-    """Columns under their usual names, for whatever the mapping leaves open."""
-    found = {}
-    for name, usual in _DEFAULT_COLUMNS.items():
-        if name not in columns:
-            found.update((name, column) for column in reversed(usual) if column in row)
-    return found
+def _rows(data: Data) -> Iterator[Row]:
+    if is_file(data.source):
+        return file_rows(Path(data.source))
+    return iter(hub_rows(data.source, data.config, data.split, data.revision))
 
 
-def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
-    """A prompt as messages that end with the user's turn."""
-    turns = list(prompt) if isinstance(prompt, list | tuple) else []
-    if not turns or not all(
-        isinstance(turn, Mapping)
-        and isinstance(turn.get("role"), str)
-        and isinstance(turn.get("content"), str)
-        for turn in turns
-    ):
-        raise UserError(
-            f"{where}: a prompt is text, or a list of messages with 'role' and 'content'"
-        )
-    if turns[-1]["role"] != "user":
-        raise UserError(
-            f"{where}: a conversation ends with the user's turn, not the {turns[-1]['role']}'s"
-        )
-    return tuple(dict(turn) for turn in turns)
+def _problems(
+    data: Data,
+    row: Row,
+    where: str,
+    account: Account,
+    metadata: Mapping[str, Any] | None = None,
+) -> Iterator[Problem]:
+    """A row's problems: one, or one per language whose translation it has."""
+    account.rows += 1
+    for lang in _languages(data, row, where, account):
+        reason = data.filters.row_fault(row, lang, data.columns, where)
+        if reason is None:
+            made = problem(row, data.columns, lang, where, metadata or {})
+            reason = data.filters.problem_fault(made, where)
+            if reason is None:
+                account.kept[lang] += 1
+                yield made
+        if reason is not None:
+            account.drop(reason, where)
 
 
-def _boxed(text: str) -> str:
-    r"""A GSM8K solution in the form that is asked for: no calculator marks, `\boxed{n}` last."""
-    if not _GSM8K_ANSWER.search(text):
-        return text
-    return _GSM8K_ANSWER.sub(r"\n\\boxed{\1}", _GSM8K_CALCULATOR.sub("", text))
+def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:
+    """The languages that a row is learned in."""
+    column = data.columns.get("language", "language")
+    if column in row or "language" in data.columns:
+        if column not in row:
+            raise UserError(f"{where}: no column '{column}' for 'language'")
+        said = _resolved(str(row[column]), where)
+        if not data.asked or said in data.asked:
+            return [said]
+        account.drop("in another language", where)
+        return []
+    codes = list(data.asked) or ["eng"]
+    if len(codes) > 1:
+        lacking = [code for code in codes if wide_column(row, code) is None]
+        if lacking:
+            raise UserError(
+                f"{where}: which of {', '.join(codes)}? The row has neither a language column nor"
+                f" 'problem_{lacking[0]}'; map data.columns.language, or put {{language}} into"
+                " data.source or data.columns"
+            )
+    return codes
 
 
-def _built_in(data: Data) -> tuple[list[Problem], list[Problem]]:
-    from opsd.miniature.world import problems
+def _resolved(name: str, where: str) -> str:
+    try:
+        return _resolve(name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
-    train = problems(data.source, data.split, data.language, data.limit)
-    return train, problems(data.source, "dev", data.language, _dev_size(data, len(train)))
+
+def _key(problem: Problem) -> str:
+    """What is the same problem in every language: its English text, where that is known."""
+    return problem.privileged.get("translation") or str(problem.prompt)
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _dev_size(data: Data, problems: int) -> int:
@@ -151,91 +224,77 @@ def _dev_size(data: Data, problems: int) -> int:
 
 
 def _split(problems: list[Problem], data: Data) -> tuple[list[Problem], list[Problem]]:
-    """Training problems in file order, at most `limit`; the dev problems by hash. No prompt is in
-    both: some datasets repeat a problem with another solution."""
-    size = _dev_size(data, len(problems))
-    dev = sorted({str(p.prompt): p for p in problems}.values(), key=lambda p: p.id)[:size]
-    held_out = {str(p.prompt) for p in dev}
-    train = [p for p in problems if str(p.prompt) not in held_out]
+    """Training problems in the source's order, at most `limit` per language; the dev problems by
+    hash. No problem is in both, in whatever language and with whatever solution."""
+    keys = {_key(p) for p in problems}
+    size = _dev_size(data, len(keys))
+    held_out = set(sorted(keys, key=_hash)[:size])
+    dev = {(_hash(_key(p)), p.language): p for p in problems if _key(p) in held_out}
+    train = [p for p in problems if _key(p) not in held_out]
     if not train:
         raise UserError(f"data.dev takes {size} of {len(problems)} problems: none is left to train")
-    return train[: data.limit], dev
+    return _limited(train, data.limit), [dev[place] for place in sorted(dev)]
 
 
-def _rows(data: Data) -> Iterator[Row]:
-    path = Path(data.source)
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
-    if path.suffix in readers:
-        if not path.is_file():
-            raise UserError(f"data.source: no file '{path}'")
-        return _checked(path, readers[path.suffix])
-    if path.exists():
-        raise UserError(f"data.source: '{path}' is not one of {', '.join(readers)}")
-    return _hub(data)
+def _limited(problems: list[Problem], limit: int | None) -> list[Problem]:
+    if limit is None:
+        return problems
+    seen: Counter[str] = Counter()
+    kept = []
+    for one in problems:
+        seen[one.language] += 1
+        if seen[one.language] <= limit:
+            kept.append(one)
+    return kept
 
 
-def _checked(path: Path, read: Callable[[Path], Iterable[Row]]) -> Iterator[Row]:
-    """A file's rows; what its format's reader cannot read is the user's mistake."""
-    from pyarrow import ArrowException
+def _built_in(data: Data, account: Account) -> tuple[list[Problem], list[Problem]]:
+    from opsd.miniature.world import problems
 
-    try:
-        yield from read(path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason})") from error
-    except (csv.Error, ArrowException) as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: not a JSON object")
-            yield row
+    codes = list(data.asked) or ["eng"]
+    train = [p for code in codes for p in problems(data.source, data.split, code, data.limit)]
+    size = _dev_size(data, len(train) // len(codes))
+    dev = [p for code in codes for p in problems(data.source, "dev", code, size)]
+    account.rows = len(train)
+    account.kept.update(p.language for p in train)
+    return train, dev
 
 
-def _json(path: Path) -> Iterator[Row]:
-    try:
-        rows = json.loads(path.read_text("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: a JSON file of problems is a list of objects")
-    return iter(rows)
+_HEAD = 1000
+"""Rows at a stream's beginning from which its dev problems are chosen, at least."""
 
 
-def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        for number, row in enumerate(reader, 1):
-            if None in row:  # an unquoted comma would cut the text at it
-                raise UserError(
-                    f"{path}, row {number}: more cells than the header; quote its texts"
-                )
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    from pyarrow import parquet
-
-    return iter(parquet.read_table(path).to_pylist())
-
-
-def _hub(data: Data) -> Iterator[Row]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    try:
-        rows: Any = load_dataset(data.source, split=data.split, revision=data.revision)
-        return iter(rows)
-    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
+def _streamed(data: Data, account: Account) -> tuple[ProblemStream, list[Problem]]:
+    """A stream, less the dev problems: those with the smallest hashes at its beginning."""
+    if 0 < data.dev < 1:
+        raise UserError("data.dev: with streaming, write a number of problems, not a share")
+    if data.limit is not None:
+        raise UserError("data.limit is for sets in memory: leave it or data.streaming out")
+    parts, shares = _parts(data), data.shares()
+    if shares and len(parts) == 1:
         raise UserError(
-            f"data.source: '{data.source}' is neither a file nor a dataset that can be loaded"
-            f" ({str(error).splitlines()[0]})"
-        ) from error
+            "data.weights: with streaming, every language needs a source of its own; put"
+            " {language} into data.source or data.config"
+        )
+    stream = ProblemStream(
+        tuple(
+            StreamPart(
+                part.source,
+                row_stream(part.source, part.config, part.split, part.revision),
+                partial(_converted, part, account),
+                shares.get(str(part.language), 1.0),
+            )
+            for part in parts
+        )
+    )
+    if not data.dev:
+        return stream, []
+    size = int(data.dev)
+    head = stream.head(max(_HEAD, 20 * size))
+    keys = set(sorted({_key(p) for p in head}, key=_hash)[:size])
+    dev = {(_hash(_key(p)), p.language): p for p in head if _key(p) in keys}
+    return stream.without(lambda p: _key(p) in keys), [dev[place] for place in sorted(dev)]
+
+
+def _converted(data: Data, account: Account, row: Row, where: str) -> Iterator[Problem]:
+    return _problems(data, row, where, account)

@@ -1,0 +1,99 @@
+"""What a trainer is put together from at its start: batches, teachers' weights, the sampler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from opsd.data.batches import ProblemLoader, StepSampler, StepShape, StreamLoader
+from opsd.data.stream import ProblemStream
+from opsd.model import context_length, eos_ids
+from opsd.rollout.engine import Engine, Sampling
+from opsd.rollout.hf import HFEngine
+from opsd.rollout.source import Sampler, sources
+from opsd.teacher.keeper import Keeper, keep
+from opsd.teacher.score import check_head
+from opsd.teacher.start import starts_as_base
+from opsd.teacher.weights import AnyWeights
+
+if TYPE_CHECKING:
+    from opsd.trainer import OPSDTrainer
+
+
+def step_shape(trainer: OPSDTrainer) -> StepShape:
+    """One process's part of an optimizer step. UserError where groups do not fill it."""
+    args = trainer.args
+    return StepShape(
+        rollouts=args.per_device_train_batch_size * args.gradient_accumulation_steps,
+        group=trainer.method.source.group,
+        micro_batches=args.gradient_accumulation_steps,
+        reuse=trainer.method.reuse,
+        rank=args.process_index,
+        world=args.world_size,
+    )
+
+
+def make_loader(trainer: OPSDTrainer) -> ProblemLoader | StreamLoader:
+    """The training set's micro-batches for this process."""
+    args, problems = trainer.args, trainer.train_dataset
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if isinstance(problems, ProblemStream):
+        return StreamLoader(problems, step_shape(trainer), seed)
+    weights = trainer.language_weights
+    labels = [problem.language for problem in problems] if weights else ()
+    sampler = StepSampler(len(problems or ()), step_shape(trainer), seed, labels, weights)
+    return ProblemLoader(problems, sampler)
+
+
+def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
+    """One keeper per choice of weights that the method names.
+
+    Raises UserError where the exact loss cannot be computed for the model, or for a teacher.
+    """
+    model, vocab = trainer.model, trainer.vocab
+    chosen = [leaf.teacher.weights for _, leaf in trainer.signals if leaf.teacher is not None]
+    chosen += [s.weights for s in sources(trainer.method.source) if s.weights is not None]
+    probe = trainer.processing_class("Check: 1 + 2 = 3.")["input_ids"]
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    check_head(model, probe, vocab, tolerance)
+    as_base = starts_as_base(model, probe, vocab)
+    keepers = {w: keep(w, model, starts_as_base=as_base) for w in dict.fromkeys(chosen)}
+    for keeper in keepers.values():
+        with keeper.use(model) as reader:
+            check_head(reader, probe, vocab, tolerance)
+    return keepers
+
+
+def make_engine(trainer: OPSDTrainer) -> Engine:
+    """Transformers' generation on the model in training."""
+    tokenizer: Any = trainer.processing_class
+    return HFEngine(
+        trainer.model,
+        eos_ids=eos_ids(trainer.model, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        vocab=trainer.vocab,
+        batch_tokens=trainer.args.generation_batch_tokens,
+    )
+
+
+def make_sampler(trainer: OPSDTrainer) -> Sampler:
+    """Problems to graded groups, as the arguments and the method say."""
+    args, tokenizer = trainer.args, trainer.processing_class
+    return Sampler(
+        engine=trainer.engine,
+        tokenizer=tokenizer,
+        student=trainer.method.student,
+        verify=trainer.verdicts,
+        sampling=Sampling(
+            args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
+        ),
+        borrow=trainer.borrowed,
+        eos_id=eos_ids(trainer.model, tokenizer)[0],
+        limit=context_length(trainer.model, args.max_length),
+        seed=args.seed,
+        total_steps=args.max_steps,
+        too_long=args.prompt_too_long,
+        autocast=lambda: trainer.accelerator.autocast(),
+        observe=trainer.meter.rollouts,
+    )

@@ -1,0 +1,151 @@
+"""One row as one problem: which column is the problem, which the answer, which only the teacher's.
+
+The usual names of this field's datasets are found by themselves: OpenThoughts in OPSD's form,
+GSM8K, MATH, MGSM, AfriMGSM, PolyMath, AIME, both COPSD schemas (`problem_translated`, and
+`problem_<language>` beside `problem_<language>_ok`), and conversational rows of TRL and ms-swift.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from opsd.data.languages import language
+from opsd.data.rows import Row
+from opsd.grade.answer import gold_answer
+from opsd.grade.format import extract_boxed
+from opsd.types import Problem, UserError
+
+_USUAL = {
+    "prompt": ("prompt", "problem_translated", "problem", "question", "messages"),
+    "answer": ("answer_number", "answer", "Answer"),
+    "solution": ("solution", "privileged_context"),
+    "translation": ("translation", "problem_en"),
+    "teacher_prompt": ("teacher_prompt",),
+}
+_METADATA = ("id", "unique_id", "question_id", "level", "subject", "source", "answer_type")
+_GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")
+_GSM8K_ANSWER = re.compile(r"\n?####\s*(.+?)\s*$")
+
+
+def problem(
+    row: Row,
+    columns: Mapping[str, str],
+    lang: str,
+    where: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> Problem:
+    """One row as a problem in the language `lang` (ISO 639-3). `columns` maps `prompt`, `answer`
+    and the privileged texts to the row's columns, over the usual names; `where` names the row in
+    errors. Raises UserError for a row without a problem."""
+    names = {**_found(row, columns, lang), **columns}
+    names.pop("language", None)
+    for name, column in names.items():
+        if column not in row:
+            have = ", ".join(map(str, row))
+            raise UserError(f"{where}: no column '{column}' for '{name}'; columns: {have}")
+    if "prompt" not in names:
+        have = ", ".join(map(str, row))
+        raise UserError(f"{where}: no problem; set data.columns.prompt to one of {have}")
+    # An empty cell is a text that is not there: a template that asks for it says so.
+    fields = {name: row[c] for name, c in names.items() if not _empty(row[c])}
+    prompt = fields.pop("prompt", None)
+    if prompt is None:
+        raise UserError(f"{where}: the column '{names['prompt']}' is empty")
+    if names["prompt"] == "messages":
+        prompt, fields["solution"] = _dialogue(prompt, fields.get("solution"))
+    answer = fields.pop("answer", None)
+    worked = str(answer) if answer is not None else ""
+    if "solution" not in fields and _GSM8K_ANSWER.search(worked):
+        fields["solution"] = worked
+    privileged = {n: _boxed(_text(value)) for n, value in fields.items() if value is not None}
+    # A worked solution that ends in a box says its own answer.
+    gold = gold_answer(worked) if worked else extract_boxed(privileged.get("solution", ""))
+    return Problem(
+        prompt if isinstance(prompt, str) else _conversation(prompt, where),
+        answer=gold,
+        language=lang,
+        privileged=privileged,
+        metadata={
+            **{name: row[name] for name in _METADATA if row.get(name) is not None},
+            **(metadata or {}),
+        },
+    )
+
+
+def wide_column(row: Row, lang: str) -> str | None:
+    """The column of a translation into this language, `problem_<language>`, under any of the
+    language's names; None where the row has none."""
+    lower = {str(column).lower(): str(column) for column in row}
+    names = (lang, *getattr(language(lang), "aliases", ()))
+    found = (lower.get(f"problem_{name.lower()}") for name in names)
+    return next(filter(None, found), None)
+
+
+def _found(row: Row, columns: Mapping[str, str], lang: str) -> dict[str, str]:
+    """Columns under their usual names, for whatever the mapping leaves open."""
+    found = {}
+    for name, usual in _USUAL.items():
+        here = [column for column in usual if column in row]
+        # Of several usual names the first that says something: MGSM has an empty `answer`.
+        told = [column for column in here if not _empty(row[column])] or here
+        if name not in columns and told:
+            found[name] = told[0]
+    if "prompt" not in columns:
+        wide = wide_column(row, lang)
+        if wide is not None and wide != "problem_en":
+            found["prompt"] = wide
+        # Beside a translated problem, `problem` is the English one.
+        if found.get("prompt") in (wide, "problem_translated") and "problem" in row:
+            found.setdefault("translation", "problem")
+    return found
+
+
+def _empty(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value == []
+
+
+def _text(value: Any) -> str:
+    """A cell as text; a conversation is its turns' contents."""
+    if isinstance(value, list | tuple):
+        contents = [turn.get("content") if isinstance(turn, Mapping) else turn for turn in value]
+        return "\n\n".join(str(content) for content in contents if content)
+    return str(value)
+
+
+def _dialogue(messages: Any, solution: Any) -> tuple[Any, Any]:
+    """Messages that end with the assistant's turn are a problem and its solution."""
+    if isinstance(messages, list | tuple) and len(messages) > 1:
+        last = messages[-1]
+        if isinstance(last, Mapping) and last.get("role") == "assistant":
+            return messages[:-1], solution or last.get("content")
+    return messages, solution
+
+
+def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
+    """A prompt as messages that end with the user's turn."""
+    turns = list(prompt) if isinstance(prompt, list | tuple) else []
+    if not turns or not all(
+        isinstance(turn, Mapping)
+        and isinstance(turn.get("role"), str)
+        and isinstance(turn.get("content"), str)
+        for turn in turns
+    ):
+        raise UserError(
+            f"{where}: a prompt is text, or a list of messages with 'role' and 'content'"
+        )
+    if turns[-1]["role"] != "user":
+        raise UserError(
+            f"{where}: a conversation ends with the user's turn, not the {turns[-1]['role']}'s"
+        )
+    return tuple(dict(turn) for turn in turns)
+
+
+def _boxed(text: str) -> str:
+    r"""A GSM8K solution in the form that is asked for: no calculator marks, `\boxed{n}` last."""
+    if not _GSM8K_ANSWER.search(text):
+        return text
+    return _GSM8K_ANSWER.sub(r"\n\\boxed{\1}", _GSM8K_CALCULATOR.sub("", text))

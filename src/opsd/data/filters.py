@@ -1,0 +1,101 @@
+"""Which rows are learned from, and an account of those that are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from opsd.data.columns import wide_column
+from opsd.data.rows import Row
+from opsd.types import Problem, UserError
+
+Limit = Annotated[int, Field(gt=0)]
+
+
+class Filters(BaseModel):
+    """Rows to leave out; every one is counted under its reason.
+
+    `require` names columns that must be true (`correct` of OpenThoughts; `{language}` stands for
+    the language as the recipe writes it). `translation_ok` drops rows whose
+    `problem_<language>_ok` is there and not true. `longest` gives a limit in characters to
+    `prompt` or a privileged text by its name. `answered` drops rows without an answer, `complete`
+    rows without one of the texts that `columns` names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    require: tuple[str, ...] = ()
+    translation_ok: bool = True
+    longest: dict[str, Limit] = Field(default_factory=dict)
+    answered: bool = False
+    complete: bool = False
+
+    def row_fault(self, row: Row, lang: str, columns: dict[str, str], where: str) -> str | None:
+        """Why a row is left out before it is read as a problem, or None."""
+        for column in self.require:
+            if column not in row:
+                have = ", ".join(map(str, row))
+                raise UserError(f"{where}: filters.require: no column '{column}'; columns: {have}")
+            if not _true(row[column]):
+                return f"'{column}' is not true"
+        if self.translation_ok:
+            wide = wide_column(row, lang)
+            if wide is not None and not _true(row.get(f"{wide}_ok", True)):
+                return f"'{wide}_ok' is not true"
+        if self.complete:
+            for name, column in columns.items():
+                if not str(row.get(column) or "").strip():
+                    return f"no {name}"
+        return None
+
+    def problem_fault(self, problem: Problem, where: str) -> str | None:
+        """Why a problem is left out, or None."""
+        if self.answered and not problem.answer:
+            return "no answer"
+        for name, limit in self.longest.items():
+            if name != "prompt" and name not in problem.privileged:
+                have = ", ".join(["prompt", *problem.privileged])
+                raise UserError(f"{where}: filters.longest: no text '{name}'; there are: {have}")
+            text = problem.text if name == "prompt" else problem.privileged[name]
+            if len(text) > limit:
+                return f"{name} longer than {limit:,} characters"
+        return None
+
+
+def _true(value: Any) -> bool:
+    return str(value).strip().lower() in ("true", "1", "1.0", "yes")
+
+
+@dataclass
+class Account:
+    """What became of a source's rows: how many were read, how many problems of which language were
+    kept, how many were dropped and why, with the first row of every reason."""
+
+    rows: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, reason: str, where: str) -> None:
+        self.dropped[reason] += 1
+        self.first.setdefault(reason, where)
+
+    def lines(self) -> list[str]:
+        """For people: the drops, most frequent first."""
+        return [
+            f"{count:,} left out: {reason} (first: {self.first[reason]})"
+            for reason, count in self.dropped.most_common()
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "kept": dict(self.kept),
+            "dropped": [
+                {"reason": reason, "count": count, "first": self.first[reason]}
+                for reason, count in self.dropped.most_common()
+            ],
+        }

@@ -1,0 +1,129 @@
+"""Rows of files and of hub datasets, as they are written: text in, mappings out."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from opsd.types import UserError
+
+Row = Mapping[str, Any]
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is a file's name, by its ending. UserError where the file is not there, or
+    where something is there that holds no rows."""
+    path = Path(source)
+    if path.suffix in _READERS:
+        if not path.is_file():
+            raise UserError(f"data.source: no file '{path}'")
+        return True
+    if path.exists():
+        raise UserError(f"data.source: '{path}' is not one of {', '.join(_READERS)}")
+    return False
+
+
+def file_rows(path: Path) -> Iterator[Row]:
+    """A file's rows, read as they are asked for (a .json file at once). What its format's reader
+    cannot read is a UserError with the place."""
+    from pyarrow import ArrowException
+
+    try:
+        yield from _READERS[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason})") from error
+    except (csv.Error, ArrowException) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def hub_rows(
+    name: str, config: str | None, split: str, revision: str | None, *, streaming: bool = False
+) -> Any:
+    """A dataset of the hub, or of the local cache where the hub is not reached: whole, or as a
+    `datasets.IterableDataset` that is downloaded while it is read."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        return load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
+        raise UserError(
+            f"data.source: '{name}' is neither a file nor a dataset that can be loaded"
+            f" ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: not a JSON object")
+            yield row
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """A list of objects; or JSON lines under the wrong name, as several releases have it."""
+    text = path.read_text("utf-8-sig")
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            return _jsonl(path)
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: a JSON file of problems is a list of objects")
+    return iter(rows)
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline().rstrip("\r\n").split(delimiter)
+        file.seek(0)
+        if delimiter == "\t" and len(first) == 2 and _is_number(first[1]):
+            # MGSM's form: a text and a number, neither header nor quotes.
+            reader: Any = csv.DictReader(
+                file, ("question", "answer"), delimiter=delimiter, quoting=csv.QUOTE_NONE
+            )
+        else:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        for number, row in enumerate(reader, 1):
+            if None in row:  # an unquoted comma would cut the text at it
+                raise UserError(
+                    f"{path}, row {number}: more cells than the header; quote its texts"
+                )
+            yield row
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    from pyarrow import parquet
+
+    batches = parquet.ParquetFile(path).iter_batches()
+    return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+
+
+_READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,98 @@
+"""Problems that are read while training goes: for sets larger than memory, or than one's patience.
+
+Every process reads its own share of the rows, in an order that depends on the seed and the epoch
+alone; so a resumed run finds its place again by counting.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from opsd.data.rows import Row, file_rows, hub_rows, is_file
+from opsd.types import Problem, UserError
+
+SHUFFLED = 1000
+"""Rows among which the next one is drawn."""
+
+Convert = Callable[[Row, str], Iterator[Problem]]
+
+
+@dataclass(frozen=True)
+class StreamPart:
+    """One source of rows (a `datasets.IterableDataset`), how a row becomes problems (given where it
+    came from), and how often its problems are drawn, relative to the other parts."""
+
+    name: str
+    rows: Any
+    convert: Convert
+    share: float = 1.0
+
+    def problems(self, rank: int, world: int, seed: int) -> Iterator[Problem]:
+        """This process's problems without end, every epoch in another order."""
+        from datasets.distributed import split_dataset_by_node
+
+        shuffled = self.rows.shuffle(seed=seed, buffer_size=SHUFFLED)
+        own = split_dataset_by_node(shuffled, rank=rank, world_size=world)
+        for epoch in itertools.count():
+            own.set_epoch(epoch)
+            made = 0
+            for number, row in enumerate(own, 1):
+                for problem in self.convert(row, f"{self.name}, streamed row {number}"):
+                    made += 1
+                    yield problem
+            if not made:
+                raise UserError(f"{self.name}: no problem for process {rank} of {world}")
+
+
+@dataclass(frozen=True)
+class ProblemStream:
+    """Problems of one or several parts, less those that are held out for evaluation."""
+
+    parts: tuple[StreamPart, ...]
+    held_out: Callable[[Problem], bool] = lambda problem: False
+
+    def read(self, rank: int = 0, world: int = 1, seed: int = 0) -> Iterator[Problem]:
+        """This process's problems without end. Raises UserError where there are none."""
+        turns = random.Random(seed)
+        sources = [part.problems(rank, world, seed) for part in self.parts]
+        shares = [part.share for part in self.parts]
+        refused = 0
+        while True:
+            (source,) = turns.choices(sources, shares)
+            problem = next(source)
+            if not self.held_out(problem):
+                refused = 0
+                yield problem
+            elif (refused := refused + 1) > 100_000:
+                raise UserError("data.dev holds out every problem of the stream")
+
+    def head(self, rows: int) -> list[Problem]:
+        """The problems of every part's first `rows` rows, in their order."""
+        return [
+            problem
+            for part in self.parts
+            for number, row in enumerate(part.rows.take(rows), 1)
+            for problem in part.convert(row, f"{part.name}, row {number}")
+        ]
+
+    def without(self, held_out: Callable[[Problem], bool]) -> ProblemStream:
+        return replace(self, held_out=held_out)
+
+
+def row_stream(source: str, config: str | None, split: str, revision: str | None) -> Any:
+    """The rows of a file or a hub dataset as a `datasets.IterableDataset`."""
+    from datasets import IterableDataset
+
+    if is_file(source):
+        return IterableDataset.from_generator(_file, gen_kwargs={"paths": [source]})
+    return hub_rows(source, config, split, revision, streaming=True)
+
+
+def _file(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        yield from (dict(row) for row in file_rows(Path(path)))
