@@ -5,10 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+from opsd.config import OPSDConfig
 from opsd.data.batches import ProblemLoader, StepSampler, StepShape, StreamLoader
 from opsd.data.stream import ProblemStream
-from opsd.model import context_length, eos_ids
+from opsd.learner import Learner
+from opsd.model import (
+    accept_objectives,
+    context_length,
+    eos_ids,
+    load_model,
+    load_tokenizer,
+    padded,
+    switch_dropout_off,
+    with_adapter,
+)
 from opsd.rollout.engine import Engine, Sampling
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import Sampler, sources
@@ -19,6 +31,21 @@ from opsd.teacher.weights import AnyWeights
 
 if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
+
+
+def make_student(
+    model: str | nn.Module, args: OPSDConfig, tokenizer: Any, peft_config: Any
+) -> tuple[Any, Any]:
+    """The model in training, under its adapter if there is one, and its tokenizer."""
+    student: Any = model
+    if isinstance(model, str):
+        student = load_model(model, args, frozen_base=peft_config is not None)
+    tokenizer = padded(tokenizer or load_tokenizer(model))
+    if peft_config is not None:
+        student = with_adapter(student, peft_config, args.seed)
+    switch_dropout_off(student)
+    accept_objectives(student)
+    return student, tokenizer
 
 
 def step_shape(trainer: OPSDTrainer) -> StepShape:
@@ -96,4 +123,18 @@ def make_sampler(trainer: OPSDTrainer) -> Sampler:
         too_long=args.prompt_too_long,
         autocast=lambda: trainer.accelerator.autocast(),
         observe=trainer.meter.rollouts,
+    )
+
+
+def make_learner(trainer: OPSDTrainer) -> Learner:
+    """The method's signals, bound to the model and to its teachers."""
+    return Learner(
+        signals=trainer.signals,
+        keepers=trainer.keepers,
+        vocab=trainer.vocab,
+        pad_id=trainer.processing_class.pad_token_id,
+        temperature=trainer.args.temperature,
+        chunk_rows=trainer.args.loss_chunk_rows,
+        meter=trainer.meter,
+        autocast=lambda: trainer.accelerator.autocast(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 
@@ -50,6 +50,17 @@ class OPSDConfig(TrainingArguments):
     loss_chunk_rows: int | None = field(
         default=None, metadata={"help": "Tokens per chunk of the loss. None: by memory budget."}
     )
+    collapse: Literal["warn", "stop", "off"] = field(
+        default="warn",
+        metadata={"help": "When dev avg@k falls while training improves: 'warn', 'stop', 'off'."},
+    )
+    collapse_patience: int = field(
+        default=2, metadata={"help": "Dev scores in a row that must show it."}
+    )
+    model_init_kwargs: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "revision, trust_remote_code, attn_implementation of the model."},
+    )
     eval_samples: int = field(default=4, metadata={"help": "Samples per dev problem (k of avg@k)."})
     trace_steps: int = field(
         default=25, metadata={"help": "Steps between traces (top tokens per position); 0: never."}
@@ -66,6 +77,8 @@ class OPSDConfig(TrainingArguments):
             self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
         if self.prompt_too_long not in ("error", "skip"):
             raise ValueError(f"prompt_too_long is 'error' or 'skip', not '{self.prompt_too_long}'")
+        if self.collapse not in ("warn", "stop", "off"):
+            raise ValueError(f"collapse is 'warn', 'stop' or 'off', not '{self.collapse}'")
         if self.temperature <= 0:
             raise ValueError("temperature is above 0: the student learns from its own distribution")
         self.remove_unused_columns = False

@@ -22,7 +22,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import TrainOutput
 
 from opsd import checkpoint
-from opsd.assembly import make_engine, make_keepers, make_loader, make_sampler
+from opsd.assembly import (
+    make_engine,
+    make_keepers,
+    make_learner,
+    make_loader,
+    make_sampler,
+    make_student,
+)
 from opsd.callbacks import AfterStep, TrainingProgress
 from opsd.config import OPSDConfig
 from opsd.data.batches import ProblemLoader, StreamLoader
@@ -32,16 +39,10 @@ from opsd.data.stream import ProblemStream
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.grade.verifier import MathVerifier
 from opsd.journal import Meter, rollout_row
-from opsd.learner import Learner, passes
+from opsd.learner import passes
 from opsd.methods.method import Method
 from opsd.model import (
-    accept_objectives,
-    load_model,
-    load_tokenizer,
-    padded,
-    switch_dropout_off,
     vocabulary,
-    with_adapter,
 )
 from opsd.objective.signals import leaves
 from opsd.preflight import refuse_sharding, refuse_small_set, refuse_ungraded
@@ -89,13 +90,7 @@ class OPSDTrainer(Trainer):
         language_weights: Mapping[str, float] | None = None,
     ) -> None:
         args = args or OPSDConfig(output_dir="runs/opsd")
-        student: Any = model
-        if isinstance(model, str):
-            student = load_model(model, args, frozen_base=peft_config is not None)
-        tokenizer = padded(processing_class or load_tokenizer(model))
-        if peft_config is not None:
-            student = with_adapter(student, peft_config, args.seed)
-        switch_dropout_off(student)
+        student, tokenizer = make_student(model, args, processing_class, peft_config)
         self.method = method
         self.signals = leaves(method.signal)
         self.vocab = vocabulary(tokenizer)
@@ -105,7 +100,6 @@ class OPSDTrainer(Trainer):
         self._groups: list[Group] = []
         train_set = None if train_dataset is None else as_problems(train_dataset)
         self.meter = Meter(by_language=_several_languages(train_set))
-        accept_objectives(student)
         super().__init__(
             model=student,
             args=args,
@@ -127,16 +121,7 @@ class OPSDTrainer(Trainer):
         self.keepers = make_keepers(self)
         self.engine = engine or make_engine(self)
         self.sampler = make_sampler(self)
-        self.learner = Learner(
-            signals=self.signals,
-            keepers=self.keepers,
-            vocab=self.vocab,
-            pad_id=tokenizer.pad_token_id,
-            temperature=args.temperature,
-            chunk_rows=args.loss_chunk_rows,
-            meter=self.meter,
-            autocast=lambda: self.accelerator.autocast(),
-        )
+        self.learner = make_learner(self)
 
     # What a step is made of
 
