@@ -22,6 +22,12 @@ app = typer.Typer(
     help="On-policy self-distillation of language models.",
 )
 
+languages_app = typer.Typer(
+    invoke_without_command=True,
+    help="The languages and their status; the check of a language file.",
+)
+app.add_typer(languages_app, name="languages")
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.")]
 
@@ -123,6 +129,27 @@ def methods(
         print(json.dumps(listing(name), ensure_ascii=False))
     else:
         show(name)
+
+
+@languages_app.callback()
+def languages(context: typer.Context, as_json: Json = False) -> None:
+    """The languages: script, decimal mark, where they are used, whether a speaker has read them."""
+    from opsd.data.language_listing import listing, show
+
+    if context.invoked_subcommand is not None:
+        return
+    if as_json:
+        print(json.dumps(listing(), ensure_ascii=False))
+    else:
+        show()
+
+
+@languages_app.command()
+def check(path: Annotated[Path, typer.Argument(help="A language file, .yaml.")]) -> None:
+    """What is wrong with a language file, line by line."""
+    from opsd.data.language_listing import check_file
+
+    check_file(path)
 
 
 @app.command()

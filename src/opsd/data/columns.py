@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from opsd.data.languages import language
@@ -77,9 +78,13 @@ def problem(
 def wide_column(row: Row, lang: str) -> str | None:
     """The column of a translation into this language, `problem_<language>`, under any of the
     language's names; None where the row has none."""
-    lower = {str(column).lower(): str(column) for column in row}
-    names = (lang, *getattr(language(lang), "aliases", ()))
-    found = (lower.get(f"problem_{name.lower()}") for name in names)
+    return _wide_column(tuple(map(str, row)), lang)
+
+
+@lru_cache
+def _wide_column(columns: tuple[str, ...], lang: str) -> str | None:
+    lower = {column.lower(): column for column in columns}
+    found = (lower.get(f"problem_{name}") for name in language(lang).names)
     return next(filter(None, found), None)
 
 
@@ -146,6 +151,6 @@ def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
 
 def _boxed(text: str) -> str:
     r"""A GSM8K solution in the form that is asked for: no calculator marks, `\boxed{n}` last."""
-    if not _GSM8K_ANSWER.search(text):
+    if "####" not in text:
         return text
     return _GSM8K_ANSWER.sub(r"\n\\boxed{\1}", _GSM8K_CALCULATOR.sub("", text))

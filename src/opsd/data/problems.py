@@ -20,7 +20,6 @@ from opsd.data.stream import ProblemStream, StreamPart, row_stream
 from opsd.miniature import NAMES
 from opsd.types import Problem, UserError
 
-_resolve = getattr(languages, "resolve", None) or (lambda name: languages.language(name).code)
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -57,12 +56,12 @@ class Data(BaseModel):
     def asked(self) -> dict[str, str]:
         """The languages asked for: ISO 639-3 codes, with the spelling that fills `{language}`."""
         given = (self.language,) if isinstance(self.language, str) else self.language or ()
-        codes = {_resolve(name): name for name in given}
+        codes = {languages.resolve(name): name for name in given}
         return {code: code if Path(name).suffix else name for code, name in codes.items()}
 
     def shares(self) -> dict[str, float]:
         """Sampling weights by code. UserError for a language that is not trained on."""
-        weights = {_resolve(name): weight for name, weight in self.weights.items()}
+        weights = {languages.resolve(name): weight for name, weight in self.weights.items()}
         asked = self.asked
         if weights and weights.keys() != asked.keys():
             raise UserError(
@@ -205,7 +204,7 @@ def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:
 
 def _resolved(name: str, where: str) -> str:
     try:
-        return _resolve(name)
+        return languages.resolve(name)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 
