@@ -110,14 +110,14 @@ def test_an_empty_file_of_problems_is_refused(command, tmp_path, tiny_folder):
 
 def test_rewards_without_answers_are_refused(command, tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder, method={"name": "grpo", "group": 2})
-    rows(tmp_path, answer=None)
+    rows(tmp_path, answer=None, solution="two")
     told = refused(command("train", path))
     assert told.startswith("grpo learns from right and wrong answers, but 8 problems have none")
 
 
 def test_dev_problems_without_answers_are_refused_at_the_start(command, tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder, data={"dev": 2})
-    rows(tmp_path, answer=None)
+    rows(tmp_path, answer=None, solution="two")
     assert "some have no answer" in refused(command("train", path))
 
 
@@ -221,7 +221,7 @@ def test_evaluate_prints_one_json_document(command, tiny_folder, tmp_path):
 def test_evaluate_refuses_problems_without_answers_and_models_that_are_not_there(
     command, tiny_folder, tmp_path
 ):
-    told = refused(command("evaluate", tiny_folder, "--data", rows(tmp_path, answer="")))
+    told = refused(command("evaluate", tiny_folder, "--data", rows(tmp_path, answer="", solution="two")))
     assert told == "rows: no problem has an answer to grade against"
     told = refused(command("evaluate", "no/such/model", "--data", rows(tmp_path)))
     assert told.startswith("cannot load the model 'no/such/model'")

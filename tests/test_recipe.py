@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests import arrange
 
 from opsd import methods, recipe
+from opsd.data.languages import language
 from opsd.data.problems import Data
 from opsd.objective.divergences import ClipSummands, jsd, reverse_kl
 from opsd.objective.signals import leaves
 from opsd.recipe import Model, Recipe, Sampling, dump, load, parse
 from opsd.recipe_files import shipped
+from opsd.rollout.source import sources
 from opsd.teacher.context import StudentPrompt
 from opsd.teacher.weights import EMA
-from opsd.types import UserError
+from opsd.types import Group, UserError
 
 SMALL: dict[str, Any] = {"model": "miniature", "method": "opsd", "data": {"source": "miniature"}}
 
@@ -47,6 +52,127 @@ def test_every_shipped_recipe_is_short_loads_and_comes_back(name: str):
 def test_a_recipe_of_a_published_setting_is_named_after_its_method():
     for name in shipped():
         assert name.startswith(("quickstart", load(name).method.name))
+
+
+def comment(name: str) -> str:
+    """What a recipe's file says before its first key, as one line."""
+    lines = shipped()[name].read_text("utf-8").splitlines()
+    return " ".join(line.removeprefix("# ") for line in takewhile(lambda x: x[:1] == "#", lines))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_what_a_recipe_says_of_its_batch_is_so(name: str):
+    loaded = load(name)
+    made = re.findall(r"(\d+) processes x (\d+) x (\d+)", comment(name))
+    if not made:  # built in, or ours on one process
+        assert name.startswith(("quickstart", "star"))
+        return
+    ((processes, batch, passes),) = [map(int, numbers) for numbers in made]
+    assert loaded.train["per_device_train_batch_size"] == batch
+    assert loaded.train["gradient_accumulation_steps"] == passes
+    assert f"{processes * batch * passes} " in comment(name)
+    group = loaded.method.source.group
+    assert batch * passes % group == 0  # a group stays on one process
+    if group > 1:
+        assert f"is {processes * batch * passes // group} problems x {group}:" in comment(name)
+
+
+SAID = [
+    (name, found.rstrip(".,;:").strip("'"))
+    for name in shipped()
+    for found in re.findall(r"--set ('[^']+'|\S+)", comment(name))
+]
+
+
+@pytest.mark.parametrize(("name", "said"), SAID)
+def test_what_a_recipe_tells_to_set_can_be_set(name: str, said: str):
+    assert load(name, [said]) != load(name)
+
+
+def test_recipes_say_what_to_set():
+    assert len(SAID) > 15
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_published_numbers_say_of_what(name: str):
+    suites = {"aime24", "aime25", "hmmt25", "amo_bench", "afrimgsm", "polymath"}
+    numbers = load(name).published
+    ours = ("quickstart", "star", "off_policy_distillation", "copsd-joint")
+    assert bool(numbers) != name.startswith(ours)
+    for number in numbers:
+        assert number.suite in suites
+        assert re.search(r"Table|Figure|table|step \d+", number.where)
+        if number.language is not None:
+            assert len(number.language) == 3
+    keys = [(n.suite, n.metric, n.where, n.language, n.split, n.budget) for n in numbers]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if "copsd" in name])
+def test_roles_of_crosslingual_recipes_think_in_the_problems_language(name: str):
+    method = load(name).method
+    hausa = arrange.problems(1, "hau")[0]
+    views = [method.student.view(hausa)]
+    views += [
+        view
+        for _, leaf in leaves(method.signal)
+        if leaf.teacher is not None
+        for view in leaf.teacher.context(Group(hausa, ()), 0)
+    ]
+    assert len(views) == (1 if name.startswith("grpo") else 2)
+    for view in views:
+        assert view.prefill == f"<think>\n{language('hau').think_prefix}"
+        assert view.template_options == {"enable_thinking": True}
+
+
+def documented(name: str) -> str:
+    """A recipe's row in the table of `docs/recipes.md`."""
+    loaded = load(name)
+    printed: dict[str, list[str]] = {}
+    for n in loaded.published:
+        what = " ".join(filter(None, [n.suite, n.split, n.language]))
+        budget = f" at {n.budget:,} tokens" if n.budget else ""
+        printed.setdefault(f"{n.metric}{budget}, {n.where}", []).append(f"{what} **{n.value}**")
+    numbers = "; ".join(f"{', '.join(values)} ({where})" for where, values in printed.items())
+    train = loaded.train
+    steps = (
+        f"{train['num_train_epochs']:g} epochs" if train["max_steps"] < 0 else train["max_steps"]
+    )
+    sampled = sources(loaded.method.source)
+    tokens = loaded.sampling.max_completion_length if sampled else train["max_length"]
+    cells = [
+        f"[`{name}`](../recipes/{name}.yaml)",
+        loaded.model.name.removeprefix("Qwen/"),
+        f"{train['learning_rate']:g}",
+        str(steps),
+        f"{tokens:,}",
+        numbers or "ours",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_documentation_lists_every_recipe_with_its_numbers():
+    text = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| [`")]
+    assert sorted(rows) == sorted(documented(name) for name in shipped())
+
+
+def test_every_command_of_the_documentation_names_a_recipe_and_settings_that_exist():
+    text = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text("utf-8")
+    commands = re.findall(r"opsd train (\S+)((?: --set (?:'[^']+'|\S+))+)", text)
+    assert len(commands) > 3
+    for name, said in commands:
+        settings = [x.strip("'") for x in re.findall(r"--set ('[^']+'|\S+)", said.rstrip("`|. "))]
+        for setting in settings:
+            assert load(name, [setting]) != load(name), (name, setting)
+
+
+def test_a_number_is_published_for_a_suite_by_a_metric():
+    number = {"suite": "aime24", "metric": "avg@12", "value": 57.2, "where": "Table 2"}
+    assert parse({**SMALL, "published": [number]}).published[0].budget is None
+    for key, wrong in (("suite", "AIME 24"), ("metric", "accuracy"), ("value", 572)):
+        told = message(published=[number | {key: wrong}])
+        assert told.startswith(f"published.0.{key}: ")
 
 
 def test_what_python_writes_comes_back_from_the_file(tmp_path: Path):

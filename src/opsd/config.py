@@ -50,9 +50,9 @@ class OPSDConfig(TrainingArguments):
     loss_chunk_rows: int | None = field(
         default=None, metadata={"help": "Tokens per chunk of the loss. None: by memory budget."}
     )
-    collapse: Literal["warn", "stop", "off"] = field(
+    collapse: Literal["warn", "stop", "ignore"] = field(
         default="warn",
-        metadata={"help": "When dev avg@k falls while training improves: 'warn', 'stop', 'off'."},
+        metadata={"help": "If dev avg@k falls: 'warn', 'stop', 'ignore'."},
     )
     collapse_patience: int = field(
         default=2, metadata={"help": "Dev scores in a row that must show it."}
@@ -77,8 +77,8 @@ class OPSDConfig(TrainingArguments):
             self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
         if self.prompt_too_long not in ("error", "skip"):
             raise ValueError(f"prompt_too_long is 'error' or 'skip', not '{self.prompt_too_long}'")
-        if self.collapse not in ("warn", "stop", "off"):
-            raise ValueError(f"collapse is 'warn', 'stop' or 'off', not '{self.collapse}'")
+        if self.collapse not in ("warn", "stop", "ignore"):
+            raise ValueError(f"collapse is 'warn', 'stop' or 'ignore', not '{self.collapse}'")
         if self.temperature <= 0:
             raise ValueError("temperature is above 0: the student learns from its own distribution")
         self.remove_unused_columns = False

@@ -58,6 +58,10 @@ class Meter:
 
     def rollouts(self, groups: Sequence[Group]) -> None:
         """Lengths, endings and verdicts of freshly made rollouts."""
+        for group in groups:
+            rewards = {r.verdict.reward for r in group.rollouts if r.verdict is not None}
+            if rewards and len(group.rollouts) > 1:
+                self.add("frac_reward_zero_std", len(rewards) == 1, 1)
         made = [(group.problem.language, r) for group in groups for r in group.rollouts]
         for language, rollout in made:
             length = len(rollout.completion_ids)

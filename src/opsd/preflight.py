@@ -1,17 +1,26 @@
-"""What a trainer refuses before its first step, so that nothing runs for an hour in vain."""
+"""What a trainer refuses before its first step, and what it warns of, so that nothing runs for an
+hour in vain."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from opsd.assembly import step_shape
+from opsd.data.boundary import notes, prompt_notes
+from opsd.data.prompts import prompt_text
 from opsd.data.stream import ProblemStream
 from opsd.grade.verifier import MathVerifier
+from opsd.methods.method import Method
 from opsd.objective.credit import GroupNormalised
-from opsd.rollout.source import KeepCorrect
-from opsd.types import UserError
+from opsd.objective.signals import Advantage, Distill, Leaf, Teacher, leaves, taught
+from opsd.objective.weighting import ClipImportance
+from opsd.rollout.source import KeepCorrect, sources
+from opsd.teacher.weights import EMA, External, Live, Snapshot
+from opsd.types import Group, Problem, UserError
 
 if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
@@ -42,17 +51,142 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
     if not isinstance(trainer.verifier, MathVerifier):
         return
     method = trainer.method
-    graded = isinstance(method.source, KeepCorrect) or any(
-        isinstance(getattr(leaf, "credit", None), GroupNormalised) for _, leaf in trainer.signals
-    )
     train_set = trainer.train_dataset or ()
     if isinstance(train_set, ProblemStream):
         train_set = train_set.head(1)
     lacking = [problem for problem in train_set if not problem.answer]
-    if graded and lacking:
+    if learns_from_rewards(method) and lacking:
         raise UserError(
             f"{method.name} learns from right and wrong answers, but {len(lacking)}"
             f" problems have none (the first: {lacking[0].id}); map a column to 'answer'"
         )
     if any(not problem.answer for problem in trainer.eval_dataset or ()):
         raise UserError("dev problems are graded, but some have no answer; map a column to it")
+
+
+def compares_rewards(method: Method) -> bool:
+    """Whether a signal sets a rollout's reward against those of its group."""
+    credits = [getattr(leaf, "credit", None) for _, leaf in leaves(method.signal)]
+    return any(isinstance(credit, GroupNormalised) for credit in credits)
+
+
+def learns_from_rewards(method: Method) -> bool:
+    """Whether right and wrong answers decide what is learned."""
+    return compares_rewards(method) or isinstance(method.source, KeepCorrect)
+
+
+def traps(trainer: OPSDTrainer) -> list[str]:
+    """What is allowed but known to go wrong, a line each with its remedy. A setting that a paper
+    publishes can be among them."""
+    checks = (_unwatched, _steps, _weights, _sampling, _readings)
+    return [line for check in checks for line in check(trainer)]
+
+
+def _unwatched(trainer: OPSDTrainer) -> Iterator[str]:
+    watched = trainer.eval_dataset and trainer.args.eval_strategy != "no"
+    if trainer.args.collapse != "ignore" and not watched:
+        yield (
+            "no dev problems are scored, so that a collapse would go unseen: set data.dev (in"
+            " Python, eval_dataset and eval_strategy), or say collapse='ignore'"
+        )
+
+
+def _steps(trainer: OPSDTrainer) -> Iterator[str]:
+    """What a step's batch means where problems have several rollouts."""
+    if not compares_rewards(trainer.method):
+        return
+    shape = step_shape(trainer)
+    if shape.group == 1:
+        yield "rewards are compared within groups of 1, which teaches nothing: raise method.group"
+    elif shape.problems_per_step < 4:
+        yield (
+            f"a step's {shape.rollouts * shape.world} rollouts are {shape.problems_per_step}"
+            f" problem(s) x {shape.group} (per_device_train_batch_size counts rollouts): raise"
+            " gradient_accumulation_steps for a steadier gradient"
+        )
+
+
+def _weights(trainer: OPSDTrainer) -> Iterator[str]:
+    """Teachers that run away with the student, or that never move although they should."""
+    steps = max(trainer.args.max_steps, trainer.state.max_steps)
+    for weights in dict.fromkeys(teacher.weights for _, teacher in _teachers(trainer)):
+        if isinstance(weights, Live):
+            yield (
+                "a live teacher follows the student wherever it goes and is known to be unstable:"
+                " try weights frozen, or ema"
+            )
+        if isinstance(weights, EMA) and steps > 0 and weights.decay**steps > 0.95:
+            yield (
+                f"the EMA teacher will hardly move: {weights.decay**steps:.0%} of it stays the"
+                f" starting weights over {steps} steps; lower its decay to about"
+                f" {max(0.0, 1 - 3 / steps):.2g}, or say frozen"
+            )
+        if isinstance(weights, Snapshot) and 0 < steps <= weights.every:
+            yield (
+                f"the snapshot teacher is renewed every {weights.every} steps, which {steps} steps"
+                " never use: lower 'every', or say frozen"
+            )
+
+
+def _sampling(trainer: OPSDTrainer) -> Iterator[str]:
+    """Rollouts drawn from another distribution than the loss takes them from."""
+    args = trainer.args
+    if not sources(trainer.method.source):
+        return
+    cuts = {"top_p": args.top_p < 1, "top_k": args.top_k > 0, "min_p": args.min_p > 0}
+    cut = [name for name, on in cuts.items() if on]
+    sampled = [leaf for _, leaf in trainer.signals if _counts_on_samples(leaf)]
+    if cut and sampled:
+        plain = " ".join(f"--set sampling.{name}={int(name == 'top_p')}" for name in cut)
+        yield (
+            f"{' and '.join(cut)} cut the distribution that rollouts are drawn from, but"
+            f" '{sampled[0].type}' reckons with the whole one, which biases its gradient: {plain}"
+        )
+    for _, leaf in trainer.signals:
+        compared = isinstance(leaf, Distill | Advantage) and leaf.temperature != "sampling"
+        if compared and leaf.temperature != args.temperature:
+            yield (
+                f"rollouts are drawn at temperature {args.temperature:g}, but '{leaf.type}'"
+                f" compares at {leaf.temperature:g}: make them equal, or set its temperature to"
+                " 'sampling'"
+            )
+
+
+def _readings(trainer: OPSDTrainer) -> Iterator[str]:
+    """What the first problem's prompts look like to student and teacher."""
+    problem, tokenizer = _first(trainer), trainer.processing_class
+    if problem is None:
+        return
+    student = trainer.method.student.view(problem)
+    lines = prompt_notes(tokenizer, student)
+    teaches = False
+    for leaf, teacher in _teachers(trainer):
+        first = bool(taught(leaf, torch.zeros(1, dtype=torch.long)))
+        for view in teacher.context(Group(problem, ()), 0) or ():
+            # The student's own prompt is no trap beside another signal: it keeps a model in place.
+            other = prompt_text(tokenizer, view) != prompt_text(tokenizer, student)
+            teaches |= other or isinstance(teacher.weights, External)
+            lines += notes(tokenizer, student, view, first_taught=first) if other else []
+    if not teaches and all(leaf.teacher for _, leaf in trainer.signals):
+        yield (
+            "the teacher reads what the student reads, with the student's own weights: there is"
+            " nothing to learn from it; set another method.signal.teacher.context"
+        )
+    yield from dict.fromkeys(lines)
+
+
+def _teachers(trainer: OPSDTrainer) -> list[tuple[Leaf, Teacher]]:
+    return [(leaf, leaf.teacher) for _, leaf in trainer.signals if leaf.teacher is not None]
+
+
+def _counts_on_samples(leaf: Leaf) -> bool:
+    """Whether a loss weighs a token by its own probability of being drawn."""
+    return isinstance(leaf, Advantage) or any(
+        isinstance(weighting, ClipImportance) for weighting in leaf.weighting
+    )
+
+
+def _first(trainer: OPSDTrainer) -> Problem | None:
+    problems = trainer.train_dataset
+    found = problems.head(1) if isinstance(problems, ProblemStream) else problems
+    return found[0] if found else None

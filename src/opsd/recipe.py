@@ -49,11 +49,19 @@ class Sampling(Strict):
 
 
 class Published(Strict):
-    """A number that a paper prints for this setting, and where."""
+    """A number that a paper prints for this setting, and where.
 
+    `value` is in percent as printed (a gain: percentage points over the base model), `budget` in
+    tokens. Without a language it is the mean over the suite's languages.
+    """
+
+    suite: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    metric: Annotated[str, Field(pattern=r"^(avg|pass|maj)@[1-9][0-9]*( gain)?$")]
+    value: Annotated[float, Field(ge=-100, le=100)]
     where: str
-    metric: str
-    value: float
+    language: str | None = None
+    split: str | None = None
+    budget: Annotated[int, Field(gt=0)] | None = None
 
 
 class Recipe(Strict):

@@ -10,6 +10,7 @@ from typing import Any
 
 from opsd import checkpoint
 from opsd import recipe as recipes
+from opsd.assembly import step_shape
 from opsd.config import OPSDConfig
 from opsd.data import problems
 from opsd.data.filters import Account
@@ -33,6 +34,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
     if trainer.args.should_save:
         record(recipe, output, trainer.args.seed)
         log(recipe.method.describe(trainer.args.temperature))
+        shape = step_shape(trainer)
+        rollouts = shape.rollouts * shape.world
+        log(f"a step: {rollouts} rollouts = {shape.problems_per_step} problems x {shape.group}")
         trained = trainer.model.num_parameters(only_trainable=True)
         log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
         log(_said_of(train_set, dev_set, account) + f"; run folder {output}")

@@ -38,6 +38,7 @@ from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.grade.verifier import MathVerifier
+from opsd.guards import Watch
 from opsd.journal import Meter, rollout_row
 from opsd.learner import passes
 from opsd.methods.method import Method
@@ -106,7 +107,7 @@ class OPSDTrainer(Trainer):
             train_dataset=train_set,
             eval_dataset=None if eval_dataset is None else as_problems(eval_dataset),
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), AfterStep(self)],
+            callbacks=[*(callbacks or []), AfterStep(self), Watch(self)],
             optimizers=optimizers,
         )
         for callback in (ProgressCallback, PrinterCallback):
@@ -246,7 +247,8 @@ class OPSDTrainer(Trainer):
             state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
             spent = self._restore(folder, state.global_step)
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
-            if state.global_step >= steps or spent >= (self.args.max_generated_tokens or math.inf):
+            spent_all = spent >= (self.args.max_generated_tokens or math.inf)
+            if state.global_step >= steps or spent_all or Watch(self).ended(state.log_history):
                 # The Trainer would take one more step before it notices that it has arrived.
                 self._load_from_checkpoint(str(folder))
                 self.state = state

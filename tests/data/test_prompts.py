@@ -52,6 +52,16 @@ def test_the_crosslingual_template_shows_what_is_included(include: tuple[str, ..
     assert not text.startswith("\n")
 
 
+@pytest.mark.parametrize("name", ["solution", "crosslingual"])
+def test_the_teachers_prompt_ends_with_its_languages_own_last_line(name: str):
+    german = Problem("Was ist 1 + 1?", language="deu", privileged=dict(PROBLEM.privileged))
+    closing, instruction = language("deu").closing, language("deu").instruction
+    assert closing != instruction
+    text = fill(name, german, include=("problem", "solution"))
+    assert text.endswith(closing) and instruction not in text
+    assert fill("student", german).endswith(instruction)
+
+
 @pytest.mark.parametrize(
     ("template", "text"),
     [
@@ -144,10 +154,11 @@ def test_earlier_turns_of_a_conversation_stay():
 
 
 def test_the_prefill_is_text_after_the_header_and_keeps_its_newline(tokenizer):
+    thinks = {"enable_thinking": True}
     prefill = "<think>\n{{ think_prefix }}\n"
-    seen = view("student", PROBLEM, "student", prefill=prefill)
+    seen = view("student", PROBLEM, "student", prefill=prefill, template_options=thinks)
     assert seen.prefill == f"<think>\n{language('swa').think_prefix}\n"
-    bare = View(seen.name, seen.messages)
+    bare = View(seen.name, seen.messages, template_options=thinks)
     assert prompt_text(tokenizer, seen) == prompt_text(tokenizer, bare) + seen.prefill
 
 
@@ -165,7 +176,7 @@ def test_template_options_reach_the_chat_template(tokenizer):
 
 
 def test_ids_are_those_of_the_text_without_further_special_tokens(tokenizer):
-    seen = view("student", PROBLEM, "student", prefill="<think>\n")
+    seen = view("student", PROBLEM, "student", prefill="Kwanza")
     text = prompt_text(tokenizer, seen)
     assert tokenizer.decode(prompt_ids(tokenizer, seen)) == text
     assert text.count("<|im_start|>") == 2

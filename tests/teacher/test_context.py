@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from tests.arrange import problems
 
 from opsd.data.prompts import prompt_text
-from opsd.teacher.context import Context, Crosslingual, Solution, StudentPrompt
+from opsd.teacher.context import Context, Crosslingual, Solution, StudentPrompt, TeacherPrompt
 from opsd.types import Finish, Group, Problem, Rollout, UserError
 
 (PROBLEM,) = problems(1, "yor")
@@ -71,7 +71,30 @@ def test_a_row_without_the_privileged_text_is_the_users_mistake():
     assert Crosslingual(include=("problem", "solution"))(bare, 0)
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_rows_own_teacher_prompt_replaces_its_last_turn():
+    turns = (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "1 + 1?"},
+    )
+    told = {"teacher_prompt": "1 + 1? Hint: {{ count }} your fingers.\n"}
+    (view,) = TeacherPrompt()(Group(Problem(turns, privileged=told), ()), 0)
+    assert view.name == "teacher_prompt"
+    assert view.messages[:-1] == turns[:-1]
+    last = {"role": "user", "content": "1 + 1? Hint: {{ count }} your fingers."}
+    assert view.messages[-1] == last
+    (alone,) = TeacherPrompt()(Group(Problem("1 + 1?", privileged=told), ()), 0)
+    assert alone.messages == (last,)
+
+
+def test_a_row_without_a_teacher_prompt_is_named():
+    with pytest.raises(UserError, match=rf"{PROBLEM.id}.*'teacher_prompt'") as error:
+        TeacherPrompt()(GROUP, 0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("context", [*CONTEXTS, TeacherPrompt()])
 def test_contexts_go_to_plain_values_and_back(context):
     adapter = TypeAdapter(Context)
     assert adapter.validate_python(adapter.dump_python(context, mode="json")) == context

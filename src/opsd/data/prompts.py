@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -13,6 +14,9 @@ import jinja2.sandbox
 
 from opsd.data.languages import language
 from opsd.types import Problem, UserError, View
+
+OPENING, CLOSING = "<think>", "</think>"
+"""The tags around a reply's thinking, in the recipes and in the chat templates that know them."""
 
 
 @cache
@@ -58,6 +62,7 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
     names = {
         "problem": problem.text,
         "instruction": lang.instruction,
+        "final_instruction": lang.closing,
         "transition": lang.transition,
         "think_prefix": lang.think_prefix,
         "labels": lang.labels,
@@ -99,23 +104,62 @@ def view(
     )
 
 
-def prompt_text(tokenizer: Any, view: View) -> str:
-    """The prompt as the model reads it: chat template, assistant's header, prefill.
+def prompt_parts(tokenizer: Any, view: View) -> tuple[str, str]:
+    """What the chat template writes, assistant's header included, and the forced text after it.
 
-    A tokenizer without a chat template gets the messages' contents, separated by blank lines.
+    A prefill that opens the thinking takes the place of an opening that the template has written
+    (DeepSeek-R1), so that the tag is never doubled. A tokenizer without a chat template gets the
+    messages' contents, separated by blank lines. Raises UserError where the template refuses the
+    conversation or an option, or has closed the thinking that the prefill opens (Qwen3).
     """
     if tokenizer.chat_template is None:
-        return "\n\n".join(m["content"] for m in view.messages) + "\n\n" + view.prefill
-    rendered = tokenizer.apply_chat_template(
-        list(view.messages),
-        tokenize=False,
-        add_generation_prompt=True,
-        **view.template_options,
-    )
-    return rendered + view.prefill
+        return "\n\n".join(m["content"] for m in view.messages) + "\n\n", view.prefill
+    written = templated(tokenizer, view, add_generation_prompt=True)
+    bare = written.rstrip()
+    if not view.prefill.lstrip().startswith(OPENING):
+        return written, view.prefill
+    if bare.endswith(CLOSING):
+        raise UserError(
+            f"the prompt '{view.name}': the chat template has closed the thinking and the prefill"
+            f" opens it again; set its template_options to {{enable_thinking: true}}, or take"
+            f" {OPENING} out of its prefill"
+        )
+    return bare.removesuffix(OPENING) if bare.endswith(OPENING) else written, view.prefill
+
+
+def prompt_text(tokenizer: Any, view: View) -> str:
+    """The prompt as the model reads it: chat template, assistant's header, prefill."""
+    return "".join(prompt_parts(tokenizer, view))
 
 
 def prompt_ids(tokenizer: Any, view: View) -> tuple[int, ...]:
     """Token ids of `prompt_text`. The chat template has already written any BOS token."""
     special = tokenizer.chat_template is None
     return tuple(tokenizer(prompt_text(tokenizer, view), add_special_tokens=special)["input_ids"])
+
+
+def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str:
+    """A view's messages through the chat template, with the view's options.
+
+    Options that the template does not know change nothing. Raises UserError for options that are
+    the tokenizer's own arguments, and for what the template itself refuses.
+    """
+    own = inspect.signature(tokenizer.apply_chat_template).parameters.keys()
+    for name in view.template_options.keys() & (own - {"tools", "documents"}):
+        raise UserError(
+            f"the prompt '{view.name}': '{name}' in template_options is no option of a chat"
+            " template; leave it out"
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            list(view.messages),
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **view.template_options,
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        roles = ", ".join(message["role"] for message in view.messages)
+        raise UserError(
+            f"the prompt '{view.name}' (turns: {roles}; template_options:"
+            f" {dict(view.template_options)}): the model's chat template refuses it ({error})"
+        ) from error

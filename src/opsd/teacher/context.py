@@ -65,7 +65,25 @@ class Crosslingual:
         return (_view(self, group.problem, include=self.include),)
 
 
-Context = Annotated[StudentPrompt | Solution | Crosslingual, Field(discriminator="type")]
+@part
+class TeacherPrompt:
+    """The row's own prompt for its teacher, in place of the problem; earlier turns stay.
+
+    The text is `privileged["teacher_prompt"]`, the column of that name in ms-swift's datasets.
+    """
+
+    type: Literal["teacher_prompt"] = "teacher_prompt"
+    template: str = "{{ teacher_prompt }}"
+    prefill: str = ""
+    template_options: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        return (_view(self, group.problem),)
+
+
+Context = Annotated[
+    StudentPrompt | Solution | Crosslingual | TeacherPrompt, Field(discriminator="type")
+]
 
 
 def _view(context: Any, problem: Problem, **extra: Any) -> View:

@@ -1,0 +1,50 @@
+"""A text's tokens as people read them: the piece of the text that each one stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opsd.data.prompts import CLOSING, OPENING
+
+Token = dict[str, Any]
+
+
+def tokens(tokenizer: Any, text: str, *, forced_from: int | None = None) -> list[Token]:
+    """`id`, `text` and `kind` of every token: "special", "forced" from that character on, or
+    "text". A further token of the same character (bytes of an unknown one) has the text "".
+
+    The ids are those of the prompt that a model reads: special tokens are added only where there is
+    no chat template to write them.
+    """
+    special = _special(tokenizer)
+    coded = tokenizer(
+        text,
+        add_special_tokens=tokenizer.chat_template is None and forced_from is not None,
+        return_offsets_mapping=tokenizer.is_fast,
+    )
+    spans = coded.get("offset_mapping") or [None] * len(coded["input_ids"])
+    made, shown = [], 0
+    for number, span in zip(coded["input_ids"], spans, strict=True):
+        if span is None:
+            piece, start = tokenizer.decode([number]), 0
+        elif span[0] == span[1]:  # not in the text: the tokenizer's own
+            piece, start = tokenizer.convert_ids_to_tokens(number), span[0]
+        else:
+            # From where the last one ended: together the pieces are the text, nothing twice.
+            piece, start = text[shown : span[1]], span[0]
+            shown = max(shown, span[1])
+        forced = forced_from is not None and span is not None and start >= forced_from
+        kind = "forced" if forced else "special" if number in special else "text"
+        made.append({"id": number, "text": piece, "kind": kind})
+    return made
+
+
+def token(tokenizer: Any, number: int) -> Token:
+    """One special token by its id."""
+    return {"id": number, "text": tokenizer.convert_ids_to_tokens(number), "kind": "special"}
+
+
+def _special(tokenizer: Any) -> set[int]:
+    """Ids of control tokens, and of the tags around thinking."""
+    added = tokenizer.added_tokens_decoder
+    return {i for i, t in added.items() if t.special or str(t) in (OPENING, CLOSING)}
