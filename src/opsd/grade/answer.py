@@ -1,24 +1,27 @@
 r"""Is an answer right? The one comparison that rewards and evaluation share.
 
-What is judged is the completion's last complete `\boxed{}`. Numbers and words are compared here;
-anything else goes to Math-Verify in a process of its own, which may be killed (`process.py`).
+What is judged is the completion's last complete `\boxed{}`. Two numbers or two words are compared
+here; anything else goes to Math-Verify in a process of its own, which may be killed (`process.py`).
+Its yes stands, but for numbers that it adds up and words that it multiplies out. Where the gold is
+one number an answer is right, too, if a speaker of the problem's language reads that number in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 from opsd.grade.format import answer_part, extract_boxed
 from opsd.grade.numerals import (
-    drop_unit,
+    DecimalMark,
+    far_apart,
     juxtaposed,
     normalise,
-    plain_number,
+    one_number,
     same_number,
-    spelling,
+    tidy,
 )
 from opsd.grade.process import Comparer
+from opsd.grade.words import drop_unit, spelling
 
 # No sensible final answer is longer, and the parser's time grows faster than the length.
 MAX_ANSWER_CHARS = 2000
@@ -36,14 +39,18 @@ def gold_answer(text: str) -> str:
     return extract_boxed(text) or text.rpartition("####")[2].strip()
 
 
-def answers_match(answer: str, gold: str) -> bool:
+def answers_match(answer: str, gold: str, decimal_mark: DecimalMark = ".") -> bool:
     r"""Whether two answers are mathematically the same; `gold` may be a whole worked solution.
 
     The comparison is Math-Verify's where neither numbers nor words decide, and follows the gold's
-    form: gold `5` accepts `x = 5`. A comparison that does not end in a second is False, as is an
-    answer or gold of more than `MAX_ANSWER_CHARS` characters. Units are not compared.
+    form: gold `5` accepts `x = 5`. Where the gold is one number, in English writing, the answer may
+    be that number in any script, with units, grouped, and with `decimal_mark`, the language's own.
+    Units are not compared. A comparison that does not end in a second is False, as is an answer or
+    gold of more than `MAX_ANSWER_CHARS` characters.
 
     >>> answers_match("0.5", r"\frac{1}{2}"), answers_match("1,234", "#### 1234")
+    (True, True)
+    >>> answers_match("1.234,50 kg", "1234.5", ","), answers_match("\u09e7\u09e8", "12")
     (True, True)
     >>> answers_match("2", "3")
     False
@@ -52,33 +59,39 @@ def answers_match(answer: str, gold: str) -> bool:
     gold = gold_answer(gold)
     if max(len(answer), len(gold)) > MAX_ANSWER_CHARS:
         return False
-    answer, gold = normalise(answer), normalise(gold)
+    answer, gold = tidy(answer), tidy(gold)
     if not answer or not gold:
         return False
-    return answer == gold or _same_value(answer, gold)
+    return answer == gold or _same_value(answer, gold, decimal_mark)
 
 
 @lru_cache(maxsize=65536)  # the rollouts of one group repeat each other, bombs included
-def _same_value(answer: str, gold: str) -> bool:
+def _same_value(answer: str, gold: str, decimal_mark: DecimalMark) -> bool:
+    named = "=" in gold or ":" in gold  # `x = 5` is more than 5, and 3:4 is two numbers
+    if not named and (gold_number := one_number(gold)):
+        number = one_number(answer)
+        readings = [number, one_number(answer, decimal_mark)]
+        if any(reading and same_number(reading, gold_number) for reading in readings):
+            return True
+        # A parser could only compare the two numbers, and multiply out the words beside them.
+        if spelling(answer) is not None or (number and far_apart(number, gold_number)):
+            return False
     words, gold_words = spelling(answer), spelling(gold)
     if words is not None and gold_words is not None:
         return words == gold_words
-    answer, gold = drop_unit(answer), drop_unit(gold)
-    number, gold_number = plain_number(answer), plain_number(gold)
-    if number is not None and gold_number is not None:
-        return same_number(number, gold_number)
+    answer, gold = drop_unit(normalise(answer)), drop_unit(normalise(gold))
     if answer == gold:
         return True
-    if juxtaposed(answer) or juxtaposed(gold):
-        return False
-    return _comparer.compare(answer, gold)
+    return not (juxtaposed(answer) or juxtaposed(gold)) and _comparer.compare(answer, gold)
 
 
-def is_correct(completion: str, gold: str, after_think: bool = False) -> bool:
+def is_correct(
+    completion: str, gold: str, after_think: bool = False, decimal_mark: DecimalMark = "."
+) -> bool:
     r"""Whether a completion's last `\boxed{}` holds the gold answer; no box is wrong.
 
-    With `after_think` only what follows the last `</think>` counts, and a completion without one
-    has not answered.
+    `decimal_mark` is that of the completion's language. With `after_think` only what follows the
+    last `</think>` counts, and a completion without one has not answered.
 
     >>> is_correct(r"2 + 2 = \boxed{4}", "4"), is_correct("2 + 2 = 4", "4")
     (True, False)
@@ -86,13 +99,4 @@ def is_correct(completion: str, gold: str, after_think: bool = False) -> bool:
     False
     """
     answer = extract_boxed(answer_part(completion, after_think))
-    return answer is not None and answers_match(answer, gold)
-
-
-def grade_many(pairs: Sequence[tuple[str, str]], after_think: bool = False) -> list[bool]:
-    r"""`is_correct` of many (completion, gold) pairs, in their order.
-
-    >>> grade_many([(r"\boxed{4}", "4"), (r"\boxed{5}", "4")])
-    [True, False]
-    """
-    return [is_correct(completion, gold, after_think) for completion, gold in pairs]
+    return answer is not None and answers_match(answer, gold, decimal_mark)

@@ -1,50 +1,51 @@
 r"""Numbers as people write them, made plain before two answers are compared.
 
-Math-Verify reads only ASCII digits, takes `1 234` for 1 + 234 and `2 1/2` for 3/2, and drops a
-single-letter variable as if it were a unit (`5t`, `2h`). `normalise` and `plain_number` stand in
-front of it: every answer that is just a number is decided here, exactly, without a parser.
+Math-Verify reads only ASCII digits, takes `1 234` for 1 + 234 and `2 1/2` for 3/2, and knows no
+decimal comma. What stands here is in front of it: `tidy` and `normalise` make the text that it
+reads, and `one_number` the number that an answer is to a speaker, exactly, without a parser.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-# Hyphens, dashes and minus signs that stand for "-": U+2010 to U+2015, minus, small hyphen-minus.
-_MINUS = frozenset(map(chr, [*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63]))
-_ARABIC_SEPARATORS = {"\u066a": "%", "\u066b": ".", "\u066c": ","}
-_SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+from opsd.grade.scripts import (
+    ARABIC_DECIMAL,
+    ARABIC_GROUP,
+    CURRENCY,
+    ascii_numerals,
+    east_asian_numerals,
+)
+from opsd.grade.words import bare_number
+
+DecimalMark = Literal[".", ","]
 
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|\\q?quad\b|\\(?:thin|med|thick)space\b|(?<!\\)~|\s+")
-_DROPPED = re.compile(r"\\!|\\displaystyle\b|\\?\$")
+# Of a doubled backslash one goes where it is no line break.
+_DROPPED = re.compile(r"\\!\s*|\\displaystyle\b|(?<!\\)\\(?=\\(?:text|mathrm|mbox|[dtc]?frac)\b)")
+# Between digits a currency sign stays: 5<euro>50 is neither 550 nor 5 and 50.
+_CURRENCY = re.compile(rf"(?<!\d){CURRENCY}|{CURRENCY}(?!\d)")
 _DELIMITED = re.compile(r"\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
-_COMMA_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_SPACE_GROUPS = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?[\d/,])")
-_SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
+_FULL_STOPS = " .,;:\\\u0964\u1362\u1363\u3002\u06d4\u061b"
+_COMMA_GROUPS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
+_SPACE_GROUPS = re.compile(r"(?<![\d.,] )(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?! ?[\d/,])")
 
-# Words that multiply: `5 million` is not 5.
-_FACTOR = r"(?:pi|hundred|thousand|million|billion|trillion|dozen|factorial|squared|cubed)\b"
-# A character of a word in any script: not ASCII punctuation, not an arrow, not an operator.
-_LETTER = r"[^\d\s!-/:-@\[-`{-~\xb1\xb7\xd7\xf7\u2190-\u22ff]"
-_POWER = r"(?:\^(?:\d|\{\d\}))?"
-_TEXT = r"\\(?:text(?:rm|bf|it|normal)?|mathrm|mathbf|mbox|operatorname)"
-_UNIT_TEXT = re.compile(
-    rf"(?<=[\d}}%]) ?{_TEXT} ?\{{(?! *{_FACTOR})[^{{}}\d]*\}}{_POWER}$", re.IGNORECASE
-)
-_DEGREES = re.compile(r"(?<=\d) ?\^ ?(?:\\circ|\{ ?\\circ ?\})$")
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?(?:"
     r"(?P<decimal>\d+(?:\.\d+)?|\.\d+)"
     r"|(?:(?P<whole>\d+) )?(?P<top>\d+) ?/ ?(?P<bottom>\d+)"
-    r"|(?P<whole_tex>\d+)? ?\\[dtc]?frac ?(?:"
-    r"\{ ?(?P<top_tex>\d+) ?\} ?\{ ?(?P<bottom_tex>\d+) ?\}|(?P<top_digit>\d)(?P<bottom_digit>\d))"
-    rf")(?P<percent> ?%)?(?: (?!{_FACTOR}){_LETTER}{{2,}}(?: {_LETTER}+)*{_POWER})?",
-    re.IGNORECASE,
+    r"|(?P<whole_tex>\d+)? ?\\[dtc]?frac ?(?:\{ ?(?P<top_tex>\d+) ?\}|(?P<top_digit>\d)) ?"
+    r"(?:\{ ?(?P<bottom_tex>\d+) ?\}|(?P<bottom_digit>\d))) ?(?P<percent>%)?"
 )
-_SPELLED = re.compile(rf"{_TEXT} ?\{{(?P<wrapped>[^{{}}\d]+)\}}|(?P<bare>(?:{_LETTER}| )*)")
+_SEPARATED = re.compile(
+    rf"(?P<sign>[-+]?) ?(?P<digits>\d*(?:[ ',.{ARABIC_DECIMAL}{ARABIC_GROUP}]\d+)*)(?P<percent>%?)"
+)
+# Groups of three, or as in India of two and a last one of three; a first one of zeros is none.
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?: \d{3})+|[1-9]\d?(?: \d{2})+ \d{3}")
+_ADDED = re.compile(r"(?<![\w,.^\\])(?<![a-zA-Z_^] )\d(?:[\d.,]*\d)? \d")
 
 
 class PlainNumber(NamedTuple):
@@ -55,69 +56,90 @@ class PlainNumber(NamedTuple):
     percent: bool
 
 
-@lru_cache(maxsize=4096)
-def _plain_character(character: str) -> str:
-    """ASCII for a digit, full-width form, minus or space; nothing for invisible and currency."""
-    if character in _MINUS:
-        return "-"
-    if character in _ARABIC_SEPARATORS:
-        return _ARABIC_SEPARATORS[character]
-    if "\uff01" <= character <= "\uff5e":  # full-width ASCII, at a constant distance
-        return chr(ord(character) - 0xFEE0)
-    digit = unicodedata.decimal(character, None)
-    if digit is not None:
-        return str(digit)
-    category = unicodedata.category(character)
-    if category == "Cf" or (category == "Sc" and character != "$"):
-        return ""
-    return " " if category == "Zs" else character
+def tidy(text: str) -> str:
+    r"""The same answer with ASCII numerals and signs, and without decoration.
 
+    Numerals of other scripts become ASCII or LaTeX (`scripts.py`); currency signs, LaTeX spacing,
+    mathematics delimiters and a final full stop go.
 
-def normalise(text: str) -> str:
-    r"""The same answer with ASCII digits and signs, and without decoration.
-
-    Digits of every decimal system, full-width forms, minus signs, superscripts and the degree
-    sign become ASCII or LaTeX; currency signs, `$`, LaTeX spacing and a final full stop go;
-    thousands are closed up (`1,234`, `1{,}234`, `1\,234`). In brackets `1,234` stays a pair.
-
-    >>> normalise("\uff11\uff12"), normalise(r"\$1{,}234."), normalise("\u22125")
-    ('12', '1234', '-5')
-    >>> normalise("(1,234)")
-    '(1,234)'
+    >>> tidy("\uff11\uff12"), tidy(r"\$1{,}234."), tidy(r"\(-5\,000\)")
+    ('12', '1,234', '-5 000')
     """
-    if not text.isascii():
-        text = "".join(map(_plain_character, text)).replace("\u00b0", r"^\circ")
-        text = _SUPERSCRIPT_RUN.sub(_caret, text)
-    text = _DROPPED.sub("", text).replace("{,}", ",").replace(r"\%", "%")
+    text = ascii_numerals(text).replace("\\" + CURRENCY, CURRENCY)
+    text = _CURRENCY.sub("", _DROPPED.sub("", text)).replace("{,}", ",").replace(r"\%", "%")
     text = _SPACING.sub(" ", text).strip()
     if delimited := _DELIMITED.fullmatch(text):
         text = delimited[1] or delimited[2] or ""
-    text = " ".join(text.split()).rstrip(" .,;:\\")
+    return " ".join(text.split()).rstrip(_FULL_STOPS)
+
+
+def normalise(tidied: str) -> str:
+    r"""A tidied answer as Math-Verify is to read it: thousands closed up, a decimal point.
+
+    In brackets `1,234` stays a pair, and anywhere `1,2` stays one: commas and points are the
+    English ones here.
+
+    >>> normalise("1,234.5"), normalise("1 234"), normalise("(1,234)"), normalise("1,2")
+    ('1234.5', '1234', '(1,234)', '1,2')
+    """
+    text = tidied.replace(ARABIC_DECIMAL, ".").replace(ARABIC_GROUP, ",")
     if not re.search(r"[(\[{]", text):
         text = _COMMA_GROUPS.sub(lambda match: match[0].replace(",", ""), text)
     return _SPACE_GROUPS.sub(lambda match: match[0].replace(" ", ""), text)
 
 
-def _caret(run: re.Match[str]) -> str:
-    return "^{" + "".join(str(_SUPERSCRIPTS.index(character)) for character in run[0]) + "}"
+@lru_cache(maxsize=4096)  # every rollout of a group is held against the same gold
+def one_number(tidied: str, mark: DecimalMark | None = None) -> PlainNumber | None:
+    """The number that a tidied answer is, words around it aside; None where it is anything else.
 
+    With a decimal mark it is read as in a language that has this mark: groups of three, or as in
+    India, are closed up whatever separates them, and one decimal mark may follow. A single comma
+    or point that is not the mark groups if it can (`1.234`) and is decimal if not (`0.5`).
+    Without, commas group and a point is decimal, or there is no number.
 
-def drop_unit(text: str) -> str:
-    r"""A normalised answer without a unit at its end: `\text{ km}`, `\mathrm{cm}^2`, degrees.
-
-    Only text marked as text goes, so that a variable is never taken for a unit.
-
-    >>> drop_unit(r"12\text{ km}"), drop_unit(r"90^\circ"), drop_unit("5t")
-    ('12', '90', '5t')
+    >>> one_number("1.234,5 kg", ",").value, one_number("1.234", ",").value
+    (Fraction(2469, 2), Fraction(1234, 1))
+    >>> one_number("1,5", ".").value, one_number("1,5")
+    (Fraction(3, 2), None)
     """
-    return _DEGREES.sub("", _UNIT_TEXT.sub("", text))
+    number = bare_number(east_asian_numerals(tidied))
+    if number is None:
+        return None
+    if mark is None:
+        return plain_number(normalise(number))
+    separated = _SEPARATED.fullmatch(number)
+    if separated is None:
+        return None
+    sign, digits, percent = separated.groups()
+    plain = _without_separators(digits, mark)
+    return None if plain is None else plain_number(sign + plain + percent)
+
+
+def _without_separators(digits: str, mark: DecimalMark) -> str | None:
+    """Digits without group separators and with a decimal point; None where they are no number."""
+    groups, separators = re.split(r"\D", digits), re.findall(r"\D", digits)
+    decimals = ""
+    if separators and _last_is_decimal(groups, separators, mark):
+        decimals = "." + groups.pop()
+        separators.pop()
+    if separators and (len(set(separators)) > 1 or not _GROUPED.fullmatch(" ".join(groups))):
+        return None
+    return "".join(groups) + decimals
+
+
+def _last_is_decimal(groups: list[str], separators: list[str], mark: DecimalMark) -> bool:
+    last = separators[-1]
+    if last not in {",", "."}:
+        return last == ARABIC_DECIMAL
+    if len(separators) > 1:
+        return last not in separators[:-1]
+    return last == mark or not _GROUPED.fullmatch(" ".join(groups))
 
 
 def plain_number(text: str) -> PlainNumber | None:
     r"""The number that a normalised answer is, or None where it is anything else.
 
-    Integers, decimals, fractions and mixed numbers, perhaps with a percent sign or, after a
-    space, a word or more of unit in any language (`12 birr`; not `5 million`, not `5 x`).
+    Integers, decimals, fractions and mixed numbers, perhaps with a percent sign.
 
     >>> plain_number("1 1/2").value, plain_number(r"\frac{3}{2}").value
     (Fraction(3, 2), Fraction(3, 2))
@@ -153,38 +175,36 @@ def same_number(answer: PlainNumber, gold: PlainNumber) -> bool:
     """
     exact = answer.exact and gold.exact
     tolerance = 0 if exact else min(Fraction(1, 10**6), abs(gold.value) / 10**4)
-    differences = [answer.value - gold.value]
+    return _distance(answer, gold) <= tolerance
+
+
+def far_apart(answer: PlainNumber, gold: PlainNumber) -> bool:
+    """Whether two numbers differ by more than a parser's rounding, to six decimals, may bridge.
+
+    >>> far_apart(plain_number("17"), plain_number("18"))
+    True
+    >>> far_apart(plain_number("0.333333"), plain_number("1/3"))
+    False
+    """
+    return _distance(answer, gold) > Fraction(1, 10**4)
+
+
+def _distance(answer: PlainNumber, gold: PlainNumber) -> Fraction:
+    """How far apart two numbers are, where a percentage may also mean its hundredth."""
+    distances = [answer.value - gold.value]
     if answer.percent and not gold.percent:
-        differences.append(answer.value / 100 - gold.value)
+        distances.append(answer.value / 100 - gold.value)
     if gold.percent and not answer.percent:
-        differences.append(answer.value - gold.value / 100)
-    return any(abs(difference) <= tolerance for difference in differences)
+        distances.append(answer.value - gold.value / 100)
+    return min(map(abs, distances))
 
 
 def juxtaposed(text: str) -> bool:
-    """Whether numbers stand side by side with only a space between, which means nothing certain.
+    r"""Whether numbers stand side by side with only a space between, which means nothing certain.
 
-    Math-Verify adds them, and so takes `1 2` for 3.
+    Math-Verify adds them, and so takes `1 2` for 3. The arguments of a command are not meant.
 
-    >>> juxtaposed("1 2"), juxtaposed("1, 2")
-    (True, False)
+    >>> juxtaposed("1 2"), juxtaposed("1, 2"), juxtaposed(r"\frac 1 2"), juxtaposed(r"\log_2 8")
+    (True, False, False, False)
     """
-    return re.search(r"\d \d", text) is not None
-
-
-def spelling(text: str) -> str | None:
-    r"""The word or phrase that a normalised answer is, case folded; None for mathematics.
-
-    A parser reads a word as a product of letters, and so takes `listen` for `silent`. Three
-    letters in a row, or `\text{}` around it all, make a word.
-
-    >>> spelling("Monday"), spelling(r"\text{no}"), spelling("xy")
-    ('monday', 'no', None)
-    """
-    match = _SPELLED.fullmatch(text)
-    if match is None:
-        return None
-    words = match["wrapped"] or match["bare"]
-    if match["bare"] and max(map(len, words.split()), default=0) < 3:
-        return None
-    return " ".join(words.casefold().split()) or None
+    return _ADDED.search(text) is not None

@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from opsd.data.languages import codes, language
 from opsd.grade.answer import is_correct
 from opsd.grade.format import format_ok
+from opsd.grade.numerals import DecimalMark
 from opsd.parts import part
 from opsd.types import Problem, Verdict
+
+
+def decimal_mark(code: str) -> DecimalMark:
+    """The decimal mark of a language; the point for one that nobody has described.
+
+    >>> decimal_mark("fra"), decimal_mark("eng"), decimal_mark("tlh")
+    (',', '.', '.')
+    """
+    return language(code).decimal_mark if code in codes() else "."
 
 
 @part
 class MathVerifier:
     r"""Reward 1 for a right last `\boxed{}`, else 0.
 
-    `after_think` is for models that reason inside `<think>`: only what follows `</think>` counts.
+    Numbers are read as in the problem's language. `after_think` is for models that reason inside
+    `<think>`: only what follows `</think>` counts.
 
     >>> MathVerifier()(Problem("2 + 2 = ?", answer="4"), r"\boxed{4}").reward
     1.0
@@ -31,7 +43,8 @@ class MathVerifier:
                 f"problem {problem.id} has no answer to grade against: give it one, or leave the "
                 "problem out"
             )
-        correct = is_correct(completion, problem.answer, self.after_think)
+        mark = decimal_mark(problem.language)
+        correct = is_correct(completion, problem.answer, self.after_think, mark)
         return Verdict(float(correct), correct, format_ok(completion, self.after_think))
 
     def many(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
