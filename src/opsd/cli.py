@@ -29,6 +29,11 @@ languages_app = typer.Typer(
 app.add_typer(languages_app, name="languages")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Suite = Annotated[str | None, typer.Option(help="A published suite: gsm8k, mgsm or afrimgsm.")]
+DataDir = Annotated[Path | None, typer.Option(help="Local copies of suites, instead of the hub.")]
+Languages = Annotated[
+    str, typer.Option(help="Codes, names or language files, comma-separated; or all.")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.")]
 
 
@@ -73,48 +78,85 @@ def train(
 @app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Models or adapters: names or folders.")],
-    data: Annotated[str, typer.Option(help="A file of problems, a dataset, or miniature.")],
-    language: Annotated[str, typer.Option(help="Language of the problems, ISO 639-3.")] = "eng",
-    split: Annotated[str, typer.Option(help="Split of a dataset.")] = "test",
+    suite: Suite = None,
+    data: Annotated[
+        str | None, typer.Option(help="A file of your own, a dataset, or miniature, instead.")
+    ] = None,
+    data_dir: DataDir = None,
+    language: Languages = "all",
+    split: Annotated[str, typer.Option(help="Split of a dataset of your own.")] = "test",
     limit: Annotated[
-        int | None, typer.Option(help="Only the first so many problems.", min=1)
+        int | None, typer.Option(help="Only the first so many problems of a language.", min=1)
     ] = None,
     samples: Annotated[int, typer.Option(help="Completions per problem.", min=1)] = 4,
     budget: Annotated[str, typer.Option(help="Token budgets, comma-separated.")] = "1024",
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 1.0,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
-    thinking: Annotated[bool, typer.Option(help="The chat template's thinking mode.")] = False,
-    recipe: Annotated[
-        str | None, typer.Option(help="Ask with this recipe's student prompt instead.")
+    thinking: Annotated[
+        bool | None, typer.Option(help="The chat template's thinking mode; off by default.")
     ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Ask plainly, not as the trained models were asked.")
+    ] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="Ask with this recipe's student prompt.")
+    ] = None,
+    skip_long: Annotated[
+        bool, typer.Option("--skip-long", help="Leave problems out that the model has no room for.")
+    ] = False,
     seed: Annotated[int, typer.Option()] = 0,
-    output: Annotated[Path, typer.Option(help="Results: <output>/<model>/<suite>/.")] = Path(
-        "runs/eval"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Results: <output>/<model>/<suite>/; default: the run's eval/."),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Sample and grade: avg@k, pass@k, format rate, with intervals."""
+    """Sample and grade: avg@k, pass@k, format rate, with intervals; goes on where it stopped."""
+    budgets, languages = _numbers(budget), _names(language)
     _prepare(threads)
     from opsd.evaluate.command import evaluate_models
 
     outcome = evaluate_models(
         models,
+        suite=suite,
         data=data,
-        language=language,
+        data_dir=data_dir,
+        languages=languages,
         split=split,
         limit=limit,
         samples=samples,
-        budgets=_numbers(budget),
+        budgets=budgets,
         temperature=temperature,
         top_p=top_p,
         thinking=thinking,
+        plain=plain,
         recipe=recipe,
+        skip_long=skip_long,
         seed=seed,
         output=output,
     )
     if as_json:
-        print(json.dumps(outcome))
+        print(json.dumps(outcome, ensure_ascii=False))
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders that `opsd evaluate` wrote; the first is the base."),
+    ],
+    common: Annotated[
+        bool, typer.Option("--common", help="Only the problems that all have answered.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Models on the same problems, pair by pair: differences with intervals."""
+    from opsd.evaluate.compare import compare as run
+
+    outcome = run(folders, common=common)
+    if as_json:
+        print(json.dumps(outcome, ensure_ascii=False))
 
 
 @app.command()
@@ -192,6 +234,13 @@ def _numbers(text: str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise UserError(f"--budget {text}: write whole numbers of tokens, as in 1024,2048")
     return numbers
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UserError(f"--language {text}: write codes or names, as in swa,yor; or all")
+    return names
 
 
 def _prepare(threads: int | None) -> None:

@@ -35,13 +35,13 @@ def test_a_run_ends_with_its_steps_or_its_tokens(
     assert load([path]).runs[0].unfinished == unfinished
 
 
-def test_scores_of_suites_come_first(tmp_path: Path):
-    path = run_folder(tmp_path / "mine")
-    row = {
+def suite_result(**changes: object) -> dict[str, object]:
+    """A row of an evaluation's result.json."""
+    return {
         "model": "m",
         "suite": "afrimgsm",
         "language": "yor",
-        "labels": "corrected",
+        "labels": "upstream",
         "budget": 2048,
         "n_problems": 100,
         "samples": 12,
@@ -51,14 +51,45 @@ def test_scores_of_suites_come_first(tmp_path: Path):
         "accuracy_given_format": 0.7,
         "cut_off": 0.1,
         "interval": [0.55, 0.7],
-    }
-    file = path / "eval" / "m" / "afrimgsm" / "result.json"
+    } | changes
+
+
+def evaluated(run: Path, model: str, *rows: dict[str, object]) -> None:
+    file = run / "eval" / model / "afrimgsm" / "result.json"
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({"seconds": 3, "results": [row]}))
+    file.write_text(json.dumps({"seconds": 3, "results": rows}))
+
+
+def test_scores_of_suites_come_first(tmp_path: Path):
+    path = run_folder(tmp_path / "mine")
+    evaluated(path, "m", suite_result())
     score = load([path]).runs[0].scores[0]
-    assert score.where == "afrimgsm, corrected labels, 2,048 tokens"
+    assert score.where == "afrimgsm, 2,048 tokens"
     assert (score.metric, score.passing) == ("avg@12", "pass@12")
     assert (score.average, score.interval) == (0.61, (0.55, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ("upstream", "afrimgsm, 2,048 tokens"),
+        ("corrected", "afrimgsm, corrected labels, 2,048 tokens"),
+        ("as given", "afrimgsm, as given labels, 2,048 tokens"),
+        (None, "afrimgsm, 2,048 tokens"),
+    ],
+)
+def test_labels_that_are_not_upstreams_are_named(tmp_path: Path, labels: object, told: str):
+    path = run_folder(tmp_path / "mine")
+    evaluated(path, "m", suite_result(labels=labels))
+    assert load([path]).runs[0].scores[0].where == told
+
+
+def test_of_several_models_in_one_run_each_score_says_whose_it_is(tmp_path: Path):
+    path = run_folder(tmp_path / "mine")
+    for model in ("base", "tuned"):
+        evaluated(path, model, suite_result(model=model))
+    told = [score.where for score in load([path]).runs[0].scores]
+    assert told[:2] == ["afrimgsm, 2,048 tokens, base", "afrimgsm, 2,048 tokens, tuned"]
 
 
 def test_a_quickstart_is_its_runs_and_what_they_were_compared_by(tmp_path: Path):

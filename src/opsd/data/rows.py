@@ -50,7 +50,7 @@ def hub_rows(
 
     try:
         return load_dataset(name, config, split=split, revision=revision, streaming=streaming)
-    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
+    except (DatasetNotFoundError, ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"data.source: '{name}' is neither a file nor a dataset that can be loaded"
             f" ({str(error).splitlines()[0]})"

@@ -1,4 +1,4 @@
-"""What `opsd evaluate` does: models x one file of problems, one table."""
+"""What `opsd evaluate` does: models x one suite, in several languages; one table."""
 
 from __future__ import annotations
 
@@ -7,80 +7,80 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from opsd import recipe as recipes
-from opsd.data import problems
-from opsd.data.problems import Data
-from opsd.evaluate.run import budgets_protocol, evaluate
+from opsd.evaluate import suites
+from opsd.evaluate.asking import asking, run_folder
+from opsd.evaluate.run import evaluate
+from opsd.evaluate.samples import protocol
+from opsd.evaluate.show import show_published, show_results
 from opsd.rollout.engine import Sampling
-from opsd.teacher.context import StudentPrompt
+from opsd.run import log
+from opsd.types import UserError
 
 
 def evaluate_models(
     models: Sequence[str],
     *,
-    data: str,
-    language: str,
-    split: str,
-    limit: int | None,
-    samples: int,
-    budgets: Sequence[int],
-    temperature: float,
-    top_p: float,
-    thinking: bool,
-    recipe: str | None,
-    seed: int,
-    output: Path,
+    suite: str | None = None,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    languages: Sequence[str] = (),
+    split: str = "test",
+    limit: int | None = None,
+    samples: int = 4,
+    budgets: Sequence[int] = (1024,),
+    temperature: float = 1.0,
+    top_p: float = 0.95,
+    thinking: bool | None = None,
+    plain: bool = False,
+    recipe: str | None = None,
+    skip_long: bool = False,
+    seed: int = 0,
+    output: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluates every model under one protocol; prints a table, returns all results.
-
-    With `recipe`, the prompt is the one that its student learned on.
-    """
-    loaded, _ = problems.load(Data(source=data, split=split, language=language, limit=limit))
-    asked, after_think = StudentPrompt(template_options={"enable_thinking": thinking}), False
-    if recipe is not None:
-        trained = recipes.load(recipe)
-        asked, after_think = trained.method.student, trained.verifier.after_think
-    protocol = budgets_protocol(
-        asked,
+    """Evaluates every model on one suite (or file) under one protocol; prints a table, returns all
+    results. `output` is by default the run's own `eval` folder where all trained models lie in one
+    run, else `runs/eval`."""
+    if (suite is None) == (data is None):
+        raise UserError(
+            f"name either --suite ({', '.join(suites.SUITES)}) or --data, a file of your own"
+        )
+    chosen = suites.suite(suite) if suite is not None else suites.own(data or "", split)
+    asked = asking(models, recipe, plain, thinking)
+    problems = suites.read(chosen, languages, data_dir, limit)
+    if chosen.protocol:
+        log(f"published numbers on {chosen.name}: {chosen.protocol}")
+    how = protocol(
+        asked.prompt,
         Sampling(temperature=temperature, top_p=top_p),
-        samples,
         budgets,
         seed=seed,
-        after_think=after_think,
+        after_think=asked.after_think,
     )
-    suite = Path(data).stem
+    output = output or _output(models)
     outcomes = [
-        evaluate(model, loaded, suite, protocol, output / _folder(model) / f"{suite}-{language}")
-        for model in models
+        evaluate(
+            model,
+            problems,
+            chosen.name,
+            how,
+            samples,
+            output / _folder(model) / chosen.name,
+            skip_long=skip_long,
+        )
+        for model in dict.fromkeys(models)
     ]
     results = [result for outcome in outcomes for result in outcome["results"]]
-    _print(results)
+    show_results(results, chosen.aside)
+    show_published(asked.published, chosen.name, results, chosen.aside)
+    log(f"samples and results: {output}")
     return {"seconds": sum(outcome["seconds"] for outcome in outcomes), "results": results}
+
+
+def _output(models: Sequence[str]) -> Path:
+    runs = {run for model in models if (run := run_folder(model)) is not None}
+    return runs.pop() / "eval" if len(runs) == 1 else Path("runs/eval")
 
 
 def _folder(model: str) -> str:
     """A model's name as one folder name."""
     return re.sub(r"[^\w.-]+", "_", model.strip("./")) or "model"
-
-
-def _print(results: Sequence[dict[str, Any]]) -> None:
-    table = Table()
-    table.add_column("model", overflow="fold")
-    for heading in ("language", "budget", "problems", "avg@k", "95 %", "pass@k", "format"):
-        table.add_column(heading, no_wrap=True)
-    for row in results:
-        low, high = row["interval"]
-        table.add_row(
-            row["model"],
-            row["language"],
-            str(row["budget"]),
-            f"{row['n_problems']} x {row['samples']}",
-            f"{row['avg@k']:.3f}",
-            f"{low:.2f}-{high:.2f}",
-            f"{row['pass@k']:.3f}",
-            f"{row['format_rate']:.3f}",
-        )
-    Console(stderr=True).print(table)

@@ -161,3 +161,32 @@ def paired_bootstrap(
     differences = [float(x) - float(y) for x, y in zip(a, b, strict=True)]
     low, high = bootstrap_interval(differences, level, resamples, seed)
     return sum(differences) / len(differences), low, high
+
+
+def stratified_bootstrap(
+    groups: Sequence[Sequence[float]],
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Mean of the groups' means, and its interval's two ends.
+
+    Every group counts alike, however many problems it has: the macro average over languages.
+    Problems are resampled within their group, since the groups themselves were not drawn.
+
+    >>> stratified_bootstrap([[1.0, 1.0, 1.0], [0.5]])
+    (0.75, 0.75, 0.75)
+    """
+    if len(groups) == 0:
+        raise ValueError("a mean over groups needs at least one group")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must be between 0 and 1, for instance 0.95, not {level}")
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    if any(array.ndim != 1 or array.size == 0 for array in arrays):
+        raise ValueError("every group needs one score for each problem, and at least one problem")
+    means = np.mean(
+        [_resampled_means(array, resamples, seed + i) for i, array in enumerate(arrays)], axis=0
+    )
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return float(np.mean([array.mean() for array in arrays])), float(low), float(high)

@@ -1,248 +1,193 @@
 """Samples completions of problems, grades them, and writes both down as they come.
 
-`samples.jsonl` has a row per completion, keyed by problem id and sample number; an evaluation that
-was interrupted goes on with the missing ones. One generation at the largest budget serves the
-smaller ones, which are its prefixes.
+An evaluation that was interrupted goes on with what is missing; more samples, problems or languages
+are added to those that are there.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from opsd.data.prompts import prompt_ids
-from opsd.evaluate.metrics import (
-    accuracy_given_format,
-    avg_at_k,
-    bootstrap_interval,
-    format_rate,
-    pass_at_k,
-)
-from opsd.grade.verifier import MathVerifier
-from opsd.model import (
-    context_length,
-    eos_ids,
-    load_model,
-    load_tokenizer,
-    resolve,
-    vocabulary,
-)
+from opsd.evaluate.results import results, write
+from opsd.evaluate.samples import SAMPLES, Protocol, claimed, done, judged_rows, keyed, sample_row
+from opsd.model import context_length, eos_ids, load_model, load_tokenizer, vocabulary
 from opsd.progress_bar import counting
-from opsd.rollout.engine import Sampling, prompt_seed
+from opsd.rollout.engine import Completion, prompt_seed
 from opsd.rollout.hf import HFEngine
-from opsd.run import RunFolder, log, read_jsonl, write_atomically
-from opsd.teacher.context import StudentPrompt
-from opsd.types import Finish, Problem, UserError
+from opsd.run import RunFolder, log
+from opsd.types import Problem, UserError
 
-_PROBLEMS_PER_CALL = 32
+Item = tuple[str, int]
+"""One sample to draw: the problem's key and the sample's number."""
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a model is asked: prompt, sampling, `samples` per problem, budgets in tokens, seed.
-
-    `sampling.max_tokens` is the largest budget. Two results compare only under one protocol.
-    """
-
-    prompt: StudentPrompt
-    sampling: Sampling
-    samples: int
-    budgets: tuple[int, ...]
-    seed: int = 0
-    after_think: bool = False
+# Tokens, prompts and budgets together, of one batch: few enough on a CPU that rows come every
+# minute or so, and that a kill loses little.
+_GPU_TOKENS, _CPU_TOKENS = 65_536, 16_384
 
 
 def evaluate(
-    model: str, problems: Sequence[Problem], suite: str, protocol: Protocol, folder: Path
+    model: str,
+    problems: Sequence[Problem],
+    suite: str,
+    protocol: Protocol,
+    samples: int,
+    folder: Path,
+    *,
+    skip_long: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates one model on one suite into `folder`; returns the content of `result.json`."""
+    """Evaluates one model on one suite into `folder`, `samples` completions per problem; returns
+    the results on these problems, which `result.json` keeps beside those of other languages.
+
+    Raises UserError for a prompt that leaves no room for the budget, unless `skip_long` leaves such
+    problems out.
+    """
     start = time.perf_counter()
-    gradable = list({p.id: p for p in problems if p.answer}.values())
+    gradable = keyed(p for p in problems if p.answer)
     if not gradable:
         raise UserError(f"{suite}: no problem has an answer to grade against")
     if len(gradable) < len(problems):
         out = len(problems) - len(gradable)
-        log(f"{suite}: {out} of {len(problems)} problems left out: no answer, or given twice")
-    _claim(folder, protocol, model, gradable)
-    done = _done(folder)
-    todo = [(p, i) for p in gradable for i in range(protocol.samples) if (p.id, i) not in done]
-    if todo:
-        _sample(model, suite, todo, protocol, RunFolder(folder))
-    rows = list(read_jsonl(folder / "samples.jsonl"))
-    results = [
-        result
-        for budget in protocol.budgets
-        for result in _results(model, suite, gradable, rows, budget, protocol.samples)
-    ]
-    outcome = {"seconds": round(time.perf_counter() - start, 2), "results": results}
-    write_atomically(folder / "result.json", json.dumps(outcome, indent=1, ensure_ascii=False))
+        log(f"{suite}: {out} of {len(problems)} problems left out: no answer")
+    order = {key: number for number, key in enumerate(gradable)}
+    with claimed(folder, protocol, model, [p.language for p in gradable.values()]):
+        # The samples of a problem side by side: their prompts need no padding.
+        plan = [(key, i) for key in gradable for i in range(samples)]
+        missing = set(plan) - done(folder)
+        if missing:
+            network, tokenizer = load_model(model), load_tokenizer(model)
+            sampler = _Sampler(
+                model, suite, gradable, protocol, RunFolder(folder), network, tokenizer
+            )
+            sampler.run(plan, missing, skip_long)
+        rows = [row for row in judged_rows(folder) if row["problem"] in order]
+        rows.sort(key=lambda row: (order[row["problem"]], row["sample"]))
+        made = results(model, suite, rows, protocol.budgets, samples)
+        outcome = {"seconds": round(time.perf_counter() - start, 2), "results": made}
+        write(folder, outcome["seconds"], made)
     return outcome
 
 
-def _sample(
-    model: str,
-    suite: str,
-    todo: Sequence[tuple[Problem, int]],
-    protocol: Protocol,
-    folder: RunFolder,
-) -> None:
-    network, tokenizer = load_model(model), load_tokenizer(model)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
-    engine = HFEngine(
-        network,
-        eos_ids=eos_ids(network, tokenizer),
-        pad_id=tokenizer.pad_token_id,
-        vocab=vocabulary(tokenizer),
-    )
-    limit = context_length(network, 10**9)
-    verifier = MathVerifier(after_think=protocol.after_think)
-    with counting(f"{model} on {suite}", len(todo), "sample") as advance:
-        size = _PROBLEMS_PER_CALL * protocol.samples
-        for start in range(0, len(todo), size):
-            part = todo[start : start + size]
-            prompts = [_prompt(p, protocol, tokenizer, limit) for p, _ in part]
-            seeds = [prompt_seed(protocol.seed, 0, p.id, i, "evaluate") for p, i in part]
-            completions = engine.generate(prompts, protocol.sampling, seeds, advance)
-            folder.append(
-                "samples.jsonl",
-                [
-                    _row(model, suite, p, i, c.ids, c.finish, tokenizer, verifier, protocol)
-                    for (p, i), c in zip(part, completions, strict=True)
-                ],
-            )
+def batches(plan: Sequence[Item], widths: Mapping[str, int], tokens: int) -> Iterator[list[Item]]:
+    """The plan in pieces of at most `tokens` tokens, `widths` being each problem's prompt and
+    budget together. They depend on the plan alone, not on what is missing: a resumed evaluation
+    draws the same samples in the same company, which rounding in the model depends on."""
+    batch: list[Item] = []
+    widest = 0
+    for item in plan:
+        widest = max(widest, widths[item[0]])
+        if batch and (len(batch) + 1) * widest > tokens:
+            yield batch
+            batch, widest = [], widths[item[0]]
+        batch.append(item)
+    if batch:
+        yield batch
 
 
-def _prompt(problem: Problem, protocol: Protocol, tokenizer: Any, limit: int) -> tuple[int, ...]:
-    view = protocol.prompt.view(problem)
-    ids = prompt_ids(tokenizer, view)
-    if len(ids) + protocol.sampling.max_tokens > limit:
-        raise UserError(
-            f"problem {problem.id}: its prompt has {len(ids)} tokens, with a budget of"
-            f" {protocol.sampling.max_tokens} more than the model's {limit}; lower --budget"
+@dataclass
+class _Sampler:
+    """One model at work on one suite."""
+
+    model: str
+    suite: str
+    problems: Mapping[str, Problem]
+    protocol: Protocol
+    folder: RunFolder
+    network: Any
+    tokenizer: Any
+
+    def run(self, plan: Sequence[Item], missing: set[Item], skip_long: bool) -> None:
+        """Draws, grades and writes down the missing samples. A batch is graded while the next one
+        is generated."""
+        prompts = self.prompts(context_length(self.network, 10**9), skip_long)
+        plan = [item for item in plan if item[0] in prompts]
+        missing = missing.intersection(plan)
+        if not missing:
+            return
+        engine = self.engine()
+        start = time.perf_counter()
+        with (
+            counting(f"{self.model} on {self.suite}", len(missing), "sample") as advance,
+            ThreadPoolExecutor(1) as grader,
+        ):
+            drawn, graded = 0, None
+            for items in self.missing_batches(plan, prompts, missing, engine.batch_tokens):
+                completions = engine.generate(
+                    [prompts[key] for key, _ in items],
+                    self.protocol.sampling,
+                    [prompt_seed(self.protocol.seed, 0, key, i, "evaluate") for key, i in items],
+                    advance,
+                )
+                drawn += sum(len(c.ids) for c in completions)
+                if graded is not None:
+                    graded.result()
+                graded = grader.submit(self.write_down, items, completions)
+            if graded is not None:
+                graded.result()
+        seconds = time.perf_counter() - start
+        log(
+            f"{self.model} on {self.suite}: {len(missing):,} samples, {drawn:,} tokens in"
+            f" {seconds:,.1f} s ({len(missing) / seconds:,.1f} samples/s,"
+            f" {drawn / seconds:,.0f} tokens/s)"
         )
-    return ids
 
+    def engine(self) -> HFEngine:
+        on_gpu = torch.cuda.is_available()
+        return HFEngine(
+            self.network.to("cuda" if on_gpu else "cpu"),
+            eos_ids=eos_ids(self.network, self.tokenizer),
+            pad_id=self.tokenizer.pad_token_id,
+            vocab=vocabulary(self.tokenizer),
+            batch_tokens=_GPU_TOKENS if on_gpu else _CPU_TOKENS,
+        )
 
-def _row(
-    model: str,
-    suite: str,
-    problem: Problem,
-    sample: int,
-    ids: Sequence[int],
-    finish: Finish,
-    tokenizer: Any,
-    verifier: MathVerifier,
-    protocol: Protocol,
-) -> dict[str, Any]:
-    """One sample, judged at every budget: what it has said by then."""
-    budgets = {}
-    for budget in protocol.budgets:
-        text = tokenizer.decode(ids[:budget], skip_special_tokens=True)
-        verdict = verifier(problem, text)
-        cut_off = len(ids) > budget or finish is Finish.LENGTH
-        budgets[str(budget)] = {
-            "correct": verdict.correct,
-            "format_ok": verdict.format_ok,
-            "cut_off": cut_off,
+    def missing_batches(
+        self,
+        plan: Sequence[Item],
+        prompts: Mapping[str, Sequence[int]],
+        missing: set[Item],
+        tokens: int,
+    ) -> Iterator[list[Item]]:
+        """What is missing of each batch of the plan."""
+        budget = self.protocol.sampling.max_tokens
+        widths = {key: len(ids) + budget for key, ids in prompts.items()}
+        for batch in batches(plan, widths, tokens):
+            items = [item for item in batch if item in missing]
+            if items:
+                yield items
+
+    def prompts(self, limit: int, skip_long: bool) -> dict[str, tuple[int, ...]]:
+        """Token ids of every prompt, before the first one is answered: one that does not fit is
+        known at once."""
+        budget = self.protocol.sampling.max_tokens
+        made = {
+            key: prompt_ids(self.tokenizer, self.protocol.prompt.view(problem))
+            for key, problem in self.problems.items()
         }
-    return {
-        "model": model,
-        "suite": suite,
-        "language": problem.language,
-        "problem": problem.id,
-        "sample": sample,
-        "prompt": problem.text,
-        "answer": problem.answer,
-        "completion": tokenizer.decode(ids, skip_special_tokens=True),
-        "tokens": len(ids),
-        "finish": finish.value,
-        "budgets": budgets,
-    }
+        long = [key for key, ids in made.items() if len(ids) + budget > limit]
+        if long and not skip_long:
+            raise UserError(
+                f"problem {long[0]}: its prompt has {len(made[long[0]])} tokens, with a budget of"
+                f" {budget} more than the model's {limit} ({len(long)} of {len(made)} problems);"
+                " lower --budget, or leave them out with --skip-long"
+            )
+        if len(long) == len(made):
+            raise UserError(f"{self.suite}: no prompt leaves room for a budget of {budget} tokens")
+        if long:
+            log(f"{self.suite}: {len(long)} of {len(made)} problems left out: too long")
+        return {key: ids for key, ids in made.items() if key not in set(long)}
 
-
-def _results(
-    model: str,
-    suite: str,
-    problems: Sequence[Problem],
-    rows: Sequence[dict[str, Any]],
-    budget: int,
-    samples: int,
-) -> list[dict[str, Any]]:
-    """One result per language."""
-    by_problem: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_problem[row["problem"]].append(row["budgets"][str(budget)])
-    results = []
-    for language in dict.fromkeys(p.language for p in problems):
-        judged = [by_problem[p.id] for p in problems if p.language == language]
-        correct = [[s["correct"] for s in group] for group in judged]
-        formed = [s["format_ok"] for group in judged for s in group]
-        averages = [avg_at_k(group) for group in correct]
-        results.append(
-            {
-                "model": model,
-                "suite": suite,
-                "language": language,
-                "labels": "as given",
-                "budget": budget,
-                "n_problems": len(judged),
-                "samples": samples,
-                "avg@k": sum(averages) / len(averages),
-                "pass@k": sum(pass_at_k(len(c), sum(c), len(c)) for c in correct) / len(correct),
-                "format_rate": format_rate(formed),
-                "accuracy_given_format": accuracy_given_format(
-                    [right for group in correct for right in group], formed
-                ),
-                "cut_off": sum(s["cut_off"] for g in judged for s in g) / len(formed),
-                "interval": list(bootstrap_interval(averages)),
-            }
-        )
-    return results
-
-
-def _claim(folder: Path, protocol: Protocol, model: str, problems: Sequence[Problem]) -> None:
-    """Refuses to mix, in one folder, samples of other weights, of other problems, or drawn in
-    another way."""
-    weights = sorted(Path(resolve(model)).glob("*.safetensors"))
-    content = {
-        "model": model,
-        "weights": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in weights],
-        "problems": hashlib.sha256("".join(p.id for p in problems).encode()).hexdigest()[:16],
-        "protocol": asdict(protocol),
-    }
-    about = json.dumps(content, indent=1, sort_keys=True)
-    written = folder / "protocol.json"
-    if written.is_file() and written.read_text("utf-8") != about:
-        raise UserError(
-            f"{folder} holds samples of other weights, of other problems, or drawn in another way"
-            f" (see {written}); choose another --output"
-        )
-    write_atomically(written, about)
-
-
-def _done(folder: Path) -> set[tuple[str, int]]:
-    """What is there already; a half-written last line is cut off, so that appending is safe."""
-    path = folder / "samples.jsonl"
-    if not path.is_file():
-        return set()
-    whole = path.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        RunFolder(folder).cut_back({"samples.jsonl": end})
-    return {(row["problem"], row["sample"]) for row in read_jsonl(path)}
-
-
-def budgets_protocol(
-    prompt: StudentPrompt, sampling: Sampling, samples: int, budgets: Sequence[int], **rest: Any
-) -> Protocol:
-    """A protocol that samples once, at the largest of the budgets."""
-    ordered = tuple(sorted(set(budgets)))
-    return Protocol(prompt, replace(sampling, max_tokens=ordered[-1]), samples, ordered, **rest)
+    def write_down(self, items: Sequence[Item], completions: Sequence[Completion]) -> None:
+        rows = []
+        for (key, i), completion in zip(items, completions, strict=True):
+            about = {"model": self.model, "suite": self.suite, "problem": key, "sample": i}
+            problem = self.problems[key]
+            rows.append(sample_row(about, problem, completion, self.tokenizer, self.protocol))
+        self.folder.append(SAMPLES, rows)

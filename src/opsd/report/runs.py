@@ -204,20 +204,25 @@ def _run(path: Path) -> Run:
 
 
 def _suite_scores(path: Path, method: str, seed: int | None) -> Iterator[Score]:
-    for file in sorted(path.glob("eval/**/result.json")):
-        for row in _results(file):
-            yield _score(row, _suite(row), method, seed)
+    """Evaluations that lie in the run's folder: of its model, and of those it was compared with."""
+    rows = [row for file in sorted(path.glob("eval/**/result.json")) for row in _results(file)]
+    several = len({row.get("model") for row in rows}) > 1
+    for row in rows:
+        yield _score(row, _suite(row, several), method, seed)
 
 
-def _suite(row: Row) -> str:
-    """`afrimgsm, 2,048 tokens`: what was measured, as words."""
+def _suite(row: Row, name_model: bool) -> str:
+    """`afrimgsm, corrected labels, 2,048 tokens`: what was measured, as words; upstream's own
+    labels go without saying."""
     parts = [str(row.get("suite", "suite"))]
     labels = row.get("labels")
-    if labels:
+    if labels and labels != "upstream":
         parts.append(f"{', '.join(labels) if isinstance(labels, list) else labels} labels")
     budget = number(row, "budget")
     if budget is not None:
         parts.append(f"{budget:,.0f} tokens")
+    if name_model:
+        parts.append(str(row.get("model")))
     return ", ".join(parts)
 
 

@@ -1,0 +1,241 @@
+"""Which of several models is better on the same problems, and how sure that is.
+
+Models are compared problem by problem, which is much sharper than two separate intervals: what
+makes a problem hard is the same for both.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from opsd.evaluate.labels import UPSTREAM
+from opsd.evaluate.metrics import paired_bootstrap, stratified_bootstrap
+from opsd.evaluate.results import METRICS, Judged, groups, label_sets
+from opsd.evaluate.samples import PROTOCOL, SAMPLES, Row, alike, claim_of, judged_rows
+from opsd.evaluate.show import show_comparisons
+from opsd.evaluate.suites import SUITES
+from opsd.types import UserError
+
+T = TypeVar("T", str, int)
+
+POOLED = "all"
+"""Stands for the mean over languages, in which each one counts alike."""
+
+Cell = Mapping[str, Sequence[Judged]]
+"""The samples of each problem, by its key."""
+
+Pair = tuple[Cell, Cell]
+"""The baseline's samples, and the other model's."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What one model wrote on one suite. `rows` by language."""
+
+    folder: Path
+    model: str
+    suite: str
+    claim: Row
+    rows: Mapping[str, Sequence[Row]]
+
+    @property
+    def budgets(self) -> list[int]:
+        return list(self.claim["protocol"]["budgets"])
+
+
+def compare(folders: Sequence[Path], *, common: bool = False) -> dict[str, Any]:
+    """Every model against the first one: `avg@k` and `pass@k` per suite, language, budget and set
+    of labels, and pooled over the languages. Prints a table, returns what is in it.
+
+    `folders` hold samples, at whatever depth. Models must have answered the same problems equally
+    often in the same languages; with `common`, what they have in common is compared. Raises
+    UserError for what does not match, and for models that were asked in different ways.
+    """
+    found = [sampled for folder in folders for sampled in _sampled(folder)]
+    models = _models(found)
+    baseline = next(iter(models))
+    if len(models) < 2:
+        raise UserError(f"only {baseline} has samples there: a comparison needs two models")
+    comparisons = [
+        comparison
+        for name, suites in models.items()
+        if name != baseline
+        for comparison in _against(models[baseline], suites, name, common)
+    ]
+    show_comparisons(comparisons, baseline)
+    return {"baseline": baseline, "comparisons": comparisons}
+
+
+def _sampled(folder: Path) -> list[Sampled]:
+    """The evaluations in a folder, by path."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one that `opsd evaluate` wrote")
+    found = []
+    for written in sorted(folder.rglob(PROTOCOL)):
+        claim = claim_of(written.parent)
+        if claim is None:
+            continue
+        rows: dict[str, list[Row]] = defaultdict(list)
+        for row in sorted(judged_rows(written.parent), key=_place):
+            rows[row["language"]].append(row)
+        if rows:
+            suite = next(iter(rows.values()))[0]["suite"]
+            found.append(Sampled(written.parent, claim["model"], suite, claim, rows))
+    if not found:
+        raise UserError(
+            f"{folder} holds no {SAMPLES} beside a {PROTOCOL}; name a folder that `opsd evaluate`"
+            " wrote"
+        )
+    return found
+
+
+def _place(row: Row) -> tuple[str, str, int]:
+    return row["language"], row["problem"], row["sample"]
+
+
+def _models(found: Sequence[Sampled]) -> dict[str, dict[str, Sampled]]:
+    """Suites by model, in the order found. One model in two output folders is two models."""
+    distinct = {sampled.folder.resolve(): sampled for sampled in found}.values()
+    homes: dict[str, list[Path]] = defaultdict(list)
+    for sampled in distinct:
+        home = sampled.folder.parent.resolve()
+        if home not in homes[sampled.model]:
+            homes[sampled.model].append(home)
+    models: dict[str, dict[str, Sampled]] = defaultdict(dict)
+    for sampled in distinct:
+        several = len(homes[sampled.model]) > 1
+        name = f"{sampled.model} ({sampled.folder.parent})" if several else sampled.model
+        models[name][sampled.suite] = sampled
+    return models
+
+
+def _against(
+    base: Mapping[str, Sampled], other: Mapping[str, Sampled], model: str, common: bool
+) -> Iterator[dict[str, Any]]:
+    for suite in _shared(list(base), list(other), "suites", model, common):
+        one, two = base[suite], other[suite]
+        where = f"{two.folder} and {one.folder}"
+        _refuse_another_protocol(one, two)
+        spoken = _shared(list(one.rows), list(two.rows), "languages", where, common)
+        for budget in _shared(one.budgets, two.budgets, "budgets", where, common):
+            pairs: dict[str, dict[str, Pair]] = defaultdict(dict)
+            for language in spoken:
+                for labels in label_sets(one.rows[language]):
+                    here, there = (groups(s.rows[language], budget, labels) for s in (one, two))
+                    pairs[labels][language] = _paired(here, there, f"{where}, {language}", common)
+            about = {"model": model, "suite": suite, "budget": budget}
+            yield from _compared(pairs, about)
+
+
+def _shared(ours: Sequence[T], theirs: Sequence[T], what: str, where: str, common: bool) -> list[T]:
+    """What both have, in the baseline's order; without `common` that must be all."""
+    both = [item for item in ours if item in theirs]
+    rest = [str(item) for item in (*ours, *theirs) if item not in both]
+    if not both:
+        raise UserError(f"{where}: no {what} in common with the baseline ({', '.join(rest)})")
+    if rest and not common:
+        raise UserError(
+            f"{where}: other {what} than the baseline's ({', '.join(rest)} on one side only);"
+            " --common compares the rest"
+        )
+    return both
+
+
+def _refuse_another_protocol(one: Sampled, two: Sampled) -> None:
+    claims = [_way(sampled.claim) for sampled in (one, two)]
+    if not alike(*claims):
+        parts = [part for part in claims[0] if claims[0][part] != claims[1].get(part)]
+        raise UserError(
+            f"{two.folder} and {one.folder} were asked in different ways ({', '.join(parts)}; see"
+            f" {PROTOCOL} in both): evaluate both under one protocol"
+        )
+
+
+def _way(claim: Row) -> Row:
+    """A claim's prompt and sampling. The seed may differ; a smaller budget is part of a larger."""
+    protocol = claim["protocol"]
+    sampling = {k: v for k, v in protocol["sampling"].items() if k != "max_tokens"}
+    rest = {k: v for k, v in protocol.items() if k not in ("seed", "budgets")}
+    texts = {"template": claim["template"], "languages": claim["languages"]}
+    return {**rest, "sampling": sampling, **texts}
+
+
+def _paired(one: Cell, two: Cell, where: str, common: bool) -> Pair:
+    """The samples of the same problems, equally many of each."""
+    if not common:
+        alone = len(one.keys() ^ two.keys())
+        if alone:
+            raise UserError(
+                f"{where}: other problems than the baseline's ({alone} on one side only);"
+                " --common compares the rest"
+            )
+        counts = {len(group) for cell in (one, two) for group in cell.values()}
+        if len(counts) > 1:
+            raise UserError(
+                f"{where}: {min(counts)} samples of a problem here, {max(counts)} there; finish"
+                " both evaluations, or compare as many as all have with --common"
+            )
+        return one, two
+    samples = min(max(map(len, cell.values())) for cell in (one, two))
+    keys = [k for k in one if len(one[k]) >= samples and len(two.get(k, ())) >= samples]
+    if not keys:
+        raise UserError(f"{where}: no problem in common with the baseline")
+    return {k: one[k][:samples] for k in keys}, {k: two[k][:samples] for k in keys}
+
+
+def _compared(
+    pairs: Mapping[str, Mapping[str, Pair]], about: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Languages one by one, then pooled; the corrected labels of some are joined by the upstream
+    ones of the others."""
+    aside = SUITES[about["suite"]].aside if about["suite"] in SUITES else ()
+    for metric, score in METRICS.items():
+        for labels, by_language in pairs.items():
+            scores = {
+                language: [[score(cell[key]) for key in sorted(cell)] for cell in cells]
+                for language, cells in {**pairs[UPSTREAM], **by_language}.items()
+            }
+            for language in by_language:
+                yield _comparison(about, language, labels, metric, [scores[language]])
+            pooled = [own for language, own in scores.items() if language not in aside]
+            if len(pooled) > 1:
+                yield _comparison(about, POOLED, labels, metric, pooled)
+
+
+def _comparison(
+    about: Mapping[str, Any],
+    language: str,
+    labels: str,
+    metric: str,
+    scores: Sequence[Sequence[Sequence[float]]],
+) -> dict[str, Any]:
+    """`scores`: per language, of the baseline and of the model, per problem in the same order."""
+    differences = [[b - a for a, b in zip(base, model, strict=True)] for base, model in scores]
+    if len(scores) == 1:
+        base, model = scores[0]
+        difference, low, high = paired_bootstrap(model, base)
+    else:
+        difference, low, high = stratified_bootstrap(differences)
+    every = [d for group in differences for d in group]
+    return {
+        **about,
+        "language": language,
+        "labels": labels,
+        "n_problems": len(every),
+        "metric": metric,
+        "baseline": _mean([_mean(base) for base, _ in scores]),
+        "value": _mean([_mean(model) for _, model in scores]),
+        "difference": difference,
+        "interval": [low, high],
+        "wins": sum(d > 0 for d in every),
+        "losses": sum(d < 0 for d in every),
+        "ties": sum(d == 0 for d in every),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,190 @@
+"""`samples.jsonl` of one model on one suite: what is in it, and that it is all of one kind.
+
+A row is one completion, judged at every budget. Rows are keyed by problem and sample, in any order;
+a last line that a kill left half-written is cut off before more are added.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from opsd.data.languages import language
+from opsd.data.prompts import template_text
+from opsd.grade.format import answer_part, extract_boxed
+from opsd.grade.verifier import MathVerifier
+from opsd.model import resolve
+from opsd.rollout.engine import Completion, Sampling
+from opsd.run import read_jsonl, write_atomically
+from opsd.teacher.context import StudentPrompt
+from opsd.types import Finish, Problem, UserError
+
+Row = dict[str, Any]
+SAMPLES, PROTOCOL = "samples.jsonl", "protocol.json"
+_LONG = ("prompt", "completion")
+_TEXTS = {"instruction", "transition", "think_prefix", "labels"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is asked: prompt, sampling, budgets in tokens, seed.
+
+    `sampling.max_tokens` is the largest budget: one generation serves the smaller ones, which are
+    its prefixes. Results compare only under one protocol.
+    """
+
+    prompt: StudentPrompt
+    sampling: Sampling
+    budgets: tuple[int, ...]
+    seed: int = 0
+    after_think: bool = False
+
+
+def protocol(
+    prompt: StudentPrompt, sampling: Sampling, budgets: Sequence[int], **rest: Any
+) -> Protocol:
+    """A protocol that samples once, at the largest of the budgets."""
+    ordered = tuple(sorted(set(budgets)))
+    return Protocol(prompt, replace(sampling, max_tokens=ordered[-1]), ordered, **rest)
+
+
+def keyed(problems: Iterable[Problem]) -> dict[str, Problem]:
+    """Problems by the key of their samples: the id; of a row that occurs again, id and number.
+
+    >>> list(keyed([Problem("2 + 2", id="a"), Problem("2 + 2", id="a")]))
+    ['a', 'a-2']
+    """
+    seen: Counter[str] = Counter()
+    keys = {}
+    for problem in problems:
+        seen[problem.id] += 1
+        again = f"-{seen[problem.id]}" if seen[problem.id] > 1 else ""
+        keys[f"{problem.id}{again}"] = problem
+    return keys
+
+
+def sample_row(
+    about: Mapping[str, Any],
+    problem: Problem,
+    completion: Completion,
+    tokenizer: Any,
+    protocol: Protocol,
+) -> Row:
+    """One sample, judged at every budget by what it has said by then. `about` holds the row's own
+    keys: model, suite, problem, sample."""
+    verifier = MathVerifier(after_think=protocol.after_think)
+    budgets = {}
+    for budget in protocol.budgets:
+        text = tokenizer.decode(completion.ids[:budget], skip_special_tokens=True)
+        verdict = verifier(problem, text)
+        budgets[str(budget)] = {
+            "correct": verdict.correct,
+            "format_ok": verdict.format_ok,
+            "cut_off": len(completion.ids) > budget or completion.finish is Finish.LENGTH,
+            "said": extract_boxed(answer_part(text, protocol.after_think)),
+        }
+    return {
+        **about,
+        "language": problem.language,
+        "row": problem.metadata.get("row"),
+        "prompt": problem.text,
+        "answer": problem.answer,
+        "completion": tokenizer.decode(completion.ids, skip_special_tokens=True),
+        "tokens": len(completion.ids),
+        "finish": completion.finish.value,
+        "budgets": budgets,
+    }
+
+
+def judged_rows(folder: Path) -> Iterator[Row]:
+    """The samples without their texts: what scores are made of."""
+    path = folder / SAMPLES
+    for row in read_jsonl(path) if path.is_file() else ():
+        yield {name: value for name, value in row.items() if name not in _LONG}
+
+
+def done(folder: Path) -> set[tuple[str, int]]:
+    """Keys of the samples that are there already, whose last line is made whole."""
+    path = folder / SAMPLES
+    if not path.is_file():
+        return set()
+    with path.open("rb") as file:
+        os.truncate(path, sum(len(line) for line in file if line.endswith(b"\n")))
+    return {(row["problem"], row["sample"]) for row in judged_rows(folder)}
+
+
+@contextmanager
+def claimed(
+    folder: Path, protocol: Protocol, model: str, languages: Iterable[str]
+) -> Iterator[None]:
+    """Holds a folder for one evaluation at a time.
+
+    Raises UserError where another process writes there, and where the samples there were drawn from
+    other weights or in another way; of whichever problems, and how many of each, is left open.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a kill releases it
+        except BlockingIOError as error:
+            raise UserError(
+                f"another evaluation is writing to {folder}: wait for it, or choose another"
+                " --output"
+            ) from error
+        about, before = described(protocol, model, languages), claim_of(folder)
+        if before is not None:
+            about["languages"] = {**before["languages"], **about["languages"]}
+            if not alike(before, about):
+                raise UserError(
+                    f"{folder} holds samples of other weights, or drawn in another way (see"
+                    f" {folder / PROTOCOL}); choose another --output"
+                )
+        write_atomically(folder / PROTOCOL, json.dumps(about, indent=1, sort_keys=True))
+        yield
+    finally:
+        os.close(handle)
+
+
+def claim_of(folder: Path) -> Row | None:
+    """What the samples of a folder have in common; None where there are none yet."""
+    samples, written = folder / SAMPLES, folder / PROTOCOL
+    if not (samples.is_file() and samples.stat().st_size and written.is_file()):
+        return None
+    return {"languages": {}, **json.loads(written.read_text("utf-8"))}
+
+
+def alike(one: Row, other: Row) -> bool:
+    """Whether two claims agree, as far as they speak of the same languages."""
+    texts, others = one["languages"], other["languages"]
+    return {**one, "languages": None} == {**other, "languages": None} and all(
+        texts[code] == others[code] for code in texts.keys() & others.keys()
+    )
+
+
+def described(protocol: Protocol, model: str, languages: Iterable[str]) -> Row:
+    """What all samples of a folder have in common: weights, sampling, and the texts of prompts, of
+    each language as a hash."""
+    path = Path(resolve(model))
+    adapter = path / "adapter_config.json"
+    told = json.loads(adapter.read_text("utf-8")) if adapter.is_file() else {}
+    base = told.get("base_model_name_or_path")
+    folders = [path, *([Path(resolve(base))] if base else [])]
+    files = [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
+    texts = {c: language(c).model_dump_json(include=_TEXTS) for c in dict.fromkeys(languages)}
+    about = {
+        "model": model,
+        "weights": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files],
+        "protocol": asdict(protocol),
+        "template": template_text(protocol.prompt.template),
+        "languages": {c: hashlib.sha256(t.encode()).hexdigest()[:16] for c, t in texts.items()},
+    }
+    return json.loads(json.dumps(about))

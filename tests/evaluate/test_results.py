@@ -1,0 +1,137 @@
+"""Scores follow from samples: by hand, under both sets of labels."""
+
+from __future__ import annotations
+
+import pytest
+
+from opsd.evaluate.results import results
+from opsd.evaluate.show import means, show_published, show_results
+from opsd.recipe import Published
+
+from .folders import rows, sample
+
+
+def scored(made, samples=3, suite="suite"):
+    return results("m", suite, made, (4, 8), samples)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_all_right_is_one_and_all_wrong_is_nought(right: bool):
+    for row in scored(rows({"a": [right] * 3, "b": [right] * 3})):
+        share = float(right)
+        assert (row["avg@k"], row["pass@k"], row["format_rate"]) == (share, share, share)
+        assert row["interval"] == [share, share]
+        assert row["cut_off"] == 1 - share
+        assert row["accuracy_given_format"] == (1.0 if right else None)
+
+
+def test_averages_are_over_problems_and_passes_over_samples():
+    made = {"a": [True, False, False], "b": [False] * 3, "c": [True] * 3}
+    row, _ = scored(rows(made))
+    assert row["avg@k"] == pytest.approx(4 / 9)
+    assert row["pass@k"] == pytest.approx(2 / 3)
+    assert row["accuracy_given_format"] == 1.0
+    low, high = row["interval"]
+    assert 0 <= low < row["avg@k"] < high <= 1
+
+
+def test_a_result_says_exactly_this():
+    assert list(scored(rows({"a": [True] * 3}))[0]) == [
+        *("model", "suite", "language", "labels", "budget", "n_problems", "samples", "avg@k"),
+        *("pass@k", "format_rate", "accuracy_given_format", "cut_off", "interval"),
+    ]
+
+
+def lug(row: int, answer: str, said: str | None) -> dict:
+    """A sample of a Luganda row: judged right by its upstream answer."""
+    judged = {"correct": said == answer, "format_ok": said is not None, "cut_off": False}
+    return sample(
+        *(str(row), 0, False),
+        **{"suite": "afrimgsm", "language": "lug", "row": row, "answer": answer},
+        budgets={"4": {**judged, "said": said}},
+    )
+
+
+def labelled(made) -> dict[str, dict]:
+    return {row["labels"]: row for row in results("m", "afrimgsm", made, (4,), 1)}
+
+
+def test_wrong_labels_are_scored_under_both_sets_from_the_same_samples():
+    """A perfect solver of the questions: wrong by the shifted labels, right by the corrected."""
+    perfect = [lug(224, "5", "5"), lug(225, "9", "33"), lug(229, "21", "276000")]
+    told = labelled(perfect)
+    assert told["upstream"]["avg@k"] == pytest.approx(1 / 3)
+    assert told["corrected"]["avg@k"] == 1.0
+    assert told["upstream"]["n_problems"] == told["corrected"]["n_problems"] == 3
+    parrot = labelled([lug(224, "5", "5"), lug(225, "9", "9"), lug(229, "21", None)])
+    assert (parrot["upstream"]["avg@k"], parrot["corrected"]["avg@k"]) == (
+        pytest.approx(2 / 3),
+        pytest.approx(1 / 3),
+    )
+
+
+def test_a_row_without_a_right_label_is_left_out_of_the_corrected_ones():
+    made = [lug(1, "3", "3"), {**lug(2, "70000", None), "language": "ibo"}]
+    made[0]["language"] = "ibo"
+    told = labelled(made)
+    assert (told["upstream"]["n_problems"], told["upstream"]["avg@k"]) == (2, 0.5)
+    assert (told["corrected"]["n_problems"], told["corrected"]["avg@k"]) == (1, 1.0)
+
+
+def test_labels_that_were_mended_upstream_are_scored_once():
+    assert set(labelled([lug(225, "33", "33")])) == {"upstream"}
+    other = [{**lug(225, "9", "9"), "suite": "mine"}]
+    assert set(labelled(other)) == {"upstream"}
+
+
+def result(language: str, average: float, labels: str = "upstream", **changes) -> dict:
+    row = {"model": "m", "suite": "afrimgsm", "language": language, "labels": labels}
+    numbers = {"avg@k": average, "pass@k": average, "format_rate": 0.5, "cut_off": 0.0}
+    rest = {"accuracy_given_format": None if average == 0 else average, "interval": [0.0, 1.0]}
+    return {**row, "budget": 4096, "n_problems": 250, "samples": 12, **numbers, **rest, **changes}
+
+
+def test_means_count_languages_alike_and_leave_those_aside_out():
+    made = [
+        result("lug", 0.2, n_problems=10),
+        result("lug", 0.4, "corrected", n_problems=10),
+        result("swa", 0.0),
+        result("eng", 1.0),
+    ]
+    upstream, corrected = means(made, ["eng", "fra"])
+    assert (upstream["labels"], upstream["avg@k"]) == ("upstream", pytest.approx(0.1))
+    assert (corrected["labels"], corrected["avg@k"]) == ("corrected", pytest.approx(0.2))
+    assert upstream["language"] == corrected["language"] == "mean of 2"
+    assert upstream["accuracy_given_format"] == pytest.approx(0.2)  # of those that have one
+    assert means(made[2:3]) == [] and means(made[2:], ["eng"]) == []
+
+
+def test_tables_show_what_there_is(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    made = [result("lug", 0.25), result("lug", 0.5, "corrected"), result("swa", 0.125)]
+    show_results(made, ())
+    told = capsys.readouterr().err
+    assert "corrected" in told and "mean of 2" in told and "0.312" in told
+    show_results(made[2:], ())
+    assert "labels" not in capsys.readouterr().err
+
+
+def test_a_published_number_stands_beside_ours_of_the_same_kind(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    made = [result("lug", 0.25), result("swa", 0.125), result("swa", 0.75, budget=1024)]
+    about = {"suite": "afrimgsm", "metric": "pass@12", "where": "a paper, Table 1"}
+    numbers = [
+        Published(**about, value=20.61, budget=4096),
+        Published(**about, value=47.6, budget=4096, language="swa"),
+        Published(**about | {"metric": "pass@16"}, value=1.0, budget=4096),
+        Published(**about | {"suite": "aime24"}, value=2.0),
+    ]
+    show_published(numbers, "afrimgsm", made, ())
+    mean, swa, other = [
+        line for line in capsys.readouterr().err.splitlines() if "a paper, Table 1" in line
+    ]
+    assert "20.61 %" in mean and "18.75 %" in mean
+    assert "47.60 %" in swa and "12.50 %" in swa and "75.00" not in swa
+    assert other.count("%") == 1
+    show_published(numbers, "gsm8k", made, ())
+    assert capsys.readouterr().err == ""
