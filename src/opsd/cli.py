@@ -34,6 +34,9 @@ DataDir = Annotated[Path | None, typer.Option(help="Local copies of suites, inst
 Languages = Annotated[
     str, typer.Option(help="Codes, names or language files, comma-separated; or all.")
 ]
+Limit = Annotated[
+    int | None, typer.Option(help="Only the first so many problems of a language.", min=1)
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.")]
 
 
@@ -85,9 +88,7 @@ def evaluate(
     data_dir: DataDir = None,
     language: Languages = "all",
     split: Annotated[str, typer.Option(help="Split of a dataset of your own.")] = "test",
-    limit: Annotated[
-        int | None, typer.Option(help="Only the first so many problems of a language.", min=1)
-    ] = None,
+    limit: Limit = None,
     samples: Annotated[int, typer.Option(help="Completions per problem.", min=1)] = 4,
     budget: Annotated[str, typer.Option(help="Token budgets, comma-separated.")] = "1024",
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 1.0,
