@@ -79,6 +79,31 @@ def train(
 
 
 @app.command()
+def preview(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value, as often as needed.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Rows shown token by token.", min=0)] = 2,
+    ids: Annotated[bool, typer.Option("--ids", help="Every token's id as well.")] = False,
+    as_json: Json = False,
+) -> None:
+    """See what student and teacher will read of real rows, before any training."""
+    from opsd import recipe as recipes
+
+    loaded = recipes.load(recipe, set_ or ())
+    _prepare(None)
+    from opsd.preview import preview as look
+    from opsd.preview_page import show
+
+    content = look(loaded, rows)
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False))
+    else:
+        show(content, ids)
+
+
+@app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Models or adapters: names or folders.")],
     suite: Suite = None,

@@ -203,7 +203,8 @@ def _override(content: dict[str, Any], text: str) -> None:
         level[key] = below
         level = below
     try:
-        level[last] = yaml.safe_load(value)
+        # A prompt template is text, which YAML would take for a mapping.
+        level[last] = value if value.startswith("{{") else yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UserError(f"--set {text}: the value is not YAML; quote it") from error
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from opsd.data.languages import language
 from opsd.data.prompts import fill, prompt_ids, prompt_text, view
+from opsd.miniature.tokenizer import build_tokenizer
 from opsd.types import Problem, UserError, View
 
 PROBLEM = Problem(
@@ -182,16 +184,17 @@ def test_ids_are_those_of_the_text_without_further_special_tokens(tokenizer):
     assert text.count("<|im_start|>") == 2
 
 
-def test_nothing_of_a_long_problem_is_cut(tokenizer):
+def test_nothing_of_a_long_problem_is_cut_or_warned_of(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tokenizer = build_tokenizer()  # one that has not warned yet
     long = Problem("yai " * 20_000 + "mwisho")
     ids = prompt_ids(tokenizer, view("student", long, "student"))
     assert len(ids) > 20_000 > tokenizer.model_max_length
     assert "mwisho" in tokenizer.decode(ids[-200:])
+    assert caplog.text == ""
 
 
 def test_a_tokenizer_without_a_chat_template_reads_the_messages():
-    from opsd.miniature.tokenizer import build_tokenizer
-
     plain = build_tokenizer()
     plain.chat_template = None
     messages = ({"role": "system", "content": "S"}, {"role": "user", "content": "U"})
