@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from opsd.evaluate.labels import CORRECTED, UPSTREAM
@@ -16,24 +17,34 @@ _SHARES = ("avg@k", "pass@k", "format_rate", "accuracy_given_format", "cut_off")
 
 
 def show_results(results: Sequence[Row], aside: Sequence[str]) -> None:
-    """One line per result, and their mean over the languages that are not `aside`."""
-    labelled = any(row["labels"] == CORRECTED for row in results)
+    """A table per model: one line per result, and their mean over the languages not `aside`."""
+    rows = [*results, *means(results, aside)]
+    for model in dict.fromkeys(row["model"] for row in results):
+        _show_model(model, [row for row in rows if row["model"] == model])
+
+
+def _show_model(model: str, rows: Sequence[Row]) -> None:
+    counts = [row["n_problems"] for row in rows if row["interval"] is not None]
+    least, most = min(counts), max(counts)
+    asked = f"{most:,}" if least == most else f"{least:,} to {most:,}"
     table = _table(
-        ("model", "language", *(("labels",) if labelled else ()), "budget", "problems", "avg@k"),
-        ("95 %", "pass@k", "format", "right if stated", "cut off"),
+        ("language",),
+        ("budget", "avg@k", "95 %", "pass@k", "format", "if boxed", "cut off"),
+        title=f"{model}: {asked} problems x {rows[0]['samples']} samples",
     )
-    for row in [*results, *means(results, aside)]:
+    for row in rows:
         table.add_row(
-            row["model"],
-            row["language"],
-            *((row["labels"],) if labelled else ()),
+            _language(row),
             f"{row['budget']:,}",
-            f"{row['n_problems']} x {row['samples']}",
             _share(row["avg@k"]),
             _interval(row["interval"]),
             *(_share(row[name]) for name in _SHARES[1:]),
         )
-    Console(stderr=True).print(table)
+    _print(table)
+
+
+def _language(row: Row) -> str:
+    return f"{row['language']}{' corrected' if row['labels'] == CORRECTED else ''}"
 
 
 def means(results: Sequence[Row], aside: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -57,7 +68,7 @@ def means(results: Sequence[Row], aside: Sequence[str] = ()) -> list[dict[str, A
             made.append(
                 {
                     "model": model,
-                    "language": f"mean of {len(chosen)}",
+                    "language": "mean",
                     "labels": labels,
                     "budget": budget,
                     "n_problems": sum(row["n_problems"] for row in chosen.values()),
@@ -87,7 +98,7 @@ def show_published(
             f"{number.value:.2f} %",
             ", ".join(f"{100 * row[name]:.2f} %" for row, name in _matching(number, ours)),
         )
-    Console(stderr=True).print(table)
+    _print(table)
 
 
 def _matching(number: Published, rows: Iterable[Row]) -> list[tuple[Row, str]]:
@@ -99,42 +110,58 @@ def _matching(number: Published, rows: Iterable[Row]) -> list[tuple[Row, str]]:
         for row in rows
         if f"{name}@k" in row and samples == str(row["samples"]) and row["labels"] == UPSTREAM
         if number.budget in (None, row["budget"])
-        if (number.language or "mean") == row["language"].partition(" ")[0]
+        if (number.language or "mean") == row["language"]
     ]
 
 
 def show_comparisons(comparisons: Sequence[Row], baseline: str) -> None:
-    """One line per comparison with the baseline."""
-    labelled = any(row["labels"] == CORRECTED for row in comparisons)
-    table = _table(
-        ("against " + baseline, "suite", "language", *(("labels",) if labelled else ()), "budget"),
-        ("problems", "metric", "baseline", "model", "difference", "95 %", "won-lost-tied"),
-    )
-    for row in comparisons:
-        low, high = row["interval"]
-        table.add_row(
-            row["model"],
-            row["suite"],
-            row["language"],
-            *((row["labels"],) if labelled else ()),
-            f"{row['budget']:,}",
-            str(row["n_problems"]),
-            row["metric"],
-            _share(row["baseline"]),
-            _share(row["value"]),
-            f"{row['difference']:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
-            f"{row['wins']}-{row['losses']}-{row['ties']}",
+    """A table per model, suite and budget: one line per comparison with the baseline."""
+    keys = dict.fromkeys((row["model"], row["suite"], row["budget"]) for row in comparisons)
+    for key in keys:
+        model, suite, budget = key
+        table = _table(
+            ("language",),
+            ("metric", "base", "model", "change", "95 %", "won-lost-tied"),
+            title=f"{model} against {baseline}, {suite} at {budget:,} tokens",
         )
-    Console(stderr=True).print(table)
+        for row in comparisons:
+            if (row["model"], row["suite"], row["budget"]) == key:
+                _add_comparison(table, row)
+        _print(table)
 
 
-def _table(folding: Sequence[str], narrow: Sequence[str]) -> Table:
-    table = Table()
-    for heading in folding:
-        table.add_column(heading, overflow="fold")
-    for heading in narrow:
-        table.add_column(heading, no_wrap=True)
+def _add_comparison(table: Table, row: Row) -> None:
+    low, high = row["interval"]
+    table.add_row(
+        _language(row),
+        row["metric"],
+        _share(row["baseline"]),
+        _share(row["value"]),
+        f"{row['difference']:+.3f}",
+        f"{low:+.2f} to {high:+.2f}",
+        f"{row['wins']}-{row['losses']}-{row['ties']}",
+    )
+
+
+def _print(table: Table) -> None:
+    console = Console(stderr=True)
+    console.print()
+    console.print(table)
+
+
+def _table(texts: Sequence[str], numbers: Sequence[str], title: str = "") -> Table:
+    table = Table(
+        title=escape(title) or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="italic",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for heading in texts:
+        table.add_column(heading, overflow="fold", min_width=len(heading))
+    for heading in numbers:
+        table.add_column(heading, no_wrap=True, justify="right")
     return table
 
 
