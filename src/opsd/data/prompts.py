@@ -134,8 +134,9 @@ def prompt_text(tokenizer: Any, view: View) -> str:
 
 def prompt_ids(tokenizer: Any, view: View) -> tuple[int, ...]:
     """Token ids of `prompt_text`. The chat template has already written any BOS token."""
-    special = tokenizer.chat_template is None
-    return tuple(tokenizer(prompt_text(tokenizer, view), add_special_tokens=special)["input_ids"])
+    special, text = tokenizer.chat_template is None, prompt_text(tokenizer, view)
+    # Whether a prompt is too long is decided by the limit, not by the tokenizer's warning.
+    return tuple(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
 
 def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str:

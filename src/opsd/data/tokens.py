@@ -21,6 +21,7 @@ def tokens(tokenizer: Any, text: str, *, forced_from: int | None = None) -> list
         text,
         add_special_tokens=tokenizer.chat_template is None and forced_from is not None,
         return_offsets_mapping=tokenizer.is_fast,
+        verbose=False,
     )
     spans = coded.get("offset_mapping") or [None] * len(coded["input_ids"])
     made, shown = [], 0
