@@ -92,6 +92,22 @@ def test_of_several_models_in_one_run_each_score_says_whose_it_is(tmp_path: Path
     assert told[:2] == ["afrimgsm, 2,048 tokens, base", "afrimgsm, 2,048 tokens, tuned"]
 
 
+def test_the_model_that_a_run_started_from_is_its_base(tmp_path: Path):
+    path = run_folder(tmp_path / "mine")
+    for model in ("miniature", "mine/model"):
+        evaluated(path, model.replace("/", "_"), suite_result(model=model))
+    base, own = load([path]).runs[0].scores[:2]
+    assert (base.method, base.generated_tokens) == ("base", 0)
+    assert own.method == load([path]).runs[0].method
+    assert base.where == own.where == "afrimgsm, 2,048 tokens"
+
+
+def test_the_languages_are_those_that_the_run_counted(tmp_path: Path):
+    path = run_folder(tmp_path / "mine")
+    (path / "data.json").write_text('{"rows": 3, "kept": {"som": 2, "swa": 1}, "dropped": []}')
+    assert load([path]).runs[0].language == "som, swa"
+
+
 def test_a_quickstart_is_its_runs_and_what_they_were_compared_by(tmp_path: Path):
     evidence = load([quickstart_folder(tmp_path / "quickstart")])
     assert len(evidence.runs) == 8

@@ -92,10 +92,7 @@ class Run:
     @property
     def model(self) -> str:
         """The model that the run started from, as its recipe names it."""
-        named = self.environment.get("model") or self.recipe.get("model") or ""
-        if isinstance(named, Mapping):
-            named = named.get("name") or named.get("path") or ""
-        return str(named)
+        return _model_name(self.environment, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def _run(path: Path) -> Run:
     method = recipe.get("method", "")
     method = str(mapping(method).get("name", "") if isinstance(method, Mapping) else method)
     seed = environment.get("seed", mapping(recipe.get("train")).get("seed"))
-    tongue = _languages(mapping(recipe.get("data")))
+    tongue = _languages(mapping(recipe.get("data")), mapping(_json(path / "data.json")))
     if named is not None:
         # The folder's name says more than the recipe, in which two variants of a method share one.
         method, tongue, seed = named["method"], named["language"], int(named["seed"])
@@ -198,17 +195,31 @@ def _run(path: Path) -> Run:
         environment=environment,
         train=train,
         dev=dev,
-        scores=(*_suite_scores(path, method, seed), *_last_dev(train, dev, method, tongue, seed)),
+        scores=(
+            *_suite_scores(path, _model_name(environment, recipe), method, seed),
+            *_last_dev(train, dev, method, tongue, seed),
+        ),
         compared=named is not None,
     )
 
 
-def _suite_scores(path: Path, method: str, seed: int | None) -> Iterator[Score]:
-    """Evaluations that lie in the run's folder: of its model, and of those it was compared with."""
+def _model_name(environment: Row, recipe: Row) -> str:
+    named = environment.get("model") or recipe.get("model") or ""
+    if isinstance(named, Mapping):
+        named = named.get("name") or named.get("path") or ""
+    return str(named)
+
+
+def _suite_scores(path: Path, base: str, method: str, seed: int | None) -> Iterator[Score]:
+    """Evaluations that lie in the run's folder: of its model, of the one it started from (the
+    method `base`, without any training), and of others that it was compared with."""
     rows = [row for file in sorted(path.glob("eval/**/result.json")) for row in _results(file)]
-    several = len({row.get("model") for row in rows}) > 1
+    trained = {row.get("model") for row in rows} - {base}
     for row in rows:
-        yield _score(row, _suite(row, several), method, seed)
+        if row.get("model") == base:
+            yield _score({**row, "generated_tokens": 0}, _suite(row, False), "base", seed)
+        else:
+            yield _score(row, _suite(row, len(trained) > 1), method, seed)
 
 
 def _suite(row: Row, name_model: bool) -> str:
@@ -302,9 +313,10 @@ def _results(file: Path) -> list[Row]:
     return [row for row in rows if isinstance(row, Mapping)]
 
 
-def _languages(data: Row) -> str:
-    """The language of a recipe's data: a code, or codes with commas between them."""
-    named = data.get("language", "")
+def _languages(data: Row, kept: Row) -> str:
+    """The language of a run's data: a code, or codes with commas between them; the recipe's own
+    word for it (a language file, a name) where the run has not counted its rows."""
+    named = list(mapping(kept.get("kept"))) or data.get("language", "")
     return ", ".join(map(str, named)) if isinstance(named, list) else str(named or "")
 
 
