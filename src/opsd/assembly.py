@@ -38,9 +38,11 @@ def make_student(
 ) -> tuple[Any, Any]:
     """The model in training, under its adapter if there is one, and its tokenizer."""
     student: Any = model
+    options = dict(args.model_init_kwargs or {})
     if isinstance(model, str):
-        student = load_model(model, args, frozen_base=peft_config is not None)
-    tokenizer = padded(tokenizer or load_tokenizer(model))
+        student = load_model(model, args, frozen_base=peft_config is not None, **options)
+    for_both = {k: options[k] for k in ("revision", "trust_remote_code") if k in options}
+    tokenizer = padded(tokenizer or load_tokenizer(model, **for_both))
     if peft_config is not None:
         student = with_adapter(student, peft_config, args.seed)
     switch_dropout_off(student)

@@ -2,62 +2,117 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
-import torch
+from huggingface_hub import errors as hub
+from safetensors import SafetensorError
 from torch import nn
 
 from opsd.config import OPSDConfig
-from opsd.miniature import model_path
+from opsd.data.boundary import end_of_turn
+from opsd.miniature import NAMES, model_path
 from opsd.teacher.start import refuse_prompt_learning
 from opsd.types import UserError
 
+_ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "*token*",
+    "*.jinja",
+    "vocab.*",
+    "merges.txt",
+)
+_REFUSALS: tuple[tuple[type[BaseException], str], ...] = (
+    (hub.GatedRepoError, "it is gated: ask for access on its page, then log in (hf auth login)"),
+    (
+        hub.RepositoryNotFoundError,
+        "neither a folder here nor a repository of the hub that you may read; check the spelling,"
+        " and log in for a private one (hf auth login)",
+    ),
+    (hub.RevisionNotFoundError, "the repository has no such revision"),
+    (hub.HFValidationError, "neither a folder here nor a name that the hub could have"),
+    (
+        hub.LocalEntryNotFoundError,
+        "no folder here, not in the cache of downloads, and the hub cannot be reached",
+    ),
+)
+_TOKEN = re.compile(r"\bhf_\w{8,}")
+
 
 def resolve(name: str) -> str:
-    """The folder of a built-in model, or the name as it is."""
+    """The folder of a built-in model, or the name as it is. A built-in model's folder in another
+    installation, which an adapter's configuration may remember, stands for its name."""
+    path = Path(name)
+    if path.parts[-4:-1] == ("opsd", "miniature", "models") and path.name in NAMES:
+        name = path.name
     return str(model_path(name) or name)
 
 
-def load_model(name: str, args: OPSDConfig | None = None, *, frozen_base: bool = False) -> Any:
+def locate(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """A model's folder or hub name, and the revision, which may be written `name@revision`."""
+    if revision is None and "@" in name and not Path(name).exists():
+        name, _, revision = name.rpartition("@")
+    return resolve(name), revision
+
+
+def load_model(
+    name: str,
+    args: OPSDConfig | None = None,
+    *,
+    frozen_base: bool = False,
+    revision: str | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> Any:
     """A causal language model. Weights that are trained are kept in float32; a base that only an
-    adapter changes takes the checkpoint's own type. A folder with an adapter loads both; training
-    goes on with the adapter.
+    adapter changes takes the checkpoint's own type, or bfloat16 under `args.bf16`; `dtype` decides
+    otherwise. A folder or repository with an adapter gives its base under it; training goes on
+    with the adapter. `options` are Transformers' (`attn_implementation`, `trust_remote_code`).
 
-    Raises UserError where the model or its adapter cannot be loaded: never another one instead.
+    Raises UserError where the model or its adapter cannot be loaded whole: never another one
+    instead, nor one with weights drawn at random.
     """
-    from transformers import AutoModelForCausalLM
-
-    path = resolve(name)
-    refuse_lost_adapter(path)
-    continued = args is not None and not frozen_base and _is_adapter(path)
-    if args is not None and args.bf16 and (frozen_base or continued):
-        dtype: Any = torch.bfloat16
-    else:
-        dtype = "auto" if args is None or frozen_base or continued else torch.float32
+    options = {"trust_remote_code": False} | {k: v for k, v in options.items() if v is not None}
+    path, revision = locate(name, revision)
     try:
-        if continued:
-            from peft import AutoPeftModelForCausalLM, PeftConfig
+        adapter = adapter_folder(path, revision)
+        trained = args is not None and not frozen_base
+        if dtype is None and args is not None and args.bf16 and not (trained and adapter is None):
+            dtype = "bfloat16"
+        if adapter is not None:
+            options["dtype"] = dtype or "auto"
+            return _under_adapter(adapter, trainable=trained, **options)
+        options["dtype"] = dtype or ("float32" if trained else "auto")
+        return _whole(path, revision=revision, **options)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(f"cannot load the model '{name}': {reason(error)}") from error
 
-            refuse_prompt_learning(PeftConfig.from_pretrained(path))
-            return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, dtype=dtype)
-        # Pickled weights are refused: they can run code when they are opened.
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the model '{name}': {_first_line(error)}") from error
 
-
-def load_tokenizer(source: str | nn.Module) -> Any:
-    """The tokenizer of a model, by its name or by the name it was loaded from."""
+def load_tokenizer(
+    source: str | nn.Module, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The tokenizer of a model, by its name or by the name it was loaded from. An adapter without
+    a tokenizer of its own has its base's."""
     from transformers import AutoTokenizer
 
     module: Any = source
     name: str = source if isinstance(source, str) else module.config._name_or_path
+    path, revision = locate(name, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
-    except (OSError, ValueError) as error:
+        adapter = adapter_folder(path, revision)
+        if adapter is not None:
+            path, revision = str(adapter), None
+            if not (adapter / "tokenizer_config.json").is_file():
+                path, revision = base_of(adapter)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"cannot load the tokenizer of '{name}': {_first_line(error)}; pass processing_class"
+            f"cannot load the tokenizer of '{name}': {reason(error)}; pass processing_class"
         ) from error
     return padded(tokenizer)
 
@@ -78,10 +133,11 @@ def with_adapter(model: Any, config: Any, seed: int) -> Any:
     if hasattr(model, "peft_config"):
         raise UserError(
             f"'{model.config._name_or_path}' has an adapter already: leave 'lora' out to train"
-            " that one on, or merge it first"
+            " that one on, or merge it first (opsd export --merge)"
         )
     set_seed(seed)
-    return get_peft_model(model, config)
+    # The adapter remembers the commit of the base that it was trained on.
+    return get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
 
 
 def accept_objectives(model: nn.Module) -> None:
@@ -104,16 +160,29 @@ def switch_dropout_off(model: nn.Module) -> None:
             module.attention_dropout = 0.0  # type: ignore[assignment]
 
 
+def refuse_other_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Raises UserError for a tokenizer whose ids the model has no embeddings for. Added tokens do
+    not count: some models list a few beyond their embeddings, which no text produces."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, but '{model.config._name_or_path}' only"
+            f" {rows} embeddings: it belongs to another model"
+        )
+
+
 def vocabulary(tokenizer: Any) -> int:
     """One more than the largest id that the tokenizer can produce."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every id that ends a completion: the generation config's, and the tokenizer's own."""
+    """Every id that ends a completion: the end of the chat template's turns first, which written
+    completions are closed with, then the generation config's, and the tokenizer's own."""
     listed = model.generation_config.eos_token_id
     ids = listed if isinstance(listed, list) else [listed]
-    return [i for i in dict.fromkeys([*ids, tokenizer.eos_token_id]) if i is not None]
+    ids = [end_of_turn(tokenizer), *ids, tokenizer.eos_token_id]
+    return [i for i in dict.fromkeys(ids) if i is not None]
 
 
 def context_length(model: Any, limit: int) -> int:
@@ -122,8 +191,39 @@ def context_length(model: Any, limit: int) -> int:
     return min(limit, own) if own else limit
 
 
-def _is_adapter(path: str) -> bool:
-    return (Path(path) / "adapter_config.json").is_file()
+def base_of(adapter: Path) -> tuple[str, str | None]:
+    """The model that an adapter changes: its folder or hub name, and its revision."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(str(adapter))
+    if not config.base_model_name_or_path:
+        raise UserError(f"{adapter / 'adapter_config.json'}: no base_model_name_or_path; add it")
+    return resolve(config.base_model_name_or_path), config.revision
+
+
+def adapter_folder(path: str, revision: str | None = None) -> Path | None:
+    """The folder of an adapter, downloaded first where it is on the hub; None for a whole model.
+
+    Raises UserError for an adapter without weights: the base model is no substitute.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+
+    folder = Path(path)
+    if not folder.exists():
+        try:
+            hf_hub_download(path, "adapter_config.json", revision=revision)
+        except hub.LocalEntryNotFoundError:
+            # Without the hub, a model that was downloaded before can still be read.
+            if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+                raise
+            return None
+        except hub.EntryNotFoundError:
+            return None
+        folder = Path(
+            snapshot_download(path, revision=revision, allow_patterns=list(_ADAPTER_FILES))
+        )
+    refuse_lost_adapter(str(folder))
+    return folder if _is_adapter(str(folder)) else None
 
 
 def refuse_lost_adapter(path: str) -> None:
@@ -134,5 +234,110 @@ def refuse_lost_adapter(path: str) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def reason(error: BaseException) -> str:
+    """One line on why something could not be loaded, and for the hub's refusals what to do."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for kind, text in _REFUSALS:
+        if any(isinstance(link, kind) for link in chain):
+            return text
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own, which runs only under model.trust_remote_code=true"
+    if "model.safetensors" in str(error):
+        return (
+            "no weights in safetensors; pickled ones can run code when opened. Convert them where"
+            " you trust them: AutoModelForCausalLM.from_pretrained(NAME).save_pretrained(FOLDER)"
+        )
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return _TOKEN.sub("hf_...", lines[0])
+
+
+def _whole(path: str, **options: Any) -> Any:
+    """A model from a checkpoint that has every weight of it, in the right shape."""
+    from transformers import AutoModelForCausalLM
+
+    _refuse_folder(Path(path))
+    # Transformers would have a service on the hub convert them.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
+    # Pickled weights are refused: they can run code when they are opened.
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        path,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
+    model, found = loaded
+    wrong = [
+        f"{key} is {tuple(is_)}, not {tuple(want)}" for key, is_, want in found["mismatched_keys"]
+    ]
+    wrong += [f"{key} is missing" for key in sorted(found["missing_keys"])]
+    if wrong:
+        raise UserError(f"{path} is not the checkpoint of its config.json: {_some(wrong)}")
+    return model
+
+
+def _under_adapter(folder: Path, *, trainable: bool, **options: Any) -> Any:
+    """An adapter over its base. PEFT only warns of weights that it does not find."""
+    from peft import PeftConfig, PeftModelForCausalLM
+
+    config = PeftConfig.from_pretrained(str(folder))
+    if trainable:
+        refuse_prompt_learning(config)
+    path, revision = base_of(folder)
+    try:
+        base = _whole(path, revision=revision, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"the adapter {folder} changes the model '{path}', which cannot be loaded:"
+            f" {reason(error)}"
+        ) from error
+    config.inference_mode = not trainable
+    try:
+        model = PeftModelForCausalLM(base, config)
+        found = model.load_adapter(str(folder), "default", is_trainable=trainable)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the adapter {folder} does not fit '{path}': {_first_lines(error)}"
+        ) from error
+    wrong = [f"{key} is missing" for key in found.missing_keys]
+    wrong += [f"{key} has no place in it" for key in found.unexpected_keys]
+    if wrong:
+        raise UserError(f"the adapter {folder} does not fit '{path}': {_some(wrong)}")
+    return model
+
+
+def _is_adapter(path: str) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def _refuse_folder(folder: Path) -> None:
+    """Refuses a folder that holds no whole model in safetensors."""
+    if not folder.is_dir():
+        return
+    if not (folder / "config.json").is_file() and (folder / "model").is_dir():
+        raise UserError(f"{folder} is a run folder; its trained model is {folder / 'model'}")
+    if _is_adapter(str(folder)):
+        raise UserError(
+            f"{folder} is an adapter, not a whole model: merge it (opsd export --merge)"
+        )
+    pickled = sorted(folder.glob("pytorch_model*.bin"))
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} holds pickled weights ({pickled[0].name}), which can run code when opened."
+            ' Where you trust them: python -c "from transformers import AutoModelForCausalLM as M;'
+            f" M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+
+
+def _some(wrong: list[str]) -> str:
+    more = f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""
+    return ", ".join(wrong[:2]) + more
+
+
+def _first_lines(error: Exception) -> str:
+    """PEFT names the first weight that does not fit in its second line."""
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:2])

@@ -32,10 +32,20 @@ class Lora(Strict):
 
 
 class Model(Strict):
-    """A hub name, a folder, or a built-in model; trained whole, or through an adapter."""
+    """A hub name, a folder, or a built-in model; trained whole, or through an adapter. Code that
+    comes with a model runs only where `trust_remote_code` says so."""
 
     name: str
     lora: Lora | None = None
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is handed on to the loading of the model."""
+        return self.model_dump(exclude={"name", "lora"}, exclude_defaults=True)
 
 
 class Sampling(Strict):

@@ -76,6 +76,7 @@ def make_trainer(
     """The trainer that a recipe describes, on problems already loaded."""
     settings = _on_dev(recipe.train) if dev_set else {}
     settings |= recipe.sampling.model_dump() | recipe.train
+    settings.setdefault("model_init_kwargs", recipe.model.options)
     try:
         args = OPSDConfig(output_dir=str(output), **settings)
     except (TypeError, ValueError) as error:

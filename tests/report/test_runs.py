@@ -96,7 +96,7 @@ def test_the_model_that_a_run_started_from_is_its_base(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     for model in ("miniature", "mine/model"):
         evaluated(path, model.replace("/", "_"), suite_result(model=model))
-    base, own = load([path]).runs[0].scores[:2]
+    own, base = load([path]).runs[0].scores[:2]
     assert (base.method, base.generated_tokens) == ("base", 0)
     assert own.method == load([path]).runs[0].method
     assert base.where == own.where == "afrimgsm, 2,048 tokens"
