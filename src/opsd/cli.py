@@ -245,6 +245,8 @@ def main() -> None:
     """Runs the command line; a mistake of the user's becomes one line and exit code 2."""
     # Nothing here forks with a tokenizer at work, and the warning about it confuses readers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait slow a run tenfold on a machine that others use as well.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:
