@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def test_an_output_folder_holds_all_models_and_overlaps_count_once(tmp_path: Pat
     base, _ = pair(tmp_path, rows(ONE), rows(TWO))
     told = compare([base, tmp_path, tmp_path])
     assert told["baseline"] == "base" and {r["model"] for r in told["comparisons"]} == {"tuned"}
+
+
+def test_in_a_run_the_model_that_it_started_from_is_the_baseline(tmp_path: Path):
+    pair(tmp_path / "eval", rows(ONE), rows(TWO))
+    for start, other in (("base", "tuned"), ("tuned", "base")):
+        (tmp_path / "env.json").write_text(json.dumps({"model": start}))
+        for folder in (tmp_path, tmp_path / "eval"):
+            told = compare([folder])
+            assert (told["baseline"], told["comparisons"][0]["model"]) == (start, other)
 
 
 def test_languages_are_pooled_with_equal_weights(tmp_path: Path):

@@ -6,6 +6,8 @@ makes a problem hard is the same for both.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +73,8 @@ def compare(folders: Sequence[Path], *, common: bool = False) -> dict[str, Any]:
 
 
 def _sampled(folder: Path) -> list[Sampled]:
-    """The evaluations in a folder, by path."""
+    """The evaluations in a folder: those of the model that the folder's run started from, then the
+    others, by path."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that `opsd evaluate` wrote")
     found = []
@@ -90,7 +93,16 @@ def _sampled(folder: Path) -> list[Sampled]:
             f"{folder} holds no {SAMPLES} beside a {PROTOCOL}; name a folder that `opsd evaluate`"
             " wrote"
         )
-    return found
+    start = _started_from(folder)
+    return sorted(found, key=lambda sampled: sampled.model != start)
+
+
+def _started_from(folder: Path) -> str | None:
+    """The model that a run folder, or the run around an `eval` folder, started from."""
+    for place in (folder, folder.resolve().parent):
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((place / "env.json").read_text("utf-8"))["model"]
+    return None
 
 
 def _place(row: Row) -> tuple[str, str, int]:
