@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,39 @@ def test_provenance_is_said_once_where_runs_agree(tmp_path: Path):
     assert differing is not None
     assert differing.rows == (("a", "copsd"), ("b", "grpo"))
     assert tables.provenance(load(paths[:1]).runs)[1] is None
+
+
+def test_a_published_number_stands_beside_ours_of_the_same_kind(tmp_path: Path):
+    path = run_folder(tmp_path / "mine")
+    about = "{suite: afrimgsm, metric: pass@12, value: 15.5, budget: 2048, where: 'a table'}"
+    other = "{suite: aime24, metric: avg@12, value: 57.2, where: 'another'}"
+    recipe = path / "recipe.yaml"
+    recipe.write_text(f"{recipe.read_text()}published: [{about}, {other}]\n")
+    rows = [
+        {"model": model, "suite": "afrimgsm", "language": language, "budget": budget}
+        | {"samples": 12, "avg@k": 0.1, "pass@k": solved, "interval": [0.0, 0.2]}
+        for model, language, budget, solved in (
+            ("miniature", "yor", 2048, 0.9),
+            ("mine", "yor", 2048, 0.2),
+            ("mine", "swa", 2048, 0.4),
+            ("mine", "swa", 1024, 0.9),
+        )
+    ]
+    file = path / "eval" / "result.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"results": rows}))
+    run = load([path]).runs[0]
+    assert tables.published_table([run]).rows == (
+        ("mine", "afrimgsm pass@12", "mean", 2048, 0.155, pytest.approx(0.3), "a table"),
+        ("mine", "aime24 avg@12", "mean", None, pytest.approx(0.572), None, "another"),
+    )
+    assert tables.published_table(load([run_folder(tmp_path / "plain")]).runs) is None
+
+
+def test_rows_that_were_left_out_are_told(tmp_path: Path):
+    path = run_folder(tmp_path / "mine")
+    dropped = [{"reason": "no answer", "count": 2, "first": "row 3"}]
+    kept = {"rows": 9, "kept": {"swa": 4, "yor": 3}, "dropped": dropped}
+    (path / "data.json").write_text(json.dumps(kept))
+    assert tables.rows_table(load([path]).runs).rows == (("mine", 9, 7, "2: no answer"),)
+    assert tables.rows_table(load([run_folder(tmp_path / "plain")]).runs) is None

@@ -95,6 +95,8 @@ def _scores(evidence: Evidence) -> dict[str, Any]:
     scored = [run for run in compared if run.scores]
     return {
         "headline": [*headline, *([tables.runs_table(others)] if others else [])],
+        "published": tables.published_table(evidence.runs),
+        "data_rows": tables.rows_table(evidence.runs),
         "each_run": tables.runs_table(scored) if scored else None,
     }
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Run:
     train: tuple[Row, ...]
     dev: tuple[Row, ...]
     scores: tuple[Score, ...]
+    # What became of the data's rows (`data.json`).
+    account: Row = field(default_factory=dict)
     # Whether the folder's name says that the run is one of several that are compared by method.
     compared: bool = False
 
@@ -179,7 +181,8 @@ def _run(path: Path) -> Run:
     method = recipe.get("method", "")
     method = str(mapping(method).get("name", "") if isinstance(method, Mapping) else method)
     seed = environment.get("seed", mapping(recipe.get("train")).get("seed"))
-    tongue = _languages(mapping(recipe.get("data")), mapping(_json(path / "data.json")))
+    account = mapping(_json(path / "data.json"))
+    tongue = _languages(mapping(recipe.get("data")), account)
     if named is not None:
         # The folder's name says more than the recipe, in which two variants of a method share one.
         method, tongue, seed = named["method"], named["language"], int(named["seed"])
@@ -199,6 +202,7 @@ def _run(path: Path) -> Run:
             *_suite_scores(path, _model_name(environment, recipe), method, seed),
             *_last_dev(train, dev, method, tongue, seed),
         ),
+        account=account,
         compared=named is not None,
     )
 
@@ -313,10 +317,10 @@ def _results(file: Path) -> list[Row]:
     return [row for row in rows if isinstance(row, Mapping)]
 
 
-def _languages(data: Row, kept: Row) -> str:
+def _languages(data: Row, account: Row) -> str:
     """The language of a run's data: a code, or codes with commas between them; the recipe's own
     word for it (a language file, a name) where the run has not counted its rows."""
-    named = list(mapping(kept.get("kept"))) or data.get("language", "")
+    named = list(mapping(account.get("kept"))) or data.get("language", "")
     return ", ".join(map(str, named)) if isinstance(named, list) else str(named or "")
 
 

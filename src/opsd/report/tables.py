@@ -139,7 +139,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
             rows.append(
                 (
                     run.label,
-                    run.method,
+                    score.method,
                     seed,
                     language_name(score.language),
                     f"{score.where} ({score.metric})",
@@ -147,7 +147,9 @@ def runs_table(runs: Sequence[Run]) -> Table:
                     score.interval,
                     score.solved,
                     score.format_rate,
-                    score.generated_tokens or run.generated_tokens,
+                    run.generated_tokens
+                    if score.generated_tokens is None
+                    else score.generated_tokens,
                 )
             )
         if not run.scores:
@@ -172,6 +174,64 @@ def runs_table(runs: Sequence[Run]) -> Table:
         ),
         rows=tuple(rows),
     )
+
+
+def published_table(runs: Sequence[Run]) -> Table | None:
+    """What papers print for the runs' recipes, beside the runs' own scores on the same suite, at
+    the same budget and k. None where no recipe has a published number."""
+    rows = [
+        (
+            run.label,
+            " ".join(str(about[key]) for key in ("suite", "split", "metric") if about.get(key)),
+            language_name(about["language"]) if about.get("language") else "mean",
+            about.get("budget"),
+            (number(about, "value") or 0.0) / 100,
+            _mean(_ours(run, about)),
+            str(about.get("where", "")),
+        )
+        for run in runs
+        for about in map(mapping, run.recipe.get("published") or ())
+    ]
+    columns = (
+        *(Column("Run"), Column("Measure"), Column("Language"), Column("Budget", "count")),
+        *(Column("Published", "share"), Column("Ours", "share"), Column("Where it is printed")),
+    )
+    return Table("Published numbers of these settings", columns, tuple(rows)) if rows else None
+
+
+def _ours(run: Run, about: Mapping[str, Any]) -> list[float | None]:
+    """The trained model's scores that answer to a published number, one per language."""
+    budget = about.get("budget")
+    where = f"{about.get('suite')}, {budget:,} tokens" if budget else f"{about.get('suite')}, "
+    return [
+        {score.metric: score.average, score.passing: score.solved}[str(about.get("metric"))]
+        for score in run.scores
+        if score.where.startswith(where) and score.method == run.method
+        if about.get("metric") in (score.metric, score.passing)
+        if about.get("language") in (None, score.language)
+    ]
+
+
+def rows_table(runs: Sequence[Run]) -> Table | None:
+    """What became of the rows of the runs' data. None where no run has counted them."""
+    counted = [(run, run.account) for run in runs if run.account]
+    rows = [
+        (
+            run.label,
+            number(account, "rows"),
+            sum(mapping(account.get("kept")).values()),
+            "; ".join(
+                f"{drop.get('count')}: {drop.get('reason')}"
+                for drop in map(mapping, account.get("dropped") or ())
+            ),
+        )
+        for run, account in counted
+    ]
+    columns = (
+        *(Column("Run"), Column("Rows read", "count"), Column("Problems kept", "count")),
+        Column("Left out"),
+    )
+    return Table("Rows of the training data", columns, tuple(rows)) if rows else None
 
 
 def time_spent(run: Run) -> tuple[Span, ...]:
