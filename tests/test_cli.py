@@ -122,8 +122,8 @@ def test_dev_problems_without_answers_are_refused_at_the_start(command, tmp_path
 
 
 def test_an_adapter_without_its_weights_is_refused(command, tmp_path, tiny_folder):
-    folder = tmp_path / "adapter"
-    folder.mkdir()
+    folder = tmp_path / "models" / "adapter"
+    folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(tiny_folder)})
     )

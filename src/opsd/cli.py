@@ -234,6 +234,37 @@ def report(
 
 
 @app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="A run, a checkpoint, an adapter or a model.")],
+    output: Annotated[Path, typer.Argument(help="A new folder.")],
+    merge: Annotated[
+        bool, typer.Option("--merge/--adapter", help="Into the base, or as it is.")
+    ] = True,
+    dtype: Annotated[
+        str | None, typer.Option(help="Numbers of the merged model; default: the base's.")
+    ] = None,
+    max_shard: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    push: Annotated[str | None, typer.Option(help="Repository on the hub: ME/NAME.")] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is private.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
+    ] = False,
+) -> None:
+    """Write a trained model to a folder of its own, merged or as an adapter; push it to the hub."""
+    _prepare(None)
+    from opsd.export import export as write
+
+    options = {"dtype": dtype, "max_shard": max_shard, "trust_remote_code": trust_remote_code}
+    write(source, output, merge=merge, repository=push, **options)
+    if push:
+        from opsd.hub import push as send
+
+        print(send(output, push, private=private))
+
+
+@app.command()
 def env() -> None:
     """Versions and hardware, for bug reports."""
     from opsd.run import environment

@@ -137,7 +137,8 @@ def with_adapter(model: Any, config: Any, seed: int) -> Any:
         )
     set_seed(seed)
     # The adapter remembers the commit of the base that it was trained on.
-    return get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
+    commit = getattr(model.config, "_commit_hash", None)
+    return get_peft_model(model, config, revision=commit)
 
 
 def accept_objectives(model: nn.Module) -> None:
@@ -193,9 +194,7 @@ def context_length(model: Any, limit: int) -> int:
 
 def base_of(adapter: Path) -> tuple[str, str | None]:
     """The model that an adapter changes: its folder or hub name, and its revision."""
-    from peft import PeftConfig
-
-    config = PeftConfig.from_pretrained(str(adapter))
+    config = _adapter_config(adapter)
     if not config.base_model_name_or_path:
         raise UserError(f"{adapter / 'adapter_config.json'}: no base_model_name_or_path; add it")
     return resolve(config.base_model_name_or_path), config.revision
@@ -204,26 +203,34 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
 def adapter_folder(path: str, revision: str | None = None) -> Path | None:
     """The folder of an adapter, downloaded first where it is on the hub; None for a whole model.
 
-    Raises UserError for an adapter without weights: the base model is no substitute.
+    Raises UserError where there is neither, and for an adapter without weights: the base model is
+    no substitute.
     """
+    folder: Path | None = Path(path)
+    if not Path(path).exists():
+        try:
+            folder = _downloaded_adapter(path, revision)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot load the model '{path}': {reason(error)}") from error
+    if folder is None or not _is_adapter(str(folder)):
+        return None
+    refuse_lost_adapter(str(folder))
+    return folder
+
+
+def _downloaded_adapter(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 
-    folder = Path(path)
-    if not folder.exists():
-        try:
-            hf_hub_download(path, "adapter_config.json", revision=revision)
-        except hub.LocalEntryNotFoundError:
-            # Without the hub, a model that was downloaded before can still be read.
-            if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
-                raise
-            return None
-        except hub.EntryNotFoundError:
-            return None
-        folder = Path(
-            snapshot_download(path, revision=revision, allow_patterns=list(_ADAPTER_FILES))
-        )
-    refuse_lost_adapter(str(folder))
-    return folder if _is_adapter(str(folder)) else None
+    try:
+        hf_hub_download(name, "adapter_config.json", revision=revision)
+    except hub.LocalEntryNotFoundError:
+        # Without the hub, a model that was downloaded before can still be read.
+        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            raise
+        return None
+    except hub.EntryNotFoundError:
+        return None
+    return Path(snapshot_download(name, revision=revision, allow_patterns=list(_ADAPTER_FILES)))
 
 
 def refuse_lost_adapter(path: str) -> None:
@@ -277,16 +284,26 @@ def _whole(path: str, **options: Any) -> Any:
     wrong += [f"{key} is missing" for key in sorted(found["missing_keys"])]
     if wrong:
         raise UserError(f"{path} is not the checkpoint of its config.json: {_some(wrong)}")
+    model.config._commit_hash = _commit(path, options.get("revision"))
     return model
+
+
+def _commit(path: str, revision: str | None) -> str | None:
+    """The commit that a model of the hub was read from; None for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(path).exists():
+        return None
+    cached = try_to_load_from_cache(path, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def _under_adapter(folder: Path, *, trainable: bool, **options: Any) -> Any:
     """An adapter over its base. PEFT only warns of weights that it does not find."""
-    from peft import PeftConfig, PeftModelForCausalLM
+    from peft import PeftModelForCausalLM
 
-    config = PeftConfig.from_pretrained(str(folder))
-    if trainable:
-        refuse_prompt_learning(config)
+    config = _adapter_config(folder)
+    refuse_prompt_learning(config)
     path, revision = base_of(folder)
     try:
         base = _whole(path, revision=revision, **options)
@@ -299,7 +316,7 @@ def _under_adapter(folder: Path, *, trainable: bool, **options: Any) -> Any:
     try:
         model = PeftModelForCausalLM(base, config)
         found = model.load_adapter(str(folder), "default", is_trainable=trainable)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"the adapter {folder} does not fit '{path}': {_first_lines(error)}"
         ) from error
@@ -308,6 +325,16 @@ def _under_adapter(folder: Path, *, trainable: bool, **options: Any) -> Any:
     if wrong:
         raise UserError(f"the adapter {folder} does not fit '{path}': {_some(wrong)}")
     return model
+
+
+def _adapter_config(folder: Path) -> Any:
+    from peft import PeftConfig
+
+    try:
+        return PeftConfig.from_pretrained(str(folder))
+    except (KeyError, TypeError, ValueError) as error:
+        path = folder / "adapter_config.json"
+        raise UserError(f"{path} describes no adapter that PEFT knows: {reason(error)}") from error
 
 
 def _is_adapter(path: str) -> bool:

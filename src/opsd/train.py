@@ -43,8 +43,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
         write_atomically(output / "data.json", json.dumps(account.as_dict(), indent=1))
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(output / "model"))
-    # The Trainer adds its arguments as a pickle; `recipe.yaml` says the same, and is safe to open.
-    (output / "model" / "training_args.bin").unlink(missing_ok=True)
+    trainer.create_model_card()
     return trainer
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
@@ -39,6 +39,7 @@ from opsd.data.stream import ProblemStream
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.grade.verifier import MathVerifier
 from opsd.guards import Watch
+from opsd.hub import Publishing
 from opsd.journal import Meter, rollout_row
 from opsd.learner import passes
 from opsd.methods.method import Method
@@ -58,7 +59,7 @@ from opsd.types import Group, Problem, UserError, Verdict
 Verifier = Callable[[Problem, str], Verdict]
 
 
-class OPSDTrainer(Trainer):
+class OPSDTrainer(Publishing):
     """Trains a causal language model with a method of this package.
 
     `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue

@@ -1,0 +1,271 @@
+"""A real model's shape: what the loss adds to the memory that the backbone needs anyway.
+
+    python -m benchmarks.real_shapes [--dtypes fp32 bf16 --methods opsd copsd --layers 28]
+
+A randomly initialised Qwen3-0.6B (vocabulary 151,936) under LoRA r=64 on every linear layer takes
+one real optimizer step of `OPSDTrainer`, with gradient checkpointing: about 200 prompt tokens for
+the student, 900 for the frozen teacher, and a given completion of 512. The same trainer, model and
+sequence with the sum of the student's hidden states as its loss, without teacher or head, is the
+backbone alone. Each is measured in a process of its own: the peak of bytes allocated above the
+weights, which are there before the step, and, as a cross-check, of resident memory.
+
+Prints one JSON row per method and type of number; exit code 1 where a step takes more than 1.1
+times the backbone's peak. bfloat16 is slow on a CPU without instructions for it: an hour and more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    TrainerCallback,
+)
+
+from benchmarks.loss import peak_bytes
+from opsd import OPSDConfig, OPSDTrainer, methods
+from opsd.miniature.tokenizer import chat_template
+from opsd.rollout.collate import pad_right
+from opsd.rollout.engine import Completion
+from opsd.run import environment, read_jsonl, write_atomically
+from opsd.teacher.lessons import Lesson
+from opsd.teacher.score import hidden_rows
+from opsd.types import Finish, Problem, Verdict
+
+TARGET = 1.1
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Qwen3-0.6B's, and the texts': words of the problem and of the solution, completion tokens."""
+
+    hidden: int = 1024
+    intermediate: int = 3072
+    layers: int = 28
+    heads: int = 16
+    kv_heads: int = 8
+    head_dim: int = 128
+    vocab: int = 151_936
+    problem: int = 180
+    solution: int = 640
+    completion: int = 512
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one process measures: a method's step, or the backbone's (`method` None)."""
+
+    shape: Shape = Shape()
+    dtype: str = "fp32"
+    method: str | None = None
+    chunk_rows: int | None = None
+    resident: bool = False
+
+
+class Given:
+    """An engine that generates nothing: random ids of the whole vocabulary, all of one length."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+
+    def generate(
+        self, prompts: Any, sampling: Any, seeds: Sequence[int], progress: Any = None
+    ) -> list[Completion]:
+        vocab, length = self.shape.vocab, self.shape.completion
+        drawn = [tuple(random.Random(seed).choices(range(vocab), k=length)) for seed in seeds]
+        return [Completion(ids, (-1.0,) * length, Finish.LENGTH) for ids in drawn]
+
+    def sync(self, model: nn.Module) -> None:
+        """No weights are used."""
+
+
+class Accumulating(TrainerCallback):
+    """Makes the step like every micro-step but a step's first: the gradients are there already,
+    beside whatever the pass needs."""
+
+    def on_step_begin(self, *args: Any, model: Any, **kwargs: Any) -> None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+
+
+class Backbone(OPSDTrainer):
+    """The same step without teacher, head and loss: the sum of the student's hidden states."""
+
+    def _pass(self, model: nn.Module, part: list[Lesson]) -> Tensor:
+        prompts = [lesson.prompt_ids for lesson in part]
+        padded = pad_right(prompts, [lesson.rollout.completion_ids for lesson in part], 0)
+        with self.meter.timed("student"):
+            loss = model(objective=lambda student: hidden_rows(student, padded).sum())
+            self.accelerator.backward(loss)
+        return loss.detach()
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """The peak of one optimizer step, by the allocator's events and as Linux counts it; bytes of
+    the weights; seconds; prompt lengths, in tokens."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _trainer(case, folder)
+        # Linux starts its record of the highest resident size anew when it is told to.
+        Path("/proc/self/clear_refs").write_text("5")
+        before, start = _resident("VmRSS"), time.perf_counter()
+        if case.resident:
+            trainer.train()
+            return {"resident_bytes": _resident("VmHWM") - before}
+        row: dict[str, Any] = {
+            "peak_bytes": peak_bytes(trainer.train),
+            "weights_bytes": sum(p.nbytes for p in trainer.model.parameters()),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        for file in (Path(folder) / "rollouts").glob("*"):
+            written = next(iter(read_jsonl(file)))
+            row["student_prompt"] = len(written["prompt_ids"])
+            row["teacher_prompt"] = len(written["views"][0]["prompt_ids"])
+    return row
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """`measure` in a fresh process, and in another one for resident memory, which the allocator's
+    records would swell. In bfloat16 the second one would take too long."""
+    cases = [case, replace(case, resident=True)][: 1 + (case.dtype == "fp32")]
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
+        first, *second = pool.map(measure, cases)
+    return {**first, **(second[0] if second else {})}
+
+
+def compare(case: Case, backbone: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
+    """A row of the result: a method's step beside the backbone's."""
+    ratio = step["peak_bytes"] / backbone["peak_bytes"]
+    return {
+        "measure": "peak",
+        "name": case.method,
+        "dtype": case.dtype,
+        "ratio": round(ratio, 3),
+        "target": TARGET,
+        "ok": ratio <= TARGET,
+        "step": step,
+        "backbone": backbone,
+        "shape": asdict(case.shape),
+        "chunk_rows": case.chunk_rows,
+    }
+
+
+def _trainer(case: Case, folder: str) -> OPSDTrainer:
+    """A trainer whose one step is: one rollout, one pass, plain gradient descent (no state)."""
+    shape = case.shape
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=True,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    args = OPSDConfig(
+        output_dir=folder,
+        max_steps=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        max_completion_length=shape.completion,
+        loss_chunk_rows=case.chunk_rows,
+        bf16=case.dtype == "bf16",
+        optim="sgd",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        trace_steps=0,
+    )
+    return (OPSDTrainer if case.method else Backbone)(
+        model=Qwen3ForCausalLM(config).to(DTYPES[case.dtype]),
+        method=methods.FUNCTIONS[case.method or "opsd"](),
+        args=args,
+        train_dataset=[_problem(shape)],
+        processing_class=_tokenizer(shape.vocab),
+        verifier=lambda problem, completion: Verdict(0.0, False, False),
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM", r=64, lora_alpha=128, target_modules="all-linear"
+        ),
+        engine=Given(shape),
+        callbacks=[Accumulating()],
+    )
+
+
+def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
+    """A word is a token: `w17` is number 17. ChatML as in the built-in world."""
+    words = {f"w{i}": i for i in range(vocab)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0", pad_token="w0")
+    fast.chat_template = chat_template()
+    return fast
+
+
+def _problem(shape: Shape) -> Problem:
+    draw = random.Random(0)
+
+    def text(words: int) -> str:
+        return " ".join(f"w{draw.randrange(shape.vocab)}" for _ in range(words))
+
+    privileged = {"solution": text(shape.solution), "translation": text(shape.problem)}
+    return Problem(text(shape.problem), answer="1", language="swa", privileged=privileged)
+
+
+def _resident(mark: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(mark))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--methods", nargs="+", default=["opsd", "copsd"])
+    parser.add_argument("--layers", type=int, default=Shape.layers)
+    parser.add_argument("--completion", type=int, default=Shape.completion)
+    parser.add_argument("--chunk-rows", type=int, help="tokens per chunk of the loss")
+    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    args = parser.parse_args(arguments)
+    shape = replace(Shape(), layers=args.layers, completion=args.completion)
+    rows = []
+    # Freed memory goes back to the system at once, so that resident size follows what is in use.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = "65536"
+    for dtype in args.dtypes:
+        backbone = measured(Case(shape, dtype))
+        for method in args.methods:
+            case = Case(shape, dtype, method, args.chunk_rows)
+            rows.append(compare(case, backbone, measured(case)))
+            print(json.dumps(rows[-1]), flush=True)
+            if args.json is not None:
+                stored = {"machine": environment(), "rows": rows}
+                write_atomically(args.json, json.dumps(stored, indent=1))
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
