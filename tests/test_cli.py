@@ -221,7 +221,9 @@ def test_evaluate_prints_one_json_document(command, tiny_folder, tmp_path):
 def test_evaluate_refuses_problems_without_answers_and_models_that_are_not_there(
     command, tiny_folder, tmp_path
 ):
-    told = refused(command("evaluate", tiny_folder, "--data", rows(tmp_path, answer="", solution="two")))
+    told = refused(
+        command("evaluate", tiny_folder, "--data", rows(tmp_path, answer="", solution="two"))
+    )
     assert told == "rows: no problem has an answer to grade against"
     told = refused(command("evaluate", "no/such/model", "--data", rows(tmp_path)))
     assert told.startswith("cannot load the model 'no/such/model'")
