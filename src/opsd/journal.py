@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from opsd.data.prompts import prompt_text
@@ -75,8 +76,9 @@ class Meter:
                 self.spoken("accuracy", language, rollout.verdict.correct, 1)
                 self.spoken("format_rate", language, rollout.verdict.format_ok, 1)
 
-    def tokens(self, table: TokenTable, taught: Tensor) -> None:
-        """Means over the taught tokens of one signal; the divergence also by position decile."""
+    def tokens(self, table: TokenTable, taught: Tensor, languages: Sequence[str]) -> None:
+        """Means over the taught tokens of one signal; the divergence also by position decile, and
+        by the rollouts' `languages`."""
         n = int(taught.sum())
         for column, name in _MEANS.items():
             if column in table.statistics:
@@ -88,6 +90,10 @@ class Meter:
             counts = decile.bincount(minlength=10).tolist()
             for i in range(10):
                 self.add(f"divergence/decile_{i}", sums[i], counts[i])
+            for language in dict.fromkeys(languages) if self.by_language else ():
+                mine = torch.tensor([x == language for x in languages], device=taught.device)
+                own = mine[table.rollout][taught]
+                self.add(f"divergence/{language}", divergence[own].sum().item(), int(own.sum()))
 
     def merged(self, gather: Any) -> dict[str, float]:
         """Means, extremes and seconds over all processes; then starts anew."""

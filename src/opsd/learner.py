@@ -97,16 +97,12 @@ class Learner:
         for i, (losses, table) in enumerate(results):
             inside = torch.tensor([x.readings[i] is not None for x in part], device=losses.device)
             mask = inside[table.rollout] & taught(self.signals[i][1], table.position)
-            self.meter.tokens(table, mask)
+            self.meter.tokens(table, mask, [lesson.problem.language for lesson in part])
             per_token = table.statistics.get("divergence", per_token)
         if per_token is None:
             return [None] * len(part)
         lengths = [len(lesson.rollout.completion_ids) for lesson in part]
-        divergences = [row.tolist() for row in per_token.cpu().split(lengths)]
-        if self.meter.by_language:
-            for lesson, row in zip(part, divergences, strict=True):
-                self.meter.add(f"divergence/{lesson.problem.language}", sum(row), len(row))
-        return divergences
+        return [row.tolist() for row in per_token.cpu().split(lengths)]
 
     def temperature_of(self, leaf: Leaf) -> float:
         return self.temperature if leaf.temperature == "sampling" else leaf.temperature
