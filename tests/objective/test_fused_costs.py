@@ -75,6 +75,8 @@ def test_chunks_follow_the_budget():
     small = Head(torch.empty(151_936, 1, device="meta"))
     assert chunk_rows_for(small, [DivergenceTerm((view,))], "cpu") == 27
     assert chunk_rows_for(small, [DivergenceTerm((view,))], "cuda") == 441
+    half = Head(torch.empty(151_936, 1, device="meta", dtype=torch.bfloat16))
+    assert chunk_rows_for(half, [DivergenceTerm((view,))], "cpu") == 18
     huge = Head(torch.empty(10**6, 1, device="meta"))
     assert chunk_rows_for(huge, [DivergenceTerm((view,))], "cpu") == 16
     assert chunk_rows_for(case.head, [SampledTerm()], "cpu") > 1000

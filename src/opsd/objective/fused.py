@@ -210,10 +210,11 @@ def fused_divergence(
 
 
 def chunk_rows_for(head: Head, terms: Sequence[Term], device: str) -> int:
-    """Rows per chunk, such that the chunk's logits fit the device's budget."""
+    """Rows per chunk, whose logits, as multiplied and as float32, fit the device's budget."""
     buffers = sum(1 + len(term.views) for term in terms)
     budget = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cuda"])
-    return max(_MIN_CHUNK_ROWS, budget // (buffers * head.vocab * 4))
+    product = head.weight.element_size() if head.weight.dtype != torch.float32 else 0
+    return max(_MIN_CHUNK_ROWS, budget // (buffers * head.vocab * (4 + product)))
 
 
 def head_products(head: Head, terms: Sequence[Term], planned: bool) -> int:
