@@ -129,7 +129,7 @@ def test_an_adapter_without_its_weights_is_refused(command, tmp_path, tiny_folde
     )
     for arguments in (
         ("train", recipe(tmp_path, folder)),
-        ("evaluate", folder, "--data", rows(tmp_path)),
+        ("evaluate", folder, "--data", rows(tmp_path), "--language", "swa"),
     ):
         assert "has an adapter_config.json but no adapter_model.safetensors" in refused(
             command(*arguments)
@@ -186,6 +186,11 @@ def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path
     )
     assert told.startswith("run was started with another recipe")
     assert Path("run/metrics.jsonl").read_bytes() == before
+    rows = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(rows.replace("3", "4"))
+    told = refused(command("train", path, "--output", "run", "--resume"))
+    assert told.startswith("the data has changed since run began")
+    (tmp_path / "rows.jsonl").write_text(rows)
     assert command("train", path, "--output", "run", "--resume")[0] == 0
     assert Path("run/metrics.jsonl").read_bytes() == before
 
@@ -221,11 +226,12 @@ def test_evaluate_prints_one_json_document(command, tiny_folder, tmp_path):
 def test_evaluate_refuses_problems_without_answers_and_models_that_are_not_there(
     command, tiny_folder, tmp_path
 ):
-    told = refused(
-        command("evaluate", tiny_folder, "--data", rows(tmp_path, answer="", solution="two"))
-    )
+    source = rows(tmp_path, answer="", solution="two")
+    told = refused(command("evaluate", tiny_folder, "--data", source))
+    assert "in which language is the problem?" in told and "--language" in told
+    told = refused(command("evaluate", tiny_folder, "--data", source, "--language", "swa"))
     assert told == "rows: no problem has an answer to grade against"
-    told = refused(command("evaluate", "no/such/model", "--data", rows(tmp_path)))
+    told = refused(command("evaluate", "no/such/model", "--data", source, "--language", "swa"))
     assert told.startswith("cannot load the model 'no/such/model'")
 
 

@@ -17,6 +17,8 @@ CASES: dict[str, dict] = {
     "uneven passes": {"lora": True, "max_tokens_per_pass": 130, "checkpointing": True},
     "sum": {"sum": True, "accumulate": 2},
     # A head of its own, and passes that are empty on one rank: its gradient must not be missing.
+    # The same few problems on both ranks: each time they must be answered anew.
+    "repeated": {"lora": True, "repeated": True},
     "untied": {"untied": True, "max_tokens_per_pass": 130, "checkpointing": True},
 }
 ROLLOUTS, STEPS, RATE = 8, 2, 1.0
@@ -81,7 +83,7 @@ def work(folder: str, output: Path) -> None:
                 use_cpu=True,
                 disable_tqdm=True,
             ),
-            train_dataset=problems,
+            train_dataset=problems[: ROLLOUTS // 4] * 8 if case.get("repeated") else problems,
             processing_class=AutoTokenizer.from_pretrained(folder),
             verifier=verify,
             peft_config=lora if case.get("lora") else None,
@@ -157,10 +159,10 @@ def test_ranks_agree_with_each_other_and_with_one_process(name, finished):
         folder = finished / f"{name}-{world}" / "rollouts"
         rows = [list(read_jsonl(folder / f"rank{rank}.jsonl")) for rank in ranks]
         assert all(len(of_rank) == ROLLOUTS * STEPS // world for of_rank in rows)
-        key = ("step", "problem", "sample")
-        every = {tuple(row[k] for k in key): row for of_rank in rows for row in of_rank}
-        read[world] = {k: (row["completion_ids"], row["reward"]) for k, row in every.items()}
+        key = ("step", "problem", "sample", "completion_ids", "reward")
+        read[world] = sorted([row[k] for k in key] for of_rank in rows for row in of_rank)
     assert read[1] == read[2] and len(read[1]) == ROLLOUTS * STEPS
+    assert len({tuple(row[3]) for row in read[1]}) == ROLLOUTS * STEPS
 
 
 if __name__ == "__main__":

@@ -100,9 +100,16 @@ def test_two_processes_share_the_rows_and_a_resumed_run_goes_on_with_the_next(
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     launch(path, whole)
     rollouts = made(whole)
+    counted = json.loads((whole / "data.json").read_text())
+    assert counted["dev"] == 3
+    # The first process's: what it learned from, and the rows that it passed by on the way.
+    assert counted["kept"]["eng"] == STEPS * ROLLOUTS
+    assert counted["rows"] >= STEPS * ROLLOUTS + counted["dropped"][0]["count"]
+    assert counted["dropped"][0]["reason"] == "'correct' is not true"
     assert len(rollouts) == 2 * STEPS * ROLLOUTS
     assert set(Counter(problem for _, _, problem in rollouts).values()) == {1}
     shutil.copytree(whole, resumed)
     shutil.rmtree(resumed / f"checkpoint-{STEPS}")
     launch(path, resumed, "--resume")
     assert made(resumed) == rollouts
+    assert json.loads((resumed / "data.json").read_text()) == counted

@@ -19,6 +19,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from opsd.evaluate.published import ours
 from opsd.methods import FUNCTIONS, Method
 from opsd.objective.signals import leaves
 from opsd.run import read_jsonl
@@ -239,17 +240,6 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _ours(printed: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str | None:
-    """This model's score in percent by a printed number's protocol: its suite, samples, budget, and
-    language, or the mean over languages."""
-    kind, _, samples = str(printed.get("metric", "")).partition("@")
-    alike = [
-        float(row[f"{kind}@k"])
-        for row in results
-        if row["suite"] == printed.get("suite")
-        and str(row["samples"]) == samples
-        and f"{kind}@k" in row
-        and printed.get("budget") in (None, row["budget"])
-        and printed.get("language") in (None, row["language"])
-        and row.get("labels", "upstream") == "upstream"
-    ]
-    return f"{100 * sum(alike) / len(alike):.1f}" if alike else None
+    """This model's score in percent where it was measured as a printed number was."""
+    measured = ours(printed, results)
+    return ", ".join(f"{100 * o.value:.1f} at {o.budget:,} tokens" for o in measured) or None

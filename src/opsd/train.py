@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from opsd import checkpoint
 from opsd import recipe as recipes
 from opsd.assembly import step_shape
@@ -30,6 +32,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
     _claim(recipe, output, resume)
     account = Account()
     train_set, dev_set = problems.load(recipe.data, account)
+    _same_data(account, output / "data.json", resume)
     trainer = make_trainer(recipe, output, train_set, dev_set)
     if trainer.args.should_save:
         record(recipe, output, trainer.args.seed)
@@ -40,17 +43,42 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
         trained = trainer.model.num_parameters(only_trainable=True)
         log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
         log(_said_of(train_set, dev_set, account) + f"; run folder {output}")
-        write_atomically(output / "data.json", json.dumps(account.as_dict(), indent=1))
+        trainer.add_callback(WriteAccount(account, output / "data.json"))
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(output / "model"))
     trainer.create_model_card()
     return trainer
 
 
+class WriteAccount(TrainerCallback):
+    """Keeps `data.json` up to date: a stream's rows are counted as they are read, on the first
+    process its own."""
+
+    def __init__(self, account: Account, path: Path) -> None:
+        self.account, self.path = account, path
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        write_atomically(self.path, json.dumps(self.account.as_dict(), indent=1))
+
+    on_save = on_train_end = on_train_begin
+
+
+def _same_data(account: Account, written: Path, resume: bool) -> None:
+    """Refuses to go on with other problems than the run began with."""
+    if not (resume and written.is_file()):
+        return
+    before = json.loads(written.read_text("utf-8")).get("digest", "")
+    if before != account.digest:
+        raise UserError(
+            f"the data has changed since {written.parent} began (see {written}): put it back, or"
+            " start a new run with another --output"
+        )
+
+
 def _said_of(train_set: Any, dev_set: Sequence[Problem], account: Account) -> str:
     """What the run learns from, and what it leaves out."""
     if isinstance(train_set, ProblemStream):
-        return f"problems are streamed, {len(dev_set):,} for dev"
+        return f"problems are streamed, {len(dev_set):,} for dev; data.json counts them"
     languages = Counter(problem.language for problem in train_set)
     told = ", ".join(f"{code} {count:,}" for code, count in languages.items())
     return "\n".join(

@@ -9,7 +9,9 @@ No method's name appears here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,9 +45,7 @@ from opsd.hub import Publishing
 from opsd.journal import Meter, rollout_row
 from opsd.learner import passes
 from opsd.methods.method import Method
-from opsd.model import (
-    vocabulary,
-)
+from opsd.model import vocabulary
 from opsd.objective.signals import leaves
 from opsd.preflight import refuse_sharding, refuse_small_set, refuse_ungraded
 from opsd.rollout.engine import Engine
@@ -138,6 +138,7 @@ class OPSDTrainer(Publishing):
         step = self.state.global_step
         if step % self.method.reuse == 0 or not self._groups:
             problems = rows[:: self.method.source.group]
+            self.sampler.earlier = self._earlier(problems)
             with self.meter.timed("rollout"):
                 self._groups = self.method.source(problems, self.sampler, step)
         made = lessons(self._groups, self.signals, self.sampler)
@@ -187,6 +188,11 @@ class OPSDTrainer(Publishing):
             ]
             self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
         return loss.detach()
+
+    def _earlier(self, problems: list[Problem]) -> Counter[str]:
+        """How often a problem is in this step on the processes before this one, by its id."""
+        ids = gather_object([[problem.id for problem in problems]])
+        return Counter(itertools.chain(*ids[: self.args.process_index]))
 
     def _summed(self, counts: Tensor) -> Any:
         return self.accelerator.reduce(counts.to(self.args.device), "sum")

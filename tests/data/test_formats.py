@@ -203,7 +203,7 @@ def test_every_drop_is_counted_under_its_reason(tmp_path: Path):
     assert [p.text for p in read(data, account)] == ["kept", "long"]
     filters = filters.model_copy(update={"longest": {"solution": 40}})
     account = Account()
-    kept = read(data.model_copy(update={"filters": filters}), account)
+    kept, _ = load(data.model_copy(update={"filters": filters}), account)
     assert [p.text for p in kept] == ["kept"]
     assert account.dropped == {
         "'correct' is not true": 1,

@@ -11,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from opsd.data.columns import problem
+from opsd.data.filters import Account
 from opsd.data.problems import Data, as_problems, load, read
 from opsd.types import Problem, UserError
 
@@ -248,6 +249,21 @@ def test_a_limit_cuts_the_training_problems_and_not_the_dev_split(tmp_path: Path
     assert (train, dev) == (whole[:5], same)
 
 
+def test_the_account_says_what_became_of_every_row(tmp_path: Path):
+    rows = [*many(20), many(20)[3]]
+    path, account = str(write(tmp_path, "jsonl", rows)), Account()
+    train, dev = load(Data(source=path, dev=15, limit=4), account)
+    told = account.as_dict()
+    assert (told["rows"], told["dev"], told["kept"]) == (21, 15, {"eng": 4})
+    dropped = {drop["reason"]: drop["count"] for drop in told["dropped"]}
+    assert dropped.get("the same as a dev problem", 0) + dropped["beyond data.limit"] == 2
+    assert len(train) + len(dev) + sum(dropped.values()) == 21
+    again = Account()
+    load(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=15), again)
+    load(Data(source=path, dev=15), whole := Account())
+    assert again.digest == whole.digest != account.digest
+
+
 def test_a_problem_that_occurs_with_two_solutions_is_not_in_both_splits(tmp_path: Path):
     rows = [{**row, "solution": text} for row in many(20) for text in ("first", "second")]
     train, dev = load(Data(source=str(write(tmp_path, "jsonl", rows)), dev=8))
@@ -296,3 +312,55 @@ def test_rows_of_any_sequence_become_problems_and_problems_stay():
     assert made.privileged == {"solution": "It is 2."}
     with pytest.raises(UserError, match="row 1: no problem"):
         as_problems([{"text": "1 + 1?"}])
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "told"),
+    [
+        ([{"problem": "E", "problem_yor": "Y"}], "swa", "row 1: no problem in swa"),
+        ([{"problem": "E", "problem_yor": "Y"}], ("yor", "swa"), "no problem in swa"),
+        ([{"problem": "E"}], ("yor", "swa"), "row 1: no problem in yor"),
+        (
+            [{"problem": "E", "problem_swa": "S"}, {"problem": "E"}],
+            "swa",
+            "row 2: no column 'problem_swa', which other rows have",
+        ),
+        (
+            [{"problem": "E"}, {"problem": "E", "problem_swa": "S"}],
+            "swa",
+            "row 2: a column 'problem_swa', which the rows before it do not have",
+        ),
+        (
+            [{"problem": "S", "language": "swa"}, {"problem": "E"}],
+            None,
+            "row 2: no column 'language', which other rows have",
+        ),
+        ([{"problem": "S", "translation": "E"}], None, "in which language is the problem?"),
+        ([{"problem_translated": "S", "problem_en": "E"}], None, "There is 'problem_en'"),
+        ([{"problem": "S", "language": " "}], "swa", "row 1: the column 'language' is empty"),
+        ([{"problem": "S", "language": None}], None, "row 1: the column 'language' is empty"),
+        ([{"problem": "S", "language": "xx-none"}], None, "row 1: unknown language"),
+    ],
+)
+def test_a_problem_in_a_language_that_nobody_named_is_refused(tmp_path, rows, asked, told):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"answer": 1, **row}) + "\n" for row in rows))
+    assert told in message(Data(source=str(file), language=asked))
+
+
+def test_rows_in_other_languages_are_counted(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    tongues = ("swa", "xx-none", "yor", "Swahili")
+    file.write_text("".join(json.dumps({"problem": t, "language": t}) + "\n" for t in tongues))
+    account = Account()
+    loaded = read(Data(source=str(file), language="swa"), account)
+    assert [p.text for p in loaded] == ["swa", "Swahili"]
+    assert account.dropped == {"in another language": 1, "in 'xx-none', an unknown language": 1}
+
+
+def test_english_beside_translations_is_learned_from_the_problem_column(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"problem": "E", "problem_swa": "S", "answer": 1}))
+    loaded = read(Data(source=str(file), language=("eng", "swa")))
+    assert [(p.text, p.language) for p in loaded] == [("E", "eng"), ("S", "swa")]
+    assert [p.privileged for p in loaded] == [{}, {"translation": "E"}]

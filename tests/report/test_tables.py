@@ -97,18 +97,19 @@ def test_provenance_is_said_once_where_runs_agree(tmp_path: Path):
 
 def test_a_published_number_stands_beside_ours_of_the_same_kind(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
-    about = "{suite: afrimgsm, metric: pass@12, value: 15.5, budget: 2048, where: 'a table'}"
+    about = "{suite: afrimgsm, metric: pass@12, value: 15.5, language: yor, where: 'a table'}"
     other = "{suite: aime24, metric: avg@12, value: 57.2, where: 'another'}"
     recipe = path / "recipe.yaml"
     recipe.write_text(f"{recipe.read_text()}published: [{about}, {other}]\n")
     rows = [
         {"model": model, "suite": "afrimgsm", "language": language, "budget": budget}
         | {"samples": 12, "avg@k": 0.1, "pass@k": solved, "interval": [0.0, 0.2]}
+        | {"n_problems": 250}
         for model, language, budget, solved in (
             ("miniature", "yor", 2048, 0.9),
             ("mine", "yor", 2048, 0.2),
             ("mine", "swa", 2048, 0.4),
-            ("mine", "swa", 1024, 0.9),
+            ("mine", "yor", 1024, 0.1),
         )
     ]
     file = path / "eval" / "result.json"
@@ -116,7 +117,8 @@ def test_a_published_number_stands_beside_ours_of_the_same_kind(tmp_path: Path):
     file.write_text(json.dumps({"results": rows}))
     run = load([path]).runs[0]
     assert tables.published_table([run]).rows == (
-        ("mine", "afrimgsm pass@12", "mean", 2048, 0.155, pytest.approx(0.3), "a table"),
+        ("mine", "afrimgsm pass@12", "Yoruba", 2048, 0.155, 0.2, "a table"),
+        ("mine", "afrimgsm pass@12", "Yoruba", 1024, 0.155, 0.1, "a table"),
         ("mine", "aime24 avg@12", "mean", None, pytest.approx(0.572), None, "another"),
     )
     assert tables.published_table(load([run_folder(tmp_path / "plain")]).runs) is None

@@ -101,7 +101,7 @@ def _order(
     size: int, labels: Sequence[str], weights: Mapping[str, float], generator: torch.Generator
 ) -> list[int]:
     """An epoch's order: a permutation; or, with weights, as many indices, of which each label has
-    its share. A label's problems are gone through before one of them comes again."""
+    its share, and of a label's problems each as often as any other, give or take one."""
     order = torch.randperm(size, generator=generator).tolist()
     if not weights:
         return order

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from opsd.data.languages import language
+from opsd.data.languages import codes, language
 from opsd.data.rows import Row
 from opsd.grade.answer import gold_answer
 from opsd.grade.format import extract_boxed
@@ -86,6 +86,16 @@ def _wide_column(columns: tuple[str, ...], lang: str) -> str | None:
     lower = {column.lower(): column for column in columns}
     found = (lower.get(f"problem_{name}") for name in language(lang).names)
     return next(filter(None, found), None)
+
+
+def translations(row: Row) -> tuple[str, ...]:
+    """The languages other than English into which the row has translations, by such columns."""
+    return _translations(tuple(map(str, row)), tuple(codes()))
+
+
+@lru_cache
+def _translations(columns: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(code for code in known if code != "eng" and _wide_column(columns, code))
 
 
 def _found(row: Row, columns: Mapping[str, str], lang: str) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -71,17 +73,39 @@ def _true(value: Any) -> bool:
 
 @dataclass
 class Account:
-    """What became of a source's rows: how many were read, how many problems of which language were
-    kept, how many were dropped and why, with the first row of every reason."""
+    """What became of a source's rows: how many were read, how many problems of which language are
+    trained on, how many are held out for evaluation, how many were dropped and why, with the first
+    row of every reason. `digest` tells one set of problems from another; `columns` are those that
+    decide on a row's language, and whether rows have them."""
 
     rows: int = 0
     kept: Counter[str] = field(default_factory=Counter)
+    dev: int = 0
+    digest: str = ""
     dropped: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, bool] = field(default_factory=dict)
+
+    def uniform(self, column: str, here: bool, where: str) -> None:
+        """Refuses a source of which some rows have a column that decides on their language, and
+        others do not: those would pass for another language."""
+        if self.columns.setdefault(column, here) != here:
+            raise UserError(
+                f"{where}: no column '{column}', which other rows have"
+                if not here
+                else f"{where}: a column '{column}', which the rows before it do not have"
+            )
 
     def drop(self, reason: str, where: str) -> None:
         self.dropped[reason] += 1
         self.first.setdefault(reason, where)
+
+    def settle(self, train: Sequence[Problem], dev: Sequence[Problem]) -> None:
+        """What a source came to, once all of it is read."""
+        self.kept = Counter(problem.language for problem in train)
+        self.dev = len(dev)
+        ids = "".join(sorted(problem.id for problem in (*train, *dev)))
+        self.digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
 
     def lines(self) -> list[str]:
         """For people: the drops, most frequent first."""
@@ -94,8 +118,10 @@ class Account:
         return {
             "rows": self.rows,
             "kept": dict(self.kept),
+            "dev": self.dev,
             "dropped": [
                 {"reason": reason, "count": count, "first": self.first[reason]}
                 for reason, count in self.dropped.most_common()
             ],
+            "digest": self.digest,
         }

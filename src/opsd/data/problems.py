@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from opsd.data import languages
-from opsd.data.columns import problem, wide_column
+from opsd.data.columns import problem, translations, wide_column
 from opsd.data.filters import Account, Filters
 from opsd.data.rows import Row, file_rows, hub_rows, is_file
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
@@ -52,6 +52,13 @@ class Data(BaseModel):
     dev: Annotated[float, Field(ge=0)] = 0
     streaming: bool = False
 
+    @field_validator("dev")
+    @classmethod
+    def _a_number_or_a_share(cls, dev: float) -> float:
+        if dev > 1 and dev % 1:
+            raise ValueError(f"{dev} is neither a number of problems nor a share below 1")
+        return dev
+
     @property
     def asked(self) -> dict[str, str]:
         """The languages asked for: ISO 639-3 codes, with the spelling that fills `{language}`."""
@@ -80,11 +87,15 @@ def load(
     """
     account = account or Account()
     data.shares()  # refuses unknown languages before anything is read
-    if data.source in NAMES:
-        return _built_in(data, account)
-    if data.streaming:
+    if data.streaming and data.source not in NAMES:
         return _streamed(data, account)
-    return _split(read(data, account), data)
+    if data.source in NAMES:
+        train, dev = _built_in(data)
+        account.rows = len(train) + len(dev)
+    else:
+        train, dev = _split(read(data, account), data, account)
+    account.settle(train, dev)
+    return train, dev
 
 
 def read(data: Data, account: Account | None = None) -> list[Problem]:
@@ -115,14 +126,13 @@ def as_problems(rows: Iterable[Problem | Row]) -> list[Problem] | ProblemStream:
         return rows
     data = Data(source="the dataset")
     if isinstance(rows, IterableDataset):
-        convert = partial(_converted, data, Account())
-        return ProblemStream((StreamPart(data.source, rows, convert),))
-    problems: list[Problem] = []
+        return ProblemStream((StreamPart(data.source, rows, partial(_problems, data)),))
+    account, problems = Account(), list[Problem]()
     for number, row in enumerate(rows, 1):
         if isinstance(row, Problem):
             problems.append(row)
         else:
-            problems += _problems(data, row, f"row {number}", Account())
+            problems += _problems(data, row, f"row {number}", account)
     return problems
 
 
@@ -173,40 +183,66 @@ def _problems(
             made = problem(row, data.columns, lang, where, metadata or {})
             reason = data.filters.problem_fault(made, where)
             if reason is None:
-                account.kept[lang] += 1
                 yield made
         if reason is not None:
             account.drop(reason, where)
 
 
 def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:
-    """The languages that a row is learned in."""
+    """The languages that a row is learned in. None is ever guessed: a problem in English that
+    passes for another language would be asked, taught and scored in that one."""
     column = data.columns.get("language", "language")
-    if column in row or "language" in data.columns:
-        if column not in row:
-            raise UserError(f"{where}: no column '{column}' for 'language'")
-        said = _resolved(str(row[column]), where)
-        if not data.asked or said in data.asked:
-            return [said]
-        account.drop("in another language", where)
-        return []
+    if column not in row and "language" in data.columns:
+        raise UserError(f"{where}: no column '{column}' for 'language'")
+    account.uniform(column, column in row, where)
+    if column in row:
+        return _said(data, str(row[column] or "").strip(), column, where, account)
     codes = list(data.asked) or ["eng"]
-    if len(codes) > 1:
-        lacking = [code for code in codes if wide_column(row, code) is None]
-        if lacking:
-            raise UserError(
-                f"{where}: which of {', '.join(codes)}? The row has neither a language column nor"
-                f" 'problem_{lacking[0]}'; map data.columns.language, or put {{language}} into"
-                " data.source or data.columns"
-            )
+    if not data.asked and (told := next(filter(row.get, ("translation", "problem_en")), None)):
+        raise UserError(
+            f"{where}: in which language is the problem? There is '{told}', but no language column;"
+            " set data.language (of `opsd evaluate`, --language)"
+        )
+    if "prompt" not in data.columns:
+        _refuse_untranslated(row, codes, where, account)
+    elif len(codes) > 1:
+        raise UserError(f"{where}: which of {', '.join(codes)}? {_SAY_WHICH}")
     return codes
 
 
-def _resolved(name: str, where: str) -> str:
+_SAY_WHICH = "Map data.columns.language, or put {language} into data.source or data.columns"
+
+
+def _said(data: Data, name: str, column: str, where: str, account: Account) -> list[str]:
+    """The language that a row names: none, counted, where others are asked for."""
+    if not name:
+        raise UserError(f"{where}: the column '{column}' is empty: in which language is the row?")
     try:
-        return languages.resolve(name)
+        code = languages.resolve(name)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        if not data.asked:
+            raise UserError(f"{where}: {error}") from error
+        code = ""
+    if not data.asked or code in data.asked:
+        return [code]
+    account.drop("in another language" if code else f"in {name!r}, an unknown language", where)
+    return []
+
+
+def _refuse_untranslated(row: Row, codes: Sequence[str], where: str, account: Account) -> None:
+    """Refuses a row that has translations, or ought to have them, but not into these languages."""
+    translated = translations(row)
+    for code in codes:
+        # Beside translations, `problem` is the English one.
+        if code == "eng" and translated:
+            continue
+        here = wide_column(row, code) is not None
+        if not here and (translated or len(codes) > 1):
+            raise UserError(
+                f"{where}: no problem in {code}: there is neither a language column nor"
+                f" 'problem_{code}'. {_SAY_WHICH}"
+            )
+        account.uniform(f"problem_{code}", here, where)
 
 
 def _key(problem: Problem) -> str:
@@ -222,45 +258,58 @@ def _dev_size(data: Data, problems: int) -> int:
     return int(data.dev) if data.dev >= 1 else round(data.dev * problems)
 
 
-def _split(problems: list[Problem], data: Data) -> tuple[list[Problem], list[Problem]]:
+def _split(
+    problems: list[Problem], data: Data, account: Account
+) -> tuple[list[Problem], list[Problem]]:
     """Training problems in the source's order, at most `limit` per language; the dev problems by
     hash. No problem is in both, in whatever language and with whatever solution."""
     keys = {_key(p) for p in problems}
     size = _dev_size(data, len(keys))
     held_out = set(sorted(keys, key=_hash)[:size])
-    dev = {(_hash(_key(p)), p.language): p for p in problems if _key(p) in held_out}
+    dev: dict[tuple[str, str], Problem] = {}
+    for one in problems:
+        if _key(one) in held_out and dev.setdefault(_place(one), one) is not one:
+            account.drop("the same as a dev problem", _where(data, one))
     train = [p for p in problems if _key(p) not in held_out]
     if not train:
         raise UserError(f"data.dev takes {size} of {len(problems)} problems: none is left to train")
-    return _limited(train, data.limit), [dev[place] for place in sorted(dev)]
+    return _limited(train, data, account), [dev[place] for place in sorted(dev)]
 
 
-def _limited(problems: list[Problem], limit: int | None) -> list[Problem]:
-    if limit is None:
+def _place(problem: Problem) -> tuple[str, str]:
+    return _hash(_key(problem)), problem.language
+
+
+def _where(data: Data, problem: Problem) -> str:
+    return f"{data.source}, row {problem.metadata['row'] + 1}"
+
+
+def _limited(problems: list[Problem], data: Data, account: Account) -> list[Problem]:
+    if data.limit is None:
         return problems
     seen: Counter[str] = Counter()
     kept = []
     for one in problems:
         seen[one.language] += 1
-        if seen[one.language] <= limit:
+        if seen[one.language] <= data.limit:
             kept.append(one)
+        else:
+            account.drop("beyond data.limit", _where(data, one))
     return kept
 
 
-def _built_in(data: Data, account: Account) -> tuple[list[Problem], list[Problem]]:
+def _built_in(data: Data) -> tuple[list[Problem], list[Problem]]:
     from opsd.miniature.world import problems
 
     codes = list(data.asked) or ["eng"]
     train = [p for code in codes for p in problems(data.source, data.split, code, data.limit)]
     size = _dev_size(data, len(train) // len(codes))
     dev = [p for code in codes for p in problems(data.source, "dev", code, size)]
-    account.rows = len(train)
-    account.kept.update(p.language for p in train)
     return train, dev
 
 
 _HEAD = 1000
-"""Rows at a stream's beginning from which its dev problems are chosen, at least."""
+"""Problems at a stream's beginning from which its dev problems are chosen, at least."""
 
 
 def _streamed(data: Data, account: Account) -> tuple[ProblemStream, list[Problem]]:
@@ -280,20 +329,18 @@ def _streamed(data: Data, account: Account) -> tuple[ProblemStream, list[Problem
             StreamPart(
                 part.source,
                 row_stream(part.source, part.config, part.split, part.revision),
-                partial(_converted, part, account),
+                partial(_problems, part),
                 shares.get(str(part.language), 1.0),
             )
             for part in parts
-        )
+        ),
+        account=account,
     )
     if not data.dev:
         return stream, []
     size = int(data.dev)
     head = stream.head(max(_HEAD, 20 * size))
     keys = set(sorted({_key(p) for p in head}, key=_hash)[:size])
-    dev = {(_hash(_key(p)), p.language): p for p in head if _key(p) in keys}
+    dev = {_place(p): p for p in head if _key(p) in keys}
+    account.dev = len(dev)
     return stream.without(lambda p: _key(p) in keys), [dev[place] for place in sorted(dev)]
-
-
-def _converted(data: Data, account: Account, row: Row, where: str) -> Iterator[Problem]:
-    return _problems(data, row, where, account)

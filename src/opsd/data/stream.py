@@ -9,30 +9,34 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from opsd.data.filters import Account
 from opsd.data.rows import Row, file_rows, hub_rows, is_file
 from opsd.types import Problem, UserError
 
 SHUFFLED = 1000
 """Rows among which the next one is drawn."""
 
-Convert = Callable[[Row, str], Iterator[Problem]]
+LOOKED = 10_000
+"""Rows looked through for a stream's first few problems, at most."""
+
+Convert = Callable[[Row, str, Account], Iterator[Problem]]
 
 
 @dataclass(frozen=True)
 class StreamPart:
     """One source of rows (a `datasets.IterableDataset`), how a row becomes problems (given where it
-    came from), and how often its problems are drawn, relative to the other parts."""
+    came from, and the account), and how often its problems are drawn, relative to the others."""
 
     name: str
     rows: Any
     convert: Convert
     share: float = 1.0
 
-    def problems(self, rank: int, world: int, seed: int) -> Iterator[Problem]:
+    def problems(self, rank: int, world: int, seed: int, account: Account) -> Iterator[Problem]:
         """This process's problems without end, every epoch in another order."""
         from datasets.distributed import split_dataset_by_node
 
@@ -42,7 +46,8 @@ class StreamPart:
             own.set_epoch(epoch)
             made = 0
             for number, row in enumerate(own, 1):
-                for problem in self.convert(row, f"{self.name}, streamed row {number}"):
+                where = f"{self.name}, streamed row {number}"
+                for problem in self.convert(row, where, account):
                     made += 1
                     yield problem
             if not made:
@@ -51,15 +56,17 @@ class StreamPart:
 
 @dataclass(frozen=True)
 class ProblemStream:
-    """Problems of one or several parts, less those that are held out for evaluation."""
+    """Problems of one or several parts, less those that are held out for evaluation. `account`
+    counts what this process has read so far."""
 
     parts: tuple[StreamPart, ...]
     held_out: Callable[[Problem], bool] = lambda problem: False
+    account: Account = field(default_factory=Account)
 
     def read(self, rank: int = 0, world: int = 1, seed: int = 0) -> Iterator[Problem]:
         """This process's problems without end. Raises UserError where there are none."""
         turns = random.Random(seed)
-        sources = [part.problems(rank, world, seed) for part in self.parts]
+        sources = [part.problems(rank, world, seed, self.account) for part in self.parts]
         shares = [part.share for part in self.parts]
         refused = 0
         while True:
@@ -67,18 +74,24 @@ class ProblemStream:
             problem = next(source)
             if not self.held_out(problem):
                 refused = 0
+                self.account.kept[problem.language] += 1
                 yield problem
             elif (refused := refused + 1) > 100_000:
                 raise UserError("data.dev holds out every problem of the stream")
 
-    def head(self, rows: int) -> list[Problem]:
-        """The problems of every part's first `rows` rows, in their order."""
-        return [
-            problem
-            for part in self.parts
-            for number, row in enumerate(part.rows.take(rows), 1)
-            for problem in part.convert(row, f"{part.name}, row {number}")
-        ]
+    def head(self, problems: int) -> list[Problem]:
+        """Every part's first problems, in their order; nothing of them is counted."""
+        account = Account()
+        found: list[Problem] = []
+        for part in self.parts:
+            made = (
+                problem
+                for number, row in enumerate(part.rows.take(max(LOOKED, 2 * problems)), 1)
+                for problem in part.convert(row, f"{part.name}, row {number}", account)
+                if not self.held_out(problem)
+            )
+            found += itertools.islice(made, problems)
+        return found
 
     def without(self, held_out: Callable[[Problem], bool]) -> ProblemStream:
         return replace(self, held_out=held_out)

@@ -71,7 +71,7 @@ def evaluate_models(
     ]
     results = [result for outcome in outcomes for result in outcome["results"]]
     show_results(results, chosen.aside)
-    show_published(asked.published, chosen.name, results, chosen.aside)
+    show_published(asked.published, chosen.name, results)
     log(f"samples and results: {output}")
     return {"seconds": sum(outcome["seconds"] for outcome in outcomes), "results": results}
 

@@ -18,7 +18,7 @@ Score = tuple[int, int, int, int, str]
 
 def dev_scores(sampler: Sampler, problems: Sequence[Problem], samples: int) -> list[Score]:
     """`samples` completions per problem; the training run's counters stay as they are."""
-    own = replace(sampler, observe=lambda groups: None)
+    own = replace(sampler, observe=lambda groups: None, earlier={})
     groups = own.sample(problems, OnPolicy(group=samples), step=0, phase="eval")
     return [(*score_of(group), group.problem.language) for group in groups]
 

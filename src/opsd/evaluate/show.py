@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from opsd.evaluate.labels import CORRECTED, UPSTREAM
+from opsd.evaluate.published import ours
 from opsd.recipe import Published
 
 Row = Mapping[str, Any]
@@ -80,15 +81,13 @@ def means(results: Sequence[Row], aside: Sequence[str] = ()) -> list[dict[str, A
     return made
 
 
-def show_published(
-    published: Iterable[Published], suite: str, results: Sequence[Row], aside: Sequence[str]
-) -> None:
-    """What papers print for the recipe's setting, and ours on the same suite where there is one."""
+def show_published(published: Iterable[Published], suite: str, results: Sequence[Row]) -> None:
+    """What papers print for the recipe's setting, and each model's own score where it was measured
+    alike."""
     numbers = [number for number in published if number.suite == suite]
     if not numbers:
         return
     table = _table(("published", "where", "language", "budget"), ("value", "ours"))
-    ours = [*results, *means(results, aside)]
     for number in numbers:
         table.add_row(
             f"{number.suite} {number.metric}",
@@ -96,22 +95,10 @@ def show_published(
             number.language or "mean",
             "" if number.budget is None else f"{number.budget:,}",
             f"{number.value:.2f} %",
-            ", ".join(f"{100 * row[name]:.2f} %" for row, name in _matching(number, ours)),
         )
+        for own in ours(number.model_dump(), results):
+            table.add_row("", own.model, "", f"{own.budget:,}", "", f"{100 * own.value:.2f} %")
     _print(table)
-
-
-def _matching(number: Published, rows: Iterable[Row]) -> list[tuple[Row, str]]:
-    """Results that answer to a published number: the same k, budget and language, labels as they
-    were published."""
-    name, _, samples = number.metric.partition("@")
-    return [
-        (row, f"{name}@k")
-        for row in rows
-        if f"{name}@k" in row and samples == str(row["samples"]) and row["labels"] == UPSTREAM
-        if number.budget in (None, row["budget"])
-        if (number.language or "mean") == row["language"]
-    ]
 
 
 def show_comparisons(comparisons: Sequence[Row], baseline: str) -> None:

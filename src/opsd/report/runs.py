@@ -61,6 +61,8 @@ class Run:
     train: tuple[Row, ...]
     dev: tuple[Row, ...]
     scores: tuple[Score, ...]
+    # The trained model's own evaluations, as they are written.
+    results: tuple[Row, ...] = ()
     # What became of the data's rows (`data.json`).
     account: Row = field(default_factory=dict)
     # Whether the folder's name says that the run is one of several that are compared by method.
@@ -187,6 +189,8 @@ def _run(path: Path) -> Run:
         # The folder's name says more than the recipe, in which two variants of a method share one.
         method, tongue, seed = named["method"], named["language"], int(named["seed"])
     seed = seed if isinstance(seed, int) else None
+    base = _model_name(environment, recipe)
+    results = [row for file in sorted(path.glob("eval/**/result.json")) for row in _results(file)]
     return Run(
         path=path,
         label=path.name,
@@ -199,9 +203,10 @@ def _run(path: Path) -> Run:
         train=train,
         dev=dev,
         scores=(
-            *_suite_scores(path, _model_name(environment, recipe), method, seed),
+            *_suite_scores(results, base, method, seed),
             *_last_dev(train, dev, method, tongue, seed),
         ),
+        results=tuple(row for row in results if row.get("model") != base),
         account=account,
         compared=named is not None,
     )
@@ -214,10 +219,9 @@ def _model_name(environment: Row, recipe: Row) -> str:
     return str(named)
 
 
-def _suite_scores(path: Path, base: str, method: str, seed: int | None) -> Iterator[Score]:
+def _suite_scores(rows: Sequence[Row], base: str, method: str, seed: int | None) -> Iterator[Score]:
     """Evaluations that lie in the run's folder: of its model, of the one it started from (the
     method `base`, without any training), and of others that it was compared with."""
-    rows = [row for file in sorted(path.glob("eval/**/result.json")) for row in _results(file)]
     trained = {row.get("model") for row in rows} - {base}
     for row in rows:
         if row.get("model") == base:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from opsd.evaluate.published import ours
 from opsd.report.runs import Comparison, Run, Score, language_name, mapping, number
 
 Kind = Literal["text", "share", "points", "interval", "count", "seconds"]
@@ -184,32 +185,20 @@ def published_table(runs: Sequence[Run]) -> Table | None:
             run.label,
             " ".join(str(about[key]) for key in ("suite", "split", "metric") if about.get(key)),
             language_name(about["language"]) if about.get("language") else "mean",
-            about.get("budget"),
+            own.budget if own else about.get("budget"),
             (number(about, "value") or 0.0) / 100,
-            _mean(_ours(run, about)),
+            own.value if own else None,
             str(about.get("where", "")),
         )
         for run in runs
         for about in map(mapping, run.recipe.get("published") or ())
+        for own in ours(about, run.results) or [None]
     ]
     columns = (
         *(Column("Run"), Column("Measure"), Column("Language"), Column("Budget", "count")),
         *(Column("Published", "share"), Column("Ours", "share"), Column("Where it is printed")),
     )
     return Table("Published numbers of these settings", columns, tuple(rows)) if rows else None
-
-
-def _ours(run: Run, about: Mapping[str, Any]) -> list[float | None]:
-    """The trained model's scores that answer to a published number, one per language."""
-    budget = about.get("budget")
-    where = f"{about.get('suite')}, {budget:,} tokens" if budget else f"{about.get('suite')}, "
-    return [
-        {score.metric: score.average, score.passing: score.solved}[str(about.get("metric"))]
-        for score in run.scores
-        if score.where.startswith(where) and score.method == run.method
-        if about.get("metric") in (score.metric, score.passing)
-        if about.get("language") in (None, score.language)
-    ]
 
 
 def rows_table(runs: Sequence[Run]) -> Table | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -100,6 +100,8 @@ class Sampler:
 
     `generated_tokens` and `skipped` count over the whole run; `limit` is in tokens, prompt and
     horizon together. `observe` is shown all that is sampled, also what a source then leaves out.
+    `earlier` counts problems, by id, that other processes sample in the same step: the same prompt
+    must not meet the same random numbers again.
     """
 
     engine: Engine
@@ -117,6 +119,7 @@ class Sampler:
     observe: Callable[[Sequence[Group]], None] = lambda groups: None
     generated_tokens: int = 0
     skipped: int = 0
+    earlier: Mapping[str, int] = field(default_factory=dict)
 
     def sample(
         self, problems: Sequence[Problem], source: OnPolicy, step: int, phase: str
@@ -131,11 +134,11 @@ class Sampler:
                 if self.fits(problem, view, ids, horizon):
                     fitting.append((problem, ids))
         rows = []
-        seen: Counter[str] = Counter()  # a small set is cycled: the same problem twice in a step
+        seen = Counter(self.earlier)  # a small set is cycled: the same problem twice in a step
         for problem, ids in fitting:
-            first = seen[problem.id]
+            first = seen[problem.id] * source.group
             rows += [(problem, ids, first + i) for i in range(source.group)]
-            seen[problem.id] += source.group
+            seen[problem.id] += 1
         if not rows:
             return []
         with contextlib.ExitStack() as stack:

@@ -1,0 +1,76 @@
+"""A paper's number stands beside ours only where both are of the same thing."""
+
+from __future__ import annotations
+
+import pytest
+
+from opsd.evaluate.published import Ours, ours
+from opsd.evaluate.suites import SUITES
+
+AFRICAN = [c for c in SUITES["afrimgsm"].languages if c not in SUITES["afrimgsm"].aside]
+MEAN = {"suite": "afrimgsm", "metric": "pass@12", "value": 20.6, "budget": 2048}
+
+
+def row(language: str, solved: float, **changes: object) -> dict[str, object]:
+    return {
+        "model": "m",
+        "suite": "afrimgsm",
+        "language": language,
+        "labels": "upstream",
+        "budget": 2048,
+        "n_problems": 250,
+        "samples": 12,
+        "avg@k": solved / 2,
+        "pass@k": solved,
+    } | changes
+
+
+def test_a_mean_is_over_every_language_of_the_suite_that_the_papers_mean_has():
+    rows = [row(code, 0.1 * i) for i, code in enumerate(AFRICAN)]
+    (mean,) = ours(MEAN, [*rows, row("eng", 1.0), row("fra", 1.0)])
+    assert mean == Ours("m", 2048, pytest.approx(0.1 * (len(AFRICAN) - 1) / 2))
+    for missing in (0, len(AFRICAN) - 1):
+        assert ours(MEAN, rows[:missing] + rows[missing + 1 :]) == []
+    assert ours(MEAN, [{**one, "budget": 1024} for one in rows]) == []
+
+
+def test_models_and_budgets_are_kept_apart():
+    number = {"suite": "gsm8k", "metric": "avg@12", "value": 50.0}
+    rows = [
+        row("eng", solved, suite="gsm8k", n_problems=1319, model=model, budget=budget)
+        for model, budget, solved in (("base", 512, 0.2), ("base", 1024, 0.4), ("mine", 512, 0.6))
+    ]
+    assert ours(number, rows) == [
+        Ours("base", 512, 0.1),
+        Ours("base", 1024, 0.2),
+        Ours("mine", 512, 0.3),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples": 4},
+        {"budget": 4096},
+        {"language": "yor"},
+        {"labels": "corrected"},
+        {"n_problems": 25},
+        {"suite": "mgsm"},
+    ],
+)
+def test_what_was_measured_otherwise_does_not_answer(change: dict):
+    number = {**MEAN, "language": "swa"}
+    assert ours(number, [row("swa", 0.5)]) == [Ours("m", 2048, 0.5)]
+    assert ours(number, [row("swa", 0.5) | change]) == []
+
+
+def test_a_part_of_a_suite_and_a_gain_have_no_answer():
+    for change in ({"split": "high"}, {"metric": "pass@12 gain"}):
+        assert ours({**MEAN, "language": "swa", **change}, [row("swa", 0.5)]) == []
+
+
+def test_of_a_suite_that_is_not_known_one_language_is_the_whole():
+    number = {"suite": "aime24", "metric": "pass@12", "value": 50.0}
+    found = [row("eng", 0.5, suite="aime24", n_problems=30)]
+    assert ours(number, found) == [Ours("m", 2048, 0.5)]
+    assert ours(number, [*found, row("fra", 0.7, suite="aime24")]) == []
