@@ -229,8 +229,8 @@ def test_evaluate_refuses_problems_without_answers_and_models_that_are_not_there
     source = rows(tmp_path, answer="", solution="two")
     told = refused(command("evaluate", tiny_folder, "--data", source))
     assert "in which language is the problem?" in told and "--language" in told
-    told = refused(command("evaluate", tiny_folder, "--data", source, "--language", "swa"))
-    assert told == "rows: no problem has an answer to grade against"
+    told = command("evaluate", tiny_folder, "--data", source, "--language", "swa")[2][-1]
+    assert told == "opsd: rows: no problem has an answer to grade against"
     told = refused(command("evaluate", "no/such/model", "--data", source, "--language", "swa"))
     assert told.startswith("cannot load the model 'no/such/model'")
 

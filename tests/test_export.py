@@ -22,6 +22,8 @@ from peft import (
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from opsd import methods
+from opsd.evaluate.asking import asking
 from opsd.export import export
 from opsd.model import load_model, load_tokenizer, with_adapter
 from opsd.recipe import parse
@@ -253,6 +255,10 @@ def test_a_run_is_exported_with_its_card(run, tmp_path, part):
     whole = export(run / part, tmp_path / "out", repository="someone/m")
     text = (whole / "README.md").read_text()
     assert "method copsd" in text and "arxiv.org/abs/2605.09548" in text and "# m\n" in text
+    # It goes on being asked as it was in training, wherever it is.
+    asked = asking([str(whole)], None, False, None)
+    assert asked.prompt == methods.copsd().student and asked.languages == ("swa",)
+    assert str(tmp_path) not in (whole / "recipe.yaml").read_text()
     name = "model" if part == "." else part
     merged, on = load_model(str(whole)), load_model(str(run / name))
     assert (logits(merged) - logits(on)).abs().max() < 1e-5

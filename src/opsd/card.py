@@ -53,7 +53,7 @@ def card(
     method = method or _method(recipe)
     described = method.describe(_temperature(recipe)).splitlines() if method else []
     base = base or str((recipe.get("model") or {}).get("name", "A model"))
-    text = _shown(recipe)
+    text = shown(recipe)
     place = repository if repository and _HUB_NAME.fullmatch(repository) else "PATH_OR_REPOSITORY"
     return _template().render(
         front=_front(run, recipe, method, results, base=base, adapter=adapter),
@@ -193,7 +193,7 @@ def _public(name: str) -> str:
     return name if _on_hub(name) else Path(name).name
 
 
-def _shown(recipe: Mapping[str, Any]) -> str:
+def shown(recipe: Mapping[str, Any]) -> str:
     """The recipe as YAML, without tokens, and without the folders of this machine."""
 
     def cleaned(value: Any) -> Any:

@@ -30,6 +30,10 @@ app.add_typer(languages_app, name="languages")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Suite = Annotated[str | None, typer.Option(help="A published suite: gsm8k, mgsm or afrimgsm.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(help="A column of your own file, as in prompt=question; default: as trained."),
+]
 DataDir = Annotated[Path | None, typer.Option(help="Local copies of suites, instead of the hub.")]
 Languages = Annotated[
     str, typer.Option(help="Codes, names or language files, comma-separated; or all.")
@@ -113,6 +117,7 @@ def evaluate(
     data_dir: DataDir = None,
     language: Languages = "all",
     split: Annotated[str, typer.Option(help="Split of a dataset of your own.")] = "test",
+    column: Columns = None,
     limit: Limit = None,
     samples: Annotated[int, typer.Option(help="Completions per problem.", min=1)] = 4,
     budget: Annotated[str, typer.Option(help="Token budgets, comma-separated.")] = "1024",
@@ -139,7 +144,6 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Sample and grade: avg@k, pass@k, format rate, with intervals; goes on where it stopped."""
-    budgets, languages = _numbers(budget), _names(language)
     _prepare(threads)
     from opsd.evaluate.command import evaluate_models
 
@@ -148,11 +152,12 @@ def evaluate(
         suite=suite,
         data=data,
         data_dir=data_dir,
-        languages=languages,
+        languages=_names(language),
+        columns=_columns(column or []),
         split=split,
         limit=limit,
         samples=samples,
-        budgets=budgets,
+        budgets=_numbers(budget),
         temperature=temperature,
         top_p=top_p,
         thinking=thinking,
@@ -300,6 +305,18 @@ def _names(text: str) -> list[str]:
     if not all(names):
         raise UserError(f"--language {text}: write codes or names, as in swa,yor; or all")
     return names
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    columns = {}
+    for pair in pairs:
+        name, _, column = pair.partition("=")
+        if name not in ("prompt", "answer", "language") or not column:
+            raise UserError(
+                f"--column {pair}: write prompt=COLUMN, answer=COLUMN or language=COLUMN"
+            )
+        columns[name] = column
+    return columns
 
 
 def _prepare(threads: int | None) -> None:

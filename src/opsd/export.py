@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
-from opsd.card import card
+from opsd.card import card, shown
+from opsd.data import languages
 from opsd.miniature import NAMES
 from opsd.model import adapter_folder, base_of, load_model, load_tokenizer, locate
 from opsd.run import log, write_atomically
@@ -61,6 +63,8 @@ def export(
     tokenizer.save_pretrained(draft)
     text = card(run or output, base=base, adapter=not merge, repository=repository)
     write_atomically(draft / "README.md", text)
+    if run is not None and (run / "recipe.yaml").is_file():
+        _copy_recipe(run, draft)
     draft.replace(output)
     log(f"{output}: {sum(f.stat().st_size for f in output.iterdir()) / 1e6:,.1f} MB")
     return output
@@ -150,6 +154,14 @@ def _copy_adapter(adapter: Path, draft: Path, *, shared: bool) -> None:
     if built_in:
         config.base_model_name_or_path = Path(base).name
     config.save_pretrained(str(draft))
+
+
+def _copy_recipe(run: Path, draft: Path) -> None:
+    """What says how the model was asked in training, and is to be asked from now on."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
+    write_atomically(draft / "recipe.yaml", shown(recipe) + "\n")
+    if (run / languages.FOLDER).is_dir():
+        shutil.copytree(run / languages.FOLDER, draft / languages.FOLDER)
 
 
 def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from opsd import checkpoint
 from opsd import recipe as recipes
 from opsd.assembly import step_shape
 from opsd.config import OPSDConfig
-from opsd.data import problems
+from opsd.data import languages, problems
 from opsd.data.filters import Account
 from opsd.data.stream import ProblemStream
 from opsd.recipe import Recipe
@@ -36,6 +36,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
     trainer = make_trainer(recipe, output, train_set, dev_set)
     if trainer.args.should_save:
         record(recipe, output, trainer.args.seed)
+        languages.keep(recipe.data.spellings, output)
         log(recipe.method.describe(trainer.args.temperature))
         shape = step_shape(trainer)
         rollouts = shape.rollouts * shape.world

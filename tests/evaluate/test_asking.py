@@ -35,12 +35,12 @@ def test_models_outside_runs_are_asked_plainly(tmp_path: Path):
         assert (asked.after_think, asked.published) == (False, ())
 
 
-def test_all_models_are_asked_as_the_trained_one(tmp_path: Path, capsys):
+def test_all_models_are_asked_as_the_trained_one(tmp_path: Path):
     model = run_folder(tmp_path / "run", prefill="<think>\n", template_options={"a": 1})
     asked = asking(["miniature", model], None, False, None)
     assert (asked.prompt.prefill, asked.prompt.template_options) == ("<think>\n", {"a": 1})
     assert asked.after_think and [p.where for p in asked.published] == ["run"]
-    assert f"prompt of {tmp_path / 'run' / 'recipe.yaml'}" in capsys.readouterr().err
+    assert asked.said.endswith(f"prompt of {tmp_path / 'run' / 'recipe.yaml'}")
 
 
 def test_runs_that_asked_differently_need_a_choice(tmp_path: Path):

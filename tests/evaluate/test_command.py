@@ -5,19 +5,34 @@ from __future__ import annotations
 import csv
 import json
 import os
+from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from tests.conftest import tiny_model
 
 from opsd.evaluate.command import evaluate_models
 from opsd.evaluate.compare import compare
+from opsd.recipe import parse
 from opsd.run import read_jsonl
+from opsd.train import train
 from opsd.types import UserError
 
+SHIPPED = resources.files("opsd.data") / "languages"
 REAL = os.environ.get("OPSD_DATA")
+
+
+QUICK = {
+    "max_steps": 1,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "report_to": [],
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +134,42 @@ def test_a_file_of_ones_own_with_a_language_in_its_name(tmp_path: Path, tiny_fol
         ("mine", "swa", 1),
         ("mine", "yor", 1),
     ]
+
+
+def test_a_file_of_ones_own_is_read_as_the_trained_models_was(
+    tmp_path: Path, tiny_folder: Path, capsys
+):
+    own = yaml.safe_load((SHIPPED / "zul.yaml").read_text("utf-8"))
+    own |= {"code": "qaa", "name": "Ours", "instruction": r"Say it in \boxed{}."}
+    own["aliases"] = []
+    language = tmp_path / "ours.yaml"
+    language.write_text(yaml.safe_dump(own))
+    rows = [{"frage": f"{i} + 1", "antwort": f"{i + 1}", "solution": "s"} for i in range(4)]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"prompt": "frage", "answer": "antwort"}
+    recipe = {
+        "model": {"name": str(tiny_folder), "lora": {"r": 2}},
+        "method": "opsd",
+        "data": {"source": str(file), "language": str(language), "columns": columns},
+        "sampling": {"max_completion_length": 2},
+        "train": QUICK,
+    }
+    train(parse(recipe), tmp_path / "run")
+    language.unlink()
+    about = {"samples": 1, "budgets": [2], "columns": None}
+    model, test = str(tmp_path / "run" / "model"), tmp_path / "test.jsonl"
+    test.write_text(json.dumps({"frage": "1 + 1", "antwort": "2"}) + "\n")
+    (told,) = evaluate_models([model], data=str(test), **about)["results"]
+    assert (told["language"], told["n_problems"]) == ("qaa", 1)
+    assert "languages, as in training: qaa" in capsys.readouterr().err
+    other = tmp_path / "other" / "test.jsonl"
+    other.parent.mkdir()
+    other.write_text(test.read_text())
+    with pytest.raises(UserError, match="of another file"):
+        evaluate_models([model], data=str(other), **about)
+    with pytest.raises(UserError, match="no column 'q' for 'prompt'"):
+        evaluate_models([model], data=str(test), **{**about, "columns": {"prompt": "q"}})
 
 
 def test_the_built_in_world_is_data_too(tmp_path: Path, tiny_folder: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -12,9 +13,24 @@ import yaml
 
 from opsd.data import language_files
 from opsd.data.language_files import Labels, Language
+from opsd.run import write_atomically
 from opsd.types import UserError
 
-__all__ = ["Labels", "Language", "check", "codes", "language", "remarks", "resolve"]
+__all__ = [
+    "Labels",
+    "Language",
+    "check",
+    "codes",
+    "keep",
+    "language",
+    "recalled",
+    "remarks",
+    "resolve",
+]
+
+SUFFIXES = {".yaml", ".yml"}
+FOLDER = "languages"
+"""Where a run keeps the user's own language files, below its folder."""
 
 _OWN: dict[str, Language] = {}
 """Languages of the user's own files that were resolved in this process, by code."""
@@ -50,7 +66,7 @@ def resolve(name: str) -> str:
     """
     if name in _OWN or name in _shipped_codes():
         return name
-    if Path(name).suffix in {".yaml", ".yml"}:
+    if Path(name).suffix in SUFFIXES:
         own = _read(Path(name))
         _OWN[own.code] = own
         return own.code
@@ -58,6 +74,21 @@ def resolve(name: str) -> str:
     if code is None:
         raise _unknown(name)
     return code
+
+
+def keep(names: Iterable[str], folder: Path) -> None:
+    """Copies the user's own files among names of languages into a run's folder: what is learned in
+    them is later measured with the same texts."""
+    for path in map(Path, names):
+        if path.suffix in SUFFIXES:
+            (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / FOLDER / path.name, path.read_text("utf-8"))
+
+
+def recalled(folder: Path) -> dict[str, str]:
+    """Makes the language files of a run's folder known; their codes by file name."""
+    files = sorted((folder / FOLDER).glob("*"))
+    return {file.name: resolve(str(file)) for file in files if file.suffix in SUFFIXES}
 
 
 def check(path: str | Path) -> list[str]:

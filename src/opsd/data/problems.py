@@ -60,10 +60,14 @@ class Data(BaseModel):
         return dev
 
     @property
+    def spellings(self) -> tuple[str, ...]:
+        """The languages asked for, as they are written."""
+        return (self.language,) if isinstance(self.language, str) else self.language or ()
+
+    @property
     def asked(self) -> dict[str, str]:
         """The languages asked for: ISO 639-3 codes, with the spelling that fills `{language}`."""
-        given = (self.language,) if isinstance(self.language, str) else self.language or ()
-        codes = {languages.resolve(name): name for name in given}
+        codes = {languages.resolve(name): name for name in self.spellings}
         return {code: code if Path(name).suffix else name for code, name in codes.items()}
 
     def shares(self) -> dict[str, float]:

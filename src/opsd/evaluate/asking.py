@@ -1,14 +1,16 @@
-"""With which prompt models are asked: as the trained one among them was asked in training."""
+"""With which prompt models are asked, and how a file of the user's own is read: as the trained one
+among them was asked in training, on rows of that form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from opsd import recipe as recipes
+from opsd.data import languages
 from opsd.recipe import Published, Recipe
-from opsd.run import log
 from opsd.teacher.context import StudentPrompt
 from opsd.types import UserError
 
@@ -16,11 +18,15 @@ from opsd.types import UserError
 @dataclass(frozen=True)
 class Asking:
     """One prompt for all models of a call, whether an answer counts only after `</think>`, and what
-    papers print for the setting."""
+    papers print for the setting; the languages and columns that were trained on; and all that in a
+    line for people."""
 
     prompt: StudentPrompt
     after_think: bool = False
     published: tuple[Published, ...] = ()
+    languages: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    said: str = ""
 
 
 def asking(models: Sequence[str], recipe: str | None, plain: bool, thinking: bool | None) -> Asking:
@@ -32,11 +38,9 @@ def asking(models: Sequence[str], recipe: str | None, plain: bool, thinking: boo
     """
     if recipe is not None and plain:
         raise UserError("--recipe names a prompt and --plain says to use none: leave one out")
-    if plain:
-        return _plainly(thinking)
     found = {recipe: recipes.load(recipe)} if recipe else _recipes_of(models)
-    if not found:
-        return _plainly(thinking)
+    if plain or not found:
+        return replace(_plainly(thinking), **_reading(found.values()))
     if thinking is not None:
         raise UserError(
             f"--thinking, but {next(iter(found))} says how to ask: add --plain, or leave it out"
@@ -48,9 +52,9 @@ def asking(models: Sequence[str], recipe: str | None, plain: bool, thinking: boo
                 f"{first} and {name} ask with different student prompts: choose one with --recipe,"
                 " or --plain"
             )
-    log(f"every model is asked with the student prompt of {first}")
     published = dict.fromkeys(number for one in found.values() for number in one.published)
-    return Asking(asked.prompt, asked.after_think, tuple(published))
+    said = f"every model is asked with the student prompt of {first}"
+    return replace(asked, published=tuple(published), said=said, **_reading(found.values()))
 
 
 def run_folder(model: str) -> Path | None:
@@ -60,13 +64,38 @@ def run_folder(model: str) -> Path | None:
 
 
 def _recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
-    runs = dict.fromkeys(run for model in models if (run := run_folder(model)) is not None)
-    return {str(run / "recipe.yaml"): recipes.load(str(run / "recipe.yaml")) for run in runs}
+    """The recipes that models were trained by: beside an exported one, else of its run."""
+    found = {}
+    for model in models:
+        folder = Path(model) if (Path(model) / "recipe.yaml").is_file() else run_folder(model)
+        if folder is not None:
+            recipe = recipes.load(str(folder / "recipe.yaml"))
+            own = languages.recalled(folder)
+            asked = tuple(own.get(Path(name).name, name) for name in recipe.data.spellings)
+            data = recipe.data.model_copy(update={"language": asked or None})
+            found[str(folder / "recipe.yaml")] = recipe.model_copy(update={"data": data})
+    return found
 
 
 def _asking(recipe: Recipe) -> Asking:
     return Asking(recipe.method.student, recipe.verifier.after_think)
 
 
+def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
+    """The languages of all recipes; the columns on which they agree, of those that evaluation
+    reads."""
+    asked: dict[str, None] = {}
+    columns: dict[str, str] = {}
+    for recipe in found:
+        asked |= dict.fromkeys(recipe.data.spellings)
+        columns |= {n: c for n, c in recipe.data.columns.items() if n in _READ}
+    return {"languages": tuple(asked), "columns": columns}
+
+
+_READ = ("prompt", "answer", "language")
+
+
 def _plainly(thinking: bool | None) -> Asking:
-    return Asking(StudentPrompt(template_options={"enable_thinking": bool(thinking)}))
+    said = "every model is asked plainly: the problem and its language's instruction, thinking"
+    prompt = StudentPrompt(template_options={"enable_thinking": bool(thinking)})
+    return Asking(prompt, said=f"{said} {'on' if thinking else 'off'}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from opsd.evaluate import suites
-from opsd.evaluate.asking import asking, run_folder
+from opsd.evaluate.asking import Asking, asking, run_folder
 from opsd.evaluate.run import evaluate
 from opsd.evaluate.samples import protocol
 from opsd.evaluate.show import show_published, show_results
+from opsd.model import adapter_folder, locate
 from opsd.rollout.engine import Sampling
 from opsd.run import log
 from opsd.types import UserError
@@ -24,6 +25,7 @@ def evaluate_models(
     data: str | None = None,
     data_dir: Path | None = None,
     languages: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
     split: str = "test",
     limit: int | None = None,
     samples: int = 4,
@@ -40,13 +42,14 @@ def evaluate_models(
     """Evaluates every model on one suite (or file) under one protocol; prints a table, returns all
     results. `output` is by default the run's own `eval` folder where all trained models lie in one
     run, else `runs/eval`."""
-    if (suite is None) == (data is None):
-        raise UserError(
-            f"name either --suite ({', '.join(suites.SUITES)}) or --data, a file of your own"
-        )
-    chosen = suites.suite(suite) if suite is not None else suites.own(data or "", split)
+    for model in models:
+        adapter_folder(*locate(model))  # refuses what is not there before the first is evaluated
     asked = asking(models, recipe, plain, thinking)
+    chosen = _suite(suite, data, split, {**asked.columns, **(columns or {})})
+    if data is not None:
+        languages = _trained_on(asked, languages)
     problems = suites.read(chosen, languages, data_dir, limit)
+    log(asked.said)
     if chosen.protocol:
         log(f"published numbers on {chosen.name}: {chosen.protocol}")
     how = protocol(
@@ -65,6 +68,7 @@ def evaluate_models(
             how,
             samples,
             output / _folder(model) / chosen.name,
+            source=_place(chosen),
             skip_long=skip_long,
         )
         for model in dict.fromkeys(models)
@@ -76,9 +80,39 @@ def evaluate_models(
     return {"seconds": sum(outcome["seconds"] for outcome in outcomes), "results": results}
 
 
+def _suite(
+    name: str | None, data: str | None, split: str, columns: Mapping[str, str]
+) -> suites.Suite:
+    if name is not None and data is None:
+        return suites.suite(name)
+    if data is not None and name is None:
+        return suites.own(data, split, columns)
+    raise UserError(
+        f"name either --suite ({', '.join(suites.SUITES)}) or --data, a file of your own"
+    )
+
+
+def _trained_on(asked: Asking, languages: Sequence[str]) -> Sequence[str]:
+    """The languages in which a file of the user's own is read: those asked for, else those that the
+    models were trained on."""
+    if [*languages] not in ([], [suites.ALL]) or not asked.languages:
+        return languages
+    log(f"languages, as in training: {', '.join(asked.languages)}")
+    return asked.languages
+
+
 def _output(models: Sequence[str]) -> Path:
     runs = {run for model in models if (run := run_folder(model)) is not None}
     return runs.pop() / "eval" if len(runs) == 1 else Path("runs/eval")
+
+
+def _place(suite: suites.Suite) -> str:
+    """What a file of the user's own is known by, apart from its name, which another one may have;
+    published suites are by theirs."""
+    if suite.languages:
+        return ""
+    file = Path(suite.source)
+    return str(file.resolve()) if file.suffix else f"{suite.source} {suite.split}"
 
 
 def _folder(model: str) -> str:

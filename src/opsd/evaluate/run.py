@@ -41,10 +41,12 @@ def evaluate(
     samples: int,
     folder: Path,
     *,
+    source: str = "",
     skip_long: bool = False,
 ) -> dict[str, Any]:
     """Evaluates one model on one suite into `folder`, `samples` completions per problem; returns
     the results on these problems, which `result.json` keeps beside those of other languages.
+    `source` tells a suite from another one of the same name.
 
     Raises UserError for a prompt that leaves no room for the budget, unless `skip_long` leaves such
     problems out.
@@ -57,7 +59,8 @@ def evaluate(
         out = len(problems) - len(gradable)
         log(f"{suite}: {out} of {len(problems)} problems left out: no answer")
     order = {key: number for number, key in enumerate(gradable)}
-    with claimed(folder, protocol, model, [p.language for p in gradable.values()]):
+    spoken = [problem.language for problem in gradable.values()]
+    with claimed(folder, protocol, model, spoken, source):
         # The samples of a problem side by side: their prompts need no padding.
         plan = [(key, i) for key in gradable for i in range(samples)]
         missing = set(plan) - done(folder)

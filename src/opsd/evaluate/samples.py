@@ -123,7 +123,7 @@ def done(folder: Path) -> set[tuple[str, int]]:
 
 @contextmanager
 def claimed(
-    folder: Path, protocol: Protocol, model: str, languages: Iterable[str]
+    folder: Path, protocol: Protocol, model: str, languages: Iterable[str], source: str = ""
 ) -> Iterator[None]:
     """Holds a folder for one evaluation at a time.
 
@@ -140,13 +140,14 @@ def claimed(
                 f"another evaluation is writing to {folder}: wait for it, or choose another"
                 " --output"
             ) from error
-        about, before = described(protocol, model, languages), claim_of(folder)
+        about = described(protocol, model, languages, source)
+        before = claim_of(folder)
         if before is not None:
             about["languages"] = {**before["languages"], **about["languages"]}
             if not alike(before, about):
                 raise UserError(
-                    f"{folder} holds samples of other weights, or drawn in another way (see"
-                    f" {folder / PROTOCOL}); choose another --output"
+                    f"{folder} holds samples of other weights or of another file, or drawn in"
+                    f" another way (see {folder / PROTOCOL}); choose another --output"
                 )
         write_atomically(folder / PROTOCOL, json.dumps(about, indent=1, sort_keys=True))
         yield
@@ -170,7 +171,7 @@ def alike(one: Row, other: Row) -> bool:
     )
 
 
-def described(protocol: Protocol, model: str, languages: Iterable[str]) -> Row:
+def described(protocol: Protocol, model: str, languages: Iterable[str], source: str = "") -> Row:
     """What all samples of a folder have in common: weights, sampling, and the texts of prompts, of
     each language as a hash."""
     path = Path(resolve(model))
@@ -182,6 +183,7 @@ def described(protocol: Protocol, model: str, languages: Iterable[str]) -> Row:
     texts = {c: language(c).model_dump_json(include=_TEXTS) for c in dict.fromkeys(languages)}
     about = {
         "model": model,
+        "source": source,
         "weights": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files],
         "protocol": asdict(protocol),
         "template": template_text(protocol.prompt.template),

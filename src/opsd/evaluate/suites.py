@@ -24,7 +24,7 @@ class Suite:
     is laid out, below the suite's own folder. In `config` and `file`, `{language}` stands for the
     suite's own spelling of a language. `size` is the number of problems in each language;
     `protocol` what its published numbers were measured with; languages `aside` are there for
-    reference and not in its published mean.
+    reference and not in its published mean. `columns` are those of a file of the user's own.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Suite:
     aside: tuple[str, ...] = ()
     size: int | None = None
     protocol: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def spelling(self, code: str) -> str:
         return self.spelled.get(code, code)
@@ -100,12 +101,13 @@ def suite(name: str) -> Suite:
     return SUITES[name]
 
 
-def own(data: str, split: str = "test") -> Suite:
+def own(data: str, split: str = "test", columns: Mapping[str, str] | None = None) -> Suite:
     """A file of the user's own, or a dataset, as a suite that is named after it."""
     name = re.sub(r"\.(jsonl?|csv|tsv|parquet)$", "", Path(data).name)
     name = name.replace("{language}", "").strip("-_. ") or "data"
     # Of the same name as a published suite, it must not share that one's folder and labels.
-    return Suite(name=f"own-{name}" if name in SUITES else name, source=data, split=split)
+    name = f"own-{name}" if name in SUITES else name
+    return Suite(name=name, source=data, split=split, columns=columns or {})
 
 
 def read(
@@ -121,7 +123,11 @@ def read(
         if folder is not None:
             raise UserError("--data-dir holds copies of suites; a file of your own is --data alone")
         data = Data(
-            source=suite.source, split=suite.split, language=tuple(names) or None, limit=limit
+            source=suite.source,
+            split=suite.split,
+            columns=dict(suite.columns),
+            language=tuple(names) or None,
+            limit=limit,
         )
         return _loaded(data)
     codes = list(dict.fromkeys(map(languages.resolve, names))) or list(suite.languages)
