@@ -273,6 +273,13 @@ def test_other_weights_than_the_run_began_with_are_refused(tmp_path, tiny_folder
         again.train(resume_from_checkpoint=True)
 
 
+def test_another_models_tokenizer_is_refused(tmp_path, tokenizer):
+    with pytest.raises(UserError, match="it belongs to another model"):
+        OPSDTrainer(
+            tiny_model(100), methods.opsd(), config(tmp_path), ROWS, processing_class=tokenizer
+        )
+
+
 def test_a_step_of_which_nothing_fits_has_no_loss_and_is_counted(tmp_path, tiny_folder):
     long = {"max_length": 20, "prompt_too_long": "skip"}
     run = trained(tmp_path, tiny_folder, **long)

@@ -18,6 +18,7 @@ from opsd.model import (
     load_model,
     load_tokenizer,
     padded,
+    refuse_other_tokenizer,
     switch_dropout_off,
     with_adapter,
 )
@@ -43,6 +44,7 @@ def make_student(
         student = load_model(model, args, frozen_base=peft_config is not None, **options)
     for_both = {k: options[k] for k in ("revision", "trust_remote_code") if k in options}
     tokenizer = padded(tokenizer or load_tokenizer(model, **for_both))
+    refuse_other_tokenizer(student, tokenizer)
     if peft_config is not None:
         student = with_adapter(student, peft_config, args.seed)
     switch_dropout_off(student)

@@ -1,6 +1,6 @@
 """To the hub: a folder of a finished model, or what training saves as it goes.
 
-What is uploaded is listed by name: weights in safetensors, configuration, tokenizer and card. A
+What is uploaded is listed by name: weights in safetensors, configuration, tokenizer, recipe and card. A
 run's rollouts, its optimizer and pickles of any kind stay where they are.
 """
 
@@ -30,6 +30,8 @@ from opsd.types import UserError
 
 MODEL_FILES = (
     "README.md",
+    "recipe.yaml",
+    "languages/*",
     "config.json",
     "generation_config.json",
     "model*.safetensors",

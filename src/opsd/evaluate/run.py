@@ -18,7 +18,14 @@ import torch
 from opsd.data.prompts import prompt_ids
 from opsd.evaluate.results import results, write
 from opsd.evaluate.samples import SAMPLES, Protocol, claimed, done, judged_rows, keyed, sample_row
-from opsd.model import context_length, eos_ids, load_model, load_tokenizer, vocabulary
+from opsd.model import (
+    context_length,
+    eos_ids,
+    load_model,
+    load_tokenizer,
+    refuse_other_tokenizer,
+    vocabulary,
+)
 from opsd.progress_bar import counting
 from opsd.rollout.engine import Completion, prompt_seed
 from opsd.rollout.hf import HFEngine
@@ -66,6 +73,7 @@ def evaluate(
         missing = set(plan) - done(folder)
         if missing:
             network, tokenizer = load_model(model), load_tokenizer(model)
+            refuse_other_tokenizer(network, tokenizer)
             sampler = _Sampler(
                 model, suite, gradable, protocol, RunFolder(folder), network, tokenizer
             )
