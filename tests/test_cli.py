@@ -15,7 +15,10 @@ from tests.arrange import problems
 from tests.conftest import tiny_model
 
 from opsd.cli import main
+from opsd.data.problems import load
 from opsd.methods import FUNCTIONS
+from opsd.recipe import parse
+from opsd.train import make_trainer
 
 
 @pytest.fixture
@@ -193,6 +196,23 @@ def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path
     (tmp_path / "rows.jsonl").write_text(rows)
     assert command("train", path, "--output", "run", "--resume")[0] == 0
     assert Path("run/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("strategies", "best"),
+    [
+        ({}, True),
+        ({"eval_strategy": "epoch"}, False),
+        ({"save_strategy": "no"}, False),
+        ({"save_strategy": "epoch", "eval_strategy": "epoch"}, True),
+    ],
+)
+def test_dev_problems_are_scored_as_the_strategies_say(tmp_path, tiny_folder, strategies, best):
+    made = parse(yaml.safe_load(Path(recipe(tmp_path, tiny_folder, data={"dev": 2})).read_text()))
+    made = made.model_copy(update={"train": made.train | strategies})
+    args = make_trainer(made, tmp_path / "run", *load(made.data)).args
+    assert args.eval_strategy == strategies.get("eval_strategy", "steps")
+    assert args.load_best_model_at_end is best
 
 
 def test_a_start_that_failed_can_be_mended_in_the_same_folder(command, tmp_path, tiny_folder):

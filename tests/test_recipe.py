@@ -339,6 +339,11 @@ def test_names_and_files_that_are_not_there_are_refused():
         load("opds")
 
 
+def test_a_strategy_that_yaml_reads_as_false_is_no():
+    recipe = parse({**SMALL, "train": yaml.safe_load("{save_strategy: no, eval_strategy: no}")})
+    assert recipe.train == {"save_strategy": "no", "eval_strategy": "no"}
+
+
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path):
     text = yaml.safe_dump(SMALL) + "train: {learning_rate: 5e-6, adam_epsilon: 1e-8}\n"
     made = load(write(tmp_path, text))

@@ -1,7 +1,7 @@
 """To the hub: a folder of a finished model, or what training saves as it goes.
 
-What is uploaded is listed by name: weights in safetensors, configuration, tokenizer, recipe and card. A
-run's rollouts, its optimizer and pickles of any kind stay where they are.
+What is uploaded is listed by name: weights in safetensors, configuration, tokenizer, recipe, card.
+A run's rollouts, its optimizer and pickles of any kind stay where they are.
 """
 
 from __future__ import annotations

@@ -3,12 +3,10 @@ Needs a model's tokenizer and configuration, never its weights."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +18,7 @@ from opsd.data.prompts import prompt_ids, prompt_parts
 from opsd.data.stream import ProblemStream
 from opsd.data.tokens import token, tokens
 from opsd.methods import Method
-from opsd.model import context_length, eos_ids, load_tokenizer, resolve
+from opsd.model import adapter_folder, base_of, context_length, eos_ids, load_tokenizer, locate
 from opsd.objective.signals import Leaf, leaves, taught
 from opsd.progress_bar import counting
 from opsd.recipe import Recipe
@@ -126,8 +124,9 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
 
 
 def _desk(recipe: Recipe) -> Desk:
-    tokenizer = load_tokenizer(recipe.model.name)
-    shell = _without_weights(recipe.model.name)
+    options = recipe.model.model_dump(include={"revision", "trust_remote_code"})
+    tokenizer = load_tokenizer(recipe.model.name, **options)
+    shell = _without_weights(recipe.model.name, **options)
     asked = recipe.train.get("max_length", OPSDConfig.max_length)
     ends = eos_ids(shell, tokenizer)
     if not ends:
@@ -136,21 +135,23 @@ def _desk(recipe: Recipe) -> Desk:
     return Desk(recipe, tokenizer, roles, ends[0], context_length(shell, asked))
 
 
-def _without_weights(name: str) -> Any:
+def _without_weights(name: str, revision: str | None, trust_remote_code: bool) -> Any:
     """A model's configurations, where a model has them."""
     from transformers import AutoConfig, GenerationConfig
 
-    path = resolve(name)
-    adapter = Path(path) / "adapter_config.json"
-    if adapter.is_file():
-        path = resolve(json.loads(adapter.read_text("utf-8"))["base_model_name_or_path"])
+    path, revision = locate(name, revision)
+    adapter = adapter_folder(path, revision)
+    if adapter is not None:
+        path, revision = base_of(adapter)
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         told = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the configuration of '{name}': {told}") from error
     try:
-        generation = GenerationConfig.from_pretrained(path)
+        generation = GenerationConfig.from_pretrained(path, revision=revision)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
     return SimpleNamespace(config=config, generation_config=generation)

@@ -180,6 +180,8 @@ def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
     fields = get_type_hints(OPSDConfig)
     checked = {}
     for key, value in train.items():
+        # YAML reads `no`, which several strategies may be, as false.
+        value = "no" if value is False and key.endswith("_strategy") else value
         if key in Sampling.model_fields:
             raise UserError(f"{where}: train.{key} belongs under 'sampling'")
         if key not in fields:

@@ -129,10 +129,12 @@ def make_trainer(
 
 def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
     """With dev problems: scored before every checkpoint, and the best checkpoint is kept."""
+    saved, scored = (train.get(f"{what}_strategy", "steps") for what in ("save", "eval"))
     every = train.get("save_steps", OPSDConfig.save_steps)
     steps = train.get("eval_steps", every)
     # The Trainer can only keep the best of the checkpoints that were scored.
-    best = train.get("save_strategy", "steps") == "steps" and bool(steps) and every % steps == 0
+    matching = saved != "steps" or (bool(steps) and every % steps == 0)
+    best = saved == scored != "no" and matching
     return {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
 
 

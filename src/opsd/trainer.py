@@ -35,6 +35,7 @@ from opsd.assembly import (
 from opsd.callbacks import AfterStep, TrainingProgress
 from opsd.config import OPSDConfig
 from opsd.data.batches import ProblemLoader, StreamLoader
+from opsd.data.languages import resolve
 from opsd.data.problems import as_problems
 from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
@@ -96,7 +97,8 @@ class OPSDTrainer(Publishing):
         self.method = method
         self.signals = leaves(method.signal)
         self.vocab = vocabulary(tokenizer)
-        self.language_weights = dict(language_weights or {})
+        weights = language_weights or {}
+        self.language_weights = {resolve(name): weight for name, weight in weights.items()}
         self.run = RunFolder(str(args.output_dir))
         self.verifier = verifier or MathVerifier()
         self._groups: list[Group] = []

@@ -152,6 +152,8 @@ def test_quotas_fill_the_epoch_and_are_off_by_less_than_one(size: int, weights: 
 def test_a_weight_without_problems_is_refused():
     with pytest.raises(UserError, match="there is no problem in yor"):
         list(sampler(labels=["swa"] * 24, weights={"swa": 1, "yor": 1}))
+    with pytest.raises(UserError, match="language weights: none for yor"):
+        sampler(labels=["swa", "yor"] * 12, weights={"swa": 1})
 
 
 def test_the_loader_hands_out_problems_in_the_samplers_order():

@@ -146,6 +146,10 @@ def test_fractions_and_mixed_numbers(whole: int, top: int, bottom: int):
         (r"\(7\)", "7"),
         (r"\[ 7 \]", "7"),
         ("7.", "7"),
+        ("5 000 F CFA", "5000"),
+        ("F.CFA 5000", "5000"),
+        ("1e3", "1000"),
+        ("1.5E-2", "0.015"),
         ("7。", "7"),
         ("৭।", "7"),
         (r"7 \\", "7"),
@@ -167,7 +171,8 @@ def test_decoration_goes(text: str, number: str):
 @pytest.mark.parametrize(
     "text",
     ["", "5t", "5 x", r"2\pi", "2pi", "2 pi", "3:4", "3^{10}", "5\u00b2", "5 million", "1/0",
-     r"2\text{ million}", "(1,234)", "1,2", "12 or 13", "3 @@", "1 2", r"\frac123", "--5", "."],
+     r"2\text{ million}", "(1,234)", "1,2", "12 or 13", "3 @@", "1 2", r"\frac123", "--5", ".",
+     "5 F", "3e", "e3", "1e3.5", "1e", "2e9999"],
 )  # fmt: skip
 def test_what_is_more_than_a_number_is_not_one(text: str):
     assert value(text) is None

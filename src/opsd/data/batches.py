@@ -76,6 +76,9 @@ class StepSampler:
     def __post_init__(self) -> None:
         if self.size == 0:
             raise UserError("the training set is empty; check the data source and its filters")
+        unweighted = sorted(set(self.labels) - self.weights.keys()) if self.weights else []
+        if unweighted:
+            raise UserError(f"language weights: none for {', '.join(unweighted)}")
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

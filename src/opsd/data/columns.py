@@ -27,7 +27,7 @@ _USUAL = {
 }
 _METADATA = ("id", "unique_id", "question_id", "level", "subject", "source", "answer_type")
 _GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")
-_GSM8K_ANSWER = re.compile(r"\n?####\s*(.+?)\s*$")
+_GSM8K_ANSWER = re.compile(r"\n?####\s*(-?[$]?[\d.,/]+%?)\s*$")
 
 
 def problem(
@@ -60,7 +60,9 @@ def problem(
     worked = str(answer) if answer is not None else ""
     if "solution" not in fields and _GSM8K_ANSWER.search(worked):
         fields["solution"] = worked
-    privileged = {n: _boxed(_text(value)) for n, value in fields.items() if value is not None}
+    privileged = {n: _text(value) for n, value in fields.items() if value is not None}
+    if "solution" in privileged:
+        privileged["solution"] = _boxed(privileged["solution"])
     # A worked solution that ends in a box says its own answer.
     gold = gold_answer(worked) if worked else extract_boxed(privileged.get("solution", ""))
     return Problem(
@@ -161,6 +163,6 @@ def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
 
 def _boxed(text: str) -> str:
     r"""A GSM8K solution in the form that is asked for: no calculator marks, `\boxed{n}` last."""
-    if "####" not in text:
+    if _GSM8K_ANSWER.search(text) is None:
         return text
     return _GSM8K_ANSWER.sub(r"\n\\boxed{\1}", _GSM8K_CALCULATOR.sub("", text))

@@ -35,7 +35,7 @@ _SPACE_GROUPS = re.compile(r"(?<![\d.,] )(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?! ?
 
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?(?:"
-    r"(?P<decimal>\d+(?:\.\d+)?|\.\d+)"
+    r"(?P<decimal>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3})?)"
     r"|(?:(?P<whole>\d+) )?(?P<top>\d+) ?/ ?(?P<bottom>\d+)"
     r"|(?P<whole_tex>\d+)? ?\\[dtc]?frac ?(?:\{ ?(?P<top_tex>\d+) ?\}|(?P<top_digit>\d)) ?"
     r"(?:\{ ?(?P<bottom_tex>\d+) ?\}|(?P<bottom_digit>\d))) ?(?P<percent>%)?"
@@ -139,7 +139,7 @@ def _last_is_decimal(groups: list[str], separators: list[str], mark: DecimalMark
 def plain_number(text: str) -> PlainNumber | None:
     r"""The number that a normalised answer is, or None where it is anything else.
 
-    Integers, decimals, fractions and mixed numbers, perhaps with a percent sign.
+    Integers, decimals (`1.5e3` too), fractions and mixed numbers, perhaps with a percent sign.
 
     >>> plain_number("1 1/2").value, plain_number(r"\frac{3}{2}").value
     (Fraction(3, 2), Fraction(3, 2))
