@@ -19,6 +19,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from opsd.data.filters import languages_of
 from opsd.evaluate.published import ours
 from opsd.methods import FUNCTIONS, Method
 from opsd.objective.signals import leaves
@@ -65,7 +66,7 @@ def card(
         papers=_ARXIV.findall(method.paper) if method else [],
         data=data,
         source=_public(str(data.get("source", ""))),
-        languages=_languages(data, account),
+        languages=sorted(languages_of(data, account)),
         account=account,
         trained=next((row for row in reversed(_metrics(run)) if "loss" in row), {}),
         kept=sum((account.get("kept") or {}).values()) or None,
@@ -127,7 +128,7 @@ def _front(
         for row in results
         for kind in ("avg", "pass")
     ]
-    languages = _languages(recipe.get("data") or {}, _content(run / "data.json"))
+    languages = sorted(languages_of(recipe.get("data") or {}, _content(run / "data.json")))
     taught = method is not None and any(leaf.teacher for _, leaf in leaves(method.signal))
     return ModelCardData(
         base_model=base if _on_hub(base) else None,
@@ -208,12 +209,6 @@ def shown(recipe: Mapping[str, Any]) -> str:
     if not recipe:
         return ""
     return yaml.safe_dump(cleaned(recipe), sort_keys=False, allow_unicode=True).strip()
-
-
-def _languages(data: Mapping[str, Any], account: Mapping[str, Any]) -> list[str]:
-    """Codes of the problems' languages: those counted, or those asked for."""
-    asked = data.get("language") or []
-    return sorted(account.get("kept") or []) or ([asked] if isinstance(asked, str) else [*asked])
 
 
 def _results(run: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -71,6 +71,13 @@ def _true(value: Any) -> bool:
     return str(value).strip().lower() in ("true", "1", "1.0", "yes")
 
 
+def languages_of(data: Mapping[str, Any], account: Mapping[str, Any]) -> list[str]:
+    """The languages of a run's problems, from its recipe's `data` and its `data.json`: those that
+    were counted, else those that were asked for, as they are written."""
+    asked = data.get("language") or []
+    return [*(account.get("kept") or ([asked] if isinstance(asked, str) else asked))]
+
+
 @dataclass
 class Account:
     """What became of a source's rows: how many were read, how many problems of which language are
@@ -89,12 +96,12 @@ class Account:
     def uniform(self, column: str, here: bool, where: str) -> None:
         """Refuses a source of which some rows have a column that decides on their language, and
         others do not: those would pass for another language."""
-        if self.columns.setdefault(column, here) != here:
-            raise UserError(
-                f"{where}: no column '{column}', which other rows have"
-                if not here
-                else f"{where}: a column '{column}', which the rows before it do not have"
-            )
+        if self.columns.setdefault(column, here) == here:
+            return
+        told = f"no column '{column}', which other rows have"
+        if here:
+            told = f"a column '{column}', which the rows before it do not have"
+        raise UserError(f"{where}: {told}: fill it in for all of them, or for none")
 
     def drop(self, reason: str, where: str) -> None:
         self.dropped[reason] += 1

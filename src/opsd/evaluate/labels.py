@@ -21,11 +21,10 @@ UPSTREAM, CORRECTED = "upstream", "corrected"
 
 @dataclass(frozen=True)
 class Fix:
-    """A wrong label: what the file says, what is right (None: nothing is), and why."""
+    """A wrong label: what the file says, and what is right (None: nothing is)."""
 
     upstream: str
     corrected: str | None
-    why: str
 
     def concerns(self, answer: str) -> bool:
         """Whether the file still says what was wrong, and has not been mended."""
@@ -40,7 +39,7 @@ def fixes(suite: str, language: str) -> dict[int, Fix]:
         return {}
     listed = yaml.safe_load(file.read_text("utf-8")).get(language, [])
     return {
-        row: Fix(upstream, corrected, entry["why"])
+        row: Fix(upstream, corrected)
         for entry in listed
         for row, (upstream, corrected) in entry["rows"].items()
     }

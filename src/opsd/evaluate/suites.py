@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd.data import languages, problems
+from opsd.data.language_listing import AFRIMGSM
 from opsd.data.problems import Data
 from opsd.evaluate.labels import fixes, mended
 from opsd.run import log
@@ -44,7 +45,6 @@ class Suite:
         return self.spelled.get(code, code)
 
 
-_AFRICAN = "amh ewe hau ibo kin lin lug orm sna sot swa twi vai wol xho yor zul"
 _MGSM = {
     "ben": "bn",
     "deu": "de",
@@ -80,7 +80,7 @@ SUITES = {
         ),
         Suite(
             name="afrimgsm",
-            languages=(*_AFRICAN.split(), "eng", "fra"),
+            languages=(*AFRIMGSM, "eng", "fra"),
             source="masakhane/afrimgsm",
             config="{language}",
             file="{language}/test.tsv",

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from opsd.data.filters import languages_of
 from opsd.data.languages import codes, language
 from opsd.run import read_jsonl
 from opsd.types import UserError
@@ -184,7 +185,7 @@ def _run(path: Path) -> Run:
     method = str(mapping(method).get("name", "") if isinstance(method, Mapping) else method)
     seed = environment.get("seed", mapping(recipe.get("train")).get("seed"))
     account = mapping(_json(path / "data.json"))
-    tongue = _languages(mapping(recipe.get("data")), account)
+    tongue = ", ".join(languages_of(mapping(recipe.get("data")), account))
     if named is not None:
         # The folder's name says more than the recipe, in which two variants of a method share one.
         method, tongue, seed = named["method"], named["language"], int(named["seed"])
@@ -319,13 +320,6 @@ def _results(file: Path) -> list[Row]:
     content = mapping(_json(file))
     rows = [*(content.get("results") or ()), *(content.get("control") or ())]
     return [row for row in rows if isinstance(row, Mapping)]
-
-
-def _languages(data: Row, account: Row) -> str:
-    """The language of a run's data: a code, or codes with commas between them; the recipe's own
-    word for it (a language file, a name) where the run has not counted its rows."""
-    named = list(mapping(account.get("kept"))) or data.get("language", "")
-    return ", ".join(map(str, named)) if isinstance(named, list) else str(named or "")
 
 
 def _distinctly_labelled(runs: list[Run]) -> Iterator[Run]:
