@@ -154,6 +154,7 @@ def test_a_label_is_corrected_only_while_it_is_wrong():
     assert fix_of("another", "lug", 229, "21") is None
     assert fix_of("afrimgsm", "lug", None, "21") is None
     flagged = fix_of("afrimgsm", "ibo", 2, "70000")
+    assert flagged is not None and flagged.corrected is None
 
 
 def test_labels_mended_upstream_are_told_once(tmp_path: Path, capsys):
