@@ -127,7 +127,7 @@ def test_a_published_number_stands_beside_ours_of_the_same_kind(tmp_path: Path):
 def test_rows_that_were_left_out_are_told(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     dropped = [{"reason": "no answer", "count": 2, "first": "row 3"}]
-    kept = {"rows": 9, "kept": {"swa": 4, "yor": 3}, "dropped": dropped}
+    kept = {"rows": 12, "kept": {"swa": 4, "yor": 3}, "dev": 3, "dropped": dropped}
     (path / "data.json").write_text(json.dumps(kept))
-    assert tables.rows_table(load([path]).runs).rows == (("mine", 9, 7, "2: no answer"),)
+    assert tables.rows_table(load([path]).runs).rows == (("mine", 12, 7, 3, "2: no answer"),)
     assert tables.rows_table(load([run_folder(tmp_path / "plain")]).runs) is None

@@ -209,6 +209,7 @@ def rows_table(runs: Sequence[Run]) -> Table | None:
             run.label,
             number(account, "rows"),
             sum(mapping(account.get("kept")).values()),
+            number(account, "dev"),
             "; ".join(
                 f"{drop.get('count')}: {drop.get('reason')}"
                 for drop in map(mapping, account.get("dropped") or ())
@@ -217,8 +218,8 @@ def rows_table(runs: Sequence[Run]) -> Table | None:
         for run, account in counted
     ]
     columns = (
-        *(Column("Run"), Column("Rows read", "count"), Column("Problems kept", "count")),
-        Column("Left out"),
+        *(Column("Run"), Column("Rows read", "count"), Column("Problems trained on", "count")),
+        *(Column("Held out as dev", "count"), Column("Left out")),
     )
     return Table("Rows of the training data", columns, tuple(rows)) if rows else None
 
