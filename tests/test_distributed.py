@@ -16,9 +16,9 @@ CASES: dict[str, dict] = {
     "lora": {"lora": True},
     "uneven passes": {"lora": True, "max_tokens_per_pass": 130, "checkpointing": True},
     "sum": {"sum": True, "accumulate": 2},
-    # A head of its own, and passes that are empty on one rank: its gradient must not be missing.
     # The same few problems on both ranks: each time they must be answered anew.
     "repeated": {"lora": True, "repeated": True},
+    # A head of its own, and passes that are empty on one rank: its gradient must not be missing.
     "untied": {"untied": True, "max_tokens_per_pass": 130, "checkpointing": True},
 }
 ROLLOUTS, STEPS, RATE = 8, 2, 1.0

@@ -259,6 +259,8 @@ def test_a_run_is_exported_with_its_card(run, tmp_path, part):
     asked = asking([str(whole)], None, False, None)
     assert asked.prompt == methods.copsd().student and asked.languages == ("swa",)
     assert str(tmp_path) not in (whole / "recipe.yaml").read_text()
+    again = export(whole, tmp_path / "again")
+    assert (again / "recipe.yaml").read_text() == (whole / "recipe.yaml").read_text()
     name = "model" if part == "." else part
     merged, on = load_model(str(whole)), load_model(str(run / name))
     assert (logits(merged) - logits(on)).abs().max() < 1e-5

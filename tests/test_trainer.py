@@ -292,6 +292,15 @@ def test_a_step_of_which_nothing_fits_has_no_loss_and_is_counted(tmp_path, tiny_
     assert [row["generated_tokens"] for row in rows] == [0, 0]
 
 
+def test_prompts_that_do_not_fit_are_not_tried_again_when_a_batch_is_reused(tmp_path, tiny_folder):
+    long = {"max_length": 20, "prompt_too_long": "skip", "per_device_train_batch_size": 4}
+    args, method = config(tmp_path, **long), methods.grpo(group=2, reuse=2)
+    run = OPSDTrainer(str(tiny_folder), method, args, ROWS)
+    run.train()
+    rows = [row for row in run.state.log_history if "loss" in row]
+    assert [row["skipped_prompts"] for row in rows] == [2, 2]
+
+
 def test_a_step_without_a_right_answer_has_no_loss_for_star(tmp_path, tiny_folder):
     def wrong(problem: Problem, completion: str) -> Verdict:
         return Verdict(0.0, False, False)

@@ -29,6 +29,7 @@ from opsd.types import UserError
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}(?:v\d+)?\b")
+_PLACE = re.compile(r"/[^/]+(/[^/]+)+/?|[A-Za-z]:\\.+")
 _SECRET = re.compile(r"\bhf_\w{8,}")
 _MARKS = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -202,7 +203,7 @@ def shown(recipe: Mapping[str, Any]) -> str:
             return {k: cleaned(v) for k, v in value.items() if not str(k).endswith("token")}
         if isinstance(value, list):
             return [cleaned(v) for v in value]
-        if isinstance(value, str) and "\n" not in value and Path(value).is_absolute():
+        if isinstance(value, str) and "\n" not in value and _PLACE.fullmatch(value):
             return Path(value).name
         return _SECRET.sub("hf_...", value) if isinstance(value, str) else value
 

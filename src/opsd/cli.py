@@ -36,7 +36,10 @@ Columns = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Local copies of suites, instead of the hub.")]
 Languages = Annotated[
-    str, typer.Option(help="Codes, names or language files, comma-separated; or all.")
+    str | None,
+    typer.Option(
+        help="Codes, names or files, comma-separated; or all. Default: as trained, or all."
+    ),
 ]
 Limit = Annotated[
     int | None, typer.Option(help="Only the first so many problems of a language.", min=1)
@@ -115,7 +118,7 @@ def evaluate(
         str | None, typer.Option(help="A file of your own, a dataset, or miniature, instead.")
     ] = None,
     data_dir: DataDir = None,
-    language: Languages = "all",
+    language: Languages = None,
     split: Annotated[str, typer.Option(help="Split of a dataset of your own.")] = "test",
     column: Columns = None,
     limit: Limit = None,
@@ -152,7 +155,7 @@ def evaluate(
         suite=suite,
         data=data,
         data_dir=data_dir,
-        languages=_names(language),
+        languages=_names(language) if language else (),
         columns=_columns(column or []),
         split=split,
         limit=limit,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from opsd.card import card, shown
 from opsd.data import languages
+from opsd.data.prompts import template_text
 from opsd.miniature import NAMES
 from opsd.model import adapter_folder, base_of, load_model, load_tokenizer, locate
 from opsd.run import log, write_atomically
@@ -73,6 +74,9 @@ def export(
 def _trained(source: str | Path) -> tuple[str, Path | None]:
     """A model's folder or name, and the run folder that it belongs to, if any."""
     path = Path(source)
+    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        beside = [folder for folder in (path, path.parent) if (folder / "recipe.yaml").is_file()]
+        return str(source), next(iter(beside), None)
     if (path / "recipe.yaml").is_file() or (path / "metrics.jsonl").is_file():
         if not (path / "model").is_dir():
             raise UserError(
@@ -80,7 +84,7 @@ def _trained(source: str | Path) -> tuple[str, Path | None]:
                 " its checkpoint folders"
             )
         return str(path / "model"), path
-    return str(source), path.parent if (path.parent / "recipe.yaml").is_file() else None
+    return str(source), None
 
 
 def _whole(
@@ -157,11 +161,23 @@ def _copy_adapter(adapter: Path, draft: Path, *, shared: bool) -> None:
 
 
 def _copy_recipe(run: Path, draft: Path) -> None:
-    """What says how the model was asked in training, and is to be asked from now on."""
+    """What says how the model was asked in training, and is to be asked from now on: with the text
+    of templates, and the languages, that are files on this machine."""
     recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
-    write_atomically(draft / "recipe.yaml", shown(recipe) + "\n")
+    write_atomically(draft / "recipe.yaml", shown(_with_templates(recipe)) + "\n")
     if (run / languages.FOLDER).is_dir():
         shutil.copytree(run / languages.FOLDER, draft / languages.FOLDER)
+
+
+def _with_templates(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_templates(x) for x in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: _with_templates(x) for key, x in value.items()}
+    if isinstance(template := made.get("template"), str) and Path(template).is_file():
+        made["template"] = template_text(template)
+    return made
 
 
 def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -68,7 +68,10 @@ def _same_data(account: Account, written: Path, resume: bool) -> None:
     """Refuses to go on with other problems than the run began with."""
     if not (resume and written.is_file()):
         return
-    before = json.loads(written.read_text("utf-8")).get("digest", "")
+    try:
+        before = json.loads(written.read_text("utf-8"))["digest"]
+    except (ValueError, KeyError, TypeError):
+        return  # nothing to compare with
     if before != account.digest:
         raise UserError(
             f"the data has changed since {written.parent} began (see {written}): put it back, or"

@@ -101,7 +101,7 @@ class OPSDTrainer(Publishing):
         self.language_weights = {resolve(name): weight for name, weight in weights.items()}
         self.run = RunFolder(str(args.output_dir))
         self.verifier = verifier or MathVerifier()
-        self._groups: list[Group] = []
+        self._groups: list[Group] | None = None
         train_set = None if train_dataset is None else as_problems(train_dataset)
         self.meter = Meter(by_language=_several_languages(train_set))
         super().__init__(
@@ -138,7 +138,7 @@ class OPSDTrainer(Publishing):
         """A step's lessons, dealt by length into exactly `num_batches` lists."""
         rows = [problem for _ in range(num_batches) for problem in next(epoch_iterator)]
         step = self.state.global_step
-        if step % self.method.reuse == 0 or not self._groups:
+        if step % self.method.reuse == 0 or self._groups is None:
             problems = rows[:: self.method.source.group]
             self.sampler.earlier = self._earlier(problems)
             with self.meter.timed("rollout"):

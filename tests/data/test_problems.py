@@ -258,10 +258,11 @@ def test_the_account_says_what_became_of_every_row(tmp_path: Path):
     dropped = {drop["reason"]: drop["count"] for drop in told["dropped"]}
     assert dropped.get("the same as a dev problem", 0) + dropped["beyond data.limit"] == 2
     assert len(train) + len(dev) + sum(dropped.values()) == 21
-    again = Account()
-    load(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=15), again)
+    load(Data(source=str(write(tmp_path, "json", rows)), dev=15), again := Account())
     load(Data(source=path, dev=15), whole := Account())
     assert again.digest == whole.digest != account.digest
+    load(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=15), turned := Account())
+    assert turned.digest != whole.digest
 
 
 def test_a_problem_that_occurs_with_two_solutions_is_not_in_both_splits(tmp_path: Path):
@@ -337,6 +338,7 @@ def test_rows_of_any_sequence_become_problems_and_problems_stay():
         ),
         ([{"problem": "S", "translation": "E"}], None, "in which language is the problem?"),
         ([{"problem_translated": "S", "problem_en": "E"}], None, "There is 'problem_en'"),
+        ([{"problem_translated": "S", "translation": "E"}], None, "or set data.language"),
         ([{"problem": "S", "language": " "}], "swa", "row 1: the column 'language' is empty"),
         ([{"problem": "S", "language": None}], None, "row 1: the column 'language' is empty"),
         ([{"problem": "S", "language": "xx-none"}], None, "row 1: unknown language"),
@@ -364,3 +366,32 @@ def test_english_beside_translations_is_learned_from_the_problem_column(tmp_path
     loaded = read(Data(source=str(file), language=("eng", "swa")))
     assert [(p.text, p.language) for p in loaded] == [("E", "eng"), ("S", "swa")]
     assert [p.privileged for p in loaded] == [{}, {"translation": "E"}]
+
+
+def test_a_mapped_translation_asks_for_the_language_too(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"swali": "S", "english": "E", "answer": 1}))
+    columns = {"prompt": "swali", "translation": "english"}
+    assert "There is 'english'" in message(Data(source=str(file), columns=columns))
+    (one,) = read(Data(source=str(file), columns=columns, language="swa"))
+    assert (one.text, one.privileged) == ("S", {"translation": "E"})
+
+
+def test_files_per_language_may_differ_in_their_columns(tmp_path):
+    swa, yor = {"problem": "S", "language": "swa"}, {"problem": "Y"}
+    (tmp_path / "p_swa.jsonl").write_text(json.dumps(swa))
+    (tmp_path / "p_yor.jsonl").write_text(json.dumps(yor))
+    both = read(Data(source=str(tmp_path / "p_{language}.jsonl"), language=("swa", "yor")))
+    assert [(p.text, p.language) for p in both] == [("S", "swa"), ("Y", "yor")]
+
+
+@pytest.mark.parametrize("end", ["20", "1 000", "5 apples", "$-5", "€20", "-3.5%"])
+def test_whatever_number_ends_a_gsm8k_solution_is_boxed(end: str):
+    made = as_problems([{"question": "q", "answer": f"3 + 4 = <<3+4=7>>7\n#### {end}"}])[0]
+    assert made.privileged["solution"] == f"3 + 4 = 7\n\\boxed{{{end}}}"
+    assert made.answer == end
+
+
+def test_a_heading_is_no_answer():
+    row = {"problem": "p", "answer": "7", "solution": "It is 7.\n#### In closing"}
+    assert as_problems([row])[0].privileged["solution"] == row["solution"]

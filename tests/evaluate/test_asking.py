@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import pytest
 import yaml
 
+from opsd.data import languages
 from opsd.evaluate.asking import asking
 from opsd.evaluate.command import _output
 from opsd.types import UserError
@@ -68,3 +70,31 @@ def test_results_go_into_the_run_that_the_models_lie_in(tmp_path: Path):
     one, other = (run_folder(tmp_path / name) for name in ("one", "other"))
     assert _output(["miniature", one]) == tmp_path / "one" / "eval"
     assert _output(["miniature"]) == _output([one, other]) == Path("runs/eval")
+
+
+def test_columns_are_taken_over_where_all_runs_agree(tmp_path: Path):
+    one, other = (run_folder(tmp_path / name) for name in ("one", "other"))
+    for name, column in (("one", "swali"), ("other", "ibeere")):
+        file = tmp_path / name / "recipe.yaml"
+        recipe = yaml.safe_load(file.read_text())
+        recipe["data"]["columns"] = {"prompt": column, "solution": "suluhisho"}
+        file.write_text(yaml.safe_dump(recipe))
+    assert asking([one], None, False, None).columns == {"prompt": "swali"}
+    assert asking([one, other], None, False, None).columns == {}
+    assert asking([one, other], None, True, None).languages == ("swa",)
+
+
+def test_two_language_files_for_one_code_are_not_mixed(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(languages, "_OWN", {})
+    shipped = resources.files("opsd.data") / "languages" / "zul.yaml"
+    models = []
+    for name, box in (("one", r"\boxed{}."), ("other", r"in \boxed{}!")):
+        models.append(run_folder(tmp_path / name))
+        text = {**yaml.safe_load(shipped.read_text()), "instruction": box, "code": "qab"}
+        text |= {"name": "Ours", "aliases": []}
+        folder = tmp_path / name / "languages"
+        folder.mkdir()
+        (folder / "qab.yaml").write_text(yaml.safe_dump(text))
+    assert asking(models[:1], None, False, None).languages == ("qab", "swa")
+    with pytest.raises(UserError, match="says something else of 'qab'"):
+        asking(models, None, False, None)

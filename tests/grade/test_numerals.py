@@ -147,6 +147,7 @@ def test_fractions_and_mixed_numbers(whole: int, top: int, bottom: int):
         (r"\[ 7 \]", "7"),
         ("7.", "7"),
         ("5 000 F CFA", "5000"),
+        ("5000F CFA", "5000"),
         ("F.CFA 5000", "5000"),
         ("1e3", "1000"),
         ("1.5E-2", "0.015"),

@@ -27,7 +27,7 @@ _USUAL = {
 }
 _METADATA = ("id", "unique_id", "question_id", "level", "subject", "source", "answer_type")
 _GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")
-_GSM8K_ANSWER = re.compile(r"\n?####\s*(-?[$]?[\d.,/]+%?)\s*$")
+_GSM8K_ANSWER = re.compile(r"\n?####\s*([-+]?[^\w\s#]?-?\d[^\n#]{0,40}?)\s*$")
 
 
 def problem(

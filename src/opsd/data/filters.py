@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from opsd.data.columns import wide_column
+from opsd.data.languages import language
 from opsd.data.rows import Row
 from opsd.types import Problem, UserError
 
@@ -82,8 +84,9 @@ def languages_of(data: Mapping[str, Any], account: Mapping[str, Any]) -> list[st
 class Account:
     """What became of a source's rows: how many were read, how many problems of which language are
     trained on, how many are held out for evaluation, how many were dropped and why, with the first
-    row of every reason. `digest` tells one set of problems from another; `columns` are those that
-    decide on a row's language, and whether rows have them."""
+    row of every reason. `digest` tells one list of problems, and what prompts say in their
+    languages, from another; `columns` are those that decide on a row's language, by source, and
+    whether its rows have them."""
 
     rows: int = 0
     kept: Counter[str] = field(default_factory=Counter)
@@ -91,12 +94,12 @@ class Account:
     digest: str = ""
     dropped: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
-    columns: dict[str, bool] = field(default_factory=dict)
+    columns: dict[tuple[str, str], bool] = field(default_factory=dict)
 
-    def uniform(self, column: str, here: bool, where: str) -> None:
+    def uniform(self, source: str, column: str, here: bool, where: str) -> None:
         """Refuses a source of which some rows have a column that decides on their language, and
         others do not: those would pass for another language."""
-        if self.columns.setdefault(column, here) == here:
+        if self.columns.setdefault((source, column), here) == here:
             return
         told = f"no column '{column}', which other rows have"
         if here:
@@ -111,8 +114,9 @@ class Account:
         """What a source came to, once all of it is read."""
         self.kept = Counter(problem.language for problem in train)
         self.dev = len(dev)
-        ids = "".join(sorted(problem.id for problem in (*train, *dev)))
-        self.digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
+        texts = [language(code).model_dump_json() for code in sorted(self.kept)]
+        whole = json.dumps([[p.id for p in train], [p.id for p in dev], texts])
+        self.digest = hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def lines(self) -> list[str]:
         """For people: the drops, most frequent first."""

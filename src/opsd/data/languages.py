@@ -79,16 +79,26 @@ def resolve(name: str) -> str:
 def keep(names: Iterable[str], folder: Path) -> None:
     """Copies the user's own files among names of languages into a run's folder: what is learned in
     them is later measured with the same texts."""
-    for path in map(Path, names):
-        if path.suffix in SUFFIXES:
+    for name in names:
+        if Path(name).suffix in SUFFIXES:
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / FOLDER / path.name, path.read_text("utf-8"))
+            text = Path(name).read_text("utf-8")
+            write_atomically(folder / FOLDER / f"{resolve(name)}.yaml", text)
 
 
-def recalled(folder: Path) -> dict[str, str]:
-    """Makes the language files of a run's folder known; their codes by file name."""
-    files = sorted((folder / FOLDER).glob("*"))
-    return {file.name: resolve(str(file)) for file in files if file.suffix in SUFFIXES}
+def recalled(folder: Path) -> list[str]:
+    """Makes the language files of a run's folder known; their codes. UserError where another file
+    says something else of one of them."""
+    codes = []
+    for file in sorted((folder / FOLDER).glob("*.yaml")):
+        own = _read(file)
+        if _OWN.setdefault(own.code, own) != own:
+            raise UserError(
+                f"{file} says something else of '{own.code}' than the language file that is in"
+                " use: evaluate one model at a time"
+            )
+        codes.append(own.code)
+    return codes
 
 
 def check(path: str | Path) -> list[str]:

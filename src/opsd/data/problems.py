@@ -140,6 +140,11 @@ def as_problems(rows: Iterable[Problem | Row]) -> list[Problem] | ProblemStream:
     return problems
 
 
+def first_row(data: Data) -> Row:
+    """A source's first row; empty where it has none."""
+    return next(_rows(_parts(data)[0]), {})
+
+
 def _parts(data: Data) -> list[Data]:
     """The source once; or once per language, where its names depend on the language."""
     named = (data.source, data.config or "", *data.columns.values(), *data.filters.require)
@@ -198,17 +203,18 @@ def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:
     column = data.columns.get("language", "language")
     if column not in row and "language" in data.columns:
         raise UserError(f"{where}: no column '{column}' for 'language'")
-    account.uniform(column, column in row, where)
+    account.uniform(data.source, column, column in row, where)
     if column in row:
         return _said(data, str(row[column] or "").strip(), column, where, account)
     codes = list(data.asked) or ["eng"]
-    if not data.asked and (told := next(filter(row.get, ("translation", "problem_en")), None)):
+    usual = (data.columns.get("translation"), "translation", "problem_en")
+    if not data.asked and (told := next((x for x in usual if x and row.get(x)), None)):
         raise UserError(
-            f"{where}: in which language is the problem? There is '{told}', but no language column;"
-            " set data.language (of `opsd evaluate`, --language)"
+            f"{where}: in which language is the problem? There is '{told}', but no language column:"
+            " add one, or set data.language (of `opsd evaluate`, --language)"
         )
     if "prompt" not in data.columns:
-        _refuse_untranslated(row, codes, where, account)
+        _refuse_untranslated(data, row, codes, where, account)
     elif len(codes) > 1:
         raise UserError(f"{where}: which of {', '.join(codes)}? {_SAY_WHICH}")
     return codes
@@ -233,7 +239,9 @@ def _said(data: Data, name: str, column: str, where: str, account: Account) -> l
     return []
 
 
-def _refuse_untranslated(row: Row, codes: Sequence[str], where: str, account: Account) -> None:
+def _refuse_untranslated(
+    data: Data, row: Row, codes: Sequence[str], where: str, account: Account
+) -> None:
     """Refuses a row that has translations, or ought to have them, but not into these languages."""
     translated = translations(row)
     for code in codes:
@@ -246,7 +254,7 @@ def _refuse_untranslated(row: Row, codes: Sequence[str], where: str, account: Ac
                 f"{where}: no problem in {code}: there is neither a language column nor"
                 f" 'problem_{code}'. {_SAY_WHICH}"
             )
-        account.uniform(f"problem_{code}", here, where)
+        account.uniform(data.source, f"problem_{code}", here, where)
 
 
 def _key(problem: Problem) -> str:

@@ -71,8 +71,8 @@ def _recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
         if folder is not None:
             recipe = recipes.load(str(folder / "recipe.yaml"))
             own = languages.recalled(folder)
-            asked = tuple(own.get(Path(name).name, name) for name in recipe.data.spellings)
-            data = recipe.data.model_copy(update={"language": asked or None})
+            known = [x for x in recipe.data.spellings if Path(x).suffix not in languages.SUFFIXES]
+            data = recipe.data.model_copy(update={"language": (*own, *known) or None})
             found[str(folder / "recipe.yaml")] = recipe.model_copy(update={"data": data})
     return found
 
@@ -82,14 +82,14 @@ def _asking(recipe: Recipe) -> Asking:
 
 
 def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
-    """The languages of all recipes; the columns on which they agree, of those that evaluation
-    reads."""
+    """The languages of all recipes; the columns that evaluation reads, where all recipes agree."""
     asked: dict[str, None] = {}
-    columns: dict[str, str] = {}
+    read = []
     for recipe in found:
         asked |= dict.fromkeys(recipe.data.spellings)
-        columns |= {n: c for n, c in recipe.data.columns.items() if n in _READ}
-    return {"languages": tuple(asked), "columns": columns}
+        read.append({n: c for n, c in recipe.data.columns.items() if n in _READ})
+    agreed = read[0] if read and all(columns == read[0] for columns in read) else {}
+    return {"languages": tuple(asked), "columns": agreed}
 
 
 _READ = ("prompt", "answer", "language")

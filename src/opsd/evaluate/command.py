@@ -45,7 +45,7 @@ def evaluate_models(
     for model in models:
         adapter_folder(*locate(model))  # refuses what is not there before the first is evaluated
     asked = asking(models, recipe, plain, thinking)
-    chosen = _suite(suite, data, split, {**asked.columns, **(columns or {})})
+    chosen = _suite(suite, data, split, columns or {}, asked.columns)
     if data is not None:
         languages = _trained_on(asked, languages)
     problems = suites.read(chosen, languages, data_dir, limit)
@@ -81,12 +81,18 @@ def evaluate_models(
 
 
 def _suite(
-    name: str | None, data: str | None, split: str, columns: Mapping[str, str]
+    name: str | None,
+    data: str | None,
+    split: str,
+    columns: Mapping[str, str],
+    trained: Mapping[str, str],
 ) -> suites.Suite:
     if name is not None and data is None:
+        if columns:
+            raise UserError(f"--column is for --data, a file of your own: {name} has its own")
         return suites.suite(name)
     if data is not None and name is None:
-        return suites.own(data, split, columns)
+        return suites.own(data, split, columns=columns, trained_columns=trained)
     raise UserError(
         f"name either --suite ({', '.join(suites.SUITES)}) or --data, a file of your own"
     )
@@ -95,7 +101,7 @@ def _suite(
 def _trained_on(asked: Asking, languages: Sequence[str]) -> Sequence[str]:
     """The languages in which a file of the user's own is read: those asked for, else those that the
     models were trained on."""
-    if [*languages] not in ([], [suites.ALL]) or not asked.languages:
+    if languages or not asked.languages:
         return languages
     log(f"languages, as in training: {', '.join(asked.languages)}")
     return asked.languages

@@ -26,39 +26,28 @@ def ours(printed: Row, results: Iterable[Row]) -> list[Ours]:
     with the same k and budget, under the labels of that time; of its language, or the mean over
     languages, where every one is there that the suite's published mean has."""
     kind, _, samples = str(printed.get("metric", "")).partition("@")
-    if printed.get("split"):
-        return []  # results do not say of which part of a suite they are
+    known = SUITES.get(str(printed.get("suite")))
+    # Results do not say of which part of a suite they are, nor whether one that we do not know is
+    # whole.
+    if known is None or printed.get("split"):
+        return []
     alike: dict[tuple[str, int], dict[str, float]] = {}
     for row in results:
         if (
-            row["suite"] == printed.get("suite")
-            and str(row["samples"]) == samples
+            row.get("suite") == printed.get("suite")
+            and str(row.get("samples")) == samples
             and f"{kind}@k" in row
             and row.get("labels", UPSTREAM) == UPSTREAM
-            and printed.get("budget") in (None, row["budget"])
-            and _whole(row)
+            and printed.get("budget") in (None, row.get("budget"))
+            and row.get("n_problems") == known.size
         ):
             place = (str(row["model"]), int(row["budget"]))
             alike.setdefault(place, {})[row["language"]] = float(row[f"{kind}@k"])
-    wanted = [printed["language"]] if printed.get("language") else _published_languages(printed)
+    wanted = [code for code in known.languages if code not in known.aside]
+    if printed.get("language"):
+        wanted = [str(printed["language"])]
     return [
-        Ours(model, budget, _mean(scores[code] for code in wanted or scores))
+        Ours(model, budget, sum(scores[code] for code in wanted) / len(wanted))
         for (model, budget), scores in alike.items()
-        if (set(wanted) <= scores.keys() if wanted else len(scores) == 1)
+        if set(wanted) <= scores.keys()
     ]
-
-
-def _whole(row: Row) -> bool:
-    known = SUITES.get(str(row["suite"]))
-    return known is None or known.size in (None, row.get("n_problems"))
-
-
-def _published_languages(printed: Row) -> list[str]:
-    """The languages of a suite's published mean; none where we do not know the suite."""
-    known = SUITES.get(str(printed.get("suite")))
-    return [code for code in known.languages if code not in known.aside] if known else []
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)

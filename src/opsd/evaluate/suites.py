@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd.data import languages, problems
+from opsd.data.filters import Account
 from opsd.data.language_listing import AFRIMGSM
 from opsd.data.problems import Data
 from opsd.evaluate.labels import fixes, mended
@@ -25,7 +26,8 @@ class Suite:
     is laid out, below the suite's own folder. In `config` and `file`, `{language}` stands for the
     suite's own spelling of a language. `size` is the number of problems in each language;
     `protocol` what its published numbers were measured with; languages `aside` are there for
-    reference and not in its published mean. `columns` are those of a file of the user's own.
+    reference and not in its published mean. `columns` are those of a file of the user's own,
+    `trained_columns` those that were trained on, which it may have.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Suite:
     size: int | None = None
     protocol: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
+    trained_columns: Mapping[str, str] = field(default_factory=dict)
 
     def spelling(self, code: str) -> str:
         return self.spelled.get(code, code)
@@ -101,13 +104,14 @@ def suite(name: str) -> Suite:
     return SUITES[name]
 
 
-def own(data: str, split: str = "test", columns: Mapping[str, str] | None = None) -> Suite:
-    """A file of the user's own, or a dataset, as a suite that is named after it."""
+def own(data: str, split: str = "test", **columns: Mapping[str, str]) -> Suite:
+    """A file of the user's own, or a dataset, as a suite that is named after it; `columns` and
+    `trained_columns` are the suite's."""
     name = re.sub(r"\.(jsonl?|csv|tsv|parquet)$", "", Path(data).name)
     name = name.replace("{language}", "").strip("-_. ") or "data"
     # Of the same name as a published suite, it must not share that one's folder and labels.
     name = f"own-{name}" if name in SUITES else name
-    return Suite(name=name, source=data, split=split, columns=columns or {})
+    return Suite(name=name, source=data, split=split, **columns)
 
 
 def read(
@@ -122,14 +126,7 @@ def read(
     if not suite.languages:
         if folder is not None:
             raise UserError("--data-dir holds copies of suites; a file of your own is --data alone")
-        data = Data(
-            source=suite.source,
-            split=suite.split,
-            columns=dict(suite.columns),
-            language=tuple(names) or None,
-            limit=limit,
-        )
-        return _loaded(data)
+        return _loaded(_own_data(suite, names, limit))
     codes = list(dict.fromkeys(map(languages.resolve, names))) or list(suite.languages)
     for code in codes:
         if code not in suite.languages:
@@ -137,6 +134,16 @@ def read(
     if folder is not None:
         codes = _found(suite, codes, folder, bool(names))
     return [problem for code in codes for problem in _read(suite, code, folder, limit)]
+
+
+def _own_data(suite: Suite, names: Sequence[str], limit: int | None) -> Data:
+    data = Data(source=suite.source, split=suite.split, language=tuple(names) or None, limit=limit)
+    trained = dict(suite.trained_columns)
+    if trained:
+        row = problems.first_row(data.model_copy(update={"columns": trained}))
+        spelled = names[0] if names else ""
+        trained = {n: c for n, c in trained.items() if c.replace("{language}", spelled) in row}
+    return data.model_copy(update={"columns": {**trained, **suite.columns}})
 
 
 def _found(suite: Suite, codes: Sequence[str], folder: Path, named: bool) -> list[str]:
@@ -187,6 +194,10 @@ def _read(suite: Suite, code: str, folder: Path | None, limit: int | None) -> li
 
 
 def _loaded(data: Data) -> list[Problem]:
-    loaded, _ = problems.load(data)
+    account = Account()
+    loaded, _ = problems.load(data, account)
+    for line in account.lines():
+        if "beyond data.limit" not in line:
+            log(f"{data.source}: {line}")
     assert isinstance(loaded, list)  # a stream only where it is asked for
     return loaded

@@ -88,7 +88,9 @@ _DEGREES = re.compile(r"(?<=\d) ?\^ ?(?:\\circ|\{ ?\\circ ?\}) ?[CFK]?$")
 _POWER = re.compile(
     rf"(?:(?<={_LETTER}{{3}})|(?<=[m{_UNIT}])|(?<=in)|(?<=ft)|(?<=yd)|(?<=mi)){_EXPONENT}$"
 )
-_FRANCS = re.compile(r"\bF\.? ?CFA\b")  # of West and Central Africa: one unit in two words
+_FRANCS = re.compile(
+    r"(?<![^\W\d])F\.? ?CFA\b"
+)  # of West and Central Africa: one unit in two words
 _SHILLINGS = re.compile(r"(?<=\d) ?/[=-]$")  # 500/= and 500/- are 500 shillings
 _PER = re.compile(rf" ?/(?={_LETTER}{{2}})")  # 5/kg is a price; 5/k may be a quotient
 _NAME = re.compile(r"[^\d=<>!\\]*= ?|[^\d=:\\]{2,}: ?")
@@ -156,7 +158,7 @@ def bare_number(text: str) -> str | None:
     """
     for _ in range(2):
         text = _MARKED.sub(_stand_in, _BOLD.sub(r"\1", text))
-    text = _FRANCS.sub("FCFA", text)
+    text = _FRANCS.sub(" FCFA", text)
     text = _POWER.sub("", _SHILLINGS.sub("", _DEGREES.sub("", text.strip())))
     name = _NAME.match(text)
     around = _AROUND.fullmatch(text[name.end() if name else 0 :])
