@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from opsd.journal import Meter
-from opsd.objective.fused import View
+from opsd.objective.head import View
 from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
 from opsd.objective.total import Share, tally, total

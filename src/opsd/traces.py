@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from opsd.learner import Learner, table_of
-from opsd.objective.fused import Head, fused_terms
+from opsd.objective.fused import fused_terms
+from opsd.objective.head import Head
 from opsd.teacher.lessons import Lesson
 from opsd.teacher.score import score
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from opsd.objective.credit import Clipped, GroupNormalised, LogRatio, PolicyGradient
-from opsd.objective.fused import SampledTerm
 from opsd.objective.table import TokenTable
+from opsd.objective.terms import SampledTerm
 
 
 def table_of(rewards, groups, lengths, logp_sampler=None, **statistics) -> TokenTable:

@@ -10,15 +10,10 @@ from torch.nn.functional import log_softmax
 
 from opsd.objective import fused
 from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
-from opsd.objective.fused import (
-    DivergenceTerm,
-    Head,
-    SampledTerm,
-    View,
-    fused_divergence,
-    fused_terms,
-)
+from opsd.objective.fused import fused_divergence, fused_terms
+from opsd.objective.head import Head, View
 from opsd.objective.support import TopK
+from opsd.objective.terms import DivergenceTerm, SampledTerm
 
 DIVERGENCES = {
     "forward_kl": (forward_kl, Oracle("forward_kl")),

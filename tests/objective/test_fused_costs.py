@@ -8,15 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from opsd.objective.fused import (
-    DivergenceTerm,
-    Head,
-    SampledTerm,
-    View,
-    chunk_rows_for,
-    fused_terms,
-    head_products,
-)
+from opsd.objective.fused import chunk_rows_for, fused_terms, head_products
+from opsd.objective.head import Head, View
+from opsd.objective.terms import DivergenceTerm, SampledTerm
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from tests.oracle import Oracle, assert_gradients, assert_values
 from tests.peers import compute_topk_self_distillation_loss
 
 from opsd.objective.divergences import forward_kl, jsd, reverse_kl
-from opsd.objective.fused import DivergenceTerm, View
+from opsd.objective.head import View
 from opsd.objective.support import Full, TopK
+from opsd.objective.terms import DivergenceTerm
 
 TOKENS = torch.zeros(16, dtype=torch.long)
 NOWHERE = View("teacher", torch.empty(0), None)

@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
-from opsd.objective.fused import Head, View
+from opsd.objective.head import Head, View
 from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher, leaves
 from opsd.objective.table import TokenTable
 from opsd.objective.total import Share, tally, total

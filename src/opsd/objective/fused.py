@@ -16,150 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from opsd.objective.divergences import Divergence, forward_kl, normalised, rows_from_logits
-from opsd.objective.support import Full, Support
-from opsd.objective.targets import Single, Target
+from opsd.objective.divergences import Divergence, forward_kl
+from opsd.objective.head import Head, View
+from opsd.objective.terms import DivergenceTerm, Term, TermRows, mixed_before
 
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 _MIN_CHUNK_ROWS = 16
 # Of each operand: on a CPU what its caches hold, on a GPU what keeps it busy.
 _BLOCK_BYTES = {"cpu": 2**20, "cuda": 32 * 2**20}
-
-
-@dataclass(frozen=True)
-class Head:
-    """A language model's output layer: hidden `[C, D]` -> logits `[C, vocab]`, float32.
-
-    `vocab` counts the rows that the tokenizer can produce: rows padded for alignment beyond them
-    take no part. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    vocab: int = 0
-    softcap: float | None = None
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "vocab", self.vocab or self.weight.shape[0])
-
-    @property
-    def trained(self) -> bool:
-        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        z = (hidden.to(self.weight.dtype) @ self.weight[: self.vocab].t()).float()
-        if self.bias is not None:
-            z += self.bias[: self.vocab].float()
-        if self.scale != 1.0:
-            z *= self.scale
-        return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
-
-    def chain(self, gradient: Tensor, logits: Tensor | None) -> Tensor:
-        """From a gradient by `logits` to one by the plain product, in the weight's dtype."""
-        if self.softcap is not None and logits is not None:
-            gradient = gradient * (1 - (logits / self.softcap) ** 2)
-        return (gradient * self.scale if self.scale != 1.0 else gradient).to(self.weight.dtype)
-
-
-class View(NamedTuple):
-    """A teacher's hidden states, row by row as the student's, and the head that reads them."""
-
-    name: str
-    hidden_ND: Tensor
-    head: Head
-
-
-class TermRows(NamedTuple):
-    """A chunk's values [C], their gradient by the student's logits [C, V], and statistics [C]."""
-
-    value: Tensor
-    gradient: Tensor
-    statistics: dict[str, Tensor]
-
-
-class Term(Protocol):
-    """One quantity per row. Called with the chunk's student logits, views' logits, token ids;
-    all of them may be overwritten."""
-
-    @property
-    def views(self) -> Sequence[View]: ...
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows: ...
-
-
-@dataclass(frozen=True)
-class DivergenceTerm:
-    """The divergence of the student from a target made of the views, both at `temperature`."""
-
-    views: Sequence[View]
-    divergence: Divergence = forward_kl
-    target: Target = Single()
-    support: Support = Full()
-    temperature: float = 1.0
-
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
-        temperature, names = self.temperature, [view.name for view in self.views]
-        whole = isinstance(self.support, Full)
-        statistics: dict[str, Tensor] = {}
-        if not whole:
-            statistics["logp_student"] = token_logp(student, tokens, temperature)
-        if len(views) > 1:
-            for name, logits in zip(names, views, strict=True):
-                statistics[f"logp_{name}"] = token_logp(logits, tokens, temperature)
-        if not self._keeps_logits:
-            student = _tempered(student, temperature)
-            views = [_tempered(view, temperature) for view in views]
-            temperature = 1.0
-        restricted = self.support(student, views, names, temperature)
-        target = self.target(restricted.views, restricted.student)
-        rows, seen = rows_from_logits(
-            restricted.student, target, temperature, tokens if whole else None
-        )
-        outcome = self.divergence.outcome(rows)
-        statistics |= seen | {
-            "divergence": outcome.unclipped,
-            "clipped": outcome.clipped.float(),
-        }
-        gradient = restricted.expand(outcome.gradient)
-        return TermRows(outcome.value, _by_raw(gradient, self.temperature), statistics)
-
-    @property
-    def _keeps_logits(self) -> bool:
-        """Whether the rows are the raw logits, so that the temperature may act on differences."""
-        return isinstance(self.target, Single)
-
-
-@dataclass(frozen=True)
-class SampledTerm:
-    """The student's log-probability of the sampled token, at `temperature`; a target made of the
-    views, where there are any, is read at that token only."""
-
-    views: Sequence[View] = ()
-    target: Target = Single()
-    temperature: float = 1.0
-
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
-        statistics: dict[str, Tensor] = {}
-        if views:
-            tempered = [_tempered(view, self.temperature) for view in views]
-            own = student / self.temperature
-            target, q = normalised(self.target(tempered, own))
-            statistics["logp_target"] = _at(target, tokens)
-            statistics["entropy_teacher"] = -(q * target).sum(-1)
-        logp, p = normalised(student, self.temperature)
-        statistics["entropy_student"] = -(p * logp).sum(-1)
-        at = tokens.unsqueeze(-1)
-        # 1 - p as the sum of the others: of a near-certain token the difference keeps no digit.
-        others = p.scatter_(-1, at, 0.0).sum(-1)
-        value = torch.where(others < 0.5, torch.log1p(-others), _at(logp, tokens))
-        statistics["logp_student"] = value
-        gradient = p.neg_().scatter_(-1, at, others.unsqueeze(-1))
-        return TermRows(value, _by_raw(gradient, self.temperature), statistics)
 
 
 def fused_terms(
@@ -176,6 +45,7 @@ def fused_terms(
     `planned`: the coefficients [N] that each term's values will be multiplied with, up to one
     common factor, where they are known beforehand; saves a second loop with a trained head.
     """
+    terms = [mixed_before(term, student_ND, head) for term in terms]
     rows = chunk_rows or chunk_rows_for(head, terms, student_ND.device.type)
     loop = _Loop(head, list(terms), tokens_N, rows, planned)
     values: Any = _Fused.apply(student_ND, head.weight, head.bias, loop)  # pyright: ignore
@@ -223,12 +93,6 @@ def head_products(head: Head, terms: Sequence[Term], planned: bool) -> int:
     if not head.trained:
         return logits + len(terms)
     return logits + 2 if planned else 2 * logits + 2
-
-
-def token_logp(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability [C] of each row's token at a temperature."""
-    norm = logits.logsumexp(-1) if temperature == 1.0 else (logits / temperature).logsumexp(-1)
-    return _at(logits, tokens) / temperature - norm
 
 
 _Use = Callable[[slice, list[Tensor], Tensor | None], None]
@@ -386,15 +250,3 @@ def _common_factor(given: Sequence[Tensor], planned: Sequence[Tensor]) -> Tensor
     top = flat.abs().argmax()
     factor = wanted[top] / flat[top]
     return factor if torch.allclose(wanted, flat * factor, rtol=1e-6, atol=0.0) else None
-
-
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    return logits if temperature == 1.0 else logits.div_(temperature)
-
-
-def _by_raw(gradient: Tensor, temperature: float) -> Tensor:
-    return gradient if temperature == 1.0 else gradient.div_(temperature)
-
-
-def _at(rows: Tensor, tokens: Tensor) -> Tensor:
-    return rows.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from opsd.objective.credit import AnyCredit, AnySurrogate, Clipped, GroupNormalised
 from opsd.objective.divergences import AnyDivergence, forward_kl
-from opsd.objective.fused import DivergenceTerm, SampledTerm, Term, View
+from opsd.objective.head import View
 from opsd.objective.support import AnySupport, Full
 from opsd.objective.table import TokenTable
 from opsd.objective.targets import AnyTarget, Single
+from opsd.objective.terms import DivergenceTerm, SampledTerm, Term
 from opsd.objective.weighting import AnyWeighting
 from opsd.parts import part
 from opsd.teacher.context import Context

@@ -2,17 +2,28 @@
 
 Every target is built on one primitive, `log_pool`, the normalised weighted product of
 distributions: log target = sum_i w_i log p_i - log Z.
+
+| target | weights | of |
+| --- | --- | --- |
+| `single` | 1 | the teacher |
+| `mixture` | constant or scheduled | any views, and the student |
+| `barycenter` | 1 - alpha, alpha | teacher and student; alpha by how far they disagree, per token |
+| `purified` | 1, 1 / beta | the base, and the teacher's centred, clipped log-ratio to a probe |
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from opsd.objective.divergences import jsd
 from opsd.parts import part
+from opsd.schedule import Number, Positive, Share
 
 
 def log_pool(terms: Sequence[tuple[Tensor, float | Tensor]]) -> Tensor:
@@ -25,13 +36,60 @@ def log_pool(terms: Sequence[tuple[Tensor, float | Tensor]]) -> Tensor:
     return torch.log_softmax(torch.as_tensor(pooled), dim=-1)
 
 
+def purified(
+    teacher: Tensor,
+    probe: Tensor,
+    base: Tensor,
+    beta: float = 1.0,
+    clip: float | None = 10.0,
+    centre: Literal["uniform", "base"] = "uniform",
+) -> Tensor:
+    """The target of Purified OPSD, log-probabilities `[..., V]`: base + clip tanh(d / clip) / beta,
+    d = teacher - probe less its mean over the vocabulary (or over the base's probability).
+
+    `probe` has read the reference without the question, so that d is what the question adds to it
+    (arXiv 2607.02234, Eq. 6 and 13-17, 2026). All rows are log-probabilities or logits.
+    """
+    d = teacher.detach() - probe.detach()
+    weight = torch.softmax(base.detach(), -1) if centre == "base" else 1 / d.shape[-1]
+    d = d - (d * weight).sum(-1, keepdim=True)
+    return log_pool([(base, 1.0), (d if clip is None else clip * torch.tanh(d / clip), 1 / beta)])
+
+
+def disagreement(teacher: Tensor, student: Tensor) -> Tensor:
+    """The Jensen-Shannon divergence `[...]` of two rows of logits, in nats: 0 to ln 2."""
+    rows = (torch.log_softmax(x.detach(), -1) for x in (student, teacher))
+    return jsd(0.5)(*rows).clamp(0, math.log(2))
+
+
+def barycenter(
+    teacher: Tensor, student: Tensor, alpha: float | Tensor, floor: float = 0.0
+) -> Tensor:
+    """The distribution q `[..., V]` with the least (1 - alpha) KL(q || teacher) + alpha KL(q ||
+    student), as log-probabilities (DemoPSD, arXiv 2607.02502, Eq. 9-11, 2026).
+
+    `alpha` is a number or a tensor `[...]`; no probability of the teacher counts below `floor`.
+    """
+    if floor:
+        teacher = torch.log_softmax(teacher, -1).clamp(min=math.log(floor))
+    share = torch.as_tensor(alpha).unsqueeze(-1)
+    return log_pool([(teacher, 1 - share), (student, share)])
+
+
+class Aim(NamedTuple):
+    """A target's logits `[N, V]`, and what it saw of each row, `[N]` by name."""
+
+    logits: Tensor
+    seen: dict[str, Tensor]
+
+
 class Target(Protocol):
-    """views (one `[N, V]` each), student `[N, V]` -> target `[N, V]`, without gradient.
+    """views (one `[N, V]` each), student `[N, V]` -> an `Aim`, without gradient.
 
     Rows are logits: constant offsets of a row are immaterial, in and out.
     """
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Tensor: ...
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim: ...
 
 
 @part
@@ -40,10 +98,105 @@ class Single:
 
     type: Literal["single"] = "single"
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Tensor:
-        if len(views) != 1:
-            raise ValueError(f"the target 'single' takes one view, the context gave {len(views)}")
-        return views[0]
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+        return Aim(_exactly(1, views, self.type)[0], {})
 
 
-AnyTarget = Single
+@part
+class Mixture:
+    """The logarithmic pool of the views by constant or scheduled weights, and of the student itself
+    with the weight `student`.
+
+    beta-OPSD (arXiv 2607.28582) mixes teacher and student; SDPO's trust region (arXiv 2601.20802) a
+    live and a frozen teacher; Veto multiplies the teacher by a power of the student. Views that
+    share the student's head are mixed before it, which costs no stream of the vocabulary.
+    """
+
+    weights: Annotated[tuple[Number, ...], Field(min_length=1)] = (1.0,)
+    student: Number = 0.0
+    type: Literal["mixture"] = "mixture"
+
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+        return Aim(self.pool(_exactly(len(self.weights), views, self.type), student), {})
+
+    def pool(self, rows: Sequence[Tensor], student: Tensor) -> Tensor:
+        """The weighted sum of rows: of logits, or of the hidden states that they are linear in."""
+        mixed = sum(row * weight for row, weight in zip(rows, self.weights, strict=True))
+        return mixed + student.detach() * self.student if self.student else torch.as_tensor(mixed)
+
+
+@part
+class Barycenter:
+    """DemoPSD's target: the more teacher and student disagree, the nearer to the student.
+
+    alpha = alpha_max tanh(beta d / 2) per token, d the Jensen-Shannon divergence of the two. The
+    student is the second view (there the moving average of the student, under its own prompt), or
+    without one the student as it is. No probability of the teacher counts below `floor`.
+    (Li et al. 2026, arXiv 2607.02502, Eq. 7-11 and Appendix B.)
+    """
+
+    alpha_max: Share = 0.15
+    beta: Positive = 50.0
+    floor: Annotated[float, Field(ge=0, lt=1)] = 1e-8
+    type: Literal["barycenter"] = "barycenter"
+
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+        teacher, near = views if len(views) == 2 else (_exactly(1, views, self.type)[0], student)
+        d = disagreement(teacher, near)
+        alpha = self.alpha_max * torch.tanh(self.beta * d / 2)
+        return Aim(
+            barycenter(teacher, near, alpha, self.floor), {"alpha": alpha, "disagreement": d}
+        )
+
+
+@part
+class Purified:
+    """Purified OPSD's target: the base, moved by what the question adds to the reference.
+
+    The views are the teacher, the probe that has read the reference alone, and the base (the
+    student's prompt), all with the same weights. The paper's centre is the plain mean over the
+    vocabulary, which the improbable tail decides; `centre="base"` weighs by the base's probability.
+    (Shen et al. 2026, arXiv 2607.02234, Eq. 13-17.)
+    """
+
+    beta: Positive = 1.0
+    clip: Annotated[float, Field(gt=0)] | None = 10.0
+    centre: Literal["uniform", "base"] = "uniform"
+    type: Literal["purified"] = "purified"
+
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+        teacher, probe, base = _exactly(3, views, self.type)
+        target = purified(teacher, probe, base, self.beta, self.clip, self.centre)
+        return Aim(target, decomposition(teacher, probe, student))
+
+
+def decomposition(teacher: Tensor, probe: Tensor, student: Tensor) -> dict[str, Tensor]:
+    """The teacher's signal, teacher - student, in two parts: what the reference alone induces
+    (probe - student) and what the question adds (teacher - probe). Per row: each part's cosine with
+    the whole and its share of the whole's length (arXiv 2607.02234, section 3); under `p_`, every
+    entry weighted by the student's probability, which the improbable tail cannot drown."""
+    t, r, s = (torch.log_softmax(x.detach(), -1) for x in (teacher, probe, student))
+    whole, parts = t - s, {"reference": r - s, "question": t - r}
+    seen = {}
+    for mark, weight in (("", torch.ones(())), ("p_", s.exp())):
+        length = _norm(whole, weight)
+        for name, one in parts.items():
+            own = _norm(one, weight)
+            inner = (whole * one * weight).sum(-1)
+            seen[f"{mark}cosine_{name}"] = inner / (length * own).clamp(min=1e-12)
+            seen[f"{mark}share_{name}"] = own / length.clamp(min=1e-12)
+    return seen
+
+
+def _norm(rows: Tensor, weight: Tensor) -> Tensor:
+    return (rows * rows * weight).sum(-1).sqrt()
+
+
+def _exactly(count: int, views: Sequence[Tensor], name: str) -> Sequence[Tensor]:
+    if len(views) != count:
+        told = "one view" if count == 1 else f"{count} views"
+        raise ValueError(f"the target '{name}' takes {told}, the context gave {len(views)}")
+    return views
+
+
+AnyTarget = Annotated[Single | Mixture | Barycenter | Purified, Field(discriminator="type")]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from opsd.objective.fused import Head, View, fused_terms
+from opsd.objective.fused import fused_terms
+from opsd.objective.head import Head, View
 from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
 

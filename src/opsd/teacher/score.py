@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opsd.objective.fused import Head
+from opsd.objective.head import Head
 from opsd.rollout.collate import Ids, Padded, pad_right
 from opsd.types import UserError
 

@@ -1,0 +1,52 @@
+"""The output layer of a language model, and hidden states that are read through one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """A language model's output layer: hidden `[C, D]` -> logits `[C, vocab]`, float32.
+
+    `vocab` counts the rows that the tokenizer can produce: rows padded for alignment beyond them
+    take no part. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    vocab: int = 0
+    softcap: float | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vocab", self.vocab or self.weight.shape[0])
+
+    @property
+    def trained(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        z = (hidden.to(self.weight.dtype) @ self.weight[: self.vocab].t()).float()
+        if self.bias is not None:
+            z += self.bias[: self.vocab].float()
+        if self.scale != 1.0:
+            z *= self.scale
+        return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
+
+    def chain(self, gradient: Tensor, logits: Tensor | None) -> Tensor:
+        """From a gradient by `logits` to one by the plain product, in the weight's dtype."""
+        if self.softcap is not None and logits is not None:
+            gradient = gradient * (1 - (logits / self.softcap) ** 2)
+        return (gradient * self.scale if self.scale != 1.0 else gradient).to(self.weight.dtype)
+
+
+class View(NamedTuple):
+    """A teacher's hidden states, row by row as the student's, and the head that reads them."""
+
+    name: str
+    hidden_ND: Tensor
+    head: Head

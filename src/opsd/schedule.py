@@ -1,0 +1,115 @@
+"""Numbers that change with the optimizer step; wherever a part has a number, it may be one.
+
+What computes never sees a schedule: `at` puts the step's numbers in their places beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from opsd.parts import part
+from opsd.types import UserError
+
+T = TypeVar("T")
+
+
+@part
+class Linear:
+    """From `start` at the first step to `end` at the last of `steps` optimizer steps, and `end`
+    from then on; without `steps` it takes the whole run."""
+
+    start: float
+    end: float
+    steps: Annotated[int, Field(gt=1)] | None = None
+    type: Literal["linear"] = "linear"
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        last = (self.steps or total_steps) - 1
+        return self.end if step >= last else self.start + (self.end - self.start) * step / last
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.start:{spec}}..{self.end:{spec}}"
+
+
+@part
+class Joined:
+    """Numbers and schedules one after the other, each for its number of steps, counted anew; the
+    last one also from then on."""
+
+    pieces: Annotated[
+        tuple[tuple[Annotated[int, Field(gt=0)], float | Linear], ...], Field(min_length=1)
+    ]
+    type: Literal["joined"] = "joined"
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        for steps, piece in self.pieces[:-1]:
+            if step < steps:
+                return at(piece, step, steps)
+            step -= steps
+        steps, piece = self.pieces[-1]
+        return at(piece, step, steps)
+
+    def __format__(self, spec: str) -> str:
+        return ", ".join(f"{piece:{spec}} ({steps} steps)" for steps, piece in self.pieces)
+
+
+Schedule = Annotated[Linear | Joined, Field(discriminator="type")]
+
+if TYPE_CHECKING:  # what computes with them meets floats
+    Number = Share = Positive = Decay = float
+else:
+    Number = float | Schedule
+    Share = Annotated[float, Field(ge=0, le=1)] | Schedule
+    Positive = Annotated[float, Field(gt=0)] | Schedule
+    Decay = Annotated[float, Field(ge=0, lt=1)] | Schedule
+
+
+def at(value: T, step: int, total_steps: int) -> T:
+    """A value with the step's numbers in place of its schedules, at whatever depth; the value
+    itself where it has none. `step` counts from 0.
+
+    >>> at(Linear(0.5, 0.8), 100, 201), at((1.0, Linear(0, 1)), 0, 5)
+    (0.65, (1.0, 0.0))
+    """
+    found: Any = value
+    if isinstance(found, Linear | Joined):
+        return found(step, total_steps)  # type: ignore[return-value]
+    if isinstance(found, tuple):
+        made = tuple(at(x, step, total_steps) for x in found)
+        return value if all(x is y for x, y in zip(made, found, strict=True)) else made  # type: ignore[return-value]
+    if not is_dataclass(found) or isinstance(found, type):
+        return value
+    before = {f.name: getattr(found, f.name) for f in fields(found) if f.init}
+    after = {name: at(x, step, total_steps) for name, x in before.items()}
+    changed = {name: x for name, x in after.items() if x is not before[name]}
+    return replace(found, **changed) if changed else value
+
+
+def check(value: Any, total_steps: int) -> None:
+    """Refuses schedules that leave, at some step, what their number may be."""
+    if not any(_schedules(value)):
+        return
+    for step in range(total_steps):
+        try:
+            at(value, step, total_steps)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(x) for x in first["loc"])
+            raise UserError(
+                f"a schedule gives {key} {first['input']:g} at step {step + 1}: {first['msg']}"
+            ) from error
+
+
+def _schedules(value: Any) -> Iterator[Any]:
+    if isinstance(value, Linear | Joined):
+        yield value
+    elif isinstance(value, tuple):
+        for x in value:
+            yield from _schedules(x)
+    elif is_dataclass(value):
+        for f in fields(value):
+            yield from _schedules(getattr(value, f.name))
