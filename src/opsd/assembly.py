@@ -123,7 +123,6 @@ def make_sampler(trainer: OPSDTrainer) -> Sampler:
         eos_id=eos_ids(trainer.model, tokenizer)[0],
         limit=context_length(trainer.model, args.max_length),
         seed=args.seed,
-        total_steps=args.max_steps,
         too_long=args.prompt_too_long,
         autocast=lambda: trainer.accelerator.autocast(),
         observe=trainer.meter.rollouts,

@@ -47,7 +47,7 @@ class AfterStep(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for keeper in self.trainer.keepers.values():
-            keeper.update(self.trainer.model, state.global_step)
+            keeper.update(self.trainer.model, state.global_step, state.max_steps)
         budget, spent = args.max_generated_tokens, self.trainer.sampler.generated_tokens
         if budget is not None and sum(gather_object([spent])) >= budget:
             control.should_training_stop = True

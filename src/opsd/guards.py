@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from opsd.preflight import compares_rewards, learns_from_rewards, traps
 from opsd.run import log
+from opsd.schedule import check
 
 Row = Mapping[str, Any]
 
@@ -158,6 +159,7 @@ class Watch(TrainerCallback):
         return self.trainer.args.collapse == "stop" and self.found(history) is not None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        check(self.trainer.method, state.max_steps)
         if state.is_world_process_zero:
             for line in traps(self.trainer):
                 log(f"note: {line}")

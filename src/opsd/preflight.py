@@ -19,6 +19,7 @@ from opsd.objective.credit import GroupNormalised
 from opsd.objective.signals import Advantage, Distill, Leaf, Teacher, leaves, taught
 from opsd.objective.weighting import ClipImportance
 from opsd.rollout.source import KeepCorrect, sources
+from opsd.schedule import at
 from opsd.teacher.weights import EMA, External, Live, Snapshot
 from opsd.types import Group, Problem, UserError
 
@@ -115,9 +116,10 @@ def _weights(trainer: OPSDTrainer) -> Iterator[str]:
                 "a live teacher follows the student wherever it goes and is known to be unstable:"
                 " try weights frozen, or ema"
             )
-        if isinstance(weights, EMA) and steps > 0 and weights.decay**steps > 0.95:
+        slowest = at(weights.decay, steps - 1, steps) ** steps if isinstance(weights, EMA) else 0
+        if steps > 0 and slowest > 0.95:
             yield (
-                f"the EMA teacher will hardly move: {weights.decay**steps:.0%} of it stays the"
+                f"the EMA teacher will hardly move: {slowest:.0%} of it stays the"
                 f" starting weights over {steps} steps; lower its decay to about"
                 f" {max(0.0, 1 - 3 / steps):.2g}, or say frozen"
             )

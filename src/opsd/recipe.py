@@ -163,7 +163,7 @@ def explain(error: ValidationError, content: Any) -> str:
         steps: Any = level
         inside = isinstance(steps, list | tuple) or (isinstance(steps, Mapping) and key in steps)
         # The tag of a chosen class is a step in pydantic's path, but no key of the recipe.
-        if inside or i == len(first["loc"]) - 1:
+        if inside or (i == len(first["loc"]) - 1 and isinstance(steps, Mapping)):
             keys.append(str(key))
             level = steps[key] if inside else None  # pyright: ignore
     unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")

@@ -5,11 +5,11 @@ What computes never sees a schedule: `at` puts the step's numbers in their place
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from opsd.parts import part
 from opsd.types import UserError
@@ -57,15 +57,26 @@ class Joined:
         return ", ".join(f"{piece:{spec}} ({steps} steps)" for steps, piece in self.pieces)
 
 
-Schedule = Annotated[Linear | Joined, Field(discriminator="type")]
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("type"))
+    return getattr(value, "type", "number")
+
+
+def _number(**bounds: float) -> Any:
+    """A number within bounds, or a schedule of such."""
+    plain = Annotated[float, Field(**bounds), Tag("number")]
+    schedules = Annotated[Linear, Tag("linear")] | Annotated[Joined, Tag("joined")]
+    return Annotated[plain | schedules, Discriminator(_kind)]
+
 
 if TYPE_CHECKING:  # what computes with them meets floats
     Number = Share = Positive = Decay = float
 else:
-    Number = float | Schedule
-    Share = Annotated[float, Field(ge=0, le=1)] | Schedule
-    Positive = Annotated[float, Field(gt=0)] | Schedule
-    Decay = Annotated[float, Field(ge=0, lt=1)] | Schedule
+    Number = _number()
+    Share = _number(ge=0, le=1)
+    Positive = _number(gt=0)
+    Decay = _number(ge=0, lt=1)
 
 
 def at(value: T, step: int, total_steps: int) -> T:
@@ -78,8 +89,8 @@ def at(value: T, step: int, total_steps: int) -> T:
     found: Any = value
     if isinstance(found, Linear | Joined):
         return found(step, total_steps)  # type: ignore[return-value]
-    if isinstance(found, tuple):
-        made = tuple(at(x, step, total_steps) for x in found)
+    if isinstance(found, tuple | list):
+        made = type(found)(at(x, step, total_steps) for x in found)
         return value if all(x is y for x, y in zip(made, found, strict=True)) else made  # type: ignore[return-value]
     if not is_dataclass(found) or isinstance(found, type):
         return value
@@ -98,16 +109,16 @@ def check(value: Any, total_steps: int) -> None:
             at(value, step, total_steps)
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(x) for x in first["loc"])
             raise UserError(
-                f"a schedule gives {key} {first['input']:g} at step {step + 1}: {first['msg']}"
+                f"a schedule gives {first['loc'][0]} {first['input']:g} at step {step + 1}:"
+                f" {first['msg']}"
             ) from error
 
 
 def _schedules(value: Any) -> Iterator[Any]:
     if isinstance(value, Linear | Joined):
         yield value
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple | list):
         for x in value:
             yield from _schedules(x)
     elif is_dataclass(value):

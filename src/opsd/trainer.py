@@ -51,6 +51,7 @@ from opsd.objective.signals import leaves
 from opsd.preflight import refuse_sharding, refuse_small_set, refuse_ungraded
 from opsd.rollout.engine import Engine
 from opsd.run import RunFolder
+from opsd.schedule import at
 from opsd.teacher.keeper import fingerprint
 from opsd.teacher.lessons import Lesson, lessons
 from opsd.teacher.weights import AnyWeights
@@ -137,7 +138,9 @@ class OPSDTrainer(Publishing):
     ) -> tuple[list, Tensor | None]:
         """A step's lessons, dealt by length into exactly `num_batches` lists."""
         rows = [problem for _ in range(num_batches) for problem in next(epoch_iterator)]
-        step = self.state.global_step
+        step, total_steps = self.state.global_step, self.state.max_steps
+        self.learner.signals = at(self.signals, step, total_steps)
+        self.sampler.total_steps = total_steps
         if step % self.method.reuse == 0 or self._groups is None:
             problems = rows[:: self.method.source.group]
             self.sampler.earlier = self._earlier(problems)

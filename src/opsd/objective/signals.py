@@ -18,10 +18,11 @@ from opsd.objective.divergences import AnyDivergence, forward_kl
 from opsd.objective.head import View
 from opsd.objective.support import AnySupport, Full
 from opsd.objective.table import TokenTable
-from opsd.objective.targets import AnyTarget, Single
+from opsd.objective.targets import AnyTarget, Purified, Single
 from opsd.objective.terms import DivergenceTerm, SampledTerm, Term
 from opsd.objective.weighting import AnyWeighting
 from opsd.parts import part
+from opsd.schedule import Number
 from opsd.teacher.context import Context
 from opsd.teacher.weights import AnyWeights, Frozen
 
@@ -51,6 +52,12 @@ class Teacher:
     support: AnySupport = Full()
     target: AnyTarget = Single()
     type: Literal["teacher"] = "teacher"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, Purified) and not isinstance(self.support, Full):
+            raise ValueError(
+                "the target 'purified' is centred over the whole vocabulary: leave support at full"
+            )
 
 
 @part
@@ -137,7 +144,7 @@ class Sum:
     """Several signals on the same rollouts: (coefficient, signal) pairs, one trunk pass; each
     signal keeps its own reduction."""
 
-    terms: Annotated[tuple[tuple[float, Leaf], ...], Field(min_length=1)]
+    terms: Annotated[tuple[tuple[Number, Leaf], ...], Field(min_length=1)]
     type: Literal["sum"] = "sum"
 
 

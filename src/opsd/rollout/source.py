@@ -13,7 +13,7 @@ from pydantic import Field
 from opsd.data.prompts import prompt_ids
 from opsd.parts import part
 from opsd.rollout.engine import Engine, Sampling, prompt_seed
-from opsd.rollout.schedule import AnyHorizon, FullHorizon
+from opsd.rollout.horizon import AnyHorizon, FullHorizon
 from opsd.teacher.context import Context, StudentPrompt
 from opsd.teacher.weights import AnyWeights
 from opsd.types import Finish, Group, Problem, Rollout, UserError, View

@@ -15,15 +15,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from opsd.schedule import at
 from opsd.teacher.weights import EMA, AnyWeights, External, Frozen, Live, Snapshot
 from opsd.types import UserError
 
 
 class Keeper(Protocol):
-    """`use` yields the module to read with; `update` follows an optimizer step."""
+    """`use` yields the module to read with; `update` follows an optimizer step, counted from 1."""
 
     def use(self, model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]: ...
-    def update(self, model: nn.Module, step: int) -> None: ...
+    def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
@@ -39,7 +40,7 @@ class Stateless:
         with model.disable_adapter() if self.adapter_off else contextlib.nullcontext():  # type: ignore[operator]
             yield model
 
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None:
         """Nothing moves."""
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -77,11 +78,12 @@ class Shadow:
                 parameter.data = own[name]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None:
         for name, parameter in trainable(model).items():
             shadow = self.weights[name] = self.weights[name].to(parameter.device)
             if isinstance(self.choice, EMA):
-                shadow.lerp_(parameter.detach().float(), 1 - self.choice.decay)
+                decay = at(self.choice.decay, step - 1, total_steps)
+                shadow.lerp_(parameter.detach().float(), 1 - decay)
             elif isinstance(self.choice, Snapshot) and step % self.choice.every == 0:
                 shadow.copy_(parameter)
 
@@ -106,7 +108,7 @@ class Other:
     def use(self, model: nn.Module) -> Iterator[nn.Module]:
         yield self.model
 
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None:
         """Nothing moves."""
 
     def state_dict(self) -> dict[str, Tensor]:

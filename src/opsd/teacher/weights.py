@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from opsd.parts import part
+from opsd.schedule import Decay
 
 
 @part
@@ -25,7 +26,7 @@ class EMA:
     """An exponential moving average of the student, kept in float32 from its starting weights:
     average <- decay average + (1 - decay) student, after every optimizer step."""
 
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    decay: Decay = 0.999
     type: Literal["ema"] = "ema"
 
 
