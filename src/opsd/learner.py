@@ -18,7 +18,7 @@ from opsd.objective.table import TokenTable
 from opsd.objective.total import Share, tally, total
 from opsd.rollout.collate import pad_right
 from opsd.teacher.keeper import Keeper
-from opsd.teacher.lessons import Lesson
+from opsd.teacher.lessons import Lesson, Reading
 from opsd.teacher.score import head_of, hidden_rows, score
 from opsd.teacher.weights import AnyWeights
 
@@ -118,6 +118,7 @@ class Learner:
             taught_R=torch.tensor([x.readings[i] is not None for x in part], device=device),
             factor_R=torch.tensor([x.factors[i] for x in part], device=device),
             temperature=self.temperature_of(leaf),
+            scales=_scales([lesson.readings[i] for lesson in part], device),
         )
 
     def views(self, part: Sequence[Lesson], i: int, model: nn.Module) -> list[View]:
@@ -139,6 +140,19 @@ class Learner:
             hidden_ND[mask.to(hidden_ND.device)] = taught_ND
             views.append(View(reading.view.name, hidden_ND, head))
         return views
+
+
+def _scales(
+    readings: Sequence[tuple[Reading, ...] | None], device: torch.device
+) -> dict[str, Tensor]:
+    """The scales of every view [R], by its name; 0 for rollouts that are not taught."""
+    named = next(filter(None, readings), ())
+    return {
+        reading.view.name: torch.tensor([r[k].view.scale if r else 0.0 for r in readings]).to(
+            device
+        )
+        for k, reading in enumerate(named)
+    }
 
 
 def table_of(part: Sequence[Lesson], device: torch.device) -> TokenTable:

@@ -1,9 +1,20 @@
 """Credits and surrogates."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from opsd.objective.credit import Clipped, GroupNormalised, LogRatio, PolicyGradient
+from opsd.objective.credit import (
+    Clipped,
+    Gated,
+    GroupNormalised,
+    LogRatio,
+    PolicyGradient,
+    ReturnToGo,
+    Shaped,
+)
 from opsd.objective.table import TokenTable
 from opsd.objective.terms import SampledTerm
 
@@ -80,3 +91,91 @@ def test_at_the_sampling_policy_clipped_is_the_policy_gradient():
         for surrogate in (Clipped(), PolicyGradient())
     ]
     torch.testing.assert_close(*gradients)
+
+
+LENGTHS = [5, 1, 8, 3]
+
+
+def random_table(seed: int = 0, **views: float) -> TokenTable:
+    generator = torch.Generator().manual_seed(seed)
+    n = sum(LENGTHS)
+    columns = {
+        name: torch.randn(n, generator=generator)
+        for name in ("logp_student", "logp_target", *(f"logp_{view}" for view in views))
+    }
+    table = table_of([1.0, 0.0, 1.0, 0.0], [0, 0, 1, 1], LENGTHS, **columns)
+    scales = {name: torch.full((4,), scale) for name, scale in views.items()}
+    return replace(table, scales=scales)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99, 1.0])
+def test_return_to_go_is_the_direct_sum_within_each_rollout(gamma):
+    table = random_table()
+    rho = (table.column("logp_target") - table.column("logp_student")).double().numpy()
+    expected, start = [], 0
+    for length in LENGTHS:
+        own = rho[start : start + length]
+        expected += [
+            sum(gamma ** (s - t) * own[s] for s in range(t, length)) for t in range(length)
+        ]
+        start += length
+    np.testing.assert_allclose(ReturnToGo(gamma)(table).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_return_to_go_that_forgets_at_once_is_the_log_ratio():
+    assert torch.equal(ReturnToGo(0.0)(random_table()), LogRatio()(random_table()))
+
+
+def test_shaped_keeps_the_rewards_sign_and_bounds_what_the_teacher_does():
+    table = random_table()
+    reward = GroupNormalised()(table)
+    shaped = Shaped(eps=0.2)(table)
+    assert torch.equal(shaped.sign(), reward.sign())
+    size = shaped / reward
+    assert size.min() >= 0.8 - 1e-6 and size.max() <= 1.2 + 1e-6 and size.std() > 0.05
+    torch.testing.assert_close(Shaped(eps=0.0)(table), reward)
+    # What the teacher finds likelier is rewarded more, and punished less.
+    assert torch.equal((size - 1).sign(), reward.sign() * LogRatio()(table).sign())
+
+
+def gate(gap: np.ndarray, tau: float) -> np.ndarray:
+    return np.log(2) - np.logaddexp(0, -gap * gap / (2 * tau))
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0])
+def test_gated_is_the_gradient_of_the_papers_gate(tau):
+    x = np.linspace(-12, 12, 2401)
+    # A hair's shift makes the teacher favour the rollout, which is correct.
+    columns = {"logp_a": torch.tensor(x + 1e-9), "logp_student": torch.zeros(2401).double()}
+    table = table_of([1.0], [0], [2401], torch.zeros(2401).double(), **columns)
+    made = Gated(tau=tau, dead_zone=0.0)(replace(table, scales={"a": torch.ones(1)})).numpy()
+    np.testing.assert_allclose(made[5:-5], np.gradient(gate(x, tau), x)[5:-5], atol=2e-4)
+    peak = np.abs(made).argmax()
+    assert abs(x[peak]) / np.sqrt(tau) == pytest.approx(1.2156, abs=0.02)
+    assert np.abs(made).max() * np.sqrt(tau) == pytest.approx(0.39295, abs=1e-3)
+    assert gate(x, tau).min() >= 0 and gate(x, tau).max() <= np.log(2)
+    assert np.abs(made[[0, -1]]).max() < 1e-3  # outliers do not pass
+
+
+def test_the_verifier_decides_which_teachers_are_followed_and_which_are_fled():
+    gap = torch.tensor([0.4, 0.2, 0.4, 0.2, -0.3, -0.1, 0.06, 0.02])
+    table = table_of(
+        [1.0, 0.0, 1.0, 0.0], [0, 0, 1, 1], [2] * 4, logp_student=torch.zeros(8), logp_a=gap
+    )
+    table = replace(table, scales={"a": torch.full((4,), 0.5)})
+    g = gap / (1 + torch.exp(gap * gap / 2))
+    # Favours a right one: followed. Favours a wrong one, disfavours a right one: fled.
+    signs = torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0, -1.0, 0.0, 0.0])
+    torch.testing.assert_close(Gated()(table), 0.5 * signs * g)
+    outlier = gap.clone()
+    outlier[1] = -100.0
+    bounded = Gated()(replace(table, statistics={**table.statistics, "logp_a": outlier}))
+    # Clamped to 3, one outlier turns the teacher's verdict, and has itself no weight.
+    assert bounded[1] == 0
+    torch.testing.assert_close(bounded[0], -0.5 * g[0])
+
+
+def test_gated_adds_its_teachers_up_by_their_scales():
+    both = random_table(a=0.25, b=0.75)
+    alone = [replace(both, scales={name: both.scales[name]}) for name in ("a", "b")]
+    torch.testing.assert_close(Gated()(both), sum(Gated()(table) for table in alone))

@@ -13,12 +13,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from opsd.objective.credit import AnyCredit, AnySurrogate, Clipped, GroupNormalised
+from opsd.objective.credit import AnyCredit, AnySurrogate, Clipped, Gated, GroupNormalised
 from opsd.objective.divergences import AnyDivergence, forward_kl
 from opsd.objective.head import View
 from opsd.objective.support import AnySupport, Full
 from opsd.objective.table import TokenTable
-from opsd.objective.targets import AnyTarget, Purified, Single
+from opsd.objective.targets import AnyTarget, Purified, Separate, Single
 from opsd.objective.terms import DivergenceTerm, SampledTerm, Term
 from opsd.objective.weighting import AnyWeighting
 from opsd.parts import part
@@ -74,6 +74,10 @@ class Distill:
     temperature: Temperature = "sampling"
     type: Literal["distill"] = "distill"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.teacher.target, Separate):
+            raise ValueError("the target 'separate' is none to distil: choose another")
+
     def term(self, views: Sequence[View], temperature: float) -> Term:
         teacher = self.teacher
         return DivergenceTerm(views, self.divergence, teacher.target, teacher.support, temperature)
@@ -97,6 +101,11 @@ class Advantage:
     reduction: Reduction = Reduction()
     temperature: Temperature = "sampling"
     type: Literal["advantage"] = "advantage"
+
+    def __post_init__(self) -> None:
+        separate = self.teacher is not None and isinstance(self.teacher.target, Separate)
+        if isinstance(self.credit, Gated) != separate:
+            raise ValueError("the credit 'gated' and the target 'separate' need each other")
 
     def term(self, views: Sequence[View], temperature: float) -> Term:
         target = self.teacher.target if self.teacher else Single()

@@ -103,6 +103,17 @@ class Single:
 
 
 @part
+class Separate:
+    """Views that are not joined: a credit reads each one on its own. Of several views there is then
+    no one distribution, which only `advantage` can do without."""
+
+    type: Literal["separate"] = "separate"
+
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+        return Aim(views[0], {})
+
+
+@part
 class Mixture:
     """The logarithmic pool of the views by constant or scheduled weights, and of the student itself
     with the weight `student`.
@@ -199,4 +210,6 @@ def _exactly(count: int, views: Sequence[Tensor], name: str) -> Sequence[Tensor]
     return views
 
 
-AnyTarget = Annotated[Single | Mixture | Barycenter | Purified, Field(discriminator="type")]
+AnyTarget = Annotated[
+    Single | Separate | Mixture | Barycenter | Purified, Field(discriminator="type")
+]

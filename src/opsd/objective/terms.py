@@ -13,7 +13,7 @@ from torch import Tensor
 from opsd.objective.divergences import Divergence, forward_kl, normalised, rows_from_logits
 from opsd.objective.head import Head, View
 from opsd.objective.support import Full, Support
-from opsd.objective.targets import Mixture, Single, Target
+from opsd.objective.targets import Mixture, Separate, Single, Target
 
 
 class TermRows(NamedTuple):
@@ -90,7 +90,10 @@ class SampledTerm:
 
     def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
         statistics: dict[str, Tensor] = {}
-        if views:
+        if views and isinstance(self.target, Separate):
+            for view, logits in zip(self.views, views, strict=True):
+                statistics[f"logp_{view.name}"] = token_logp(logits, tokens, self.temperature)
+        elif views:
             tempered = [_tempered(view, self.temperature) for view in views]
             own = student / self.temperature
             aim = self.target(tempered, own)

@@ -7,7 +7,7 @@ that neither gradient accumulation nor the number of processes changes a gradien
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,8 @@ class Tally:
 @dataclass(frozen=True)
 class Share:
     """One signal on one micro-batch: its coefficient, its views' rows, which rollouts it teaches
-    [R], and the factor of each rollout's tokens [R], denominator included."""
+    [R], the factor of each rollout's tokens [R], denominator included, and the scales of its
+    views [R], by name."""
 
     coefficient: float
     leaf: Leaf
@@ -38,6 +39,7 @@ class Share:
     taught_R: Tensor
     factor_R: Tensor
     temperature: float
+    scales: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def tally(
@@ -82,7 +84,8 @@ def total(
     loss = student_ND.sum(dtype=torch.float32) * 0.0
     seen = {id(share): (torch.zeros_like(table.logp_sampler), table) for share in shares}
     for share, scale, value, columns in zip(live, scales, values, statistics, strict=True):
-        own = replace(table, statistics={name: c.detach() for name, c in columns.items()})
+        seen_here = {name: c.detach() for name, c in columns.items()}
+        own = replace(table, statistics=seen_here, scales=share.scales)
         # Rows outside the signal may hold anything, infinities and NaN included: they are selected
         # out of the sum, and out of what the sum is differentiated by.
         inside = scale != 0

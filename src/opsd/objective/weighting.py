@@ -18,6 +18,11 @@ from opsd.parts import part
 Scope = Literal["token", "rollout", "batch"]
 
 
+def everywhere(position: Tensor) -> Tensor:
+    """The mask of a weighting that leaves no token out."""
+    return torch.ones_like(position, dtype=torch.bool)
+
+
 @part
 class SkipFirst:
     """Leaves the first `n` tokens of every completion out of the loss and out of its count."""
@@ -42,8 +47,7 @@ class ClipTokens:
     type: Literal["clip_tokens"] = "clip_tokens"
     scope: ClassVar[Scope] = "token"
 
-    def mask(self, position: Tensor) -> Tensor:
-        return torch.ones_like(position, dtype=torch.bool)
+    mask = staticmethod(everywhere)
 
     def __call__(self, table: TokenTable) -> Tensor:
         return self.cap / table.column("divergence").clamp(min=self.cap)
@@ -58,11 +62,85 @@ class ClipImportance:
     type: Literal["clip_importance"] = "clip_importance"
     scope: ClassVar[Scope] = "token"
 
-    def mask(self, position: Tensor) -> Tensor:
-        return torch.ones_like(position, dtype=torch.bool)
+    mask = staticmethod(everywhere)
 
     def __call__(self, table: TokenTable) -> Tensor:
         return torch.exp(table.column("logp_student") - table.logp_sampler).clamp(max=self.cap)
 
 
-AnyWeighting = Annotated[SkipFirst | ClipTokens | ClipImportance, Field(discriminator="type")]
+@part
+class PassRate:
+    """scale p (1 - p), p the share of correct rollouts in the group: problems at the frontier count
+    most, solved and hopeless ones not at all (PACED, 2026, arXiv 2603.11178; with scale 4 our
+    reading of SSOPD's frontier weight, arXiv 2605.17497)."""
+
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    type: Literal["pass_rate"] = "pass_rate"
+    scope: ClassVar[Scope] = "rollout"
+    mask = staticmethod(everywhere)
+
+    def __call__(self, table: TokenTable) -> Tensor:
+        return (self.scale * table.pass_rate_R * (1 - table.pass_rate_R))[table.rollout]
+
+
+@part
+class EarlyTokens:
+    """1 + gamma (1 - the share of the rollout's total |log target - log sampler| that lies before
+    the token): early tokens count more, up to 1 + gamma (IW-OPD, 2026, arXiv 2606.22600)."""
+
+    gamma: Annotated[float, Field(ge=0)] = 0.5
+    type: Literal["early_tokens"] = "early_tokens"
+    scope: ClassVar[Scope] = "rollout"
+    mask = staticmethod(everywhere)
+
+    def __call__(self, table: TokenTable) -> Tensor:
+        size = (table.column("logp_target") - table.logp_sampler).abs().double()
+        total = table.mean_R(size)[table.rollout] * table.length
+        # The sum within the rollout, without the sums of the rollouts before it.
+        running = size.cumsum(0) - size
+        start = running[(torch.arange(len(size), device=size.device) - table.position)]
+        return (1 + self.gamma * (1 - (running - start) / total.clamp(min=1e-12))).float()
+
+
+@part
+class Ramp:
+    """From `start` at a rollout's first token to `end` at its last, linearly. Rising, it is our
+    reading of PW-OPSD (2026, arXiv 2605.21606), which trusts a self-teacher's later tokens more."""
+
+    start: Annotated[float, Field(ge=0)] = 0.5
+    end: Annotated[float, Field(ge=0)] = 1.5
+    type: Literal["ramp"] = "ramp"
+    scope: ClassVar[Scope] = "token"
+    mask = staticmethod(everywhere)
+
+    def __call__(self, table: TokenTable) -> Tensor:
+        share = table.position / (table.length - 1).clamp(min=1)
+        return self.start + (self.end - self.start) * share
+
+
+@part
+class TopTokens:
+    """The `share` of each rollout's tokens at which the student is least decided, or furthest from
+    the target; the others count nothing, and these so much more that a rollout's weights sum to its
+    tokens (TIP, 2026, arXiv 2604.14084)."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    by: Literal["entropy_student", "divergence"] = "entropy_student"
+    type: Literal["top_tokens"] = "top_tokens"
+    scope: ClassVar[Scope] = "rollout"
+    mask = staticmethod(everywhere)
+
+    def __call__(self, table: TokenTable) -> Tensor:
+        column = table.column(self.by)
+        padded = column.new_full((len(table.reward_R), table.longest), float("-inf"))
+        padded[table.rollout, table.position] = column
+        rank = padded.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        kept = (self.share * table.length).ceil()
+        inside = rank[table.rollout, table.position] < kept
+        return inside * table.length / kept
+
+
+AnyWeighting = Annotated[
+    SkipFirst | ClipTokens | ClipImportance | PassRate | EarlyTokens | Ramp | TopTokens,
+    Field(discriminator="type"),
+]

@@ -1,28 +1,41 @@
 """What a reader is shown. A context turns rollout i of a group into views, or into None:
-None says that this rollout is not taught, which is counted and costs no teacher pass."""
+None says that this rollout is not taught, which is counted and costs no teacher pass.
+
+Most tell something that the dataset has; those at the end tell what came of the group itself.
+"""
 
 from __future__ import annotations
 
-from dataclasses import field
+from collections import Counter
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from opsd.data.prompts import view
+from opsd.data.prompts import CLOSING, view
 from opsd.parts import part
-from opsd.types import Group, Problem, View
+from opsd.teacher.weights import AnyWeights
+from opsd.types import Group, Problem, Rollout, View
 
 Include = Literal["problem", "translation", "solution"]
 
 
 @part
-class StudentPrompt:
+class Prompt:
+    """How a view is written: a prompt template (a shipped one's name, a file, or text), the forced
+    beginning of the reply, and options of the chat template."""
+
+    template: str = ""
+    prefill: str = ""
+    template_options: dict[str, Any] = field(default_factory=dict)
+
+
+@part
+class StudentPrompt(Prompt):
     """The problem alone: what the student reads at training and at test time."""
 
     type: Literal["student"] = "student"
     template: str = "student"
-    prefill: str = ""
-    template_options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
         return (self.view(group.problem),)
@@ -33,20 +46,31 @@ class StudentPrompt:
 
 
 @part
-class Solution:
+class Solution(Prompt):
     """The problem and a reference solution to it (OPSD, Zhao et al. 2026, arXiv 2601.18734)."""
 
     type: Literal["solution"] = "solution"
     template: str = "solution"
-    prefill: str = ""
-    template_options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
         return (_view(self, group.problem),)
 
 
 @part
-class Crosslingual:
+class ReferenceOnly(Prompt):
+    """The reference solution without the problem: a probe of what the reference alone induces
+    (Purified OPSD, Shen et al. 2026, arXiv 2607.02234). Earlier turns are not shown either."""
+
+    type: Literal["reference_only"] = "reference_only"
+    template: str = "reference_only"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        shown = _view(self, group.problem)
+        return (replace(shown, messages=shown.messages[-1:]),)
+
+
+@part
+class Crosslingual(Prompt):
     """The problem, its translation, and a solution in the translation's language.
 
     `include` chooses among the three. Any pair of languages: the student's is the problem's own,
@@ -58,15 +82,13 @@ class Crosslingual:
     type: Literal["crosslingual"] = "crosslingual"
     template: str = "crosslingual"
     include: tuple[Include, ...] = ("problem", "translation", "solution")
-    prefill: str = ""
-    template_options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
         return (_view(self, group.problem, include=self.include),)
 
 
 @part
-class TeacherPrompt:
+class TeacherPrompt(Prompt):
     """The row's own prompt for its teacher, in place of the problem; earlier turns stay.
 
     The text is `privileged["teacher_prompt"]`, the column of that name in ms-swift's datasets.
@@ -74,16 +96,195 @@ class TeacherPrompt:
 
     type: Literal["teacher_prompt"] = "teacher_prompt"
     template: str = "{{ teacher_prompt }}"
-    prefill: str = ""
-    template_options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
         return (_view(self, group.problem),)
 
 
-Context = Annotated[
-    StudentPrompt | Solution | Crosslingual | TeacherPrompt, Field(discriminator="type")
+@part
+class Instruction(Prompt):
+    """The problem and how to go about it, the same for all: by default, to be concise (CRISP, 2026,
+    arXiv 2603.05433). `text` is in the language that the teacher is told in."""
+
+    text: str = (
+        "Be concise: only the steps that the answer needs, each in as few words as it takes."
+    )
+    type: Literal["instruction"] = "instruction"
+    template: str = "instruction"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        return (_view(self, group.problem, text=self.text),)
+
+
+@part
+class Document(Prompt):
+    """The problem after a document that helps with it, the privileged text `document` (OPCD, 2026,
+    arXiv 2602.12275)."""
+
+    type: Literal["document"] = "document"
+    template: str = "document"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        return (_view(self, group.problem),)
+
+
+@part
+class Demonstration(Prompt):
+    """The problem and an answer to it as a demonstration.
+
+    `of="dataset"` shows the privileged text `demonstration` (SDFT, 2026, arXiv 2601.19897).
+    `"sibling"` shows a correct rollout of the same group, the next one after the rollout itself,
+    never itself; without one the rollout is not taught (SDPO, 2026, arXiv 2601.20802). What it
+    thought before its answer is left out unless `thinking`.
+    """
+
+    of: Literal["dataset", "sibling"] = "sibling"
+    thinking: bool = False
+    type: Literal["demonstration"] = "demonstration"
+    template: str = "demonstration"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        if self.of == "dataset":
+            return (_view(self, group.problem),)
+        sibling = correct_sibling(group, i)
+        if sibling is None:
+            return None
+        return (_view(self, group.problem, demonstration=_told(sibling, self.thinking)),)
+
+
+@part
+class Feedback(Prompt):
+    """What the environment said of the rollout, its verdict's `feedback`, and what its group knows.
+
+    A correct sibling is shown first, the feedback only without one, as in SDPO (2026, arXiv
+    2601.20802); `demonstration` may show both, or feedback alone. A rollout with neither is not
+    taught.
+    """
+
+    demonstration: Literal["first", "both", "never"] = "first"
+    thinking: bool = False
+    type: Literal["feedback"] = "feedback"
+    template: str = "feedback"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        verdict = group.rollouts[i].verdict
+        said = verdict.feedback if verdict else None
+        sibling = None if self.demonstration == "never" else correct_sibling(group, i)
+        if sibling is not None and self.demonstration == "first":
+            said = None
+        if sibling is None and not said:
+            return None
+        shown = _told(sibling, self.thinking) if sibling else None
+        return (_view(self, group.problem, demonstration=shown, feedback=said),)
+
+
+@part
+class Witness(Prompt):
+    """The group's shortest correct rollout, shown for its longest wrong one alone; no other rollout
+    is taught, and none of a group that is all right or all wrong (SSOPD, Tan and Hong 2026, arXiv
+    2605.17497). Of rollouts of one length the first counts."""
+
+    thinking: bool = True
+    type: Literal["witness"] = "witness"
+    template: str = "solution"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        pair = witness_and_target(group)
+        if pair is None or pair[1] != i:
+            return None
+        witness = group.rollouts[pair[0]]
+        return (_view(self, group.problem, solution=_told(witness, self.thinking)),)
+
+
+Plain = Annotated[
+    StudentPrompt
+    | Solution
+    | ReferenceOnly
+    | Crosslingual
+    | TeacherPrompt
+    | Instruction
+    | Document
+    | Demonstration
+    | Feedback
+    | Witness,
+    Field(discriminator="type"),
 ]
+
+
+@part
+class Only:
+    """A context for some rollouts alone: those of groups in which every rollout is wrong, or for
+    the wrong, or for the right ones."""
+
+    context: Plain
+    where: Literal["all_wrong", "wrong", "right"]
+    type: Literal["only"] = "only"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        right = is_right(group.rollouts[i])
+        taught = {"all_wrong": group.pass_rate == 0, "wrong": not right, "right": right}
+        return self.context(group, i) if taught[self.where] else None
+
+
+@part
+class Beside:
+    """Several contexts side by side, whose views a target joins; where one has nothing to show, the
+    rollout is not taught. `weights` may name each one's own, in place of the teacher's."""
+
+    contexts: Annotated[tuple[Plain, ...], Field(min_length=1)]
+    weights: tuple[AnyWeights | None, ...] = ()
+    type: Literal["beside"] = "beside"
+
+    def __post_init__(self) -> None:
+        if self.weights and len(self.weights) != len(self.contexts):
+            raise ValueError(f"{len(self.contexts)} contexts, but {len(self.weights)} weights")
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        made: list[View] = []
+        for number, context in enumerate(self.contexts):
+            views = context(group, i)
+            if views is None:
+                return None
+            own = self.weights[number] if self.weights else None
+            made += [replace(v, weights=own or v.weights) for v in views]
+        seen: Counter[str] = Counter()
+        for number, v in enumerate(made):
+            seen[v.name] += 1
+            if seen[v.name] > 1:
+                made[number] = replace(v, name=f"{v.name}_{seen[v.name]}")
+        return tuple(made)
+
+
+Context = Annotated[Plain | Only | Beside, Field(discriminator="type")]
+
+
+def is_right(rollout: Rollout) -> bool:
+    """Whether a verifier found the rollout correct; False for one that nobody graded."""
+    return rollout.verdict is not None and rollout.verdict.correct
+
+
+def correct_sibling(group: Group, i: int) -> Rollout | None:
+    """The next correct rollout after `i` in its group, round and round; None without one."""
+    n = len(group.rollouts)
+    others = (group.rollouts[(i + k) % n] for k in range(1, n))
+    return next(filter(is_right, others), None)
+
+
+def witness_and_target(group: Group) -> tuple[int, int] | None:
+    """The shortest correct rollout and the longest wrong one, by number; None where either is
+    missing."""
+    lengths = [len(r.completion_ids) for r in group.rollouts]
+    right = [i for i, r in enumerate(group.rollouts) if is_right(r)]
+    wrong = [i for i in range(len(group.rollouts)) if i not in right]
+    if not right or not wrong:
+        return None
+    return min(right, key=lengths.__getitem__), max(wrong, key=lengths.__getitem__)
+
+
+def _told(rollout: Rollout, thinking: bool) -> str:
+    """What a rollout says, without what it thought before."""
+    answer = rollout.text.rpartition(CLOSING)[2].strip()
+    return rollout.text.strip() if thinking or not answer else answer
 
 
 def _view(context: Any, problem: Problem, **extra: Any) -> View:
