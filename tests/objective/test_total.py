@@ -119,9 +119,10 @@ def by_hand(step: Step, reduction: Reduction, taught: list[bool], skip: int) -> 
     means = []
     for group in range(3):
         members = [i for i, g in enumerate(GROUPS) if g == group]
-        tokens = sum(kept[i] for i in members)
-        if tokens:
-            means.append(sum(sums[i] for i in members) / tokens)
+        if sum(kept[i] for i in members):
+            # A group's mean is over what is taught of it; one that is only counted has a mean of 0.
+            tokens = sum(kept[i] for i in members if taught[i])
+            means.append(sum(sums[i] for i in members) / max(1, tokens))
     return torch.tensor(sum(means) / len(means))
 
 

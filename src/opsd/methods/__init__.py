@@ -10,13 +10,39 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from opsd.methods.baselines import grpo, sft, star
+from opsd.methods.contexts import crisp, opcd, sdft
 from opsd.methods.crosslingual import copsd
 from opsd.methods.distillation import off_policy_distillation, opsd, opsd_v1, sampled_token
+from opsd.methods.horizons import popd, topd
 from opsd.methods.method import Method
+from opsd.methods.targets import beta_opsd, demopsd, purified_opsd
+from opsd.methods.verified import hdpo, paced, rlsd, sdpo, ssopd
 
 FUNCTIONS: dict[str, Callable[..., Method]] = {
     f.__name__: f
-    for f in (opsd, opsd_v1, copsd, sampled_token, grpo, sft, star, off_policy_distillation)
+    for f in (
+        opsd,
+        opsd_v1,
+        copsd,
+        purified_opsd,
+        demopsd,
+        beta_opsd,
+        topd,
+        popd,
+        sdpo,
+        sdft,
+        ssopd,
+        rlsd,
+        hdpo,
+        paced,
+        opcd,
+        crisp,
+        sampled_token,
+        grpo,
+        sft,
+        star,
+        off_policy_distillation,
+    )
 }
 
 
@@ -28,13 +54,26 @@ def catalogue() -> dict[str, Method]:
 __all__ = [
     "FUNCTIONS",
     "Method",
+    "beta_opsd",
     "catalogue",
     "copsd",
+    "crisp",
+    "demopsd",
     "grpo",
+    "hdpo",
     "off_policy_distillation",
+    "opcd",
     "opsd",
     "opsd_v1",
+    "paced",
+    "popd",
+    "purified_opsd",
+    "rlsd",
     "sampled_token",
+    "sdft",
+    "sdpo",
     "sft",
+    "ssopd",
     "star",
+    "topd",
 ]

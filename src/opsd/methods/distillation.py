@@ -11,8 +11,8 @@ from opsd.teacher.context import Solution, StudentPrompt
 from opsd.teacher.weights import Frozen
 
 _PAPER = "Zhao et al. 2026, arXiv 2601.18734"
-_THINKS = {"enable_thinking": True}
-_ANSWERS = {"enable_thinking": False}
+THINKS = {"enable_thinking": True}
+ANSWERS = {"enable_thinking": False}
 
 
 def opsd(divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method:
@@ -30,8 +30,8 @@ def opsd(divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method:
     return Method(
         name="opsd",
         paper=f"{_PAPER}v3",
-        student=StudentPrompt(template_options=_ANSWERS),
-        signal=Distill(Teacher(Solution(template_options=_THINKS)), divergence),
+        student=StudentPrompt(template_options=ANSWERS),
+        signal=Distill(Teacher(Solution(template_options=THINKS)), divergence),
     )
 
 
@@ -47,9 +47,9 @@ def opsd_v1(divergence: AnyDivergence = jsd(0.5)) -> Method:
     return Method(
         name="opsd_v1",
         paper=f"{_PAPER}v1",
-        student=StudentPrompt(template_options=_THINKS),
+        student=StudentPrompt(template_options=THINKS),
         signal=Distill(
-            Teacher(Solution(template_options=_THINKS)),
+            Teacher(Solution(template_options=THINKS)),
             divergence,
             reduction=Reduction(unit="sequence"),
         ),
@@ -69,11 +69,11 @@ def sampled_token() -> Method:
     return Method(
         name="sampled_token",
         paper=f"{_PAPER}v3, Eq. 8-9",
-        student=StudentPrompt(template_options=_ANSWERS),
+        student=StudentPrompt(template_options=ANSWERS),
         signal=Advantage(
             credit=LogRatio(),
             surrogate=PolicyGradient(),
-            teacher=Teacher(Solution(template_options=_THINKS)),
+            teacher=Teacher(Solution(template_options=THINKS)),
             reduction=Reduction(unit="sequence"),
         ),
     )
@@ -90,11 +90,11 @@ def off_policy_distillation(
     What it needs: a column `solution`.
     One command: opsd train off_policy_distillation
     """
-    context = Solution(template_options=_ANSWERS)
+    context = Solution(template_options=ANSWERS)
     return Method(
         name="off_policy_distillation",
         paper="Hinton et al. 2015, arXiv 1503.02531; Kim and Rush 2016, arXiv 1606.07947",
         source=OnPolicy(view=context, weights=Frozen()),
-        student=StudentPrompt(template_options=_ANSWERS),
+        student=StudentPrompt(template_options=ANSWERS),
         signal=Likelihood() if likelihood else Distill(Teacher(context), divergence),
     )

@@ -35,7 +35,8 @@ class Reduction:
 
     `unit="token"` averages over tokens, `"sequence"` averages each rollout's mean, `"group"` each
     group's mean, `"constant"` divides each rollout's sum by the completion limit (Dr. GRPO).
-    `over="taught"` counts only what this signal teaches, `"all"` every rollout of the step.
+    A unit's mean is over the tokens that this signal teaches; `over="taught"` counts the units of
+    which it teaches any, `"all"` every unit of the step.
     """
 
     unit: Literal["token", "sequence", "group", "constant"] = "token"

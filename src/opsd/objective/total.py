@@ -51,11 +51,13 @@ def tally(
     limit in tokens (the divisor of `unit="constant"`).
     """
     kept = [int(taught(leaf, torch.arange(n)).sum()) for n in lengths]
-    counts = [n if yes else 0 for n, yes in zip(kept, taught_R, strict=True)]
-    counted = kept if leaf.reduction.over == "all" else counts
-    tokens = torch.tensor(counted, dtype=torch.float64)
+    own = [n if yes else 0 for n, yes in zip(kept, taught_R, strict=True)]
+    tokens = torch.tensor(own, dtype=torch.float64)
     group = torch.tensor(groups, dtype=torch.long)
     divisor, count = _divisor(leaf.reduction.unit, tokens, group, limit)
+    if leaf.reduction.over == "all":
+        every = torch.tensor(kept, dtype=torch.float64)
+        _, count = _divisor(leaf.reduction.unit, every, group, limit)
     factor = torch.where(tokens > 0, 1 / divisor.clamp(min=1), 0.0)
     return Tally(factor.float(), float(count))
 

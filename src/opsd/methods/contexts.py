@@ -1,0 +1,65 @@
+"""Self-distillation from other privileged texts than a reference solution."""
+
+from __future__ import annotations
+
+from opsd.methods.method import Method
+from opsd.objective.divergences import AnyDivergence, forward_kl, reverse_kl
+from opsd.objective.signals import Distill, Teacher
+from opsd.objective.support import TopK
+from opsd.objective.weighting import SkipFirst
+from opsd.teacher.context import Demonstration, Document, Instruction
+from opsd.teacher.weights import EMA
+
+
+def sdft(divergence: AnyDivergence = forward_kl) -> Method:
+    """SDFT: learning from demonstrations through the model that has seen them.
+
+    What it is: a slow moving average of the student, shown a demonstration, grades the student's
+    own rollouts; the first three tokens are left out.
+    What differs from the paper: its text says reverse KL, its code runs forward KL over the whole
+    vocabulary; the code is the default, `sdft(divergence=reverse_kl)` the text.
+    What it needs: a column `demonstration` (an answer to the problem).
+    One command: opsd train sdft
+    """
+    return Method(
+        name="sdft",
+        paper="Shenfeld et al. 2026, arXiv 2601.19897",
+        signal=Distill(
+            Teacher(Demonstration(of="dataset"), weights=EMA(0.99)),
+            divergence,
+            weighting=(SkipFirst(3),),
+        ),
+    )
+
+
+def opcd(k: int = 100, divergence: AnyDivergence = reverse_kl) -> Method:
+    """OPCD: what a document in the context taught, without the document.
+
+    What it is: the frozen model reads the document before the problem and grades the student, which
+    reads the problem alone; reverse KL over the student's `k` likeliest tokens and a tail.
+    What differs from the paper: only its objective was to be had; k and the prompt are ours.
+    What it needs: a column `document`.
+    One command: opsd train opcd
+    """
+    return Method(
+        name="opcd",
+        paper="arXiv 2602.12275 (2026)",
+        signal=Distill(Teacher(Document(), support=TopK(k)), divergence),
+    )
+
+
+def crisp(divergence: AnyDivergence = reverse_kl) -> Method:
+    """CRISP: the model learns to be as concise as it is when it is asked to.
+
+    What it is: the frozen model is told to be concise and grades the student, which is not; reverse
+    KL.
+    What differs from the paper: the instruction is our own wording, and the teacher's weights stay
+    the starting ones; `--set method.signal.teacher.weights={type: snapshot}` renews them.
+    What it needs: problems; neither solutions nor answers.
+    One command: opsd train crisp
+    """
+    return Method(
+        name="crisp",
+        paper="arXiv 2603.05433 (2026)",
+        signal=Distill(Teacher(Instruction()), divergence),
+    )

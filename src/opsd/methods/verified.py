@@ -1,0 +1,122 @@
+"""Self-distillation that goes by which rollouts of a group are right."""
+
+from __future__ import annotations
+
+from opsd.methods.method import Method
+from opsd.objective.credit import Clipped, GroupNormalised, Shaped
+from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl, jsd
+from opsd.objective.signals import Advantage, Distill, Reduction, Sum, Teacher
+from opsd.objective.support import TopK
+from opsd.objective.weighting import ClipImportance, PassRate
+from opsd.rollout.source import OnPolicy
+from opsd.teacher.context import Feedback, Only, Solution, Witness
+from opsd.teacher.weights import EMA, Live
+
+_BY_ROLLOUT = Reduction(unit="sequence")
+_REWARD = Advantage(GroupNormalised(), Clipped(), reduction=_BY_ROLLOUT)
+
+
+def sdpo(divergence: AnyDivergence = jsd(0.5), k: int = 100, group: int = 8) -> Method:
+    """SDPO: the model, shown a success of its own or what went wrong, grades its other attempts.
+
+    What it is: eight rollouts per problem; a moving average of the student is shown a correct
+    sibling, or without one the verifier's feedback, and grades the rollout; JSD(0.5) over the
+    student's `k` likeliest tokens and a tail, importance ratio at most 2.
+    What differs from the paper: the sibling is the next correct rollout. The trust-region teacher
+    is the target `mixture` of two `beside` views, live and frozen. Prompts are our own wording.
+    What it needs: a column `answer`, or a verifier that gives feedback.
+    One command: opsd train sdpo
+    """
+    return Method(
+        name="sdpo",
+        paper="Hübotter et al. 2026, arXiv 2601.20802",
+        source=OnPolicy(group=group),
+        signal=Distill(
+            Teacher(Feedback(), weights=EMA(0.95), support=TopK(k)),
+            divergence,
+            weighting=(ClipImportance(2.0),),
+        ),
+    )
+
+
+def ssopd(
+    weight: float = 0.5,
+    group: int = 8,
+    divergence: AnyDivergence = clip_summands(forward_kl, 0.05),
+) -> Method:
+    """SSOPD: GRPO, and in mixed groups the longest failure learns from the shortest success.
+
+    What it is: GRPO; beside it, in a group with right and wrong rollouts, the model is shown the
+    shortest right one and grades the longest wrong one, weighted by 4 p (1 - p), p the share of
+    right ones; the mean is over all groups.
+    What differs from the paper: `weight`, the cap, the group size and the form of the frontier's
+    weight are ours, since its text was not to be had.
+    What it needs: a column `answer`.
+    One command: opsd train ssopd
+    """
+    witness = Distill(
+        Teacher(Witness(), weights=Live()),
+        divergence,
+        weighting=(PassRate(4.0),),
+        reduction=Reduction(unit="group", over="all"),
+    )
+    return Method(
+        name="ssopd",
+        paper="Tan and Hong 2026, arXiv 2605.17497",
+        source=OnPolicy(group=group),
+        signal=Sum(((1.0, _REWARD), (weight, witness))),
+    )
+
+
+def rlsd(eps: float = 0.2, group: int = 8) -> Method:
+    """RLSD: the verifier says whether a rollout is reinforced, the teacher which of its tokens.
+
+    What it is: GRPO, each token's advantage multiplied by the teacher's over the student's
+    probability (or the inverse, where the advantage is negative), within 1 - `eps` and 1 + `eps`.
+    What differs from the paper: only its formula was to be had; `eps`, a frozen teacher are ours.
+    What it needs: columns `answer` and `solution`.
+    One command: opsd train rlsd
+    """
+    return Method(
+        name="rlsd",
+        paper="arXiv 2604.03128 (2026)",
+        source=OnPolicy(group=group),
+        signal=Advantage(
+            Shaped(eps=eps), Clipped(), teacher=Teacher(Solution()), reduction=_BY_ROLLOUT
+        ),
+    )
+
+
+def hdpo(weight: float = 1.0, group: int = 8, divergence: AnyDivergence = forward_kl) -> Method:
+    """HDPO: GRPO, and self-distillation where GRPO learns nothing: from groups all wrong.
+
+    What it is: GRPO; the rollouts of a problem that nobody solved are graded by the frozen model,
+    shown the solution.
+    What differs from the paper: only the rule was to be had; `weight` and forward KL are ours.
+    What it needs: columns `answer` and `solution`.
+    One command: opsd train hdpo
+    """
+    hopeless = Distill(Teacher(Only(Solution(), "all_wrong")), divergence, reduction=_BY_ROLLOUT)
+    return Method(
+        name="hdpo",
+        paper="arXiv 2603.23871 (2026)",
+        source=OnPolicy(group=group),
+        signal=Sum(((1.0, _REWARD), (weight, hopeless))),
+    )
+
+
+def paced(group: int = 8, divergence: AnyDivergence = forward_kl) -> Method:
+    """PACED: self-distillation that spends itself on problems neither solved nor hopeless.
+
+    What it is: the frozen model, shown the solution, grades every rollout; each counts p (1 - p), p
+    being the share of right ones among its group.
+    What differs from the paper: only the weight was to be had; p is estimated from the very group.
+    What it needs: columns `answer` and `solution`.
+    One command: opsd train paced
+    """
+    return Method(
+        name="paced",
+        paper="arXiv 2603.11178 (2026)",
+        source=OnPolicy(group=group),
+        signal=Distill(Teacher(Solution()), divergence, weighting=(PassRate(),)),
+    )
