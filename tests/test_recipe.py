@@ -96,8 +96,10 @@ def test_recipes_say_what_to_set():
 @pytest.mark.parametrize("name", shipped())
 def test_published_numbers_say_of_what(name: str):
     suites = {"aime24", "aime25", "hmmt25", "amo_bench", "afrimgsm", "polymath"}
+    suites |= {"sciknoweval_biology"}
     numbers = load(name).published
-    ours = ("quickstart", "star", "off_policy_distillation", "copsd-joint")
+    ours = ("quickstart", "star", "off_policy_distillation", "copsd-joint", "topd", "popd", "sdpo")
+    ours += ("sdft", "ssopd", "rlsd", "hdpo", "paced", "opcd", "crisp")
     assert bool(numbers) != name.startswith(ours)
     for number in numbers:
         assert number.suite in suites
@@ -283,7 +285,7 @@ def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str, told
         ({"sampling": {"temperature": 0}}, "sampling.temperature: Input should be greater than 0"),
         ({"engine": "vlm"}, "engine: Input should be 'hf'"),
         ({"model": {"name": "m", "lora": {"rank": 8}}}, "model.lora.rank: unknown key"),
-        ({"method": "opsdd"}, "unknown method 'opsdd'; known: copsd, grpo"),
+        ({"method": "opsdd"}, "unknown method 'opsdd'; known: beta_opsd"),
         ({"method": None}, "method is a name, or a mapping"),
         ({"method": ["opsd"]}, "method is a name, or a mapping"),
         ({"method": {"name": ["opsd"]}}, "unknown method '['opsd']'"),

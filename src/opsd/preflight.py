@@ -16,9 +16,10 @@ from opsd.data.stream import ProblemStream
 from opsd.grade.verifier import MathVerifier
 from opsd.methods.method import Method
 from opsd.objective.credit import GroupNormalised
-from opsd.objective.signals import Advantage, Distill, Leaf, Teacher, leaves, taught
+from opsd.objective.signals import Advantage, Distill, Leaf, Teacher, taught
 from opsd.objective.weighting import ClipImportance
-from opsd.rollout.source import KeepCorrect, sources
+from opsd.parts import parts_of
+from opsd.rollout.source import sources
 from opsd.schedule import at
 from opsd.teacher.weights import EMA, External, Live, Snapshot
 from opsd.types import Group, Problem, UserError
@@ -67,13 +68,12 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
 
 def compares_rewards(method: Method) -> bool:
     """Whether a signal sets a rollout's reward against those of its group."""
-    credits = [getattr(leaf, "credit", None) for _, leaf in leaves(method.signal)]
-    return any(isinstance(credit, GroupNormalised) for credit in credits)
+    return any(isinstance(x, GroupNormalised) for x in parts_of(method.signal))
 
 
 def learns_from_rewards(method: Method) -> bool:
     """Whether right and wrong answers decide what is learned."""
-    return compares_rewards(method) or isinstance(method.source, KeepCorrect)
+    return any(getattr(x, "graded", False) for x in parts_of(method))
 
 
 def traps(trainer: OPSDTrainer) -> list[str]:
@@ -164,7 +164,9 @@ def _readings(trainer: OPSDTrainer) -> Iterator[str]:
     teaches = False
     for leaf, teacher in _teachers(trainer):
         first = bool(taught(leaf, torch.zeros(1, dtype=torch.long)))
-        for view in teacher.context(Group(problem, ()), 0) or ():
+        views = teacher.context(Group(problem, ()), 0)
+        teaches |= views is None  # what is shown depends on rollouts that are not there yet
+        for view in views or ():
             # The student's own prompt is no trap beside another signal: it keeps a model in place.
             other = prompt_text(tokenizer, view) != prompt_text(tokenizer, student)
             teaches |= other or isinstance(teacher.weights, External)

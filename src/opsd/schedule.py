@@ -5,13 +5,13 @@ What computes never sees a schedule: `at` puts the step's numbers in their place
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from opsd.parts import part
+from opsd.parts import part, parts_of
 from opsd.types import UserError
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def at(value: T, step: int, total_steps: int) -> T:
 
 def check(value: Any, total_steps: int) -> None:
     """Refuses schedules that leave, at some step, what their number may be."""
-    if not any(_schedules(value)):
+    if not any(isinstance(x, Linear | Joined) for x in parts_of(value)):
         return
     for step in range(total_steps):
         try:
@@ -113,14 +113,3 @@ def check(value: Any, total_steps: int) -> None:
                 f"a schedule gives {first['loc'][0]} {first['input']:g} at step {step + 1}:"
                 f" {first['msg']}"
             ) from error
-
-
-def _schedules(value: Any) -> Iterator[Any]:
-    if isinstance(value, Linear | Joined):
-        yield value
-    elif isinstance(value, tuple | list):
-        for x in value:
-            yield from _schedules(x)
-    elif is_dataclass(value):
-        for f in fields(value):
-            yield from _schedules(getattr(value, f.name))

@@ -25,7 +25,7 @@ def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, st
 
     Per token: its text, and under `readers` for the student, every view and every target the `TOP`
     likeliest tokens with their probabilities and the entropy in nats; per signal the divergence
-    before and after its clip, and the loss after its weighting.
+    before and after its clip, and the loss after its weighting (none where it teaches nothing).
     """
     ids = lesson.rollout.completion_ids
     tokens_N = torch.tensor(ids, device=next(model.parameters()).device)
@@ -35,6 +35,9 @@ def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, st
     readers = [_reader("student", student_ND, head, learner.temperature, tokenizer)]
     signals = []
     for i, (_, leaf) in enumerate(learner.signals):
+        if lesson.readings[i] is None:
+            signals.append({"type": leaf.type})
+            continue
         views = learner.views([lesson], i, model)
         temperature = learner.temperature_of(leaf)
         readers += [_reader(v.name, v.hidden_ND, v.head, temperature, tokenizer) for v in views]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from opsd.objective.divergences import jsd, reverse_kl
 from opsd.objective.signals import Sum, leaves
 from opsd.recipe_files import shipped
 from opsd.trainer import OPSDTrainer
+from opsd.types import Problem
 
 HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")
 ADAPTER = TypeAdapter(Method)
@@ -81,11 +83,20 @@ def test_the_kl_of_grpo_is_a_second_signal_with_its_own_coefficient():
     assert [coefficient for coefficient, _ in leaves(signal)] == [1.0, 0.1]
 
 
+def taught(n: int) -> list[Problem]:
+    """Rows with every text that a method asks for."""
+    return [
+        replace(p, privileged={**p.privileged, "demonstration": text, "document": text}, id="")
+        for p in problems(n)
+        for text in [p.privileged["solution"]]
+    ]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path, tiny_folder):
     method = VARIANTS[name]
     args = config(tmp_path, per_device_train_batch_size=method.source.group)
-    trainer = OPSDTrainer(str(tiny_folder), method, args, problems(8), verifier=every_second())
+    trainer = OPSDTrainer(str(tiny_folder), method, args, taught(8), verifier=every_second())
     start = weights_of(trainer.model)
     trainer.train()
     logged = [row for row in trainer.state.log_history if "loss" in row]

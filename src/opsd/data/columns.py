@@ -23,7 +23,7 @@ _USUAL = {
     "answer": ("answer_number", "answer", "Answer"),
     "solution": ("solution", "privileged_context"),
     "translation": ("translation", "problem_en"),
-    "teacher_prompt": ("teacher_prompt",),
+    **{name: (name,) for name in ("teacher_prompt", "demonstration", "document", "rubric")},
 }
 _METADATA = ("id", "unique_id", "question_id", "level", "subject", "source", "answer_type")
 _GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")

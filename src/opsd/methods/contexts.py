@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from opsd.methods.distillation import THINKS
 from opsd.methods.method import Method
 from opsd.objective.divergences import AnyDivergence, forward_kl, reverse_kl
 from opsd.objective.signals import Distill, Teacher
 from opsd.objective.support import TopK
 from opsd.objective.weighting import SkipFirst
-from opsd.teacher.context import Demonstration, Document, Instruction
+from opsd.teacher.context import Demonstration, Document, Instruction, StudentPrompt
 from opsd.teacher.weights import EMA
 
 
@@ -51,8 +52,8 @@ def opcd(k: int = 100, divergence: AnyDivergence = reverse_kl) -> Method:
 def crisp(divergence: AnyDivergence = reverse_kl) -> Method:
     """CRISP: the model learns to be as concise as it is when it is asked to.
 
-    What it is: the frozen model is told to be concise and grades the student, which is not; reverse
-    KL.
+    What it is: the frozen model is told to be concise and grades the student, which is not; both
+    think; reverse KL.
     What differs from the paper: the instruction is our own wording, and the teacher's weights stay
     the starting ones; `--set method.signal.teacher.weights={type: snapshot}` renews them.
     What it needs: problems; neither solutions nor answers.
@@ -61,5 +62,6 @@ def crisp(divergence: AnyDivergence = reverse_kl) -> Method:
     return Method(
         name="crisp",
         paper="arXiv 2603.05433 (2026)",
-        signal=Distill(Teacher(Instruction()), divergence),
+        student=StudentPrompt(template_options=THINKS),
+        signal=Distill(Teacher(Instruction(template_options=THINKS)), divergence),
     )

@@ -3,7 +3,7 @@ surrogate losses that turn log-probabilities and advantages into something to de
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,7 @@ class GroupNormalised:
 
     scale: Literal["group", "none"] = "group"
     type: Literal["group_normalised"] = "group_normalised"
+    graded: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         advantage_R = table.reward_R - table.reward_mean_R
@@ -71,6 +72,7 @@ class Shaped:
     reward: GroupNormalised = GroupNormalised()
     eps: Annotated[float, Field(ge=0, lt=1)] = 0.2
     type: Literal["shaped"] = "shaped"
+    graded: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         advantage = self.reward(table)
@@ -94,6 +96,7 @@ class Gated:
     bound: Annotated[float, Field(gt=0)] = 3.0
     dead_zone: Annotated[float, Field(ge=0)] = 0.05
     type: Literal["gated"] = "gated"
+    graded: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         outcome_R = torch.where(table.reward_R > 0, 1.0, -1.0)

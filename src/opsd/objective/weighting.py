@@ -76,6 +76,7 @@ class PassRate:
 
     scale: Annotated[float, Field(gt=0)] = 1.0
     type: Literal["pass_rate"] = "pass_rate"
+    graded: ClassVar[bool] = True
     scope: ClassVar[Scope] = "rollout"
     mask = staticmethod(everywhere)
 

@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -65,6 +65,7 @@ class KeepCorrect:
     source: OnPolicy = OnPolicy()
     retry: OnPolicy | None = None
     type: Literal["keep_correct"] = "keep_correct"
+    graded: ClassVar[bool] = True
 
     @property
     def group(self) -> int:

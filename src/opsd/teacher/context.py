@@ -1,5 +1,6 @@
 """What a reader is shown. A context turns rollout i of a group into views, or into None:
-None says that this rollout is not taught, which is counted and costs no teacher pass.
+None says that this rollout is not taught, which is counted and costs no teacher pass. A group
+without rollouts asks what can be shown before there are any.
 
 Most tell something that the dataset has; those at the end tell what came of the group itself.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -143,6 +144,10 @@ class Demonstration(Prompt):
     type: Literal["demonstration"] = "demonstration"
     template: str = "demonstration"
 
+    @property
+    def graded(self) -> bool:
+        return self.of == "sibling"
+
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
         if self.of == "dataset":
             return (_view(self, group.problem),)
@@ -164,10 +169,11 @@ class Feedback(Prompt):
     demonstration: Literal["first", "both", "never"] = "first"
     thinking: bool = False
     type: Literal["feedback"] = "feedback"
+    graded: ClassVar[bool] = True
     template: str = "feedback"
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
-        verdict = group.rollouts[i].verdict
+        verdict = group.rollouts[i].verdict if group.rollouts else None
         said = verdict.feedback if verdict else None
         sibling = None if self.demonstration == "never" else correct_sibling(group, i)
         if sibling is not None and self.demonstration == "first":
@@ -186,6 +192,7 @@ class Witness(Prompt):
 
     thinking: bool = True
     type: Literal["witness"] = "witness"
+    graded: ClassVar[bool] = True
     template: str = "solution"
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
@@ -219,8 +226,11 @@ class Only:
     context: Plain
     where: Literal["all_wrong", "wrong", "right"]
     type: Literal["only"] = "only"
+    graded: ClassVar[bool] = True
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        if not group.rollouts:
+            return None
         right = is_right(group.rollouts[i])
         taught = {"all_wrong": group.pass_rate == 0, "wrong": not right, "right": right}
         return self.context(group, i) if taught[self.where] else None
