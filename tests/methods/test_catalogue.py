@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from tests.arrange import config, every_second, gap, problems, weights_of
+from tests.arrange import config, every_second, gap, odd_length, problems, weights_of
 
 from opsd import methods, recipe
 from opsd.methods import FUNCTIONS, Method, catalogue
 from opsd.objective.divergences import jsd, reverse_kl
 from opsd.objective.signals import Sum, leaves
 from opsd.recipe_files import shipped
+from opsd.run import read_jsonl
 from opsd.trainer import OPSDTrainer
 from opsd.types import Problem
 
@@ -104,3 +106,26 @@ def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in logged)
     assert logged[0]["grad_norm"] > 0
     assert gap(start, weights_of(trainer.model)) > 1e-5
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Path, tiny_folder):
+    method = VARIANTS[name]
+    saved = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "logging_steps": 1}
+
+    def run(resume: bool) -> OPSDTrainer:
+        args = config(tmp_path, **saved, per_device_train_batch_size=method.source.group)
+        # Verdicts that depend on the completion alone, whatever was judged before.
+        trainer = OPSDTrainer(str(tiny_folder), method, args, taught(8), verifier=odd_length)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    def measured() -> list[dict]:
+        rows = read_jsonl(tmp_path / "metrics.jsonl")
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+    whole, before = weights_of(run(False).model), measured()
+    for step in (2, 3):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    assert gap(whole, weights_of(run(True).model)) == 0
+    assert measured() == before
