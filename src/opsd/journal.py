@@ -14,6 +14,7 @@ from torch import Tensor
 
 from opsd.data.prompts import prompt_text
 from opsd.objective.table import TokenTable
+from opsd.objective.targets import SEEN
 from opsd.teacher.lessons import Lesson
 from opsd.types import Finish, Group
 
@@ -22,6 +23,7 @@ _MEANS = {
     "entropy_teacher": "entropy/teacher",
     "divergence": "divergence",
     "clipped": "clip_fraction",
+    **{name: f"target/{name}" for name in SEEN},
 }
 
 

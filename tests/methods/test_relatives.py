@@ -174,3 +174,18 @@ def test_a_live_student_makes_a_barycenter_a_weight_between_one_and_its_share(gr
     alone = of_teacher(SIBLING, target=Barycenter(alpha_max=0.15, beta=50.0))
     along = (gradient(alone) @ gradient(SIBLING)) / gradient(SIBLING).norm() ** 2
     assert 0.85 - 1e-3 <= along <= 1 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "logged"),
+    [
+        (methods.purified_opsd(), {"target/share_reference", "target/p_cosine_question"}),
+        (DEMOPSD, {"target/alpha", "target/disagreement"}),
+    ],
+)
+def test_what_a_target_sees_is_logged(method: Method, logged: set, tmp_path: Path, tiny_folder):
+    args = config(tmp_path, max_steps=1, per_device_train_batch_size=8)
+    trainer = OPSDTrainer(str(tiny_folder), method, args, taught(8), verifier=every_second())
+    trainer.train()
+    (row,) = [row for row in trainer.state.log_history if "loss" in row]
+    assert logged <= row.keys() and all(row[name] >= -1 for name in logged)

@@ -37,6 +37,9 @@ class Method:
             if leaf.type == "distill":
                 text += f": {leaf.divergence.formula}"
             if leaf.teacher is not None:
-                text += f"; teacher {leaf.teacher.context.type}@{leaf.teacher.weights.type}"
+                teacher = leaf.teacher
+                text += f"; teacher {teacher.context.label}@{teacher.weights.type}"
+                if teacher.target.type != "single":
+                    text += f", target {teacher.target.type}"
             lines.append(f"{text}; averaged per {leaf.reduction.unit}")
         return "\n".join(lines)

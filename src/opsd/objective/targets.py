@@ -76,6 +76,14 @@ def barycenter(
     return log_pool([(teacher, 1 - share), (student, share)])
 
 
+_PARTS = ("reference", "question")
+SEEN = (
+    *("alpha", "disagreement"),
+    *(f"{mark}{what}_{p}" for mark in ("", "p_") for what in ("cosine", "share") for p in _PARTS),
+)
+"""What targets see of a row, by name."""
+
+
 class Aim(NamedTuple):
     """A target's logits `[N, V]`, and what it saw of each row, `[N]` by name."""
 
@@ -187,7 +195,7 @@ def decomposition(teacher: Tensor, probe: Tensor, student: Tensor) -> dict[str, 
     the whole and its share of the whole's length (arXiv 2607.02234, section 3); under `p_`, every
     entry weighted by the student's probability, which the improbable tail cannot drown."""
     t, r, s = (torch.log_softmax(x.detach(), -1) for x in (teacher, probe, student))
-    whole, parts = t - s, {"reference": r - s, "question": t - r}
+    whole, parts = t - s, dict(zip(_PARTS, (r - s, t - r), strict=True))
     seen = {}
     for mark, weight in (("", torch.ones(())), ("p_", s.exp())):
         length = _norm(whole, weight)

@@ -30,6 +30,11 @@ class Prompt:
     prefill: str = ""
     template_options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """What the context is, in a word."""
+        return str(getattr(self, "type", ""))
+
 
 @part
 class StudentPrompt(Prompt):
@@ -226,6 +231,11 @@ class Only:
     context: Plain
     where: Literal["all_wrong", "wrong", "right"]
     type: Literal["only"] = "only"
+
+    @property
+    def label(self) -> str:
+        return f"{self.context.label} ({self.where})"
+
     graded: ClassVar[bool] = True
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
@@ -244,6 +254,10 @@ class Beside:
     contexts: Annotated[tuple[Plain, ...], Field(min_length=1)]
     weights: tuple[AnyWeights | None, ...] = ()
     type: Literal["beside"] = "beside"
+
+    @property
+    def label(self) -> str:
+        return " + ".join(context.label for context in self.contexts)
 
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.contexts):
