@@ -85,6 +85,7 @@ SCHEMAS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "gsm8k/train.jsonl": gsm8k,
     "jasonrqh/Math-CoT-20k": openthoughts,
     "sciknoweval/biology/train.jsonl": openthoughts,
+    "rubrics.jsonl": lambda: with_text("rubric"),
     "demonstrations.jsonl": lambda: with_text("demonstration"),
     "documents.jsonl": lambda: with_text("document"),
 }
@@ -154,8 +155,9 @@ def test_a_shipped_recipe_takes_two_steps(
     rows = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "loss" in row]
     assert [row["step"] for row in rows] == [1, 2] and trainer.state.global_step == 2
     assert all(math.isfinite(row["loss"]) for row in rows)
-    # An untrained model gets nothing right, which only HDPO learns from where answers decide.
-    idle = learns_from_rewards(recipe.method) and name != "hdpo"
+    # An untrained model gets nothing right, which only HDPO learns from where answers decide, and
+    # writes no critique.
+    idle = (learns_from_rewards(recipe.method) and name != "hdpo") or name == "step_critique"
     assert (rows[0]["grad_norm"] > 0) != idle
     spoken = {problem.language for problem in trainer.train_dataset}
     assert spoken == (set(recipe.data.asked) or {"eng"})

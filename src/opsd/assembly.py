@@ -85,6 +85,7 @@ def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
     model, vocab = trainer.model, trainer.vocab
     chosen = [leaf.teacher.weights for _, leaf in trainer.signals if leaf.teacher is not None]
     chosen += [s.weights for s in sources(trainer.method.source) if s.weights is not None]
+    chosen += [author.weights for author in trainer.method.authors]
     probe = trainer.processing_class("Check: 1 + 2 = 3.")["input_ids"]
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     check_head(model, probe, vocab, tolerance)

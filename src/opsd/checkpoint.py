@@ -92,4 +92,4 @@ def _group(row: dict[str, Any]) -> Group:
                 verdict=None if verdict is None else Verdict(**verdict),
             )
         )
-    return Group(Problem(**problem), tuple(rollouts))
+    return Group(Problem(**problem), tuple(rollouts), tuple(row["notes"]))

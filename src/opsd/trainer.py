@@ -145,7 +145,10 @@ class OPSDTrainer(Publishing):
             problems = rows[:: self.method.source.group]
             self.sampler.earlier = self._earlier(problems)
             with self.meter.timed("rollout"):
-                self._groups = self.method.source(problems, self.sampler, step)
+                groups = self.method.source(problems, self.sampler, step)
+                for author in self.method.authors:
+                    groups = author(groups, self.sampler, step)
+                self._groups = groups
         made = lessons(self._groups, self.signals, self.sampler)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [lesson for lesson in made if lesson.taught]

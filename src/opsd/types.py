@@ -80,10 +80,17 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Group:
-    """A problem and the rollouts that belong together when they are compared."""
+    """A problem and the rollouts that belong together when they are compared. `notes` holds, per
+    rollout, what authors wrote of it, by name; None is a text that was not accepted."""
 
     problem: Problem
     rollouts: tuple[Rollout, ...]
+    notes: tuple[Mapping[str, str | None], ...] = ()
+
+    def note(self, i: int, name: str) -> str | None:
+        """What an author wrote of rollout `i` under this name, else the problem's own text."""
+        written = self.notes[i] if self.notes else {}
+        return written[name] if name in written else self.problem.privileged.get(name)
 
     @property
     def pass_rate(self) -> float:

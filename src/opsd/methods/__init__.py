@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from opsd.methods.authored import rcsd, rcsd_writer, step_critique
 from opsd.methods.baselines import grpo, sft, star
 from opsd.methods.contexts import crisp, opcd, sdft
 from opsd.methods.crosslingual import copsd
@@ -29,6 +30,9 @@ FUNCTIONS: dict[str, Callable[..., Method]] = {
         beta_opsd,
         topd,
         popd,
+        step_critique,
+        rcsd,
+        rcsd_writer,
         sdpo,
         sdft,
         ssopd,
@@ -68,6 +72,8 @@ __all__ = [
     "paced",
     "popd",
     "purified_opsd",
+    "rcsd",
+    "rcsd_writer",
     "rlsd",
     "sampled_token",
     "sdft",
@@ -75,5 +81,6 @@ __all__ = [
     "sft",
     "ssopd",
     "star",
+    "step_critique",
     "topd",
 ]

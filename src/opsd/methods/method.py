@@ -8,6 +8,7 @@ from pydantic import Field
 
 from opsd.objective.signals import Signal, leaves
 from opsd.parts import part
+from opsd.rollout.author import AnyAuthor
 from opsd.rollout.source import OnPolicy, Source
 from opsd.teacher.context import StudentPrompt
 
@@ -17,6 +18,7 @@ class Method:
     """A source of rollouts and the signal learned from them.
 
     `student` is the prompt that the student learns on, is sampled with, and is evaluated with.
+    `authors` write further texts of the rollouts, for contexts that show them.
     `reuse` is the number of optimizer steps that each batch of rollouts is used for.
     """
 
@@ -25,6 +27,7 @@ class Method:
     paper: str = ""
     source: Source = OnPolicy()
     student: StudentPrompt = StudentPrompt()
+    authors: tuple[AnyAuthor, ...] = ()
     reuse: Annotated[int, Field(gt=0)] = 1
 
     def describe(self, temperature: float) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from opsd.data.prompts import prompt_ids
 from opsd.parts import part
-from opsd.rollout.engine import Engine, Sampling, prompt_seed
+from opsd.rollout.engine import Completion, Engine, Sampling, prompt_seed
 from opsd.rollout.horizon import AnyHorizon, FullHorizon
 from opsd.teacher.context import Context, StudentPrompt
 from opsd.teacher.weights import AnyWeights
@@ -142,16 +142,8 @@ class Sampler:
             seen[problem.id] += 1
         if not rows:
             return []
-        with contextlib.ExitStack() as stack:
-            if source.weights is not None:
-                stack.enter_context(self.borrow(source.weights))
-            stack.enter_context(self.autocast())
-            completions = self.engine.generate(
-                [ids for _, ids, _ in rows],
-                replace(self.sampling, max_tokens=horizon),
-                [prompt_seed(self.seed, step, p.id, i, phase) for p, _, i in rows],
-            )
-        self.generated_tokens += sum(len(c.ids) for c in completions)
+        sampling = replace(self.sampling, max_tokens=horizon)
+        completions = self.generated(rows, sampling, source.weights, step, phase)
         rollouts = [
             Rollout(ids, c.ids, self.text(c.ids), c.finish, c.logprobs)
             for (_, ids, _), c in zip(rows, completions, strict=True)
@@ -159,6 +151,28 @@ class Sampler:
         groups = self.graded([p for p, _ in fitting], rollouts, source.group)
         self.observe(groups)
         return groups
+
+    def generated(
+        self,
+        rows: Sequence[tuple[Problem, Sequence[int], int]],
+        sampling: Sampling,
+        weights: AnyWeights | None,
+        step: int,
+        phase: str,
+    ) -> list[Completion]:
+        """One engine call: a completion of every (problem, prompt, sample number), each with random
+        numbers of its own."""
+        with contextlib.ExitStack() as stack:
+            if weights is not None:
+                stack.enter_context(self.borrow(weights))
+            stack.enter_context(self.autocast())
+            completions = self.engine.generate(
+                [ids for _, ids, _ in rows],
+                sampling,
+                [prompt_seed(self.seed, step, p.id, i, phase) for p, _, i in rows],
+            )
+        self.generated_tokens += sum(len(c.ids) for c in completions)
+        return completions
 
     def graded(
         self, problems: Sequence[Problem], rollouts: Sequence[Rollout], size: int

@@ -208,6 +208,44 @@ class Witness(Prompt):
         return (_view(self, group.problem, solution=_told(witness, self.thinking)),)
 
 
+@part
+class Rubric(Prompt):
+    """The problem and what a good answer has and avoids: the column `rubric`, or what an author
+    wrote. `solution` shows the reference solution as well, as RCSD's released code does; its paper
+    does not (Gu et al. 2026, arXiv 2606.19327)."""
+
+    solution: bool = False
+    type: Literal["rubric"] = "rubric"
+    template: str = "rubric"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        return _written(self, group, i, "rubric", reference=self.solution)
+
+
+@part
+class Critique(Prompt):
+    """The problem and the rollout itself, corrected step by step: right steps word for word, from
+    the first wrong one on a better way (Kara and Ersoy 2026, arXiv 2606.11173)."""
+
+    type: Literal["critique"] = "critique"
+    template: str = "critique"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        return _written(self, group, i, "critique")
+
+
+@part
+class ReasonFirst(Prompt):
+    """The problem, its solution, and the analysis that the teacher wrote of them before it reads
+    the rollout (RCSD's released code, 2026)."""
+
+    type: Literal["reason_first"] = "reason_first"
+    template: str = "reason_first"
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        return _written(self, group, i, "analysis")
+
+
 Plain = Annotated[
     StudentPrompt
     | Solution
@@ -218,7 +256,10 @@ Plain = Annotated[
     | Document
     | Demonstration
     | Feedback
-    | Witness,
+    | Witness
+    | Rubric
+    | Critique
+    | ReasonFirst,
     Field(discriminator="type"),
 ]
 
@@ -303,6 +344,15 @@ def witness_and_target(group: Group) -> tuple[int, int] | None:
     if not right or not wrong:
         return None
     return min(right, key=lengths.__getitem__), max(wrong, key=lengths.__getitem__)
+
+
+def _written(
+    context: Any, group: Group, i: int, name: str, **extra: Any
+) -> tuple[View, ...] | None:
+    """A view that shows a text somebody wrote; None where there is none. Before there are rollouts
+    only the dataset's own can be shown."""
+    text = group.note(i, name) if group.rollouts else group.problem.privileged.get(name)
+    return None if not text else (_view(context, group.problem, **{name: text}, **extra),)
 
 
 def _told(rollout: Rollout, thinking: bool) -> str:

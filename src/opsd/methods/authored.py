@@ -1,0 +1,96 @@
+"""Self-distillation from texts that an author writes: critiques and rubrics."""
+
+from __future__ import annotations
+
+from opsd.methods.distillation import ANSWERS, THINKS
+from opsd.methods.method import Method
+from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl
+from opsd.objective.signals import Distill, Teacher
+from opsd.objective.support import TopK
+from opsd.rollout.author import ModelAuthor
+from opsd.teacher.context import Critique, Rubric, Solution, StudentPrompt
+from opsd.teacher.weights import AnyWeights, Frozen
+
+_RCSD = "Gu et al. 2026, arXiv 2606.19327"
+
+
+def step_critique(
+    divergence: AnyDivergence = forward_kl,
+    critic: AnyWeights | None = None,
+    max_tokens: int = 4096,
+) -> Method:
+    """Step-aligned critique: the teacher reads the rollout itself, corrected from its first error.
+
+    What it is: the student writes numbered steps; a critic copies the right ones word for word and
+    goes on better from the first wrong one; the frozen model, shown that, grades every token of the
+    rollout. What a critic writes that is not of this form teaches nothing.
+    What differs from the paper: its critic is a 32B model, here by default the model itself
+    (`critic={type: external, path: ...}` names another one of the same tokenizer); the critic's and
+    the teacher's prompts, and the checks, are ours.
+    What it needs: problems; a column `solution` is shown to the critic where there is one.
+    One command: opsd train step_critique
+    """
+    author = ModelAuthor(
+        name="critique",
+        template="critic",
+        check="critique",
+        weights=critic or Frozen(),
+        max_tokens=max_tokens,
+        template_options=THINKS,
+    )
+    return Method(
+        name="step_critique",
+        paper="Kara and Ersoy 2026, arXiv 2606.11173",
+        student=StudentPrompt(template="steps", template_options=ANSWERS),
+        authors=(author,),
+        signal=Distill(Teacher(Critique(template_options=THINKS)), divergence),
+    )
+
+
+def rcsd(
+    reference: bool = False,
+    k: int = 20,
+    divergence: AnyDivergence = clip_summands(forward_kl, 0.05),
+) -> Method:
+    """RCSD: the teacher reads by what an answer will be judged, not the answer.
+
+    What it is: the frozen model, shown a rubric, grades every token of the student's rollout;
+    forward KL over its own `k` likeliest tokens, renormalised, summands capped at 0.05.
+    What differs from the paper: its released code also shows the reference solution
+    (`reference=True`). Rubrics come from a column, or from an author: the writer of `rcsd_writer`,
+    named by its run.
+    What it needs: a column `rubric`, or authors.
+    One command: opsd train rcsd
+    """
+    return Method(
+        name="rcsd",
+        paper=_RCSD,
+        student=StudentPrompt(template_options=THINKS),
+        signal=Distill(
+            Teacher(
+                Rubric(solution=reference, template_options=THINKS),
+                support=TopK(k, by="rubric", rest="renormalise"),
+            ),
+            divergence,
+        ),
+    )
+
+
+def rcsd_writer(divergence: AnyDivergence = forward_kl) -> Method:
+    """RCSD's first stage: a writer of rubrics that learns from itself, told the solution.
+
+    What it is: the student writes a rubric for a problem; the frozen model, shown the solution as
+    well, grades every token of it. Its run is then the author of `rcsd`.
+    What differs from the paper: its released code shows the solution to both, and a known rubric to
+    the teacher; the text is the default here.
+    What it needs: a column `solution`.
+    One command: opsd train rcsd_writer
+    """
+    return Method(
+        name="rcsd_writer",
+        paper=f"{_RCSD}, stage I",
+        student=StudentPrompt(template="rubric_writer", template_options=ANSWERS),
+        signal=Distill(
+            Teacher(Solution(template="rubric_writer_told", template_options=ANSWERS)), divergence
+        ),
+    )
