@@ -121,7 +121,7 @@ def test_rewards_without_answers_are_refused(command, tmp_path, tiny_folder):
 def test_dev_problems_without_answers_are_refused_at_the_start(command, tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder, data={"dev": 2})
     rows(tmp_path, answer=None, solution="two")
-    assert "some have no answer" in refused(command("train", path))
+    assert "have no answer (the first: " in refused(command("train", path))
 
 
 def test_an_adapter_without_its_weights_is_refused(command, tmp_path, tiny_folder):
@@ -199,6 +199,43 @@ def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("train.max_steps=0", "max_steps is a number of steps"),
+        ("train.gradient_accumulation_steps=0", "gradient_accumulation_steps is at least 1"),
+        ("train.learning_rate=-1", "learning_rate is at least 0"),
+        ("model.lora={r: 4, target_modules: nope}", "model.lora: "),
+    ],
+)
+def test_numbers_that_nothing_can_be_trained_with_are_refused(
+    command, tmp_path, tiny_folder, setting, told
+):
+    assert told in refused(command("train", recipe(tmp_path, tiny_folder), "--set", setting))
+
+
+def test_a_file_where_a_folder_is_to_be_is_one_line(command, tmp_path, tiny_folder):
+    taken = rows(tmp_path)
+    told = refused(command("train", recipe(tmp_path, tiny_folder), "--output", taken))
+    assert taken in told
+
+
+def test_a_key_that_is_there_twice_is_refused(command, tmp_path, tiny_folder):
+    path = recipe(tmp_path, tiny_folder)
+    with Path(path).open("a") as file:
+        file.write("train: {learning_rate: 0.5}\n")
+    assert "the key 'train' stands there twice" in refused(command("train", path))
+
+
+def test_a_models_folder_is_the_same_however_it_is_written(command, tmp_path, tiny_folder):
+    about = ("--data", rows(tmp_path), "--language", "swa", "--limit", 1, "--samples", 1)
+    for spelled in (f"{tiny_folder}", f"{tiny_folder}/", f"{tiny_folder}/."):
+        code, _, errors = command("evaluate", spelled, *about, "--budget", 2, "--output", "ev")
+        assert code == 0, errors
+    told = command("evaluate", tiny_folder, *about, "--budget", 3, "--output", "ev")[2][-1]
+    assert "samples of another kind: another max_tokens, another budgets" in told
+
+
+@pytest.mark.parametrize(
     ("strategies", "best"),
     [
         ({}, True),
@@ -272,7 +309,7 @@ def test_methods_shows_the_table_and_one_method_in_full(command):
     assert all(name in out for name in FUNCTIONS)
     _, out, _ = command("methods", "opsd")
     assert "One command: opsd train opsd" in out and "Formula: 1 x" in out
-    assert refused(command("methods", "opds")).startswith("unknown method 'opds'; known: copsd")
+    assert refused(command("methods", "opds")).startswith("unknown method 'opds'; known: beta_opsd")
 
 
 def test_env_names_versions_and_hardware(command):

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from opsd import checkpoint
 from opsd.run import RunFolder, read_jsonl
@@ -114,13 +115,23 @@ def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(tmp_path, 
         assert all(ours[key].equal(theirs[key]) for key in theirs)
 
 
-def test_only_a_checkpoint_whose_two_states_parse_counts(tmp_path):
-    for step, trainer_state in ((2, "{}"), (10, '{"half'), (30, None)):
+def test_only_a_checkpoint_that_is_whole_counts(tmp_path, capsys):
+    for step, trainer_state in ((2, "{}"), (10, '{"half'), (30, None), (40, "{}"), (50, "{}")):
         folder = tmp_path / f"checkpoint-{step}"
         checkpoint.save(folder, {"sizes": {}}, {})
+        (folder / "optimizer.pt").touch()
+        save_file({"w": torch.zeros(3)}, folder / "model.safetensors")
         if trainer_state is not None:
             (folder / "trainer_state.json").write_text(trainer_state)
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-50"
+    (tmp_path / "checkpoint-50" / "optimizer.pt").unlink()
+    weights = tmp_path / "checkpoint-40" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    capsys.readouterr()
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
+    told = capsys.readouterr().err
+    assert "checkpoint-50 is passed over: the optimizer's state cannot be read" in told
+    assert "checkpoint-40 is passed over: its weights cannot be read" in told
 
 
 def test_journals_are_cut_back_to_the_checkpoint(tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from opsd.run import write_atomically
+from opsd.run import log, write_atomically
 from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict
 
 _STATE = "opsd/state.json"
@@ -66,12 +66,30 @@ def newest(run: Path) -> Path | None:
 
 
 def _complete(folder: Path) -> bool:
+    """Whether a run can go on from here as if nothing had happened; says so where something is
+    missing that a kill does not explain."""
     try:
         for name in (_STATE, "trainer_state.json"):
             json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    return True
+    optimizer = (folder / "optimizer.pt").is_file() or any(folder.glob("global_step*"))
+    weights = [file for file in folder.glob("*.safetensors") if _whole(file)]
+    if optimizer and weights:
+        return True
+    lost = "its weights" if optimizer else "the optimizer's state"
+    log(f"{folder} is passed over: {lost} cannot be read")
+    return False
+
+
+def _whole(file: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _group(row: dict[str, Any]) -> Group:

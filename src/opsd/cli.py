@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -44,7 +44,7 @@ Languages = Annotated[
 Limit = Annotated[
     int | None, typer.Option(help="Only the first so many problems of a language.", min=1)
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
 
 
 @app.command()
@@ -289,8 +289,14 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"opsd: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
+        _refuse(f"{error.filename}: {error.strerror}; choose another place")
+
+
+def _refuse(told: str) -> NoReturn:
+    print(f"opsd: {' '.join(told.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _numbers(text: str) -> list[int]:

@@ -79,6 +79,14 @@ class OPSDConfig(TrainingArguments):
             raise ValueError(f"prompt_too_long is 'error' or 'skip', not '{self.prompt_too_long}'")
         if self.collapse not in ("warn", "stop", "ignore"):
             raise ValueError(f"collapse is 'warn', 'stop' or 'ignore', not '{self.collapse}'")
+        for name, least in (
+            *(("per_device_train_batch_size", 1), ("gradient_accumulation_steps", 1)),
+            *(("learning_rate", 0), ("max_completion_length", 1)),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
+        if self.max_steps == 0:
+            raise ValueError("max_steps is a number of steps, or -1 for whole epochs; not 0")
         if self.temperature <= 0:
             raise ValueError("temperature is above 0: the student learns from its own distribution")
         self.remove_unused_columns = False

@@ -138,7 +138,10 @@ def with_adapter(model: Any, config: Any, seed: int) -> Any:
     set_seed(seed)
     # The adapter remembers the commit of the base that it was trained on.
     commit = getattr(model.config, "_commit_hash", None)
-    return get_peft_model(model, config, revision=commit)
+    try:
+        return get_peft_model(model, config, revision=commit)
+    except ValueError as error:
+        raise UserError(f"model.lora: {' '.join(str(error).split())}") from error
 
 
 def accept_objectives(model: nn.Module) -> None:

@@ -62,8 +62,14 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
             f"{method.name} learns from right and wrong answers, but {len(lacking)}"
             f" problems have none (the first: {lacking[0].id}); map a column to 'answer'"
         )
-    if any(not problem.answer for problem in trainer.eval_dataset or ()):
-        raise UserError("dev problems are graded, but some have no answer; map a column to it")
+    dev = trainer.eval_dataset or ()
+    lacking = [problem for problem in dev if not problem.answer]
+    if lacking:
+        raise UserError(
+            f"dev problems are graded, but {len(lacking)} of {len(dev)} have no answer (the first:"
+            f" {lacking[0].id}); map a column to 'answer', or leave such rows out with"
+            " data.filters.answered"
+        )
 
 
 def compares_rewards(method: Method) -> bool:

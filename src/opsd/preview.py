@@ -14,6 +14,7 @@ import torch
 
 from opsd.config import OPSDConfig
 from opsd.data import boundary, problems
+from opsd.data.filters import Account
 from opsd.data.prompts import prompt_ids, prompt_parts
 from opsd.data.stream import ProblemStream
 from opsd.data.tokens import token, tokens
@@ -104,13 +105,15 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
     training would; further rows of that kind are counted.
     """
     desk = _desk(recipe)
-    train, _ = problems.load(recipe.data)
+    account = Account()
+    train, _ = problems.load(recipe.data, account)
     given = train.head(SCANNED) if isinstance(train, ProblemStream) else train
     return {
         "model": recipe.model.name,
         "method": recipe.method.name,
         "data": recipe.data.source,
         "problems": None if isinstance(train, ProblemStream) else len(train),
+        "left_out": account.lines(),
         "limits": {
             "limit": desk.limit,
             "max_length": desk.setting("max_length"),

@@ -52,6 +52,7 @@ def _headline(content: Mapping[str, Any]) -> Group:
         ends += "; padding looks the same and never is"
     facts = {
         "data": f"{content['data']}, {count}",
+        **({"left out": "\n".join(content["left_out"])} if content["left_out"] else {}),
         "limits": f"prompt and reply {limits['limit']:,} tokens ({whose}), the reply"
         f" {limits['max_completion_length']:,}; a row too long {long}",
         "a reply ends": ends,

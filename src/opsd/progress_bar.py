@@ -19,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 
@@ -45,7 +46,9 @@ def bar() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        # What is said of the step gives way first where the terminal is narrow.
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True)),
+        expand=True,
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )

@@ -87,6 +87,21 @@ class Recipe(Strict):
     published: list[Published] = Field(default_factory=list)
 
 
+class _Once(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML would keep the last one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands there twice, again in line {line}"
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a file or by a shipped recipe's name, with `key.path=value` overrides.
 
@@ -94,7 +109,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find(name)
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(path.read_text("utf-8"), _Once)  # noqa: S506: a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
@@ -218,7 +233,9 @@ def _override(content: dict[str, Any], text: str) -> None:
         # A prompt template is text, which YAML would take for a mapping.
         level[last] = value if value.startswith("{{") else yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: the value is not YAML; quote it") from error
+        if "{language}" not in value:
+            raise UserError(f"--set {text}: the value is not YAML; quote it") from error
+        level[last] = value  # the name of a file per language, which YAML takes for a mapping
 
 
 def _merged(base: Any, changes: Any) -> Any:

@@ -117,17 +117,22 @@ def make_trainer(
         from peft import LoraConfig
 
         adapter = LoraConfig(task_type="CAUSAL_LM", **recipe.model.lora.model_dump())
-    return OPSDTrainer(
-        model=recipe.model.name,
-        method=recipe.method,
-        args=args,
-        train_dataset=train_set,
-        eval_dataset=dev_set or None,
-        verifier=recipe.verifier,
-        peft_config=adapter,
-        callbacks=list(callbacks),
-        language_weights=recipe.data.shares(),
-    )
+    try:
+        return OPSDTrainer(
+            model=recipe.model.name,
+            method=recipe.method,
+            args=args,
+            train_dataset=train_set,
+            eval_dataset=dev_set or None,
+            verifier=recipe.verifier,
+            peft_config=adapter,
+            callbacks=list(callbacks),
+            language_weights=recipe.data.shares(),
+        )
+    except RuntimeError as error:
+        if "install" not in str(error):  # a tracker of train.report_to that is not there
+            raise
+        raise UserError(f"train.report_to: {' '.join(str(error).split())}") from error
 
 
 def _on_dev(train: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_a_template_may_be_a_file(tmp_path: Path):
 
 
 def test_an_unknown_template_names_the_shipped_ones():
-    with pytest.raises(UserError, match="one of crosslingual, demonstration, document"):
+    with pytest.raises(UserError, match="one of analysis, critic, critique"):
         fill("solutoin", PROBLEM)
 
 

@@ -195,13 +195,13 @@ def test_a_think_prefix_is_prompt_and_not_part_of_the_budget(tmp_path: Path, tin
 )
 def test_a_folder_holds_samples_of_one_protocol(whole: Path, tiny_folder: Path, change: Any):
     before = lines(whole)
-    with pytest.raises(UserError, match="drawn in another way"):
+    with pytest.raises(UserError, match="samples of another kind"):
         evaluate(str(tiny_folder), SWA, "suite", asked(**change), 3, whole)
     assert lines(whole) == before
 
 
 def test_a_folder_holds_samples_of_one_model(whole: Path):
-    with pytest.raises(UserError, match="samples of other weights"):
+    with pytest.raises(UserError, match="other weights"):
         evaluate("miniature", SWA, "suite", asked(), 3, whole)
 
 
@@ -210,7 +210,7 @@ def test_a_template_that_was_edited_is_another_protocol(tmp_path: Path, tiny_fol
         prompt = StudentPrompt(template=text + "\n")
         evaluate(str(tiny_folder), SWA[:1], "s", asked(prompt=prompt), 1, tmp_path / folder)
     (tmp_path / "b" / "samples.jsonl").rename(tmp_path / "a" / "samples.jsonl")
-    with pytest.raises(UserError, match="drawn in another way"):
+    with pytest.raises(UserError, match="samples of another kind"):
         evaluate(str(tiny_folder), SWA[:1], "s", asked(prompt=prompt), 1, tmp_path / "a")
 
 
@@ -218,7 +218,7 @@ def test_texts_of_a_language_are_part_of_the_protocol(half: Path, tiny_folder: P
     claim = json.loads((half / "protocol.json").read_text())
     claim["languages"]["swa"] = "another"
     (half / "protocol.json").write_text(json.dumps(claim))
-    with pytest.raises(UserError, match="drawn in another way"):
+    with pytest.raises(UserError, match="samples of another kind"):
         evaluate(str(tiny_folder), SWA, "suite", asked(), 3, half)
     evaluate(str(tiny_folder), ZUL, "suite", asked(), 3, half)
     assert json.loads((half / "protocol.json").read_text())["languages"]["swa"] == "another"

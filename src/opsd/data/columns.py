@@ -25,6 +25,8 @@ _USUAL = {
     "translation": ("translation", "problem_en"),
     **{name: (name,) for name in ("teacher_prompt", "demonstration", "document", "rubric")},
 }
+USUAL = {*_USUAL, "language"}
+"""The names under which the package itself asks for a row's texts."""
 _METADATA = ("id", "unique_id", "question_id", "level", "subject", "source", "answer_type")
 _GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")
 _GSM8K_ANSWER = re.compile(r"\n?####\s*([-+]?[^\w\s#]?-?\d[^\n#]{0,40}?)\s*$")
@@ -53,9 +55,15 @@ def problem(
     fields = {name: row[c] for name, c in names.items() if not _empty(row[c])}
     prompt = fields.pop("prompt", None)
     if prompt is None:
-        raise UserError(f"{where}: the column '{names['prompt']}' is empty")
+        raise UserError(
+            f"{where}: the column '{names['prompt']}' is empty; to leave such rows out, map"
+            " data.columns.prompt to it and set filters.complete"
+        )
     if names["prompt"] == "messages":
         prompt, fields["solution"] = _dialogue(prompt, fields.get("solution"))
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            raise UserError(f"{where}: the column '{names[name]}' holds a mapping, not a text")
     answer = fields.pop("answer", None)
     worked = str(answer) if answer is not None else ""
     if "solution" not in fields and _GSM8K_ANSWER.search(worked):
@@ -109,13 +117,13 @@ def _found(row: Row, columns: Mapping[str, str], lang: str) -> dict[str, str]:
         told = [column for column in here if not _empty(row[column])] or here
         if name not in columns and told:
             found[name] = told[0]
-    if "prompt" not in columns:
-        wide = wide_column(row, lang)
-        if wide is not None and wide != "problem_en":
-            found["prompt"] = wide
-        # Beside a translated problem, `problem` is the English one.
-        if found.get("prompt") in (wide, "problem_translated") and "problem" in row:
-            found.setdefault("translation", "problem")
+    wide = wide_column(row, lang)
+    if "prompt" not in columns and wide is not None and wide != "problem_en":
+        found["prompt"] = wide
+    # Beside a translated problem, `problem` is the English one.
+    shown = columns.get("prompt", found.get("prompt"))
+    if shown in (wide, "problem_translated") and "problem" in row and "translation" not in columns:
+        found.setdefault("translation", "problem")
     return found
 
 

@@ -3,6 +3,7 @@ a counted drop."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from opsd.data import languages
-from opsd.data.columns import problem, translations, wide_column
+from opsd.data.columns import USUAL, problem, translations, wide_column
 from opsd.data.filters import Account, Filters
 from opsd.data.rows import Row, file_rows, hub_rows, is_file
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
@@ -58,6 +59,15 @@ class Data(BaseModel):
         if dev > 1 and dev % 1:
             raise ValueError(f"{dev} is neither a number of problems nor a share below 1")
         return dev
+
+    @field_validator("columns")
+    @classmethod
+    def _known_names(cls, columns: dict[str, str]) -> dict[str, str]:
+        for name in columns.keys() - USUAL:
+            near = difflib.get_close_matches(name, USUAL, 1, cutoff=0.75)
+            if near:  # any other name is a text of the user's own, for a template of hers
+                raise ValueError(f"no text is called '{name}'; did you mean '{near[0]}'?")
+        return columns
 
     @property
     def spellings(self) -> tuple[str, ...]:

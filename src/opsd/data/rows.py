@@ -24,6 +24,11 @@ def is_file(source: str) -> bool:
         return True
     if path.exists():
         raise UserError(f"data.source: '{path}' is not one of {', '.join(_READERS)}")
+    if path.suffix and "/" not in source:
+        raise UserError(
+            f"data.source: no file '{path}' (files end in {', '.join(_READERS)}, datasets of the"
+            " hub are written owner/name)"
+        )
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ def evaluate_models(
     """Evaluates every model on one suite (or file) under one protocol; prints a table, returns all
     results. `output` is by default the run's own `eval` folder where all trained models lie in one
     run, else `runs/eval`."""
+    models = [os.path.normpath(x) if Path(x).exists() else x for x in models]
     for model in models:
         adapter_folder(*locate(model))  # refuses what is not there before the first is evaluated
     asked = asking(models, recipe, plain, thinking)

@@ -145,9 +145,10 @@ def claimed(
         if before is not None:
             about["languages"] = {**before["languages"], **about["languages"]}
             if not alike(before, about):
+                other = ", ".join(_different(before, about))
                 raise UserError(
-                    f"{folder} holds samples of other weights or of another file, or drawn in"
-                    f" another way (see {folder / PROTOCOL}); choose another --output"
+                    f"{folder} holds samples of another kind: {other}"
+                    f" (see {folder / PROTOCOL}); choose another --output"
                 )
         write_atomically(folder / PROTOCOL, json.dumps(about, indent=1, sort_keys=True))
         yield
@@ -169,6 +170,17 @@ def alike(one: Row, other: Row) -> bool:
     return {**one, "languages": None} == {**other, "languages": None} and all(
         texts[code] == others[code] for code in texts.keys() & others.keys()
     )
+
+
+def _different(before: Row, about: Row) -> list[str]:
+    """What two claims differ in, in words."""
+    words = {"source": "another file", "weights": "other weights", "languages": "other prompts"}
+    changed = [key for key in about if before.get(key) != about[key] and key != "protocol"]
+    was, now = before["protocol"], about["protocol"]
+    inner = {**{f"sampling.{k}": v for k, v in now["sampling"].items()}, **now}
+    old = {**{f"sampling.{k}": v for k, v in was["sampling"].items()}, **was}
+    changed += [k for k, v in inner.items() if k != "sampling" and old.get(k) != v]
+    return [words.get(key, f"another {key.removeprefix('sampling.')}") for key in changed]
 
 
 def described(protocol: Protocol, model: str, languages: Iterable[str], source: str = "") -> Row:
