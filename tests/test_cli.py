@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +324,7 @@ def test_env_names_versions_and_hardware(command):
 
 ASKED = """
 import sys
+import time
 from opsd.cli import main
 sys.argv = ["opsd", *sys.argv[1:]]
 try:
@@ -347,3 +350,18 @@ def test_help_needs_no_torch_and_the_catalogue_no_transformers(arguments, seen):
     )
     assert done.stderr.splitlines()[-1] == seen, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, tiny_folder):
+    path = recipe(tmp_path, tiny_folder, train={"max_steps": 500, "save_steps": 500})
+    command = [sys.executable, "-m", "opsd", "train", path, "--output", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        while process.poll() is None and not (tmp_path / "run" / "metrics.jsonl").is_file():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("opsd: interrupted; what is written stays")

@@ -288,6 +288,13 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
+    except SystemExit as end:
+        if end.code == 130:
+            told = (
+                "interrupted; what is written stays, and the same command (train: --resume) goes on"
+            )
+            print(f"opsd: {told}", file=sys.stderr)
+        raise
     except UserError as error:
         _refuse(str(error))
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
