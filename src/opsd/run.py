@@ -71,6 +71,17 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(f"{path}, line {number}: not JSON ({error})") from error
 
 
+def distinct_names(folders: Sequence[Path], deepest: int) -> list[str]:
+    """Folders by their names, or by as many of the folders above, up to `deepest` in all, as tell
+    them apart."""
+    names: list[str] = []
+    for depth in range(1, deepest + 1):
+        names = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file that is either complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)

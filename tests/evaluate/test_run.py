@@ -18,7 +18,7 @@ from tests.conftest import tiny_model
 from opsd.evaluate import run
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.evaluate.run import batches, evaluate
-from opsd.evaluate.samples import Protocol, claimed, protocol, sample_row
+from opsd.evaluate.samples import Protocol, claimed, described, protocol, sample_row
 from opsd.rollout.engine import Completion, Sampling
 from opsd.run import read_jsonl
 from opsd.teacher.context import StudentPrompt
@@ -310,7 +310,7 @@ def test_a_resumed_batch_is_not_drawn_in_other_company(
 
 def test_two_evaluations_do_not_write_into_one_folder(tmp_path: Path, tiny_folder: Path):
     with (
-        claimed(tmp_path, asked(), str(tiny_folder), ["swa"]),
+        claimed(tmp_path, described(asked(), str(tiny_folder), ["swa"])),
         pytest.raises(UserError, match="another evaluation is writing to"),
     ):
         evaluate(str(tiny_folder), SWA, "suite", asked(), 1, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from opsd.evaluate.compare import compare
 from opsd.evaluate.published import Ours, ours
 from opsd.evaluate.results import results, write
-from opsd.evaluate.samples import claim_of, claimed, protocol
+from opsd.evaluate.samples import claim_of, claimed, described, protocol
 from opsd.evaluate.suites import SUITES
 from opsd.rollout.engine import Sampling
 from opsd.teacher.context import StudentPrompt
@@ -146,7 +146,7 @@ def test_a_folder_keeps_the_weights_of_all_calls_and_older_ones_have_none(
     (tmp_path / "samples.jsonl").write_text("{}\n")
 
     def hold(splits: dict[str, float] | None, aside: list[str] | None) -> dict[str, Any]:
-        with claimed(tmp_path, how, str(tiny_folder), ["swa"], "", splits, aside):
+        with claimed(tmp_path, described(how, str(tiny_folder), ["swa"], "", splits, aside)):
             return claim_of(tmp_path) or {}
 
     hold({"low": 1}, ["eng"])

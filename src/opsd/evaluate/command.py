@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -16,11 +15,12 @@ from opsd.evaluate.checkpoints import selections
 from opsd.evaluate.published import reference, together
 from opsd.evaluate.remote import Endpoint
 from opsd.evaluate.run import evaluate
-from opsd.evaluate.samples import protocol
+from opsd.evaluate.samples import base_of, protocol
 from opsd.evaluate.settings import Settings, deviations
 from opsd.evaluate.show import show_published, show_results, show_selection
 from opsd.evaluate.suite_files import Suite
 from opsd.model import adapter_folder, locate
+from opsd.recipe import Recipe
 from opsd.rollout.endpoint import shown
 from opsd.run import log
 from opsd.types import Problem, UserError
@@ -67,7 +67,7 @@ def evaluate_models(
     rest = {"seed": seed, "after_think": asked.after_think}
     how = protocol(asked.prompt, settings.sampling, settings.budgets, **rest)
     output = output or _output(models)
-    _warn(chosen, models, output)
+    _warn(chosen, models, output, trained_by := recipes_of(models))
     folders = {model: output / _folder(model) / chosen.name for model in models}
     trained = _trained(models, problems, chosen.name)
     outcomes = [
@@ -84,13 +84,13 @@ def evaluate_models(
     ]
     results = [result for outcome in outcomes for result in outcome["results"]]
     show_results(results, chosen.aside)
-    _refer(whole, models, asked, results)
+    _refer(whole, models, trained_by, asked, results)
     compared = selections(folders, chosen, problems, settings.samples or 0, max(how.budgets))
     for told in compared:
         show_selection(told)
     log(f"samples and results: {output}")
-    seconds = sum(outcome["seconds"] for outcome in outcomes)
-    return {"seconds": seconds, "results": results, "selections": compared}
+    took = sum(outcome["seconds"] for outcome in outcomes)
+    return {"seconds": took, "results": results, "selections": compared}
 
 
 def _there(models: Sequence[str]) -> list[str]:
@@ -138,7 +138,9 @@ def _trained_on(asked: Asking, languages: Sequence[str]) -> Sequence[str]:
     return asked.languages
 
 
-def _warn(suite: Suite, models: Sequence[str], output: Path) -> None:
+def _warn(
+    suite: Suite, models: Sequence[str], output: Path, trained_by: Mapping[str, Recipe]
+) -> None:
     """Says what the suite shares with others that are evaluated beside it, and with the data that
     models were trained on."""
     known = suites.SUITES
@@ -147,7 +149,7 @@ def _warn(suite: Suite, models: Sequence[str], output: Path) -> None:
         if other.name != suite.name and other.name in beside:
             for line in contamination.shared([suite, other]):
                 log(f"contamination: {line}")
-    for file, recipe in recipes_of(models).items():
+    for file, recipe in trained_by.items():
         for line in contamination.named(suite, recipe.data.model_dump(), known):
             log(f"contamination: {suite.name}: {file}: {line}")
 
@@ -172,23 +174,22 @@ def _trained(
 
 
 def _refer(
-    suite: Suite, models: Sequence[str], asked: Asking, results: Sequence[Mapping[str, Any]]
+    suite: Suite,
+    models: Sequence[str],
+    trained_by: Mapping[str, Recipe],
+    asked: Asking,
+    results: Sequence[Mapping[str, Any]],
 ) -> None:
     """Shows the recipe's published numbers, and the suite's for the models that were evaluated."""
     own = [number.model_dump() for number in asked.published if number.suite == suite.name]
-    bases = [recipe.model.name for recipe in recipes_of(models).values()]
-    more = reference(suite, [*models, *bases, *filter(None, map(_base, models))])
+    bases = [recipe.model.name for recipe in trained_by.values()]
+    more = reference(
+        suite, [*models, *bases, *filter(None, (base_of(Path(model)) for model in models))]
+    )
     show_published(together(own, more), results, suite)
     told = dict.fromkeys(number["model"] for number in suite.printed())
     if told and not more:
         log(f"published numbers on {suite.name} are of other models: {', '.join(told)}")
-
-
-def _base(model: str) -> str | None:
-    """The model under an adapter."""
-    file = Path(model) / "adapter_config.json"
-    told = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    return told.get("base_model_name_or_path")
 
 
 def _output(models: Sequence[str]) -> Path:

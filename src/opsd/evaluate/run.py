@@ -18,7 +18,16 @@ import torch
 from opsd.data.prompts import prompt_ids
 from opsd.evaluate.remote import Endpoint, Pieces, draw
 from opsd.evaluate.results import results, write
-from opsd.evaluate.samples import SAMPLES, Protocol, claimed, done, judged_rows, keyed, sample_row
+from opsd.evaluate.samples import (
+    SAMPLES,
+    Protocol,
+    claimed,
+    described,
+    done,
+    judged_rows,
+    keyed,
+    sample_row,
+)
 from opsd.model import (
     context_length,
     eos_ids,
@@ -75,7 +84,7 @@ def evaluate(
         log(f"{suite}: {out} of {len(problems)} problems left out: no answer")
     order = {key: number for number, key in enumerate(gradable)}
     spoken = [problem.language for problem in gradable.values()]
-    with claimed(folder, protocol, model, spoken, source, splits, aside):
+    with claimed(folder, described(protocol, model, spoken, source, splits, aside)):
         # The samples of a problem side by side: their prompts need no padding.
         plan = [(key, i) for key in gradable for i in range(samples)]
         missing = set(plan) - done(folder)

@@ -137,17 +137,8 @@ def done(folder: Path) -> set[tuple[str, int]]:
 
 
 @contextmanager
-def claimed(
-    folder: Path,
-    protocol: Protocol,
-    model: str,
-    languages: Iterable[str],
-    source: str = "",
-    splits: Mapping[str, float] | None = None,
-    aside: Iterable[str] | None = None,
-) -> Iterator[None]:
-    """Holds a folder for one evaluation at a time. `splits` and `aside` are the suite's, by which
-    its samples are scored.
+def claimed(folder: Path, about: Row) -> Iterator[None]:
+    """Holds a folder for one evaluation at a time, whose samples are as `described` says.
 
     Raises UserError where another process writes there, and where the samples there were drawn from
     other weights or in another way; of whichever problems, and how many of each, is left open.
@@ -162,10 +153,9 @@ def claimed(
                 f"another evaluation is writing to {folder}: wait for it, or choose another"
                 " --output"
             ) from error
-        about = described(protocol, model, languages, source, splits, aside)
         before = claim_of(folder)
         if before is not None:
-            about |= {part: {**before[part], **about[part]} for part in _MERGED}
+            about = about | {part: {**before[part], **about[part]} for part in _MERGED}
             if about["aside"] is None:
                 about["aside"] = before["aside"]
             if unlike(before, about):
@@ -235,6 +225,13 @@ def _different(before: Row, about: Row) -> list[str]:
     return [words.get(key, f"another {key.removeprefix('sampling.')}") for key in changed]
 
 
+def base_of(model: Path) -> str | None:
+    """The model under an adapter, as its folder names it; None of what is no adapter's folder."""
+    file = model / "adapter_config.json"
+    told = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return told.get("base_model_name_or_path")
+
+
 def described(
     protocol: Protocol,
     model: str,
@@ -244,11 +241,9 @@ def described(
     aside: Iterable[str] | None = None,
 ) -> Row:
     """What all samples of a folder have in common: weights, sampling, the texts of prompts, of each
-    language as a hash, and by what the suite is scored."""
+    language as a hash, and by what the suite is scored, its `splits` and languages `aside`."""
     path = Path(resolve(model))
-    adapter = path / "adapter_config.json"
-    told = json.loads(adapter.read_text("utf-8")) if adapter.is_file() else {}
-    base = told.get("base_model_name_or_path")
+    base = base_of(path)
     folders = [path, *([Path(resolve(base))] if base else [])]
     files = [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
     texts = {c: language(c).model_dump_json(include=_TEXTS) for c in dict.fromkeys(languages)}

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from opsd import __version__
-from opsd.visible import visible
+from opsd.pages import templates, writable
 
 _FOLDER = Path(__file__).parent
 
@@ -26,14 +25,8 @@ def render(
 ) -> str:
     """The template `<name>.html.jinja` with the package's style, and `scripts` of the package, in
     this order, on `data`, which is JSON. Everything else in `values` is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"visible": visible, **(filters or {})}
+    environment = templates(_FOLDER)
+    environment.filters |= filters or {}
     style = (_FOLDER / "page.css").read_text("utf-8")
     script = "".join((_FOLDER / f"{script}.js").read_text("utf-8") for script in scripts)
     policy = ["default-src 'none'", f"style-src {_named(style)}", "base-uri 'none'"]
@@ -46,8 +39,7 @@ def render(
         version=__version__,
         **values,
     )
-    # A lone surrogate in a model's output has no UTF-8 form.
-    return html.encode("utf-8", "backslashreplace").decode("utf-8")
+    return writable(html)
 
 
 def _named(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opsd.run import read_jsonl
+from opsd.run import distinct_names, read_jsonl
 from opsd.types import UserError
 
 MOST_TOKENS = 50_000
@@ -39,7 +39,7 @@ def load(runs: Sequence[Path], steps: Sequence[int] = ()) -> list[Traced]:
     if not runs:
         raise UserError("no run to inspect: name at least one run folder")
     folders = [folder for path in dict.fromkeys(runs) for folder in _with_traces(Path(path))]
-    labels = _labels(folders)
+    labels = distinct_names(folders, deepest=4)
     found = [traced for f, label in zip(folders, labels, strict=True) for traced in _read(f, label)]
     there = sorted({traced.step for traced in found})
     for step in steps:
@@ -112,13 +112,3 @@ def _fault(row: Any) -> str | None:
             if isinstance(values, list) and name != "pairs" and len(values) != length:
                 return f"{len(values)} values of '{name}' for {length} tokens"
     return None
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """Folders by their names, or by as many of the folders above as tell them apart."""
-    labels: list[str] = []
-    for depth in range(1, 5):
-        labels = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
-        if len(set(labels)) == len(labels):
-            break
-    return labels

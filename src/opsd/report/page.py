@@ -12,17 +12,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from opsd import __version__
+from opsd.pages import templates, writable
 from opsd.report import outcomes, tables
 from opsd.report.figures import placed, swatch
 from opsd.report.rollouts import LEVELS, Shown, samples
 from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load, number
 from opsd.report.sections import bars, sections
 from opsd.run import write_atomically
-from opsd.visible import visible
 
 PROBLEMS_PER_LANGUAGE = 5
 """Problems of a comparison whose completions are shown, in each language."""
@@ -48,8 +47,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     evidence = load(runs)
     output = Path(output)
     html = page(evidence)
-    # A lone surrogate in a model's output has no UTF-8 form.
-    write_atomically(output, html.encode("utf-8", "backslashreplace").decode("utf-8"))
+    write_atomically(output, writable(html))
     return output
 
 
@@ -59,15 +57,8 @@ def page(evidence: Evidence) -> str:
     figures = count(1)
     shared, differing = tables.provenance(runs)
     found = outcomes.outcomes(runs)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {
-        "visible": visible,
         "swatch": swatch,
         "figure": lambda svg: Markup(placed(svg, next(figures))),
         "cell": tables.text,

@@ -17,7 +17,7 @@ import yaml
 
 from opsd.data.filters import languages_of
 from opsd.data.languages import codes, language
-from opsd.run import read_jsonl
+from opsd.run import distinct_names, read_jsonl
 from opsd.types import UserError
 
 Row = Mapping[str, Any]
@@ -338,10 +338,7 @@ def _results(file: Path) -> list[Row]:
 
 def _distinctly_labelled(runs: list[Run]) -> Iterator[Run]:
     """Runs whose folders share a name are told apart by the folders above."""
-    for depth in range(1, 4):
-        labels = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
-        if len(set(labels)) == len(labels):
-            break
+    labels = distinct_names([run.path for run in runs], deepest=3)
     for run, label in zip(runs, labels, strict=True):
         yield replace(run, label=label)
 
