@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from tests.arrange import config, problems
+from tests.arrange import config, engine_for, problems
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from opsd import OPSDTrainer, methods
 from opsd.export import export
 from opsd.model import load_model
+from opsd.rollout.engine import Sampling
 
 HEADS = {"head_dim": 8}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-WINDOW = {"sliding_window": 64}
+WINDOW = {"sliding_window": 24}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "cohere2": {"logit_scale": 0.5, **HEADS, **WINDOW},
     "gemma2": {"final_logit_softcapping": 5.0, **HEADS, **WINDOW},
@@ -34,6 +35,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**EXPERTS, **HEADS},
     "smollm3": {},
 }
+RECURRENT: dict[str, dict[str, Any]] = {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "qwen3_next": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        **EXPERTS,
+        **HEADS,
+    },
+}
+PLAIN = Sampling(max_tokens=30)
 
 
 def save_tiny(name: str, tokenizer: Any, folder: Path) -> Path:
@@ -51,7 +65,9 @@ def save_tiny(name: str, tokenizer: Any, folder: Path) -> Path:
         "bos_token_id": None,
         "initializer_range": 0.2,
     }
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**settings | ARCHITECTURES[name]))
+    model = AutoModelForCausalLM.from_config(
+        CONFIG_MAPPING[name](**settings | {**ARCHITECTURES, **RECURRENT}[name])
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -84,3 +100,20 @@ def test_trains_saves_loads_and_merges(name, tmp_path, tokenizer):
     whole = export(tmp_path / "lora", tmp_path / "whole")
     merged = logits(AutoModelForCausalLM.from_pretrained(whole))
     torch.testing.assert_close(merged, trained, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *RECURRENT])
+def test_decodes_with_a_cache_as_it_reads_without_one(name, tmp_path, tokenizer):
+    """Rows of different lengths, which end and begin at different steps, beyond any window."""
+    model = load_model(str(save_tiny(name, tokenizer, tmp_path))).eval()
+    engine = engine_for(model, tokenizer, batch_tokens=600)
+    texts = ["Neema", "Neema has 3 eggs and 4 more.", "Neema has 3 eggs and 4 more.", "eggs " * 40]
+    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    for prompt, made in zip(prompts, engine.generate(prompts, PLAIN, range(4)), strict=True):
+        with torch.no_grad():
+            read = model(input_ids=torch.tensor([[*prompt, *made.ids]])).logits[
+                0, :, : len(tokenizer)
+            ]
+        logp = read.float().log_softmax(-1)[len(prompt) - 1 : -1]
+        expected = logp.gather(-1, torch.tensor(made.ids).unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(made.logprobs), expected, rtol=0, atol=2e-4)

@@ -289,7 +289,7 @@ def test_a_resumed_batch_is_not_drawn_in_other_company(
     whole: Path, tmp_path: Path, tiny_folder: Path, monkeypatch
 ):
     """What was drawn together when nothing was there is drawn together when the rest is."""
-    monkeypatch.setattr(run, "_CPU_TOKENS", 400)
+    monkeypatch.setattr(run, "_CPU_TOKENS", 100)
     calls: list[list[int]] = []
     generate = run.HFEngine.generate
 
@@ -334,7 +334,7 @@ def attempt(model: Path, folder: Path) -> multiprocessing.Process:
 def test_killed_at_any_moment_and_resumed_equals_the_uninterrupted(
     tmp_path: Path, tiny_folder: Path, monkeypatch
 ):
-    monkeypatch.setattr(run, "_CPU_TOKENS", 400)
+    monkeypatch.setattr(run, "_CPU_TOKENS", 100)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     start = time.monotonic()
     process = attempt(tiny_folder, tmp_path / "whole")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.conftest import tiny_model
 from torch import nn
 
 from opsd.rollout.engine import Completion, Sampling, prompt_seed
-from opsd.rollout.hf import HFEngine
+from opsd.rollout.hf import HFEngine, _Writer
 from opsd.types import Finish, UserError
 
 PLAIN = Sampling(max_tokens=12)
@@ -188,21 +188,44 @@ def test_rows_of_the_vocabulary_without_a_token_are_never_sampled(
     assert made[0].logprobs[0] == pytest.approx(logp[made[0].ids[0]].item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("budget", [1, 40, 75])
-def test_a_token_budget_splits_batches_and_changes_no_result(model, tokenizer, prompts, budget):
-    whole = engine_for(model, tokenizer)
-    split = engine_for(model, tokenizer, batch_tokens=budget)
-    lengths = [len(p) for p in prompts]
-    batches = split._batches(lengths, PLAIN.max_tokens)
-    assert sorted(chain.from_iterable(batches)) == list(range(len(prompts))) and len(batches) > 1
-    for batch in batches:
-        width = max(lengths[i] for i in batch) + PLAIN.max_tokens
-        assert len(batch) == 1 or len(batch) * width <= budget
-    seen: list[int] = []
-    made = split.generate(prompts, PLAIN, SEEDS, seen.append)
-    expected = whole.generate(prompts, PLAIN, SEEDS)
-    assert tokens(made) == tokens(expected)
-    assert sum(seen) == len(prompts)
+@pytest.mark.parametrize("budget", [1, 40, 75, 150])
+def test_a_token_budget_limits_what_is_live_and_changes_no_result(
+    model, tokenizer, prompts, budget, monkeypatch
+):
+    rows = [prompt for prompt in prompts for _ in range(4)]
+    (end,) = likeliest(model, prompts[1], 1)  # so that rows end at different steps
+    whole = engine_for(model, tokenizer, eos_ids=[end])
+    split = engine_for(model, tokenizer, eos_ids=[end], batch_tokens=budget)
+    live: list[tuple[int, int]] = []
+    write = _Writer.__call__
+
+    def seen(self: _Writer, hidden: torch.Tensor, numbers: list[int]) -> list[int | None]:
+        longest = max(len(rows[i]) for i in numbers)
+        live.append((len(numbers), longest + PLAIN.max_tokens))
+        return write(self, hidden, numbers)
+
+    monkeypatch.setattr(_Writer, "__call__", seen)
+    told: list[int] = []
+    made = split.generate(rows, PLAIN, range(20), told.append)
+    assert all(n == 1 or n * width <= budget for n, width in live)
+    assert sum(told) == len(rows)
+    if budget >= 75:
+        steps = sum(len(c.ids) for c in made)
+        assert len(live) < steps / 1.5  # several at a time
+    assert tokens(made) == tokens(whole.generate(rows, PLAIN, range(20)))
+
+
+def test_a_prompt_is_read_once_for_all_its_rows(model, tokenizer, prompts, monkeypatch):
+    read: list[int] = []
+    trunk = model.model.forward
+
+    def forward(input_ids: torch.Tensor, **rest: Any) -> Any:
+        read.append(input_ids.numel())
+        return trunk(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(model.model, "forward", forward)
+    engine_for(model, tokenizer).generate([prompts[3]] * 6, PLAIN, range(6))
+    assert read[0] == len(prompts[3]) and max(read[1:]) <= 6
 
 
 def test_settings_that_a_model_ships_do_not_touch_the_distribution(model, tokenizer, prompts):

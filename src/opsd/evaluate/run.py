@@ -45,9 +45,10 @@ from opsd.types import Problem, UserError
 Item = tuple[str, int]
 """One sample to draw: the problem's key and the sample's number."""
 
-# Tokens, prompts and budgets together, of one batch: few enough on a CPU that rows come every
-# minute or so, and that a kill loses little.
-_GPU_TOKENS, _CPU_TOKENS = 65_536, 16_384
+# Tokens, prompts and budgets together, that are generated at once, and how many times as many are
+# written down together: few enough on a CPU that rows come every minute or so, and that a kill
+# loses little.
+_GPU_TOKENS, _CPU_TOKENS, _TURNS = 65_536, 8_192, 4
 
 
 def evaluate(
@@ -167,7 +168,7 @@ class _Sampler:
             ThreadPoolExecutor(1) as grader,
         ):
             drawn, graded = 0, None
-            for items in self.missing_batches(plan, prompts, missing, engine.batch_tokens):
+            for items in self.missing_batches(plan, prompts, missing, _TURNS * engine.batch_tokens):
                 completions = engine.generate(
                     [prompts[key] for key, _ in items],
                     self.protocol.sampling,

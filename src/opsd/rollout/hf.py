@@ -1,33 +1,31 @@
-"""Rollouts with Transformers' own `generate`, on the training model itself."""
+"""Rollouts with the training model itself, as Transformers loads it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from opsd.rollout.collate import pad_left
+from opsd.objective.head import Head
+from opsd.rollout.decode import Live, Reader, decode
 from opsd.rollout.engine import Completion, Progress, Sampling
-from opsd.teacher.score import causal_lm
+from opsd.teacher.score import causal_lm, head_of
 from opsd.types import Finish, UserError
 
 
 class HFEngine:
-    """Batched generation with a KV cache, prompts padded on the left.
-
-    Prompts are sorted by length and dealt into batches of at most `batch_tokens` tokens (prompts
-    and horizons together), so that a batch neither overflows memory nor waits for one long prompt.
-    """
+    """Generation in a batch of at most `batch_tokens` tokens, prompts and horizons together, that
+    rows enter, longest prompts first, as others leave it."""
 
     def __init__(
         self,
@@ -50,6 +48,7 @@ class HFEngine:
         """Generates with `model` from now on; its weights are read where they are."""
         self.model = model
 
+    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -57,80 +56,75 @@ class HFEngine:
         seeds: Sequence[int],
         progress: Progress | None = None,
     ) -> list[Completion]:
-        results: dict[int, Completion] = {}
-        for batch in self._batches([len(p) for p in prompts], sampling.max_tokens):
-            completions = self._generate(
-                [prompts[i] for i in batch], sampling, [seeds[i] for i in batch]
-            )
-            results.update(zip(batch, completions, strict=True))
-            if progress is not None:
-                progress(len(batch))
-        return [results[i] for i in range(len(prompts))]
-
-    def _batches(self, lengths: Sequence[int], horizon: int) -> list[list[int]]:
-        order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-        batches: list[list[int]] = []
-        for i in order:
-            current = batches[-1] if batches else []
-            width = (lengths[current[0]] if current else lengths[i]) + horizon
-            if not current or (len(current) + 1) * width > self.batch_tokens:
-                batches.append([i])
-            else:
-                current.append(i)
-        return batches
-
-    @torch.no_grad()
-    def _generate(
-        self, prompts: list[Sequence[int]], sampling: Sampling, seeds: list[int]
-    ) -> list[Completion]:
-        device = next(self.model.parameters()).device
-        ids, mask = pad_left(prompts, self.pad_id)
-        choose = _Choose(sampling, seeds, self.vocab, device)
+        base = causal_lm(self.model)
+        reader = Reader(
+            trunk=getattr(base, base.base_model_prefix),
+            config=base.config,
+            device=next(self.model.parameters()).device,
+            pad_id=self.pad_id,
+        )
+        writer = _Writer(
+            head_of(self.model, self.vocab), sampling, seeds, self.eos_ids, progress or _silent
+        )
         was_training = self.model.training
         self.model.eval()
-        base = causal_lm(self.model)
-        # Settings that the model ships (penalties, suppressed tokens) would fill in what is not
-        # named below, and change the distribution that rollouts are drawn from.
-        shipped, base.generation_config = base.generation_config, GenerationConfig()
         try:
-            output = self.model.generate(  # type: ignore[operator]
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=GenerationConfig(
-                    max_new_tokens=sampling.max_tokens,
-                    do_sample=False,
-                    use_cache=True,
-                    repetition_penalty=1.0,
-                    eos_token_id=list(self.eos_ids),
-                    pad_token_id=self.pad_id,
-                ),
-                logits_processor=LogitsProcessorList([choose]),
-            )
+            decode(reader, prompts, self._admission(prompts, sampling.max_tokens), writer)
         finally:
-            base.generation_config = shipped
             self.model.train(was_training)
-        tokens = output[:, ids.shape[1] :].tolist()
-        logprobs = torch.stack(choose.logprobs, dim=1).tolist()
-        return [self._completion(t, p) for t, p in zip(tokens, logprobs, strict=True)]
+        return [writer.done[i] for i in range(len(prompts))]
 
-    def _completion(self, tokens: list[int], logprobs: list[float]) -> Completion:
-        """Cut after the first ending token: what follows is padding, also where pad == eos."""
-        end = next((i for i, token in enumerate(tokens) if token in self.eos_ids), None)
-        n = len(tokens) if end is None else end + 1
-        finish = Finish.LENGTH if end is None else Finish.STOP
-        return Completion(tuple(tokens[:n]), tuple(logprobs[:n]), finish)
+    def _admission(
+        self, prompts: Sequence[Sequence[int]], horizon: int
+    ) -> Callable[[Live | None], list[int]]:
+        """Which prompts begin beside the live rows: in order of length, the same ones together, as
+        many as fit, once they are a quarter of what fits."""
+        keys = [(-len(prompt), tuple(prompt)) for prompt in prompts]
+        waiting = sorted(range(len(prompts)), key=lambda i: (keys[i], i))
+
+        def admit(live: Live | None) -> list[int]:
+            if not waiting or (live is not None and not live.joinable):
+                return []
+            width = max(len(prompts[waiting[0]]), live.width if live else 0) + horizon
+            fitting = max(self.batch_tokens // width, 0 if live else 1)
+            room = min(fitting - (len(live.numbers) if live else 0), len(waiting))
+            if room <= 0 or (live is not None and 4 * room < min(fitting, len(waiting))):
+                return []
+            taken = waiting[:room]
+            del waiting[:room]
+            return taken
+
+        return admit
 
 
-class _Choose(LogitsProcessor):
-    """Draws each row's token from its own stream of uniform numbers, and keeps its log-probability.
+@dataclass
+class _Draft:
+    """A completion in the making, and its random numbers."""
+
+    numbers: Any
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass
+class _Writer:
+    """Draws each row's next token from its own stream of uniform numbers, and keeps it with its
+    log-probability.
 
     A token is where the cumulative distribution passes the row's next number, so that a draw
-    depends on the row's seed alone. The chosen token is the only one left standing.
+    depends on the row's seed alone.
     """
 
-    def __init__(self, sampling: Sampling, seeds: list[int], vocab: int, device: Any) -> None:
-        self.sampling, self.vocab = sampling, vocab
-        self.logprobs: list[Tensor] = []
+    head: Head
+    sampling: Sampling
+    seeds: Sequence[int]
+    eos_ids: Sequence[int]
+    progress: Progress
+    drafts: dict[int, _Draft] = field(default_factory=dict)
+    done: dict[int, Completion] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sampling = self.sampling
         self.warpers = LogitsProcessorList()
         if sampling.top_k > 0:
             self.warpers.append(TopKLogitsWarper(sampling.top_k))
@@ -138,33 +132,50 @@ class _Choose(LogitsProcessor):
             self.warpers.append(TopPLogitsWarper(sampling.top_p))
         if sampling.min_p > 0:
             self.warpers.append(MinPLogitsWarper(sampling.min_p))
-        streams = [
-            torch.rand(
-                sampling.max_tokens,
-                generator=torch.Generator().manual_seed(seed),
-                dtype=torch.float64,
-            )
-            for seed in seeds
-        ]
-        self.uniform_BT = torch.stack(streams).to(device)
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        known = scores[:, : self.vocab].float()
+    def __call__(self, hidden_BD: Tensor, rows: Sequence[int]) -> list[int | None]:
+        drafts = [self._draft(row) for row in rows]
+        logits = self.head.logits(hidden_BD)
         if self.sampling.temperature > 0:
-            known = known / self.sampling.temperature
-        logp = known.log_softmax(-1)
+            logits = logits / self.sampling.temperature
+        logp = logits.log_softmax(-1)
         if self.sampling.temperature > 0:
-            chosen = self._draw(self.warpers(input_ids, logp))
+            numbers = torch.tensor([float(d.numbers[len(d.ids)]) for d in drafts]).double()
+            chosen = self._drawn(logp, numbers.to(logp.device))
         else:
             chosen = logp.argmax(-1)
-        at = chosen.unsqueeze(-1)
-        self.logprobs.append(logp.gather(-1, at).squeeze(-1))
-        return torch.full_like(scores, float("-inf")).scatter_(-1, at, 0.0)
+        kept = logp.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        written = zip(rows, drafts, chosen.tolist(), kept.tolist(), strict=True)
+        return [self._next(row, draft, token, p) for row, draft, token, p in written]
 
-    def _draw(self, logits: Tensor) -> Tensor:
+    def _draft(self, row: int) -> _Draft:
+        if row not in self.drafts:
+            stream = torch.Generator().manual_seed(self.seeds[row])
+            numbers = torch.rand(self.sampling.max_tokens, generator=stream, dtype=torch.float64)
+            self.drafts[row] = _Draft(numbers.numpy())
+        return self.drafts[row]
+
+    def _drawn(self, logp: Tensor, numbers: Tensor) -> Tensor:
+        logits = self.warpers(None, logp)  # type: ignore[arg-type]
         cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
-        number = self.uniform_BT[:, len(self.logprobs)].unsqueeze(-1) * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, number, right=True).squeeze(-1)
+        reached = numbers.unsqueeze(-1) * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, reached, right=True).squeeze(-1)
         # A number that rounds up to the whole mass falls on the last entry that has any.
         last = (logits > float("-inf")).long().cumsum(-1).argmax(-1)
         return torch.minimum(drawn, last)
+
+    def _next(self, row: int, draft: _Draft, token: int, logprob: float) -> int | None:
+        draft.ids.append(token)
+        draft.logprobs.append(logprob)
+        ended = token in self.eos_ids
+        if not ended and len(draft.ids) < self.sampling.max_tokens:
+            return token
+        finish = Finish.STOP if ended else Finish.LENGTH
+        self.done[row] = Completion(tuple(draft.ids), tuple(draft.logprobs), finish)
+        del self.drafts[row]
+        self.progress(1)
+        return None
+
+
+def _silent(done: int) -> None:
+    """Nobody watches."""

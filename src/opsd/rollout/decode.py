@@ -1,0 +1,170 @@
+"""Autoregressive decoding with a KV cache, for a batch that rows enter and leave at any step.
+
+A prompt that several rows share is read once. A row that has ended leaves at once and makes room
+for the next prompt, so that no step waits for the longest completion of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from opsd.rollout.collate import Ids, pad_left
+
+
+class Roomy(DynamicLayer):
+    """A layer's keys and values in buffers with room to grow: a new position is written in its
+    place, where concatenation would copy all the others at every step."""
+
+    room: list[Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        before, after = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        if not before:
+            return super().update(key_states, value_states)
+        if self.room is None or after > self.room[0].shape[-2]:
+            self.room = [_with_room(x, after) for x in (self.keys, self.values)]  # type: ignore
+        for buffer, new in zip(self.room, (key_states, value_states), strict=True):
+            buffer[:, :, before:after] = new
+        self.keys, self.values = (buffer[:, :, :after] for buffer in self.room)
+        return self.keys, self.values
+
+    def change(self, *changed: Tensor) -> None:
+        """Other keys and values take the place of the present ones."""
+        self.keys, self.values = changed
+        self.room = None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.change(self.keys[beam_idx], self.values[beam_idx])  # type: ignore[index]
+
+
+def _with_room(held: Tensor, positions: int) -> Tensor:
+    """The same [B, H, W, K] at the start of a buffer for half as many positions again."""
+    buffer = held.new_empty(*held.shape[:2], positions + max(64, positions // 2), held.shape[3])
+    buffer[:, :, : held.shape[2]] = held
+    return buffer
+
+
+@dataclass
+class Live:
+    """Rows in the making, known by `numbers`. `hidden_BD` predicts each one's next token; `mask_BW`
+    marks the positions of the cache that are its own."""
+
+    numbers: list[int]
+    hidden_BD: Tensor
+    mask_BW: Tensor
+    cache: Any
+
+    @property
+    def width(self) -> int:
+        """Positions of the cache."""
+        return self.mask_BW.shape[1]
+
+    @property
+    def joinable(self) -> bool:
+        """Whether every layer keeps all positions, so that rows of two caches can stand side by
+        side. Sliding windows and recurrent states do not."""
+        return all(isinstance(layer, Roomy) for layer in self.cache.layers)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Only the rows at these places go on, as wide as the longest of them."""
+        which = torch.tensor(places, device=self.hidden_BD.device)
+        self.numbers = [self.numbers[i] for i in places]
+        self.hidden_BD, self.mask_BW = self.hidden_BD[which], self.mask_BW[which]
+        self.cache.reorder_cache(which)
+        if self.joinable:
+            self._widen(-int(self.mask_BW.amax(0).argmax()))
+
+    def join(self, other: Live) -> None:
+        """Takes the other's rows in."""
+        self._widen(max(0, other.width - self.width))
+        other._widen(self.width - other.width)
+        self.numbers += other.numbers
+        self.hidden_BD = torch.cat([self.hidden_BD, other.hidden_BD])
+        self.mask_BW = torch.cat([self.mask_BW, other.mask_BW])
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            keys, values = [mine.keys, theirs.keys], [mine.values, theirs.values]
+            mine.change(torch.cat(keys), torch.cat(values))
+
+    def _widen(self, columns: int) -> None:
+        """Adds so many columns of padding on the left; takes them away below 0."""
+        if columns:
+            self.mask_BW = pad(self.mask_BW, (columns, 0))
+            for layer in self.cache.layers:
+                layer.change(*(pad(x, (0, 0, columns, 0)) for x in (layer.keys, layer.values)))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model's trunk, read token by token."""
+
+    trunk: Callable[..., Any]
+    config: Any
+    device: torch.device
+    pad_id: int
+
+    def begin(self, numbers: Sequence[int], prompts: Sequence[Ids]) -> Live:
+        """Reads prompts, each distinct one once."""
+        places = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        ids_UP, mask_UP = (x.to(self.device) for x in pad_left(list(places), self.pad_id))
+        cache = DynamicCache(config=self.config)
+        cache.layers = [Roomy() if type(x) is DynamicLayer else x for x in cache.layers]
+        live = Live(list(numbers), self._read(ids_UP, mask_UP, cache), mask_UP, cache)
+        if len(places) < len(prompts):
+            live.numbers = list(range(len(places)))
+            live.keep([places[tuple(prompt)] for prompt in prompts])
+            live.numbers = list(numbers)
+        return live
+
+    def step(self, live: Live, tokens: Sequence[int]) -> None:
+        """Reads each row's new token."""
+        ids_B1 = torch.tensor(tokens, device=self.device).unsqueeze(-1)
+        live.mask_BW = pad(live.mask_BW, (0, 1), value=1)
+        live.hidden_BD = self._read(ids_B1, live.mask_BW, live.cache)
+
+    def _read(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        read = self.trunk(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return read.last_hidden_state[:, -1]
+
+
+def decode(
+    reader: Reader,
+    prompts: Sequence[Ids],
+    admit: Callable[[Live | None], list[int]],
+    write: Callable[[Tensor, Sequence[int]], list[int | None]],
+) -> None:
+    """Writes completions of all prompts. `admit` is shown the live rows and names the prompts that
+    begin now; `write` takes last hidden states [B, D] and the prompts' numbers, and returns each
+    one's next token to read, None where it has ended."""
+    live: Live | None = None
+    while fresh := admit(live) or live is not None:
+        if fresh is not True:
+            begun = reader.begin(fresh, [prompts[i] for i in fresh])
+            if live is None:
+                live = begun
+            else:
+                live.join(begun)
+        tokens = write(live.hidden_BD, live.numbers)
+        on = [i for i, token in enumerate(tokens) if token is not None]
+        if not on:
+            live = None
+            continue
+        if len(on) < len(tokens):
+            live.keep(on)
+        reader.step(live, [token for token in tokens if token is not None])
