@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opsd import methods
     from opsd.config import OPSDConfig
+    from opsd.rollout.engines import VLLM, VLLMServer
     from opsd.trainer import OPSDTrainer
     from opsd.types import Problem
 
 __version__ = "0.1.0"
-__all__ = ["OPSDConfig", "OPSDTrainer", "Problem", "methods"]
+__all__ = ["VLLM", "OPSDConfig", "OPSDTrainer", "Problem", "VLLMServer", "methods"]
 
-_HOMES = {"OPSDConfig": "opsd.config", "OPSDTrainer": "opsd.trainer", "Problem": "opsd.types"}
+_HOMES = {
+    "OPSDConfig": "opsd.config",
+    "OPSDTrainer": "opsd.trainer",
+    "Problem": "opsd.types",
+    "VLLM": "opsd.rollout.engines",
+    "VLLMServer": "opsd.rollout.engines",
+}
 
 
 def __getattr__(name: str) -> Any:

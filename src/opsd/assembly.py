@@ -11,6 +11,7 @@ from opsd.config import OPSDConfig
 from opsd.data.batches import ProblemLoader, StepSampler, StepShape, StreamLoader
 from opsd.data.stream import ProblemStream
 from opsd.data.tokens import markup_ids
+from opsd.generation import borrowed
 from opsd.learner import Learner
 from opsd.model import (
     accept_objectives,
@@ -24,6 +25,7 @@ from opsd.model import (
     with_adapter,
 )
 from opsd.rollout.engine import Engine, Sampling
+from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import Sampler, sources
 from opsd.teacher.keeper import Keeper, keep
@@ -33,6 +35,9 @@ from opsd.teacher.weights import AnyWeights
 
 if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
+
+_PROBE = "Check: 1 + 2 = 3."
+"""What two readings of the same weights are compared on."""
 
 
 def make_student(
@@ -87,7 +92,7 @@ def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
     chosen = [leaf.teacher.weights for _, leaf in trainer.signals if leaf.teacher is not None]
     chosen += [s.weights for s in sources(trainer.method.source) if s.weights is not None]
     chosen += [a.weights for a in trainer.method.authors if a.weights is not None]
-    probe = trainer.processing_class("Check: 1 + 2 = 3.")["input_ids"]
+    probe = trainer.processing_class(_PROBE)["input_ids"]
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     check_head(model, probe, vocab, tolerance)
     as_base = starts_as_base(model, probe, vocab)
@@ -98,16 +103,28 @@ def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
     return keepers
 
 
-def make_engine(trainer: OPSDTrainer) -> Engine:
-    """Transformers' generation on the model in training."""
+def make_engine(trainer: OPSDTrainer, choice: Engine | VLLM | VLLMServer | None) -> Engine:
+    """The engine that a value stands for: the model in training itself, unless vLLM is chosen."""
     tokenizer: Any = trainer.processing_class
-    return HFEngine(
-        trainer.model,
-        eos_ids=eos_ids(trainer.model, tokenizer),
-        pad_id=tokenizer.pad_token_id,
-        vocab=trainer.vocab,
-        batch_tokens=trainer.args.generation_batch_tokens,
-    )
+    known: dict[str, Any] = {
+        "eos_ids": eos_ids(trainer.model, tokenizer),
+        "vocab": trainer.vocab,
+    }
+    if choice is None:
+        tokens = trainer.args.generation_batch_tokens
+        return HFEngine(trainer.model, pad_id=tokenizer.pad_token_id, batch_tokens=tokens, **known)
+    known["probe"] = tokenizer(_PROBE)["input_ids"]
+    if isinstance(choice, VLLM):
+        from opsd.rollout.vllm import VLLMEngine
+
+        longest = context_length(trainer.model, trainer.args.max_length)
+        bf16 = bool(trainer.args.bf16)
+        return VLLMEngine(trainer.model, choice, max_model_len=longest, bf16=bf16, **known)
+    if isinstance(choice, VLLMServer):
+        from opsd.rollout.vllm_server import VLLMServerEngine
+
+        return VLLMServerEngine(trainer.model, choice, **known)
+    return choice
 
 
 def make_sampler(trainer: OPSDTrainer) -> Sampler:
@@ -121,7 +138,7 @@ def make_sampler(trainer: OPSDTrainer) -> Sampler:
         sampling=Sampling(
             args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
         ),
-        borrow=trainer.borrowed,
+        borrow=lambda weights: borrowed(trainer, weights),
         eos_id=eos_ids(trainer.model, tokenizer)[0],
         limit=context_length(trainer.model, args.max_length),
         seed=args.seed,

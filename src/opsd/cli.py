@@ -21,6 +21,7 @@ from opsd.arguments import (
     prepare,
 )
 from opsd.evaluate import cli as evaluation
+from opsd.rollout.engine import EngineDown
 from opsd.types import UserError
 
 app = typer.Typer(
@@ -271,6 +272,9 @@ def main() -> None:
         raise
     except UserError as error:
         _refuse(str(error))
+    except EngineDown as error:
+        print(f"opsd: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
         _refuse(f"{error.filename}: {error.strerror}; choose another place")
 

@@ -14,10 +14,13 @@ from opsd.data.problems import Data
 from opsd.grade.verifier import MathVerifier
 from opsd.methods import FUNCTIONS, Method
 from opsd.recipe_files import find
+from opsd.rollout.engines import AnyEngine
 from opsd.types import UserError
 from opsd.yaml_files import explain, mapping
 
 _METHOD = TypeAdapter(Method)
+_SHORT = {"method": "name", "model": "name", "engine": "type"}
+"""The key that a value stands for where it is given instead of a group of keys."""
 
 
 class Strict(BaseModel):
@@ -82,7 +85,7 @@ class Recipe(Strict):
     method: Method
     data: Data
     sampling: Sampling = Sampling()
-    engine: Literal["hf"] = "hf"
+    engine: Literal["hf"] | AnyEngine = "hf"
     verifier: MathVerifier = MathVerifier()
     train: dict[str, Any] = Field(default_factory=dict)
     published: list[Published] = Field(default_factory=list)
@@ -105,6 +108,8 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     content = dict(content)
     if isinstance(content.get("model"), str):
         content["model"] = {"name": content["model"]}
+    if isinstance(content.get("engine"), str) and content["engine"] != "hf":
+        content["engine"] = {"type": content["engine"]}
     if "method" in content:
         content["method"] = method(content["method"], where)
     try:
@@ -184,8 +189,8 @@ def _override(content: dict[str, Any], text: str) -> None:
     level: Any = content
     for i, key in enumerate(parents):
         below = level.get(key)
-        if isinstance(below, str) and i == 0 and key in ("method", "model"):
-            below = {"name": below}
+        if isinstance(below, str) and i == 0 and key in _SHORT:
+            below = {_SHORT[key]: below}
         if below is None:
             below = {}
         if not isinstance(below, dict):

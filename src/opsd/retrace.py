@@ -14,6 +14,7 @@ from opsd import recipe as recipes
 from opsd.data import problems
 from opsd.data.filters import Account
 from opsd.data.stream import ProblemStream
+from opsd.generation import written
 from opsd.preview import SCANNED, varied
 from opsd.run import log, write_atomically
 from opsd.schedule import at
@@ -56,7 +57,7 @@ def _traces(
 ) -> list[dict[str, Any]]:
     trainer.sampler.total_steps = total
     trainer.learner.signals = at(trainer.signals, step, total)
-    made = lessons(trainer.written(chosen, step), trainer.signals, trainer.sampler)
+    made = lessons(written(trainer, chosen, step), trainer.signals, trainer.sampler)
     model = trainer.accelerator.unwrap_model(trainer.model)
     return [
         trace(lesson, trainer.learner, model, trainer.processing_class, step)

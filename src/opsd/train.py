@@ -126,6 +126,7 @@ def make_trainer(
             eval_dataset=dev_set or None,
             verifier=recipe.verifier,
             peft_config=adapter,
+            engine=None if recipe.engine == "hf" else recipe.engine,
             callbacks=list(callbacks),
             language_weights=recipe.data.shares(),
         )

@@ -40,6 +40,7 @@ from opsd.data.problems import as_problems
 from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
 from opsd.evaluate.dev import dev_scores, summarise
+from opsd.generation import follow, generated
 from opsd.grade.verifier import MathVerifier
 from opsd.guards import Watch
 from opsd.hub import Publishing
@@ -50,11 +51,11 @@ from opsd.model import vocabulary
 from opsd.objective.signals import leaves
 from opsd.preflight import refuse_sharding, refuse_small_set, refuse_ungraded
 from opsd.rollout.engine import Engine
+from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.run import RunFolder
 from opsd.schedule import at
 from opsd.teacher.keeper import fingerprint
 from opsd.teacher.lessons import Lesson, lessons
-from opsd.teacher.weights import AnyWeights
 from opsd.traces import trace
 from opsd.types import Group, Problem, UserError, Verdict
 
@@ -67,8 +68,9 @@ class OPSDTrainer(Publishing):
     `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
     (`opsd.methods.opsd()`). Datasets hold `Problem`s, or rows with the usual column names
     (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `verifier` judges
-    completions: a callable from problem and completion to a verdict. `engine` replaces
-    Transformers' generation; `language_weights` draws problems of some languages more often.
+    completions: a callable from problem and completion to a verdict. `engine` generates instead of
+    the model itself: `VLLM()`, `VLLMServer(url)`, or one of your own; `language_weights` draws
+    problems of some languages more often.
     """
 
     _tag_names = ("opsd", "on-policy-self-distillation")
@@ -88,7 +90,7 @@ class OPSDTrainer(Publishing):
         processing_class: PreTrainedTokenizerBase | None = None,
         verifier: Verifier | None = None,
         peft_config: Any = None,
-        engine: Engine | None = None,
+        engine: Engine | VLLM | VLLMServer | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         language_weights: Mapping[str, float] | None = None,
@@ -103,6 +105,7 @@ class OPSDTrainer(Publishing):
         self.run = RunFolder(str(args.output_dir))
         self.verifier = verifier or MathVerifier()
         self._groups: list[Group] | None = None
+        self.synced: int | None = None
         train_set = None if train_dataset is None else as_problems(train_dataset)
         self.meter = Meter(by_language=_several_languages(train_set))
         super().__init__(
@@ -125,7 +128,7 @@ class OPSDTrainer(Publishing):
         self.starting_weights = fingerprint(self.model)
         self.authors = [author.begin() for author in method.authors]
         self.keepers = make_keepers(self)
-        self.engine = engine or make_engine(self)
+        self.engine = make_engine(self, engine)
         self.sampler = make_sampler(self)
         self.learner = make_learner(self)
 
@@ -146,7 +149,7 @@ class OPSDTrainer(Publishing):
             problems = rows[:: self.method.source.group]
             self.sampler.earlier = self._earlier(problems)
             with self.meter.timed("rollout"):
-                self._groups = self.written(problems, step)
+                self._groups = generated(self, problems, step)
                 self.meter.notes(self._groups)
         made = lessons(self._groups, self.signals, self.sampler)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
@@ -159,13 +162,6 @@ class OPSDTrainer(Publishing):
         made.sort(key=lambda lesson: -lesson.tokens)
         size = -(-len(made) // num_batches)
         return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
-
-    def written(self, problems: Sequence[Problem], step: int) -> list[Group]:
-        """What the source makes of these problems at a step, with what authors write of that."""
-        groups = self.method.source(problems, self.sampler, step)
-        for author in self.authors:
-            groups = author(groups, self.sampler, step)
-        return groups
 
     def training_step(
         self, model: nn.Module, inputs: list[Lesson], num_items_in_batch: Any = None
@@ -249,6 +245,7 @@ class OPSDTrainer(Publishing):
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
         with self.meter.timed("evaluate"):
+            follow(self)
             own = list(problems)[args.process_index :: args.world_size]
             scores = gather_object(dev_scores(self.sampler, own, args.eval_samples))
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in summarise(scores).items()}
@@ -289,6 +286,7 @@ class OPSDTrainer(Publishing):
         state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
         self._restore(folder, state.global_step)
         self._load_from_checkpoint(str(folder))
+        self.synced = None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = self.run.path / f"checkpoint-{self.state.global_step}"
@@ -342,16 +340,6 @@ class OPSDTrainer(Publishing):
         if isinstance(self.verifier, MathVerifier):
             return self.verifier.many(attempts)
         return [self.verifier(problem, completion) for problem, completion in attempts]
-
-    @contextlib.contextmanager
-    def borrowed(self, weights: AnyWeights) -> Iterator[None]:
-        """The engine generates with other weights for a while."""
-        with self.keepers[weights].use(self.model) as reader:
-            self.engine.sync(reader)
-            try:
-                yield
-            finally:
-                self.engine.sync(self.model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A tied head is not stored: that it is missing is no news."""

@@ -29,15 +29,21 @@ class Sampling:
 @dataclass(frozen=True)
 class Completion:
     """Token ids, the ending token included where there is one, and the natural log of each one's
-    probability under the whole distribution at the sampling temperature."""
+    probability under the whole distribution at the sampling temperature; None where the engine
+    does not tell."""
 
     ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...] | None
     finish: Finish
 
 
+class EngineDown(Exception):
+    """An engine that was there has gone. One line: which, and how it was noticed. Exit code 1."""
+
+
 class Engine(Protocol):
-    """Generates with the weights that the model has when it is called, or was last synced."""
+    """Generates with the weights that the model had when it was last synced, or has when it is
+    called. Raises EngineDown where it cannot any more."""
 
     def generate(
         self,

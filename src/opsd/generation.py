@@ -1,0 +1,61 @@
+"""A step's rollouts: written with the newest weights, and no step lost where the engine fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from accelerate.utils import gather_object
+
+from opsd import checkpoint
+from opsd.rollout.engine import EngineDown
+from opsd.teacher.weights import AnyWeights
+from opsd.types import Group, Problem
+
+if TYPE_CHECKING:
+    from opsd.trainer import OPSDTrainer
+
+
+def generated(trainer: OPSDTrainer, problems: Sequence[Problem], step: int) -> list[Group]:
+    """`written`, by all processes or none. Raises EngineDown, on all of them, where one's engine
+    has gone; the steps so far are in a checkpoint then."""
+    groups, down = [], ""
+    try:
+        groups = written(trainer, problems, step)
+    except EngineDown as error:
+        down = str(error)
+    told = [line for line in gather_object([down]) if line]
+    if not told:
+        return groups
+    if step > 0 and step not in checkpoint.complete(trainer.run.path):
+        trainer._save_checkpoint(trainer.model, None)
+    raise EngineDown(f"{told[0]}; {step} steps are saved: mend it, and go on with --resume")
+
+
+def written(trainer: OPSDTrainer, problems: Sequence[Problem], step: int) -> list[Group]:
+    """What the source makes of these problems at a step, with what authors write of that."""
+    follow(trainer)
+    groups = trainer.method.source(problems, trainer.sampler, step)
+    for author in trainer.authors:
+        groups = author(groups, trainer.sampler, step)
+    return groups
+
+
+def follow(trainer: OPSDTrainer) -> None:
+    """Hands the engine the weights that an optimizer step has changed."""
+    if trainer.synced != trainer.state.global_step:
+        trainer.engine.sync(trainer.model)
+        trainer.synced = trainer.state.global_step
+
+
+@contextlib.contextmanager
+def borrowed(trainer: OPSDTrainer, weights: AnyWeights) -> Iterator[None]:
+    """The engine generates with other weights for a while."""
+    with trainer.keepers[weights].use(trainer.model) as reader:
+        trainer.engine.sync(reader)
+        try:
+            yield
+        finally:
+            trainer.synced = None
+    follow(trainer)

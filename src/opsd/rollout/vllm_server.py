@@ -1,0 +1,183 @@
+"""Rollouts from a `vllm serve` that runs elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from opsd.rollout.collate import Ids
+from opsd.rollout.endpoint import shown
+from opsd.rollout.engine import Completion, EngineDown, Progress, Sampling
+from opsd.rollout.engines import VLLMServer
+from opsd.rollout.handover import (
+    PROBE,
+    adapter_of,
+    disagreement,
+    refuse_disagreement,
+    save_adapter,
+    save_whole,
+)
+from opsd.teacher.score import causal_lm
+from opsd.types import Finish, UserError
+
+_START = (
+    "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"
+    " --enable-lora --max-lora-rank RANK --logprobs-mode processed_logprobs"
+)
+
+
+class VLLMServerEngine:
+    """Asks a server for token ids, and hands it the weights as files in a folder that both see.
+
+    The server's log-probabilities are of the distribution that it draws from: with truncation that
+    is not the whole one, and completions come without any.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        choice: VLLMServer,
+        *,
+        eos_ids: Sequence[int],
+        vocab: int,
+        probe: Ids,
+    ) -> None:
+        self.choice, self.vocab, self.probe = choice, vocab, tuple(probe)
+        self.eos_ids = list(eos_ids)
+        self.files = tempfile.TemporaryDirectory(
+            prefix="opsd-vllm-", dir=choice.folder, ignore_cleanup_errors=True
+        )
+        self.folder = Path(self.files.name)
+        self.folder.chmod(0o755)
+        self.base: Any = causal_lm(model)
+        self.served = self.name = self._wait()
+        self.syncs = 0
+
+    def sync(self, model: nn.Module) -> None:
+        """The server generates with these weights from now on. Raises UserError where it then reads
+        otherwise than the model does, EngineDown where it does not answer."""
+        if causal_lm(model) is not self.base:
+            raise UserError(
+                "engine: the server writes with the student's model only, and this method has"
+                " another one write; set engine: hf"
+            )
+        before = self.name
+        self.syncs += 1
+        folder = self.folder / f"step-{self.syncs}-{self.folder.name[-8:]}"
+        adapted = adapter_of(model)
+        if adapted is not None:
+            save_adapter(adapted, folder)
+            named = {"lora_name": folder.name, "lora_path": str(folder)}
+            self._post("/v1/load_lora_adapter", named)
+            self.name = folder.name
+        elif hasattr(model, "peft_config"):
+            self.name = self.served
+        else:
+            path = str(save_whole(model, folder))
+            reload = {"method": "reload_weights", "kwargs": {"weights_path": path}}
+            self._post("/collective_rpc", reload)
+            self._post("/reset_prefix_cache", {})
+        if before not in (self.served, self.name):
+            self._post("/v1/unload_lora_adapter", {"lora_name": before})
+            shutil.rmtree(self.folder / before, ignore_errors=True)
+        for sampling in (PROBE, replace(PROBE, temperature=2.0)):
+            self._agree(model, sampling)
+
+    def _agree(self, model: nn.Module, sampling: Sampling) -> None:
+        made = self._ask(self.probe, sampling, 0)
+        gap = disagreement(model, self.probe, made, self.vocab, sampling.temperature)
+        refuse_disagreement(gap, self.choice.tolerance, model.dtype, _START)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[Completion]:
+        made: list[Completion | None] = [None] * len(prompts)
+        with ThreadPoolExecutor(self.choice.concurrency) as pool:
+            asked = {
+                pool.submit(self._ask, prompt, sampling, seed): i
+                for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+            }
+            try:
+                for future in as_completed(asked):
+                    made[asked[future]] = future.result()
+                    if progress is not None:
+                        progress(1)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [completion for completion in made if completion is not None]
+
+    def _ask(self, prompt: Sequence[int], sampling: Sampling, seed: int) -> Completion:
+        reply = self._post(
+            "/v1/completions",
+            {
+                "model": self.name,
+                "prompt": list(prompt),
+                "max_tokens": sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "min_p": sampling.min_p,
+                "seed": seed,
+                "stop_token_ids": self.eos_ids,
+                "logprobs": 0,
+                "return_token_ids": True,
+            },
+        )
+        try:
+            choice = json.loads(reply)["choices"][0]
+            ids, told = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            finish = Finish.LENGTH if choice["finish_reason"] == "length" else Finish.STOP
+            whole = sampling.top_p == 1 and not sampling.top_k and not sampling.min_p
+            return Completion(tuple(ids), tuple(told) if whole else None, finish)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"{shown(self.choice.url)} does not answer as vLLM does") from error
+
+    def _wait(self) -> str:
+        """The name of the model that is served, once the server is there."""
+        until = time.monotonic() + self.choice.timeout
+        while True:
+            try:
+                return json.loads(self._reply("/v1/models"))["data"][0]["id"]
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise UserError(f"{shown(self.choice.url)} is no vLLM server") from error
+            except OSError as error:
+                if time.monotonic() > until:
+                    where, waited = shown(self.choice.url), self.choice.timeout
+                    raise UserError(
+                        f"engine: nobody answers at {where} within {waited:g} s ({error}); {_START}"
+                    ) from error
+                time.sleep(min(1.0, self.choice.timeout / 4))
+
+    def _post(self, path: str, body: dict[str, Any]) -> bytes:
+        try:
+            return self._reply(path, json.dumps(body).encode())
+        except urllib.error.HTTPError as error:
+            told = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
+            where = f"{shown(self.choice.url)}{path}"
+            if error.code >= 500:
+                raise EngineDown(f"{where} fails ({error.code}: {told})") from error
+            raise UserError(f"{where} refuses ({error.code}: {told}); {_START}") from error
+        except OSError as error:
+            raise EngineDown(f"{shown(self.choice.url)} has gone ({error})") from error
+
+    def _reply(self, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self.choice.url.rstrip("/") + path, body)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=self.choice.timeout) as reply:
+            return reply.read()

@@ -1,0 +1,206 @@
+"""The vLLM engine against vLLM itself, in the process of the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tests.arrange import config, engine_for, odd_length, problems
+from torch import nn
+
+from opsd import VLLM, OPSDTrainer, methods
+from opsd.model import load_model
+from opsd.rollout.engine import Completion, Sampling
+from opsd.types import Finish, UserError
+
+pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+PLAIN = Sampling(max_tokens=12)
+SEEDS = list(range(5))
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer) -> list[tuple[int, ...]]:
+    texts = ["Neema", "Neema has 3 eggs and 4 more.", "1 + 1", "a" * 20, "Kí ni?"]
+    return [tuple(tokenizer(text)["input_ids"]) for text in texts]
+
+
+def adapted(model: Any, seed: int = 0, strength: float = 0.3) -> Any:
+    """The model under an adapter that changes what it says."""
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    return stirred(get_peft_model(model, lora), seed, strength)
+
+
+def stirred(model: Any, seed: int, strength: float = 0.3) -> Any:
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=strength)
+    return model
+
+
+def engine_of(model: nn.Module, tokenizer: Any, **choice: Any) -> Any:
+    from opsd.rollout.vllm import VLLMEngine
+
+    engine = VLLMEngine(
+        model,
+        VLLM(**choice),
+        eos_ids=[tokenizer.eos_token_id],
+        vocab=len(tokenizer),
+        probe=tokenizer("Check: 1 + 2 = 3.")["input_ids"],
+        max_model_len=256,
+    )
+    engine.sync(model)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def lora(tiny_folder) -> Any:
+    return adapted(load_model(str(tiny_folder))).eval()
+
+
+@pytest.fixture(scope="module")
+def engine(lora, tokenizer) -> Any:
+    return engine_of(lora, tokenizer)
+
+
+def ids_of(made: list[Completion]) -> list[tuple[int, ...]]:
+    return [completion.ids for completion in made]
+
+
+def assert_log_probs(
+    model: nn.Module, prompts: list[Any], made: list[Completion], vocab: int, temperature: float
+) -> None:
+    """Those of the whole distribution, by a plain forward pass."""
+    for prompt, completion in zip(prompts, made, strict=True):
+        with torch.no_grad():
+            read = model(input_ids=torch.tensor([[*prompt, *completion.ids]])).logits
+        logp = (read[0, len(prompt) - 1 : -1, :vocab] / temperature).log_softmax(-1)
+        expected = logp.gather(-1, torch.tensor(completion.ids).unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"temperature": 1.3, "top_p": 0.9, "top_k": 7}, {"temperature": 0.6, "min_p": 0.01}]
+)
+def test_log_probs_are_of_the_whole_distribution(engine, lora, tokenizer, prompts, how):
+    made = engine.generate(prompts, replace(PLAIN, **how), SEEDS)
+    assert_log_probs(lora, prompts, made, len(tokenizer), how.get("temperature", 1.0))
+
+
+def test_greedy_rollouts_are_those_of_the_model_itself(engine, lora, tokenizer, prompts):
+    greedy = replace(PLAIN, temperature=0.0, max_tokens=40)
+    ours = engine_for(lora, tokenizer).generate(prompts, greedy, SEEDS)
+    theirs = engine.generate(prompts, greedy, SEEDS)
+    assert [(c.ids, c.finish) for c in theirs] == [(c.ids, c.finish) for c in ours]
+
+
+def test_an_ending_token_belongs_to_the_completion(engine, lora, tokenizer, prompts):
+    greedy = replace(PLAIN, temperature=0.0)
+    (plain,) = engine.generate(prompts[:1], greedy, [0])
+    end = plain.ids[4]
+    own = engine.eos_ids
+    engine.eos_ids = [end]
+    try:
+        (cut,) = engine.generate(prompts[:1], greedy, [0])
+    finally:
+        engine.eos_ids = own
+    assert cut.ids == plain.ids[: plain.ids.index(end) + 1] and cut.finish is Finish.STOP
+    assert plain.finish is Finish.LENGTH and len(plain.ids) == PLAIN.max_tokens
+
+
+def test_a_draw_depends_on_its_seed_alone(engine, prompts):
+    told: list[int] = []
+    together = engine.generate(prompts, PLAIN, SEEDS, told.append)
+    assert sum(told) == len(prompts)
+    assert ids_of(engine.generate(prompts[::-1], PLAIN, SEEDS[::-1])[::-1]) == ids_of(together)
+    alone = [engine.generate([p], PLAIN, [s])[0] for p, s in zip(prompts, SEEDS, strict=True)]
+    assert ids_of(alone) == ids_of(together)
+    others = engine.generate(prompts, PLAIN, [seed + 100 for seed in SEEDS])
+    assert ids_of(others) != ids_of(together)
+
+
+def test_rows_of_the_vocabulary_without_a_token_are_never_sampled(engine, prompts):
+    greedy = replace(PLAIN, temperature=0.0)
+    (first,) = engine.generate(prompts[:1], greedy, [0])
+    whole, engine.vocab = engine.vocab, max(first.ids)
+    try:
+        for sampling in (greedy, PLAIN):
+            made = engine.generate(prompts, sampling, SEEDS)
+            assert max(max(c.ids) for c in made) < engine.vocab
+    finally:
+        engine.vocab = whole
+
+
+def test_after_a_sync_the_outputs_change_and_agree(engine, lora, tokenizer, prompts):
+    greedy = replace(PLAIN, temperature=0.0)
+    before = engine.generate(prompts, greedy, SEEDS)
+    with lora.disable_adapter():
+        engine.sync(lora)
+        base = engine.generate(prompts, greedy, SEEDS)
+        assert ids_of(base) == ids_of(engine_for(lora, tokenizer).generate(prompts, greedy, SEEDS))
+    stirred(lora, 1)
+    engine.sync(lora)
+    after = engine.generate(prompts, greedy, SEEDS)
+    assert len({str(ids_of(made)) for made in (before, base, after)}) == 3
+    assert_log_probs(lora, prompts, after, len(tokenizer), 1.0)
+    assert len(list(engine.folder.iterdir())) == 1  # the earlier adapter's files are gone
+
+
+def test_weights_that_did_not_arrive_are_refused(engine, lora, monkeypatch):
+    stale = engine._put_on(lora)
+    stirred(lora, 2)
+    monkeypatch.setattr(engine, "_put_on", lambda model: stale)
+    with pytest.raises(UserError, match="nats from the trainer's, more than 0.001"):
+        engine.sync(lora)
+    monkeypatch.undo()
+    engine.sync(lora)
+
+
+def test_whole_weights_are_handed_over(tiny_folder, tokenizer, prompts):
+    model = load_model(str(tiny_folder)).eval()
+    engine = engine_of(model, tokenizer)
+    before = engine.generate(prompts, PLAIN, SEEDS)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)
+    engine.sync(model)
+    after = engine.generate(prompts, PLAIN, SEEDS)
+    assert ids_of(after) != ids_of(before)
+    assert_log_probs(model, prompts, after, len(tokenizer), 1.0)
+
+
+def test_a_run_is_as_with_the_model_itself(tmp_path: Path, tiny_folder):
+    """Greedy rollouts, three steps whose weights reach vLLM: the losses agree to rounding."""
+
+    def losses(folder: Path, engine: Any) -> list[float]:
+        trainer = OPSDTrainer(
+            str(tiny_folder),
+            methods.grpo(group=2),
+            config(folder, max_steps=3, temperature=1e-3, logging_steps=1, learning_rate=0.02),
+            problems(8),
+            verifier=odd_length,
+            peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
+            engine=engine,
+        )
+        trainer.train()
+        rows = (folder / "rollouts" / "rank0.jsonl").read_text("utf-8").splitlines()
+        written.append([json.loads(row)["completion_ids"] for row in rows])
+        return [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
+
+    written: list[Any] = []
+    ours, theirs = losses(tmp_path / "hf", None), losses(tmp_path / "vllm", VLLM())
+    assert written[0] == written[1] and len(written[0]) == 12
+    assert theirs == pytest.approx(ours, rel=1e-2, abs=1e-6)
+
+
+def test_a_rank_that_vllm_has_no_room_for_is_refused(tiny_folder, tokenizer):
+    model = get_peft_model(load_model(str(tiny_folder)), LoraConfig(task_type="CAUSAL_LM", r=600))
+    with pytest.raises(UserError, match="up to rank 512, not 600"):
+        engine_of(model, tokenizer)
