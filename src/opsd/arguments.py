@@ -44,6 +44,9 @@ EndpointURL = Annotated[
     str | None,
     typer.Option(help="Models are names that this OpenAI-compatible endpoint knows (its URL)."),
 ]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="Who generates: hf (Transformers), or vllm.")
+]
 KeyVariable = Annotated[
     str, typer.Option(help="The environment variable that holds the endpoint's key.")
 ]

@@ -24,7 +24,7 @@ from opsd.model import (
     switch_dropout_off,
     with_adapter,
 )
-from opsd.rollout.engine import Engine, Sampling
+from opsd.rollout.engine import PROBE, Engine, Sampling
 from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import Sampler, sources
@@ -35,9 +35,6 @@ from opsd.teacher.weights import AnyWeights
 
 if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
-
-_PROBE = "Check: 1 + 2 = 3."
-"""What two readings of the same weights are compared on."""
 
 
 def make_student(
@@ -92,7 +89,7 @@ def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
     chosen = [leaf.teacher.weights for _, leaf in trainer.signals if leaf.teacher is not None]
     chosen += [s.weights for s in sources(trainer.method.source) if s.weights is not None]
     chosen += [a.weights for a in trainer.method.authors if a.weights is not None]
-    probe = trainer.processing_class(_PROBE)["input_ids"]
+    probe = trainer.processing_class(PROBE)["input_ids"]
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     check_head(model, probe, vocab, tolerance)
     as_base = starts_as_base(model, probe, vocab)
@@ -113,7 +110,7 @@ def make_engine(trainer: OPSDTrainer, choice: Engine | VLLM | VLLMServer | None)
     if choice is None:
         tokens = trainer.args.generation_batch_tokens
         return HFEngine(trainer.model, pad_id=tokenizer.pad_token_id, batch_tokens=tokens, **known)
-    known["probe"] = tokenizer(_PROBE)["input_ids"]
+    known["probe"] = tokenizer(PROBE)["input_ids"]
     if isinstance(choice, VLLM):
         from opsd.rollout.vllm import VLLMEngine
 

@@ -108,8 +108,7 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     content = dict(content)
     if isinstance(content.get("model"), str):
         content["model"] = {"name": content["model"]}
-    if isinstance(content.get("engine"), str) and content["engine"] != "hf":
-        content["engine"] = {"type": content["engine"]}
+    content["engine"] = _engine(content.get("engine", "hf"), where)
     if "method" in content:
         content["method"] = method(content["method"], where)
     try:
@@ -148,6 +147,20 @@ def method(value: Any, where: str = "recipe") -> Method:
         return _METHOD.validate_python(content)
     except ValidationError as error:
         raise UserError(f"{where}: method.{explain(error, content)}") from error
+
+
+def _engine(value: Any, where: str) -> Any:
+    """`hf`, or an engine from its type, or from a mapping with its type."""
+    given = {"type": value} if isinstance(value, str) else value
+    if given == {"type": "hf"}:
+        return "hf"
+    kind = given.get("type") if isinstance(given, Mapping) else None
+    if kind not in ("vllm", "vllm_server"):
+        raise UserError(f"{where}: engine is hf, vllm or vllm_server, or has one of these as type")
+    try:
+        return TypeAdapter(AnyEngine).validate_python(given)
+    except ValidationError as error:
+        raise UserError(f"{where}: engine.{explain(error, given)}") from error
 
 
 def dump(recipe: Recipe) -> str:

@@ -41,6 +41,7 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     recipe = recipe.model_copy(update={"train": recipe.train | quiet})
     train_set, dev_set = problems.load(recipe.data, Account())
     head = train_set.head(SCANNED) if isinstance(train_set, ProblemStream) else train_set
+    recipe = recipe.model_copy(update={"engine": "hf"})  # what wrote the run may not be here
     trainer = make_trainer(recipe, run, train_set, dev_set)
     chosen = varied(dev_set or head, count)
     for step in steps:  # 0 comes first: nothing is loaded for it

@@ -138,7 +138,7 @@ def test_samples_are_those_that_are_drawn_at_home(server, tiny_folder, tmp_path,
     here, there = tmp_path / "here", tmp_path / "there"
     evaluate(str(tiny_folder), PROBLEMS, "suite", greedy(prompt), 2, here)
     outcome = evaluate(
-        *("tiny", PROBLEMS, "suite", greedy(prompt), 2, there), endpoint=server.endpoint
+        *("tiny", PROBLEMS, "suite", greedy(prompt), 2, there), engine=server.endpoint
     )
     assert told(there) == told(here) and len(told(here)) == 10
     assert {row["tokens"] for row in told(there)} >= {8}
@@ -151,9 +151,9 @@ def test_samples_are_those_that_are_drawn_at_home(server, tiny_folder, tmp_path,
 def test_what_failed_is_asked_for_again_by_the_same_command(server, tmp_path):
     server.script = [500, 200, 429]
     with pytest.raises(UserError, match=r"2 of 10 samples have no answer .*asks for them again"):
-        evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, endpoint=server.endpoint)
+        evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, engine=server.endpoint)
     assert len(told(tmp_path)) == 8 and not (tmp_path / "result.json").exists()
-    outcome = evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, endpoint=server.endpoint)
+    outcome = evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, engine=server.endpoint)
     assert len(server.asked) == 12 and len(told(tmp_path)) == 10
     assert [row["n_problems"] for row in outcome["results"]] == [3, 3, 2, 2]
 
@@ -161,14 +161,14 @@ def test_what_failed_is_asked_for_again_by_the_same_command(server, tmp_path):
 def test_a_refusal_ends_it_at_once(server, tmp_path):
     server.script = [401] * 99
     with pytest.raises(UserError, match=r"evaluate: .* refuses model 'tiny'") as raised:
-        evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, endpoint=server.endpoint)
+        evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, engine=server.endpoint)
     assert len(server.asked) < 10 and KEY not in str(raised.value)
 
 
 def test_a_server_that_does_not_say_its_tokens_is_told_so(server, tmp_path):
     server.logprobs = False
     with pytest.raises(UserError, match="answers without log-probabilities"):
-        evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, endpoint=server.endpoint)
+        evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=server.endpoint)
 
 
 def test_what_ends_the_turn_is_no_part_of_the_text():
@@ -189,14 +189,14 @@ def test_what_ends_the_turn_is_no_part_of_the_text():
 def test_nobody_there_is_told_soon(tmp_path):
     nobody = Endpoint("http://user:password@127.0.0.1:9/v1", concurrency=2, retries=0)
     with pytest.raises(UserError, match="nobody answers at http://127") as raised:
-        evaluate("tiny", PROBLEMS, "suite", greedy(), 50, tmp_path, endpoint=nobody)
+        evaluate("tiny", PROBLEMS, "suite", greedy(), 50, tmp_path, engine=nobody)
     assert "password" not in str(raised.value)
 
 
 def test_a_reply_of_another_kind_is_one_line(server, tmp_path, monkeypatch):
     monkeypatch.setattr(Server, "answer", lambda self, body: {"choices": []})
     with pytest.raises(UserError, match="sends what an endpoint does not answer"):
-        evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, endpoint=server.endpoint)
+        evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=server.endpoint)
 
 
 def test_another_endpoint_is_another_model(server, tmp_path):
@@ -204,14 +204,14 @@ def test_another_endpoint_is_another_model(server, tmp_path):
     data.write_text('{"problem": "2 + 2?", "answer": "4"}\n')
     how = {"data": str(data), "languages": ["eng"], "budgets": [8], "temperature": 0.0}
     output = tmp_path / "out"
-    evaluate_models(["tiny"], **how, output=output, endpoint=server.endpoint)
+    evaluate_models(["tiny"], **how, output=output, engine=server.endpoint)
     with pytest.raises(UserError, match="samples of another kind"):
         other = replace(server.endpoint, base_url="http://user:password@127.0.0.1:9/v1")
-        evaluate_models(["tiny"], **how, output=output, endpoint=other)
+        evaluate_models(["tiny"], **how, output=output, engine=other)
     assert "password" not in "".join(p.read_text() for p in output.rglob("*") if p.is_file())
 
 
 def test_without_the_client_it_is_told_what_to_install(server, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UserError, match=r"needs: pip install 'opsd\[endpoint\]'"):
-        evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, endpoint=server.endpoint)
+        evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=server.endpoint)

@@ -16,7 +16,7 @@ from torch import nn
 
 from opsd import VLLM, OPSDTrainer, methods
 from opsd.model import load_model
-from opsd.rollout.engine import Completion, Sampling
+from opsd.rollout.engine import PROBE, Completion, Sampling
 from opsd.types import Finish, UserError
 
 pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")
@@ -54,7 +54,7 @@ def engine_of(model: nn.Module, tokenizer: Any, **choice: Any) -> Any:
         VLLM(**choice),
         eos_ids=[tokenizer.eos_token_id],
         vocab=len(tokenizer),
-        probe=tokenizer("Check: 1 + 2 = 3.")["input_ids"],
+        probe=tokenizer(PROBE)["input_ids"],
         max_model_len=256,
     )
     engine.sync(model)
@@ -158,7 +158,7 @@ def test_weights_that_did_not_arrive_are_refused(engine, lora, monkeypatch):
     stale = engine._put_on(lora)
     stirred(lora, 2)
     monkeypatch.setattr(engine, "_put_on", lambda model: stale)
-    with pytest.raises(UserError, match="nats from the trainer's, more than 0.001"):
+    with pytest.raises(UserError, match=r"nats from the trainer's, more than 0\.001"):
         engine.sync(lora)
     monkeypatch.undo()
     engine.sync(lora)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from opsd.arguments import (
     Columns,
     DataDir,
     EndpointURL,
+    EngineName,
     Json,
     KeyVariable,
     Languages,
@@ -54,6 +55,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Results: <output>/<model>/<suite>/; default: the run's eval/."),
     ] = None,
+    engine: EngineName = "hf",
     endpoint: EndpointURL = None,
     key_variable: KeyVariable = "OPENAI_API_KEY",
     threads: Threads = None,
@@ -64,7 +66,6 @@ def evaluate(
     What is not given is as the suite's published numbers were measured, else 4 x 1,024 tokens."""
     prepare(threads)
     from opsd.evaluate.command import evaluate_models
-    from opsd.evaluate.remote import Endpoint
 
     outcome = evaluate_models(
         models,
@@ -85,10 +86,24 @@ def evaluate(
         skip_long=skip_long,
         seed=seed,
         output=output,
-        endpoint=None if endpoint is None else Endpoint(endpoint, key_variable),
+        engine=_engine(engine, endpoint, key_variable),
     )
     if as_json:
         print(json.dumps(outcome, ensure_ascii=False))
+
+
+def _engine(name: str, endpoint: str | None, key_variable: str) -> Any:
+    """Who generates, as a value; None for the model as Transformers loads it."""
+    from opsd.evaluate.remote import Endpoint
+    from opsd.rollout.engines import VLLM
+
+    if name not in ("hf", "vllm"):
+        raise UserError(f"--engine {name}: hf or vllm")
+    if endpoint is not None and name != "hf":
+        raise UserError("--engine and --endpoint: the endpoint generates already; leave one out")
+    if endpoint is not None:
+        return Endpoint(endpoint, key_variable)
+    return VLLM(gpu_memory_utilization=0.9) if name == "vllm" else None
 
 
 def compare(

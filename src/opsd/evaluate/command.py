@@ -22,6 +22,7 @@ from opsd.evaluate.suite_files import Suite
 from opsd.model import adapter_folder, locate
 from opsd.recipe import Recipe
 from opsd.rollout.endpoint import shown
+from opsd.rollout.engines import VLLM
 from opsd.run import log
 from opsd.types import Problem, UserError
 
@@ -46,14 +47,14 @@ def evaluate_models(
     skip_long: bool = False,
     seed: int = 0,
     output: Path | None = None,
-    endpoint: Endpoint | None = None,
+    engine: Endpoint | VLLM | None = None,
 ) -> dict[str, Any]:
     """Evaluates every model on one suite (or file) under one protocol; prints a table, returns all
     results. What is not said is as the suite's published numbers were measured, or as usual: 4
     samples, 1,024 tokens, temperature 1, top-p 0.95. `output` is by default the run's own `eval`
-    folder where all trained models lie in one run, else `runs/eval`. At an `endpoint`, models
-    are names that it knows."""
-    models = list(models) if endpoint else _there(models)
+    folder where all trained models lie in one run, else `runs/eval`. At an endpoint, models are
+    names that it knows."""
+    models = list(models) if isinstance(engine, Endpoint) else _there(models)
     whole = _suite(suite, data, columns or {}, splits)
     setting = whole.protocol
     asked = asking(models, recipe, plain, thinking, setting.thinking if setting else None)
@@ -73,12 +74,12 @@ def evaluate_models(
     outcomes = [
         evaluate(
             *(model, problems, chosen.name, how, settings.samples or 0, folder),
-            source=_place(chosen, endpoint),
+            source=_place(chosen, engine),
             splits=chosen.splits,
             aside=chosen.aside,
             trained_on=trained[model],
             skip_long=skip_long,
-            endpoint=endpoint,
+            engine=engine,
         )
         for model, folder in folders.items()
     ]
@@ -197,10 +198,11 @@ def _output(models: Sequence[str]) -> Path:
     return runs.pop() / "eval" if len(runs) == 1 else Path("runs/eval")
 
 
-def _place(suite: Suite, endpoint: Endpoint | None) -> str:
-    """What samples are known by beside the names of suite and model: the endpoint, and the path of
+def _place(suite: Suite, engine: Endpoint | VLLM | None) -> str:
+    """What samples are known by beside the names of suite and model: who generates, and the path of
     a file of the user's own, of whose name there may be another."""
-    where = "" if endpoint is None else f"at {shown(endpoint.base_url)} "
+    where = f"at {shown(engine.base_url)} " if isinstance(engine, Endpoint) else ""
+    where = "with vLLM " if isinstance(engine, VLLM) else where
     if suite.name in suites.SUITES:
         return where.strip()
     file = Path(suite.source)

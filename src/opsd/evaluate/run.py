@@ -37,7 +37,8 @@ from opsd.model import (
     vocabulary,
 )
 from opsd.progress_bar import counting
-from opsd.rollout.engine import Completion, prompt_seed
+from opsd.rollout.engine import PROBE, Completion, Engine, prompt_seed
+from opsd.rollout.engines import VLLM
 from opsd.rollout.hf import HFEngine
 from opsd.run import RunFolder, log
 from opsd.types import Problem, UserError
@@ -47,8 +48,9 @@ Item = tuple[str, int]
 
 # Tokens, prompts and budgets together, that are generated at once, and how many times as many are
 # written down together: few enough on a CPU that rows come every minute or so, and that a kill
-# loses little.
+# loses little. vLLM decides by itself how many it generates at once.
 _GPU_TOKENS, _CPU_TOKENS, _TURNS = 65_536, 8_192, 4
+_VLLM_TOKENS = 16 * _GPU_TOKENS
 
 
 def evaluate(
@@ -64,14 +66,15 @@ def evaluate(
     aside: Sequence[str] | None = None,
     trained_on: Mapping[str, int] | None = None,
     skip_long: bool = False,
-    endpoint: Endpoint | None = None,
+    engine: Endpoint | VLLM | None = None,
 ) -> dict[str, Any]:
     """Evaluates one model on one suite into `folder`, `samples` completions per problem; returns
     the results on these problems, which `result.json` keeps beside those of other languages.
     `source` tells a suite from another one of the same name; `splits` are the weights of its parts,
     `aside` the languages that are not in its mean;
     `trained_on` is how many problems of each language the model is known to have been trained on.
-    At an `endpoint`, `model` is a name that it knows.
+    `engine` generates; without one the model does as Transformers loads it. At an endpoint, `model`
+    is a name that it knows.
 
     Raises UserError for a prompt that leaves no room for the budget, unless `skip_long` leaves such
     problems out.
@@ -89,13 +92,14 @@ def evaluate(
         # The samples of a problem side by side: their prompts need no padding.
         plan = [(key, i) for key in gradable for i in range(samples)]
         missing = set(plan) - done(folder)
-        if missing and endpoint is not None:
-            _ask(endpoint, model, suite, gradable, protocol, sorted(missing), RunFolder(folder))
+        if missing and isinstance(engine, Endpoint):
+            _ask(engine, model, suite, gradable, protocol, sorted(missing), RunFolder(folder))
         elif missing:
             network, tokenizer = load_model(model), load_tokenizer(model)
             refuse_other_tokenizer(network, tokenizer)
             sampler = _Sampler(
-                model, suite, gradable, protocol, RunFolder(folder), network, tokenizer
+                *(model, suite, gradable, protocol, RunFolder(folder), network, tokenizer),
+                choice=engine,
             )
             sampler.run(plan, missing, skip_long)
         rows = [row for row in judged_rows(folder) if row["problem"] in order]
@@ -152,6 +156,7 @@ class _Sampler:
     folder: RunFolder
     network: Any
     tokenizer: Any
+    choice: VLLM | None = None
 
     def run(self, plan: Sequence[Item], missing: set[Item], skip_long: bool) -> None:
         """Draws, grades and writes down the missing samples. A batch is graded while the next one
@@ -161,14 +166,15 @@ class _Sampler:
         missing = missing.intersection(plan)
         if not missing:
             return
-        engine = self.engine()
+        longest = max(map(len, prompts.values())) + self.protocol.sampling.max_tokens
+        engine, tokens = make_engine(self.network, self.tokenizer, self.choice, longest)
         start = time.perf_counter()
         with (
             counting(f"{self.model} on {self.suite}", len(missing), "sample") as advance,
             ThreadPoolExecutor(1) as grader,
         ):
             drawn, graded = 0, None
-            for items in self.missing_batches(plan, prompts, missing, _TURNS * engine.batch_tokens):
+            for items in self.missing_batches(plan, prompts, missing, tokens):
                 completions = engine.generate(
                     [prompts[key] for key, _ in items],
                     self.protocol.sampling,
@@ -186,16 +192,6 @@ class _Sampler:
             f"{self.model} on {self.suite}: {len(missing):,} samples, {drawn:,} tokens in"
             f" {seconds:,.1f} s ({len(missing) / seconds:,.1f} samples/s,"
             f" {drawn / seconds:,.0f} tokens/s)"
-        )
-
-    def engine(self) -> HFEngine:
-        on_gpu = torch.cuda.is_available()
-        return HFEngine(
-            self.network.to("cuda" if on_gpu else "cpu"),
-            eos_ids=eos_ids(self.network, self.tokenizer),
-            pad_id=self.tokenizer.pad_token_id,
-            vocab=vocabulary(self.tokenizer),
-            batch_tokens=_GPU_TOKENS if on_gpu else _CPU_TOKENS,
         )
 
     def missing_batches(
@@ -241,3 +237,25 @@ class _Sampler:
             problem = self.problems[key]
             rows.append(sample_row(about, problem, completion, self.tokenizer, self.protocol))
         self.folder.append(SAMPLES, rows)
+
+
+def make_engine(
+    network: Any, tokenizer: Any, choice: VLLM | None, longest: int
+) -> tuple[Engine, int]:
+    """Who generates, with this network's weights, sequences of at most `longest` tokens; and how
+    many tokens are worth being written down together."""
+    known: dict[str, Any] = {
+        "eos_ids": eos_ids(network, tokenizer),
+        "vocab": vocabulary(tokenizer),
+    }
+    if choice is not None:
+        from opsd.rollout.vllm import VLLMEngine
+
+        known["probe"] = tokenizer(PROBE)["input_ids"]
+        engine = VLLMEngine(network, choice, max_model_len=longest, **known)
+        engine.sync(network)
+        return engine, _VLLM_TOKENS
+    device, tokens = ("cuda", _GPU_TOKENS) if torch.cuda.is_available() else ("cpu", _CPU_TOKENS)
+    pad = tokenizer.pad_token_id
+    made = HFEngine(network.to(device), pad_id=pad, batch_tokens=tokens, **known)
+    return made, _TURNS * tokens

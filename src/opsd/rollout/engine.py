@@ -11,6 +11,9 @@ from opsd.types import Finish
 
 Progress = Callable[[int], None]
 
+PROBE = "Check: 1 + 2 = 3."
+"""What two readings of the same weights are compared on."""
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -15,7 +15,7 @@ from opsd.rollout.engine import Completion, Sampling
 from opsd.teacher.score import causal_lm, head_of, hidden_rows
 from opsd.types import UserError
 
-PROBE = Sampling(temperature=1.0, max_tokens=16)
+PROBED = Sampling(temperature=1.0, max_tokens=16)
 """How the completion is drawn that the two are compared on."""
 
 

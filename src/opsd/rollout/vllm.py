@@ -16,7 +16,7 @@ from opsd.rollout.collate import Ids
 from opsd.rollout.engine import Completion, Progress, Sampling
 from opsd.rollout.engines import VLLM
 from opsd.rollout.handover import (
-    PROBE,
+    PROBED,
     adapter_of,
     disagreement,
     refuse_disagreement,
@@ -94,7 +94,7 @@ class VLLMEngine:
             self.llm.collective_rpc("reload_weights", kwargs=weights)
             self.llm.apply_model(_pack_head)
         self.llm.reset_prefix_cache()
-        made = self._run([self.probe], PROBE, [0], None)[0]
+        made = self._run([self.probe], PROBED, [0], None)[0]
         gap = disagreement(model, self.probe, made, self.vocab)
         refuse_disagreement(gap, self.choice.tolerance, self.dtype)
 

@@ -21,7 +21,7 @@ from opsd.rollout.endpoint import shown
 from opsd.rollout.engine import Completion, EngineDown, Progress, Sampling
 from opsd.rollout.engines import VLLMServer
 from opsd.rollout.handover import (
-    PROBE,
+    PROBED,
     adapter_of,
     disagreement,
     refuse_disagreement,
@@ -61,6 +61,8 @@ class VLLMServerEngine:
         self.folder = Path(self.files.name)
         self.folder.chmod(0o755)
         self.base: Any = causal_lm(model)
+        rows = self.base.get_output_embeddings().weight.shape[0]
+        self.bias = {str(i): -100.0 for i in range(vocab, rows)}  # rows without a token
         self.served = self.name = self._wait()
         self.syncs = 0
 
@@ -91,7 +93,7 @@ class VLLMServerEngine:
         if before not in (self.served, self.name):
             self._post("/v1/unload_lora_adapter", {"lora_name": before})
             shutil.rmtree(self.folder / before, ignore_errors=True)
-        for sampling in (PROBE, replace(PROBE, temperature=2.0)):
+        for sampling in (PROBED, replace(PROBED, temperature=2.0)):
             self._agree(model, sampling)
 
     def _agree(self, model: nn.Module, sampling: Sampling) -> None:
@@ -135,6 +137,7 @@ class VLLMServerEngine:
                 "min_p": sampling.min_p,
                 "seed": seed,
                 "stop_token_ids": self.eos_ids,
+                "logit_bias": self.bias,
                 "logprobs": 0,
                 "return_token_ids": True,
             },
