@@ -31,19 +31,17 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
     TrainerCallback,
 )
 
 from benchmarks.loss import peak_bytes
+from benchmarks.words import text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
-from opsd.miniature.tokenizer import chat_template
 from opsd.rollout.collate import pad_right
 from opsd.rollout.engine import Completion
 from opsd.run import environment, read_jsonl, write_atomically
@@ -212,7 +210,7 @@ def _trainer(case: Case, folder: str) -> OPSDTrainer:
         method=make(),
         args=args,
         train_dataset=[_problem(shape)],
-        processing_class=_tokenizer(shape.vocab),
+        processing_class=tokenizer(shape.vocab),
         verifier=lambda problem, completion: Verdict(0.0, False, False),
         peft_config=LoraConfig(
             task_type="CAUSAL_LM", r=64, lora_alpha=128, target_modules="all-linear"
@@ -230,24 +228,13 @@ def _barycenter() -> Method:
     return replace(demopsd, signal=replace(demopsd.signal, teacher=teacher))
 
 
-def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
-    """A word is a token: `w17` is number 17. ChatML as in the built-in world."""
-    words = {f"w{i}": i for i in range(vocab)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w1"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0", pad_token="w0")
-    fast.chat_template = chat_template()
-    return fast
-
-
 def _problem(shape: Shape) -> Problem:
-    draw = random.Random(0)
-
-    def text(words: int) -> str:
-        return " ".join(f"w{draw.randrange(shape.vocab)}" for _ in range(words))
-
-    privileged = {"solution": text(shape.solution), "translation": text(shape.problem)}
-    return Problem(text(shape.problem), answer="1", language="swa", privileged=privileged)
+    asked, solution, translation = (
+        text(words, shape.vocab, seed)
+        for seed, words in enumerate((shape.problem, shape.solution, shape.problem))
+    )
+    privileged = {"solution": solution, "translation": translation}
+    return Problem(asked, answer="1", language="swa", privileged=privileged)
 
 
 def _resident(mark: str) -> int:

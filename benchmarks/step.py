@@ -1,0 +1,359 @@
+"""A whole optimizer step against TRL's, on the same prompts and completions.
+
+    python -m benchmarks.step [--vocab 32000 151936 --rounds 5 --json out.json]
+
+The same small Qwen3 under the same LoRA, the same eight prompts, teacher's prompts and given
+completions of uneven length (nothing is sampled), the same loss: tokenisation, teacher, student,
+loss, backward pass, optimizer. Ours against TRL's `SDFTTrainer` (the full distribution, and its
+top 100) and, with rewards instead of a teacher, against TRL's `GRPOTrainer`; all under gradient
+checkpointing. Time is this process's CPU time on one thread, a step at a time in turns; memory the
+peak of bytes allocated above the model. Prints one JSON row per measurement, theirs divided by
+ours; exit code 1 when a target is missed. That both computed the same is checked by their losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+from benchmarks.loss import peak_bytes
+from benchmarks.words import text, tokenizer
+from opsd import OPSDConfig, OPSDTrainer, methods
+from opsd.methods import Method
+from opsd.objective.divergences import jsd
+from opsd.objective.signals import Distill, Reduction, Teacher
+from opsd.rollout.engine import Completion
+from opsd.run import environment, write_atomically
+from opsd.teacher.context import Solution, StudentPrompt
+from opsd.types import Finish, Group, Problem, Verdict
+
+ROLLOUTS, GROUP = 8, 4
+LENGTHS = (64, 96, 128, 160, 192, 256, 320, 512)
+TARGETS = {
+    ("SDFT, full logits", "time"): {32_000: 2.0},
+    ("SDFT, full logits", "peak"): {32_000: 4.0, 151_936: 10.0},
+}
+"""How many times ours a peer must at least take, by vocabulary."""
+OURS = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
+
+
+@dataclass(frozen=True)
+class World:
+    """Problems with the two prompts that both sides read, and the completions of each."""
+
+    vocab: int
+    group: int = 1
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [
+            Problem(
+                text(60 + 5 * i, self.vocab, i),
+                answer="1",
+                privileged={"solution": text(150, self.vocab, 100 + i)},
+            )
+            for i in range(ROLLOUTS // self.group)
+        ]
+
+    def completions(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Random ids, none of which ends; the prompts come in the order of the problems."""
+        draw = torch.Generator().manual_seed(0)
+        lengths = LENGTHS if self.group == 1 else sorted(LENGTHS)
+        return [
+            torch.randint(10, self.vocab, (lengths[i],), generator=draw).tolist()
+            for i in range(len(prompts))
+        ]
+
+
+class Replay:
+    """An engine that has the completions already."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def generate(
+        self, prompts: Any, sampling: Any, seeds: Any, progress: Any = None
+    ) -> list[Completion]:
+        made = self.world.completions(prompts)
+        return [Completion(tuple(ids), (-1.0,) * len(ids), Finish.LENGTH) for ids in made]
+
+    def sync(self, model: Any) -> None:
+        """No weights are used."""
+
+
+def network(vocab: int) -> Qwen3ForCausalLM:
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocab,
+            hidden_size=256,
+            intermediate_size=768,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=64,
+            tie_word_embeddings=True,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+    )
+
+
+def common(folder: str, steps: int) -> dict[str, Any]:
+    return {
+        "output_dir": folder,
+        "max_steps": steps,
+        "per_device_train_batch_size": ROLLOUTS,
+        "gradient_accumulation_steps": 1,
+        "gradient_checkpointing": True,
+        "max_completion_length": max(LENGTHS),
+        "learning_rate": 1e-6,
+        "max_grad_norm": 1.0,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "seed": 0,
+    }
+
+
+STUDENT, TEACHER = StudentPrompt(), Solution()
+DISTIL = Method(
+    name="distil",
+    student=STUDENT,
+    signal=Distill(Teacher(TEACHER), jsd(0.5), reduction=Reduction(unit="sequence")),
+)
+
+
+def reward(problem: Problem, completion: str) -> Verdict:
+    right = len(completion) % 2 == 0
+    return Verdict(float(right), right, True)
+
+
+def ours(world: World, folder: str, steps: int) -> Any:
+    method = DISTIL if world.group == 1 else methods.grpo(group=world.group)
+    return OPSDTrainer(
+        network(world.vocab),
+        method,
+        OPSDConfig(**common(folder, steps), trace_steps=0),
+        world.problems * steps,
+        processing_class=tokenizer(world.vocab),
+        verifier=reward,
+        peft_config=OURS,
+        engine=Replay(world),
+    )
+
+
+def rows(world: World) -> Dataset:
+    """What TRL is given: the very texts that our two views show."""
+    made = []
+    for problem in world.problems:
+        (teacher,) = TEACHER(Group(problem, ()), 0) or ()
+        made.append(
+            {
+                "prompt": list(STUDENT.view(problem).messages),
+                "privileged_context": teacher.messages[-1]["content"],
+            }
+        )
+    return Dataset.from_list(made)
+
+
+def sdft(mode: str) -> Callable[[World, str, int], Any]:
+    class Replayed(SDFTTrainer):
+        """TRL's, which is handed the completions instead of sampling them."""
+
+        world: World
+
+        def _generate(self, prompt_ids: list[list[int]]) -> Any:
+            return prompt_ids, self.world.completions(prompt_ids)
+
+    def make(world: World, folder: str, steps: int) -> Any:
+        args = SDFTConfig(
+            **common(folder, steps),
+            distillation_mode=mode,
+            distillation_alpha=0.5,
+            distillation_is_clip=None,
+            num_generations=1,
+            max_prompt_length=4096,
+            shuffle_dataset=False,
+            chat_template_kwargs=STUDENT.template_options,
+        )
+        trainer = Replayed(
+            network(world.vocab),
+            args,
+            rows(world),
+            processing_class=tokenizer(world.vocab),
+            peft_config=OURS,
+        )
+        trainer.world = world
+        builder: Any = trainer.teacher_context_builder
+        builder._compose_teacher_prompt = lambda prompt, told: [{"role": "user", "content": told}]
+        return trainer
+
+    return make
+
+
+class ReplayedGRPO(GRPOTrainer):
+    """TRL's, which is handed the completions instead of sampling them."""
+
+    world: World
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.world.completions(prompt_ids), None
+
+
+def grpo(world: World, folder: str, steps: int) -> Any:
+    args = GRPOConfig(
+        **common(folder, steps),
+        num_generations=world.group,
+        beta=0.0,
+        loss_type="grpo",
+        shuffle_dataset=False,
+    )
+
+    def score(completions: list[Any], **kwargs: Any) -> list[float]:
+        return [float(len(c[0]["content"]) % 2 == 0) for c in completions]
+
+    trainer = ReplayedGRPO(
+        network(world.vocab),
+        score,
+        args,
+        rows(world).remove_columns("privileged_context"),
+        processing_class=tokenizer(world.vocab),
+        peft_config=OURS,
+    )
+    trainer.world = world
+    return trainer
+
+
+DISTILLERS = {
+    "ours": ours,
+    "SDFT, full logits": sdft("full_logits"),
+    "SDFT, top 100": sdft("topk_logits"),
+}
+REWARDED = {"ours": ours, "GRPO": grpo}
+
+
+class Clock(TrainerCallback):
+    """CPU seconds of every step but the first, from the end of the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.last: float | None = None
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        now = time.process_time()
+        if self.last is not None:
+            self.seconds.append(now - self.last)
+        self.last = now
+
+
+def timed(name: str, world: World) -> tuple[float, list[float]]:
+    """CPU seconds per step, and the losses."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = arms(world)[name](world, folder, 3)
+        clock = Clock()
+        trainer.add_callback(clock)
+        trainer.train()
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return statistics.median(clock.seconds), losses
+
+
+def peak(job: tuple[str, World]) -> int:
+    """The most bytes that one step has allocated above what is there before it."""
+    torch.set_num_threads(1)
+    name, world = job
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = arms(world)[name](world, folder, 1)
+        return peak_bytes(trainer.train)
+
+
+def arms(world: World) -> dict[str, Callable[[World, str, int], Any]]:
+    return DISTILLERS if world.group == 1 else REWARDED
+
+
+def measure(world: World, rounds: int) -> list[dict[str, Any]]:
+    """Every peer's time and peak, divided by ours."""
+    jobs = [(name, world) for name in arms(world)]
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
+        peaks = dict(zip(arms(world), pool.map(peak, jobs), strict=True))
+    times: dict[str, list[float]] = {name: [] for name in arms(world)}
+    losses: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for name in times:
+            seconds, losses[name] = timed(name, world)
+            times[name].append(seconds)
+        told = ", ".join(f"{name} {values[-1]:.2f}" for name, values in times.items())
+        print(f"V={world.vocab:,}, round {number + 1} of {rounds}, s: {told}", file=sys.stderr)
+    table = []
+    for name in list(times)[1:]:
+        paired = [t / o for t, o in zip(times[name], times["ours"], strict=True)]
+        for what, ratio in (
+            ("time", statistics.median(paired)),
+            ("peak", peaks[name] / peaks["ours"]),
+        ):
+            target = TARGETS.get((name, what), {}).get(world.vocab)
+            table.append(
+                {
+                    "name": name,
+                    "measure": what,
+                    "vocab": world.vocab,
+                    "ratio": round(ratio, 3),
+                    "target": target,
+                    "ok": target is None or ratio >= target,
+                    "range": [round(min(paired), 3), round(max(paired), 3)],
+                    "cpu_s": round(statistics.median(times[name]), 3),
+                    "own_cpu_s": round(statistics.median(times["ours"]), 3),
+                    "peak_bytes": peaks[name],
+                    "own_peak_bytes": peaks["ours"],
+                    "loss": losses[name][0],
+                    "own_loss": losses["ours"][0],
+                }
+            )
+    return table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--vocab", type=int, nargs="+", default=[32_000, 151_936])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    table = []
+    for vocab in args.vocab:
+        for group in (1, GROUP):
+            for row in measure(World(vocab, group), args.rounds):
+                table.append(row)
+                print(json.dumps(row), flush=True)
+    if args.json is not None:
+        write_atomically(args.json, json.dumps({"machine": environment(), "rows": table}, indent=1))
+    return 0 if all(row["ok"] for row in table) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
