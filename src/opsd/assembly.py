@@ -12,6 +12,7 @@ from opsd.data.batches import ProblemLoader, StepSampler, StepShape, StreamLoade
 from opsd.data.stream import ProblemStream
 from opsd.data.tokens import markup_ids
 from opsd.learner import Learner
+from opsd.methods.method import Method
 from opsd.model import (
     accept_objectives,
     context_length,
@@ -78,6 +79,13 @@ def make_loader(trainer: OPSDTrainer) -> ProblemLoader | StreamLoader:
     return ProblemLoader(problems, sampler)
 
 
+def writers(method: Method) -> list[AnyWeights]:
+    """The weights, other than the student's own, that a method generates with."""
+    chosen = [source.weights for source in sources(method.source)]
+    chosen += [author.weights for author in method.authors]
+    return list(dict.fromkeys(weights for weights in chosen if weights is not None))
+
+
 def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
     """One keeper per choice of weights that the method names.
 
@@ -85,8 +93,7 @@ def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
     """
     model, vocab = trainer.model, trainer.vocab
     chosen = [leaf.teacher.weights for _, leaf in trainer.signals if leaf.teacher is not None]
-    chosen += [s.weights for s in sources(trainer.method.source) if s.weights is not None]
-    chosen += [a.weights for a in trainer.method.authors if a.weights is not None]
+    chosen += writers(trainer.method)
     probe = trainer.processing_class("Check: 1 + 2 = 3.")["input_ids"]
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     check_head(model, probe, vocab, tolerance)

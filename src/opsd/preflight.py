@@ -4,7 +4,7 @@ hour in vain."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -29,11 +29,25 @@ if TYPE_CHECKING:
 
 
 def refuse_sharding(trainer: OPSDTrainer) -> None:
-    """Rollouts and traces read the unwrapped model, which a sharded one cannot give."""
-    if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
-        raise UserError("sharded models (FSDP, ZeRO-3) are not supported yet; use DDP or ZeRO-2")
+    """Ways of sharding that would fail later, or differ silently from what is promised."""
+    if is_deepspeed_zero3_enabled():
+        raise UserError("DeepSpeed's ZeRO-3 is not supported: use FSDP2 (configs/fsdp2.yaml)")
     if trainer.is_deepspeed_enabled and trainer.args.max_tokens_per_pass is not None:
         raise UserError("DeepSpeed takes a step after every pass: leave max_tokens_per_pass out")
+    if not trainer.is_fsdp_enabled:
+        return
+    plugin: Any = trainer.accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        raise UserError("FSDP of the first version is not supported: set fsdp_version to 2")
+    needed = {
+        "fsdp_state_dict_type": ("FULL_STATE_DICT", plugin.state_dict_type.name),
+        "fsdp_cpu_ram_efficient_loading": (False, bool(plugin.cpu_ram_efficient_loading)),
+        "fsdp_activation_checkpointing": (False, bool(plugin.activation_checkpointing)),
+        "fsdp_offload_params": (False, type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy"),
+    }
+    for key, (wanted, found) in needed.items():
+        if wanted != found:
+            raise UserError(f"{key} is {wanted} here, not {found}: see configs/fsdp2.yaml")
 
 
 def refuse_small_set(trainer: OPSDTrainer) -> None:

@@ -105,6 +105,8 @@ class HFEngine:
                     pad_token_id=self.pad_id,
                 ),
                 logits_processor=LogitsProcessorList([choose]),
+                # Processes generate without each other, also where weights are usually sharded.
+                synced_gpus=False,
             )
         finally:
             base.generation_config = shipped
