@@ -17,69 +17,67 @@ import torch
 import yaml
 
 CASES: dict[str, dict] = {
-    "full": {},
+    # The whole model is trained; its teacher, who also writes, is a copy of all of it.
+    "full": {"off_policy": True},
     "lora": {"lora": True},
-    "uneven passes": {"lora": True, "max_tokens_per_pass": 130, "checkpointing": True},
+    "uneven passes": {"lora": True, "ema": True, "max_tokens_per_pass": 130, "checkpointing": True},
     "sum": {"sum": True, "accumulate": 2},
     # The same few problems on both ranks: each time they must be answered anew.
     "repeated": {"lora": True, "repeated": True},
     # A head of its own, and passes that are empty on one rank: its gradient must not be missing.
-    "untied": {"untied": True, "max_tokens_per_pass": 130, "checkpointing": True, "ema": True},
-    "adapter's average": {"lora": True, "ema": True, "max_tokens_per_pass": 130},
-    # The teacher writes, and it is a copy of the whole model.
-    "off policy": {"off_policy": True},
+    "untied": {"untied": True, "max_tokens_per_pass": 130, "checkpointing": True},
     "resumed": {"ema": True, "steps": 4},
 }
 MODES = {"alone": 1, "whole": 2, "sharded": 2}
-RESUMED = (("alone", "whole"), ("alone", "sharded"), ("whole", "sharded"))
-RESUMED_LATER = (("whole", "alone"), ("sharded", "alone"))
+RESUMED = (("whole", "alone"), ("alone", "sharded"), ("whole", "sharded"), ("sharded", "alone"))
 ROLLOUTS, STEPS, RATE = 8, 2, 1.0
 
 
 def work(mode: str, folder: str, output: Path) -> None:
     """One process's part of every case."""
+    torch.set_num_threads(1)
+    for name, case in CASES.items():
+        run(name, case, mode, folder, output)
+    for wrote in MODES:
+        if (output / f"resumed-{wrote}").is_dir() and wrote != mode:
+            resume(wrote, mode, folder, output)
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def run(name: str, case: dict, mode: str, folder: str, output: Path) -> None:
+    """Trains a case; writes down what is compared."""
     from opsd.sharding import local
 
-    torch.set_num_threads(1)
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if mode == "later":
-        for wrote, resumes in RESUMED_LATER:
-            resume(wrote, resumes, folder, output)
-        return
-    for name, case in CASES.items():
-        run = output / f"{name}-{mode}"
-        trainer, gradients = trainer_for(case, mode, folder, run)
-        start = trained(trainer)
-        with counted_products() as products:
-            trainer.train()
-        seen = {
-            "start": start,
-            "gradients": gradients,
-            "end": trained(trainer),
-            "held": sum(local(p).numel() for p in trainer.model.parameters()),
-            "products": sum(products),
-        }
-        torch.save(seen, run / f"{rank}.pt")
-        trainer.save_model(str(run / "model"))
-    for wrote, resumes in RESUMED:
-        if resumes == mode and (output / f"resumed-{wrote}").is_dir():
-            resume(wrote, mode, folder, output)
-    (output / f"bank-{world}-{rank}.json").write_text(json.dumps(learned(folder, rank)))
-    if world > 1:
-        torch.distributed.destroy_process_group()
+    to = output / f"{name}-{mode}"
+    trainer, gradients = trainer_for(case, mode, folder, to)
+    start = trained(trainer)
+    with counted_products() as products:
+        trainer.train()
+    seen = {
+        "start": start,
+        "gradients": gradients,
+        "end": trained(trainer),
+        "held": sum(local(p).numel() for p in trainer.model.parameters()),
+        "products": sum(products),
+    }
+    torch.save(seen, to / f"{rank()}.pt")
+    trainer.save_model(str(to / "model"))
 
 
 def resume(wrote: str, resumes: str, folder: str, output: Path) -> None:
     """Goes on from the middle of another mode's run."""
-    run = output / f"resumed-{wrote}-{resumes}"
-    if os.environ["RANK"] == "0":
-        shutil.copytree(output / f"resumed-{wrote}", run)
-        shutil.rmtree(run / "checkpoint-4")
+    to = output / f"resumed-{wrote}-{resumes}"
+    if rank() == 0:
+        shutil.copytree(output / f"resumed-{wrote}", to)
+        shutil.rmtree(to / "checkpoint-4")
     if MODES[resumes] > 1:
         torch.distributed.barrier()
-    trainer, _ = trainer_for(CASES["resumed"], resumes, folder, run)
+    trainer, _ = trainer_for(CASES["resumed"], resumes, folder, to)
     trainer.train(resume_from_checkpoint=True)
-    torch.save({"end": trained(trainer)}, run / f"{os.environ['RANK']}.pt")
+    torch.save({"end": trained(trainer)}, to / f"{rank()}.pt")
 
 
 @contextlib.contextmanager
@@ -207,37 +205,33 @@ def learned(folder: str, rank: int) -> dict:
     return librarian.state_dict() | {"measured": librarian.measured}
 
 
-def launch(mode: str, folder: Path, output: Path) -> None:
-    world = MODES.get(mode, 1)
-    shard = {}
+def environments(mode: str) -> list[dict[str, str]]:
+    """What a launcher tells the two processes of a mode."""
+    settings = {}
     if mode == "sharded":
         config = Path(__file__).parents[1] / "configs" / "fsdp2.yaml"
-        shard = yaml.safe_load(config.read_text("utf-8"))["fsdp_config"]
-        shard = {key.upper(): str(value) for key, value in shard.items()}
-        shard["ACCELERATE_USE_FSDP"] = "true"
+        settings = yaml.safe_load(config.read_text("utf-8"))["fsdp_config"]
+        settings["ACCELERATE_USE_FSDP"] = True
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1]}
+    settings |= {"WORLD_SIZE": 2, "OMP_NUM_THREADS": 1, "HF_HUB_OFFLINE": 1}
+    roots = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings["PYTHONPATH"] = os.pathsep.join(roots)
+    shared = os.environ | {key.upper(): str(value) for key, value in settings.items()}
+    return [shared | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in (0, 1)]
+
+
+def launch(mode: str, folder: Path, output: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, mode, str(folder), str(output)],
-            env={
-                **os.environ,
-                **shard,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-                "HF_HUB_OFFLINE": "1",
-                "PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}",
-            },
+            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(world)
+        for environment in environments(mode)
     ]
     try:
         # One that fails takes the other with it, whose complaint is then the less telling one.
@@ -251,8 +245,10 @@ def launch(mode: str, folder: Path, output: Path) -> None:
 @pytest.fixture(scope="module")
 def finished(tiny_folder, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("ranks")
-    for mode in (*MODES, "later"):
-        launch(mode, tiny_folder, output)
+    launch("whole", tiny_folder, output)
+    work("alone", str(tiny_folder), output)
+    launch("sharded", tiny_folder, output)
+    resume("sharded", "alone", str(tiny_folder), output)
     return output
 
 
@@ -336,7 +332,7 @@ def test_the_saved_model_is_whole(name, mode, finished):
     assert all(saved[n.replace(".default", "")].equal(p) for n, p in end.items())
 
 
-@pytest.mark.parametrize(("wrote", "resumes"), [*RESUMED, *RESUMED_LATER])
+@pytest.mark.parametrize(("wrote", "resumes"), RESUMED)
 def test_a_run_goes_on_with_another_number_of_processes(wrote, resumes, finished):
     from opsd.run import read_jsonl
 
@@ -351,7 +347,7 @@ def test_a_run_goes_on_with_another_number_of_processes(wrote, resumes, finished
 
 
 def test_ranks_share_one_skill_bank(finished):
-    first, second = (json.loads((finished / f"bank-2-{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (json.loads((finished / f"bank-{rank}.json").read_text()) for rank in (0, 1))
     assert (first.pop("measured"), second.pop("measured")) == ({"items": 2}, {"items": 0})
     assert first == second
     told = [(item["id"], item["description"]) for _, item in first["dynamic"]]
@@ -359,4 +355,8 @@ def test_ranks_share_one_skill_bank(finished):
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    mode, folder, output = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    work(mode, folder, output)
+    if mode == "whole":
+        (output / f"bank-{rank()}.json").write_text(json.dumps(learned(folder, rank())))
+    torch.distributed.destroy_process_group()
