@@ -19,6 +19,7 @@ from opsd.objective.credit import GroupNormalised
 from opsd.objective.signals import Advantage, Distill, Leaf, Teacher, taught
 from opsd.objective.weighting import ClipImportance
 from opsd.parts import parts_of
+from opsd.quantized import is_quantized
 from opsd.rollout.source import sources
 from opsd.schedule import at
 from opsd.teacher.weights import EMA, External, Live, Snapshot
@@ -36,6 +37,8 @@ def refuse_sharding(trainer: OPSDTrainer) -> None:
         raise UserError("DeepSpeed takes a step after every pass: leave max_tokens_per_pass out")
     if not trainer.is_fsdp_enabled:
         return
+    if is_quantized(trainer.model):
+        raise UserError("a quantized model is not sharded: use DDP (configs/ddp.yaml)")
     plugin: Any = trainer.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise UserError("FSDP of the first version is not supported: set fsdp_version to 2")
