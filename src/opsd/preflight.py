@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 def refuse_sharding(trainer: OPSDTrainer) -> None:
     """Ways of sharding that would fail later, or differ silently from what is promised."""
     if is_deepspeed_zero3_enabled():
-        raise UserError("DeepSpeed's ZeRO-3 is not supported: use FSDP2 (configs/fsdp2.yaml)")
+        raise UserError("ZeRO-3 is not supported: FSDP2 splits the same (opsd launcher fsdp2)")
     if trainer.is_deepspeed_enabled and trainer.args.max_tokens_per_pass is not None:
         raise UserError("DeepSpeed takes a step after every pass: leave max_tokens_per_pass out")
     if not trainer.is_fsdp_enabled:
         return
     if is_quantized(trainer.model):
-        raise UserError("a quantized model is not sharded: use DDP (configs/ddp.yaml)")
+        raise UserError("a quantized model is not sharded: use DDP (opsd launcher ddp)")
     plugin: Any = trainer.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise UserError("FSDP of the first version is not supported: set fsdp_version to 2")
@@ -50,7 +50,7 @@ def refuse_sharding(trainer: OPSDTrainer) -> None:
     }
     for key, (wanted, found) in needed.items():
         if wanted != found:
-            raise UserError(f"{key} is {wanted} here, not {found}: see configs/fsdp2.yaml")
+            raise UserError(f"{key} is {wanted} here, not {found}: see opsd launcher fsdp2")
 
 
 def refuse_small_set(trainer: OPSDTrainer) -> None:

@@ -3,6 +3,7 @@ another number of processes, or without sharding."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 
 from opsd.sharding import local, spread, whole_on_first
@@ -18,6 +20,15 @@ from opsd.types import UserError
 
 class ShardedFiles(Trainer):
     """Writes whole weights and a whole optimizer state; reads them into shards."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        plugin: Any = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
+            # Accelerate would add gradients up, and report the loss, in bfloat16.
+            exact = {"reduce_dtype": torch.float32, "output_dtype": None}
+            policy = dataclasses.replace(plugin.mixed_precision_policy, **exact)
+            plugin.mixed_precision_policy = policy
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
