@@ -346,6 +346,16 @@ def test_a_run_goes_on_with_another_number_of_processes(wrote, resumes, finished
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
 
 
+def test_a_run_does_not_go_on_with_another_batch(finished, tiny_folder):
+    from opsd.types import UserError
+
+    folder = finished / "resumed-whole"
+    trainer, _ = trainer_for(CASES["resumed"], "alone", str(tiny_folder), folder)
+    trainer.args.per_device_train_batch_size //= 2
+    with pytest.raises(UserError, match=r"had 8 rollouts, with 1 process\(es\) it would have 4"):
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+
+
 def test_ranks_share_one_skill_bank(finished):
     first, second = (json.loads((finished / f"bank-{rank}.json").read_text()) for rank in (0, 1))
     assert (first.pop("measured"), second.pop("measured")) == ({"items": 2}, {"items": 0})

@@ -67,6 +67,12 @@ def step_shape(trainer: OPSDTrainer) -> StepShape:
     )
 
 
+def rollouts_per_step(trainer: OPSDTrainer) -> int:
+    """Of all processes together."""
+    shape = step_shape(trainer)
+    return shape.rollouts * shape.world
+
+
 def make_loader(trainer: OPSDTrainer) -> ProblemLoader | StreamLoader:
     """The training set's micro-batches for this process."""
     args, problems = trainer.args, trainer.train_dataset

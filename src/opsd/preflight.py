@@ -4,12 +4,14 @@ hour in vain."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from opsd.assembly import step_shape
+from opsd import checkpoint
+from opsd.assembly import rollouts_per_step, step_shape
 from opsd.data.boundary import notes, prompt_notes
 from opsd.data.prompts import prompt_text
 from opsd.data.stream import ProblemStream
@@ -27,6 +29,14 @@ from opsd.types import Group, Problem, UserError
 
 if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
+
+
+def refuse(trainer: OPSDTrainer) -> None:
+    """Raises UserError for what cannot go well. Making the loader refuses an empty set as well."""
+    refuse_sharding(trainer)
+    refuse_ungraded(trainer)
+    if trainer.train_dataset is not None:
+        refuse_small_set(trainer)
 
 
 def refuse_sharding(trainer: OPSDTrainer) -> None:
@@ -51,6 +61,23 @@ def refuse_sharding(trainer: OPSDTrainer) -> None:
     for key, (wanted, found) in needed.items():
         if wanted != found:
             raise UserError(f"{key} is {wanted} here, not {found}: see opsd launcher fsdp2")
+
+
+def refuse_other_step(trainer: OPSDTrainer, folder: Path, step: int) -> None:
+    """A run may go on with other processes, but a step must stay what it was."""
+    state, shape = checkpoint.load(folder), step_shape(trainer)
+    before, now = state.get("rollouts_per_step"), rollouts_per_step(trainer)
+    if before not in (None, now):
+        raise UserError(
+            f"{folder}: a step had {before} rollouts, with {shape.world} process(es) it would have"
+            f" {now}: set per_device_train_batch_size or gradient_accumulation_steps so that it has"
+            f" {before} again"
+        )
+    if step % shape.reuse and state.get("processes") not in (None, shape.world):
+        raise UserError(
+            f"{folder} holds rollouts of {state['processes']} processes that are not spent yet: go"
+            " on with as many"
+        )
 
 
 def refuse_small_set(trainer: OPSDTrainer) -> None:

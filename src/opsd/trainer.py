@@ -31,6 +31,7 @@ from opsd.assembly import (
     make_loader,
     make_sampler,
     make_student,
+    rollouts_per_step,
     writers,
 )
 from opsd.callbacks import AfterStep, TrainingProgress
@@ -49,7 +50,7 @@ from opsd.learner import Shown, passes, together
 from opsd.methods.method import Method
 from opsd.model import vocabulary
 from opsd.objective.signals import leaves
-from opsd.preflight import refuse_sharding, refuse_small_set, refuse_ungraded
+from opsd.preflight import refuse, refuse_other_step
 from opsd.rollout.engine import Engine
 from opsd.run import RunFolder
 from opsd.schedule import at
@@ -121,10 +122,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
             self.remove_callback(callback)
         if not args.disable_tqdm:
             self.add_callback(TrainingProgress())
-        refuse_sharding(self)
-        refuse_ungraded(self)
-        if self.train_dataset is not None:
-            refuse_small_set(self)  # making the loader refuses an empty set, or uneven groups
+        refuse(self)
         self.starting_weights = fingerprint(self.model)
         self.authors = [author.begin() for author in method.authors]
         self.keepers = make_keepers(self)
@@ -293,6 +291,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
             self.run.cut_back(checkpoint.load(folder)["sizes"] if folder else {})
         if folder is not None:
             state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            refuse_other_step(self, folder, state.global_step)
             spent = self._restore(folder, state.global_step)
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
             spent_all = spent >= (self.args.max_generated_tokens or math.inf)
@@ -325,6 +324,8 @@ class OPSDTrainer(Publishing, ShardedFiles):
         if self.args.should_save:
             state = {
                 "starting_weights": self.starting_weights,
+                "processes": self.args.world_size,
+                "rollouts_per_step": rollouts_per_step(self),
                 "generated_tokens": sum(count[0] for count in counts),
                 "skipped": sum(count[1] for count in counts),
                 "authors": authors,
