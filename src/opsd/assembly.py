@@ -11,7 +11,7 @@ from opsd.config import OPSDConfig
 from opsd.data.batches import ProblemLoader, StepSampler, StepShape, StreamLoader
 from opsd.data.stream import ProblemStream
 from opsd.data.tokens import markup_ids
-from opsd.generation import borrowed
+from opsd.generation import borrowed, writers
 from opsd.learner import Learner
 from opsd.model import (
     accept_objectives,
@@ -27,7 +27,7 @@ from opsd.model import (
 from opsd.rollout.engine import PROBE, Engine, Sampling
 from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.rollout.hf import HFEngine
-from opsd.rollout.source import Sampler, sources
+from opsd.rollout.source import Sampler
 from opsd.teacher.keeper import Keeper, keep
 from opsd.teacher.score import check_head
 from opsd.teacher.start import starts_as_base
@@ -68,6 +68,12 @@ def step_shape(trainer: OPSDTrainer) -> StepShape:
     )
 
 
+def rollouts_per_step(trainer: OPSDTrainer) -> int:
+    """Of all processes together."""
+    shape = step_shape(trainer)
+    return shape.rollouts * shape.world
+
+
 def make_loader(trainer: OPSDTrainer) -> ProblemLoader | StreamLoader:
     """The training set's micro-batches for this process."""
     args, problems = trainer.args, trainer.train_dataset
@@ -87,8 +93,7 @@ def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
     """
     model, vocab = trainer.model, trainer.vocab
     chosen = [leaf.teacher.weights for _, leaf in trainer.signals if leaf.teacher is not None]
-    chosen += [s.weights for s in sources(trainer.method.source) if s.weights is not None]
-    chosen += [a.weights for a in trainer.method.authors if a.weights is not None]
+    chosen += writers(trainer.method)
     probe = trainer.processing_class(PROBE)["input_ids"]
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     check_head(model, probe, vocab, tolerance)

@@ -64,7 +64,10 @@ def train(
     ] = False,
     threads: Threads = None,
 ) -> None:
-    """Train a model by a recipe."""
+    """Train a model by a recipe.
+
+    On several GPUs: accelerate launch --config_file $(opsd launcher fsdp2) -m opsd train RECIPE
+    """
     from opsd import recipe as recipes
 
     loaded = recipes.load(recipe, set_ or ())
@@ -245,6 +248,14 @@ def export(
         from opsd.hub import push as send
 
         print(send(output, push, private=private))
+
+
+@app.command()
+def launcher(name: Annotated[str, typer.Argument(help="ddp, fsdp2 or zero2.")]) -> None:
+    """Where a configuration for `accelerate launch` is: training on several GPUs."""
+    from opsd.recipe_files import launcher as find
+
+    print(find(name))
 
 
 @app.command()

@@ -59,7 +59,7 @@ class OPSDConfig(TrainingArguments):
     )
     model_init_kwargs: dict[str, Any] | None = field(
         default=None,
-        metadata={"help": "revision, trust_remote_code, attn_implementation of the model."},
+        metadata={"help": "revision, attn_implementation, quantization ... of the model."},
     )
     eval_samples: int = field(default=4, metadata={"help": "Samples per dev problem (k of avg@k)."})
     trace_steps: int = field(

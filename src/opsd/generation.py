@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from accelerate.utils import gather_object
 
 from opsd import checkpoint
+from opsd.methods.method import Method
 from opsd.rollout.engine import EngineDown
+from opsd.rollout.source import sources
 from opsd.teacher.weights import AnyWeights
 from opsd.types import Group, Problem
 
@@ -17,12 +19,20 @@ if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
 
 
+def writers(method: Method) -> list[AnyWeights]:
+    """The weights, other than the student's own, that a method generates with."""
+    chosen = [source.weights for source in sources(method.source)]
+    chosen += [author.weights for author in method.authors]
+    return list(dict.fromkeys(weights for weights in chosen if weights is not None))
+
+
 def generated(trainer: OPSDTrainer, problems: Sequence[Problem], step: int) -> list[Group]:
     """`written`, by all processes or none. Raises EngineDown, on all of them, where one's engine
     has gone; the steps so far are in a checkpoint then."""
     groups, down = [], ""
     try:
-        groups = written(trainer, problems, step)
+        with trainer.whole(writers(trainer.method)):
+            groups = written(trainer, problems, step)
     except EngineDown as error:
         down = str(error)
     told = [line for line in gather_object([down]) if line]

@@ -14,6 +14,8 @@ from torch import nn
 from opsd.config import OPSDConfig
 from opsd.data.boundary import end_of_turn
 from opsd.miniature import NAMES, model_path
+from opsd.quantized import Bits
+from opsd.quantized import quantization as quantize
 from opsd.teacher.start import refuse_prompt_learning
 from opsd.types import UserError
 
@@ -65,12 +67,14 @@ def load_model(
     frozen_base: bool = False,
     revision: str | None = None,
     dtype: str | None = None,
+    quantization: Bits | None = None,
     **options: Any,
 ) -> Any:
     """A causal language model. Weights that are trained are kept in float32; a base that only an
     adapter changes takes the checkpoint's own type, or bfloat16 under `args.bf16`; `dtype` decides
     otherwise. A folder or repository with an adapter gives its base under it; training goes on
-    with the adapter. `options` are Transformers' (`attn_implementation`, `trust_remote_code`).
+    with the adapter. `quantization` keeps a base that only an adapter changes in 4 or 8 bits.
+    `options` are Transformers' (`attn_implementation`, `trust_remote_code`).
 
     Raises UserError where the model or its adapter cannot be loaded whole: never another one
     instead, nor one with weights drawn at random.
@@ -82,6 +86,10 @@ def load_model(
         trained = args is not None and not frozen_base
         if dtype is None and args is not None and args.bf16 and not (trained and adapter is None):
             dtype = "bfloat16"
+        if quantization is not None:
+            if trained and adapter is None:
+                raise UserError("model.quantization: quantized weights are not trained: add 'lora'")
+            options["quantization_config"] = quantize(quantization, dtype)
         if adapter is not None:
             options["dtype"] = dtype or "auto"
             return _under_adapter(adapter, trainable=trained, **options)

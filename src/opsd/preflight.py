@@ -4,12 +4,14 @@ hour in vain."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from opsd.assembly import step_shape
+from opsd import checkpoint
+from opsd.assembly import rollouts_per_step, step_shape
 from opsd.data.boundary import notes, prompt_notes
 from opsd.data.prompts import prompt_text
 from opsd.data.stream import ProblemStream
@@ -19,6 +21,7 @@ from opsd.objective.credit import GroupNormalised
 from opsd.objective.signals import Advantage, Distill, Leaf, Teacher, taught
 from opsd.objective.weighting import ClipImportance
 from opsd.parts import parts_of
+from opsd.quantized import is_quantized
 from opsd.rollout.source import sources
 from opsd.schedule import at
 from opsd.teacher.weights import EMA, External, Live, Snapshot
@@ -28,12 +31,53 @@ if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
 
 
+def refuse(trainer: OPSDTrainer) -> None:
+    """Raises UserError for what cannot go well. Making the loader refuses an empty set as well."""
+    refuse_sharding(trainer)
+    refuse_ungraded(trainer)
+    if trainer.train_dataset is not None:
+        refuse_small_set(trainer)
+
+
 def refuse_sharding(trainer: OPSDTrainer) -> None:
-    """Rollouts and traces read the unwrapped model, which a sharded one cannot give."""
-    if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
-        raise UserError("sharded models (FSDP, ZeRO-3) are not supported yet; use DDP or ZeRO-2")
+    """Ways of sharding that would fail later, or differ silently from what is promised."""
+    if is_deepspeed_zero3_enabled():
+        raise UserError("ZeRO-3 is not supported: FSDP2 splits the same (opsd launcher fsdp2)")
     if trainer.is_deepspeed_enabled and trainer.args.max_tokens_per_pass is not None:
         raise UserError("DeepSpeed takes a step after every pass: leave max_tokens_per_pass out")
+    if not trainer.is_fsdp_enabled:
+        return
+    if is_quantized(trainer.model):
+        raise UserError("a quantized model is not sharded: use DDP (opsd launcher ddp)")
+    plugin: Any = trainer.accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        raise UserError("FSDP of the first version is not supported: set fsdp_version to 2")
+    needed = {
+        "fsdp_state_dict_type": ("FULL_STATE_DICT", plugin.state_dict_type.name),
+        "fsdp_cpu_ram_efficient_loading": (False, bool(plugin.cpu_ram_efficient_loading)),
+        "fsdp_activation_checkpointing": (False, bool(plugin.activation_checkpointing)),
+        "fsdp_offload_params": (False, type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy"),
+    }
+    for key, (wanted, found) in needed.items():
+        if wanted != found:
+            raise UserError(f"{key} is {wanted} here, not {found}: see opsd launcher fsdp2")
+
+
+def refuse_other_step(trainer: OPSDTrainer, folder: Path, step: int) -> None:
+    """A run may go on with other processes, but a step must stay what it was."""
+    state, shape = checkpoint.load(folder), step_shape(trainer)
+    before, now = state.get("rollouts_per_step"), rollouts_per_step(trainer)
+    if before not in (None, now):
+        raise UserError(
+            f"{folder}: a step had {before} rollouts, with {shape.world} process(es) it would have"
+            f" {now}: set per_device_train_batch_size or gradient_accumulation_steps so that it has"
+            f" {before} again"
+        )
+    if step % shape.reuse and state.get("processes") not in (None, shape.world):
+        raise UserError(
+            f"{folder} holds rollouts of {state['processes']} processes that are not spent yet: go"
+            " on with as many"
+        )
 
 
 def refuse_small_set(trainer: OPSDTrainer) -> None:

@@ -37,7 +37,8 @@ class Lora(Strict):
 
 class Model(Strict):
     """A hub name, a folder, or a built-in model; trained whole, or through an adapter. Code that
-    comes with a model runs only where `trust_remote_code` says so."""
+    comes with a model runs only where `trust_remote_code` says so. `quantization` keeps the base
+    of an adapter in few bits (QLoRA)."""
 
     name: str
     lora: Lora | None = None
@@ -45,6 +46,7 @@ class Model(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    quantization: Literal["4bit", "8bit"] | None = None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Where shipped recipes are: beside the package when installed, in `recipes/` of a source tree."""
+"""Where shipped recipes and launch configurations are: in the package when installed, in `recipes/`
+and `configs/` of a source tree."""
 
 from __future__ import annotations
 
@@ -9,9 +10,15 @@ from opsd.types import UserError
 
 def shipped() -> dict[str, Path]:
     """The shipped recipes' files, by name."""
-    installed = Path(__file__).parent / "recipes"
-    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return _shipped("recipes")
+
+
+def launcher(name: str) -> Path:
+    """A shipped configuration of `accelerate launch`, by name. UserError where there is none."""
+    known = _shipped("configs")
+    if name not in known:
+        raise UserError(f"no launch configuration '{name}'; there are {', '.join(known)}")
+    return known[name]
 
 
 def find(name: str) -> Path:
@@ -25,3 +32,9 @@ def find(name: str) -> Path:
     if name not in known:
         raise UserError(f"no recipe '{name}': neither a .yaml file nor one of {', '.join(known)}")
     return known[name]
+
+
+def _shipped(kind: str) -> dict[str, Path]:
+    installed = Path(__file__).parent / kind
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / kind
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}

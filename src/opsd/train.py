@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from opsd import checkpoint
 from opsd import recipe as recipes
-from opsd.assembly import step_shape
+from opsd.assembly import rollouts_per_step, step_shape
 from opsd.config import OPSDConfig
 from opsd.data import languages, problems
 from opsd.data.filters import Account
@@ -21,6 +21,14 @@ from opsd.recipe import Recipe
 from opsd.run import RunFolder, environment, log, write_atomically
 from opsd.trainer import OPSDTrainer
 from opsd.types import Problem, UserError
+
+_DIVISION = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_tokens_per_pass",
+    "generation_batch_tokens",
+)
+"""How a step is divided among processes and passes, which may change when a run goes on."""
 
 
 def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
@@ -39,7 +47,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
         languages.keep(recipe.data.spellings, output)
         log(recipe.method.describe(trainer.args.temperature))
         shape = step_shape(trainer)
-        rollouts = shape.rollouts * shape.world
+        rollouts = rollouts_per_step(trainer)
         log(f"a step: {rollouts} rollouts = {shape.problems_per_step} problems x {shape.group}")
         trained = trainer.model.num_parameters(only_trainable=True)
         log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
@@ -159,8 +167,14 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> None:
             )
         RunFolder(output).cut_back({})
         return
-    if written.is_file() and written.read_text("utf-8") != recipes.dump(recipe):
+    if written.is_file() and _learned(recipes.load(str(written))) != _learned(recipe):
         raise UserError(
             f"{output} was started with another recipe than this one (see {written}): resume with"
             " the same recipe and the same --set"
         )
+
+
+def _learned(recipe: Recipe) -> str:
+    """What of a recipe decides what is learned, whatever the number of processes."""
+    train = {key: value for key, value in recipe.train.items() if key not in _DIVISION}
+    return recipes.dump(recipe.model_copy(update={"train": train}))

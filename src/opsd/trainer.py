@@ -31,6 +31,7 @@ from opsd.assembly import (
     make_loader,
     make_sampler,
     make_student,
+    rollouts_per_step,
 )
 from opsd.callbacks import AfterStep, TrainingProgress
 from opsd.config import OPSDConfig
@@ -45,24 +46,27 @@ from opsd.grade.verifier import MathVerifier
 from opsd.guards import Watch
 from opsd.hub import Publishing
 from opsd.journal import Meter, rollout_row
-from opsd.learner import passes
+from opsd.learner import Shown, passes, together
 from opsd.methods.method import Method
 from opsd.model import vocabulary
 from opsd.objective.signals import leaves
-from opsd.preflight import refuse_sharding, refuse_small_set, refuse_ungraded
+from opsd.preflight import refuse, refuse_other_step
 from opsd.rollout.engine import Engine
 from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.run import RunFolder
 from opsd.schedule import at
+from opsd.sharded_files import ShardedFiles
+from opsd.sharding import gathered, whole_on_first
 from opsd.teacher.keeper import fingerprint
 from opsd.teacher.lessons import Lesson, lessons
+from opsd.teacher.weights import AnyWeights
 from opsd.traces import trace
 from opsd.types import Group, Problem, UserError, Verdict
 
 Verifier = Callable[[Problem, str], Verdict]
 
 
-class OPSDTrainer(Publishing):
+class OPSDTrainer(Publishing, ShardedFiles):
     """Trains a causal language model with a method of this package.
 
     `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
@@ -121,10 +125,7 @@ class OPSDTrainer(Publishing):
             self.remove_callback(callback)
         if not args.disable_tqdm:
             self.add_callback(TrainingProgress())
-        refuse_sharding(self)
-        refuse_ungraded(self)
-        if self.train_dataset is not None:
-            refuse_small_set(self)  # making the loader refuses an empty set, or uneven groups
+        refuse(self)
         self.starting_weights = fingerprint(self.model)
         self.authors = [author.begin() for author in method.authors]
         self.keepers = make_keepers(self)
@@ -155,10 +156,9 @@ class OPSDTrainer(Publishing):
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [lesson for lesson in made if lesson.taught]
         self.meter.add("rollouts_learned", len(made), 1)
-        if self._due(self.args.trace_steps) and self.args.process_index == 0:
-            base = self.accelerator.unwrap_model(self.model)
-            shown = [trace(x, self.learner, base, self.processing_class, step) for x in made[:2]]
-            self.run.append("traces/rank0.jsonl", shown)
+        if self._due(self.args.trace_steps):
+            with self.whole(self.keepers):
+                self._trace(made[:2] if self.args.process_index == 0 else [])
         made.sort(key=lambda lesson: -lesson.tokens)
         size = -(-len(made) // num_batches)
         return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
@@ -170,20 +170,20 @@ class OPSDTrainer(Publishing):
         asks for; the same number on every process, since each pass synchronises."""
         model.train()
         parts = passes(inputs, self.args.max_tokens_per_pass)
-        most = max(gather_object([len(parts)]))
-        parts = [*([[]] * (most - len(parts))), *parts]
+        shown = together(gather_object([[self.learner.shown(part) for part in parts]]))
+        parts = [*([[]] * (len(shown) - len(parts))), *parts]
         loss = torch.zeros((), device=self.args.device)
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss += self._pass(model, part)
+                loss += self._pass(model, part, shown[i])
         return loss
 
-    def _pass(self, model: nn.Module, part: list[Lesson]) -> Tensor:
+    def _pass(self, model: nn.Module, part: list[Lesson], shown: Shown) -> Tensor:
         """One forward and backward. Gradients and the returned loss are multiplied by the number
         of processes, which DDP and the Trainer's log divide by again."""
         base = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        objective, results = self.learner.objective(part, base, self.args.device)
+        objective, results = self.learner.objective(part, base, self.args.device, shown)
         with self.meter.timed("student"):
             with self.compute_loss_context_manager():
                 loss = model(objective=objective) * self.args.world_size
@@ -207,7 +207,24 @@ class OPSDTrainer(Publishing):
     def _summed(self, counts: Tensor) -> Any:
         return self.accelerator.reduce(counts.to(self.args.device), "sum")
 
+    @contextlib.contextmanager
+    def whole(self, teachers: Iterable[AnyWeights] = ()) -> Iterator[None]:
+        """The student's weights and those of some teachers are whole on every process for a while:
+        each may generate or read without the others."""
+        model = self.accelerator.unwrap_model(self.model)
+        with contextlib.ExitStack() as stack:
+            for weights in teachers:
+                stack.enter_context(self.keepers[weights].gathered(model))
+            stack.enter_context(gathered(model))
+            yield
+
     # What is written down
+
+    def _trace(self, made: Sequence[Lesson]) -> None:
+        base = self.accelerator.unwrap_model(self.model)
+        step = self.state.global_step
+        rows = [trace(x, self.learner, base, self.processing_class, step) for x in made]
+        self.run.append("traces/rank0.jsonl", rows)
 
     def _due(self, every: int) -> bool:
         """Whether this step's rollouts are new, and one of `every` steps to be written out."""
@@ -245,9 +262,11 @@ class OPSDTrainer(Publishing):
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
         with self.meter.timed("evaluate"):
-            follow(self)
             own = list(problems)[args.process_index :: args.world_size]
-            scores = gather_object(dev_scores(self.sampler, own, args.eval_samples))
+            with self.whole():
+                follow(self)
+                scored = dev_scores(self.sampler, own, args.eval_samples)
+            scores = gather_object(scored)
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in summarise(scores).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -269,6 +288,7 @@ class OPSDTrainer(Publishing):
             self.run.cut_back(checkpoint.load(folder)["sizes"] if folder else {})
         if folder is not None:
             state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            refuse_other_step(self, folder, state.global_step)
             spent = self._restore(folder, state.global_step)
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
             spent_all = spent >= (self.args.max_generated_tokens or math.inf)
@@ -294,18 +314,20 @@ class OPSDTrainer(Publishing):
             checkpoint.save_rollouts(folder, self.args.process_index, self._groups)
         counts = gather_object([(self.sampler.generated_tokens, self.sampler.skipped)])
         authors = gather_object([[author.state_dict() for author in self.authors]])
+        teachers = {
+            f"{i}-{weights.type}": whole_on_first(keeper.state_dict())
+            for i, (weights, keeper) in enumerate(self.keepers.items())
+        }
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             state = {
                 "starting_weights": self.starting_weights,
+                "processes": self.args.world_size,
+                "rollouts_per_step": rollouts_per_step(self),
                 "generated_tokens": sum(count[0] for count in counts),
                 "skipped": sum(count[1] for count in counts),
                 "authors": authors,
                 "sizes": self.run.sizes(),
-            }
-            teachers = {
-                f"{i}-{weights.type}": keeper.state_dict()
-                for i, (weights, keeper) in enumerate(self.keepers.items())
             }
             checkpoint.save(folder, state, teachers)
         super()._save_checkpoint(model, trial)

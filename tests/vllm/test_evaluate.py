@@ -20,7 +20,9 @@ def test_greedy_answers_are_those_of_transformers(tmp_path: Path, tiny_folder):
     for engine in ("hf", "vllm"):
         there = tmp_path / engine
         where = ["--engine", engine, "--output", str(there)]
-        CliRunner().invoke(app, ["evaluate", str(tiny_folder), *how, *where], catch_exceptions=False)
+        CliRunner().invoke(
+            app, ["evaluate", str(tiny_folder), *how, *where], catch_exceptions=False
+        )
         (file,) = there.glob("*/*/samples.jsonl")
         rows = sorted(read_jsonl(file), key=lambda row: (row["problem"], row["sample"]))
         texts.append([row["completion"] for row in rows])

@@ -18,6 +18,7 @@ from transformers import (
 from opsd.objective.head import Head
 from opsd.rollout.decode import Live, Reader, decode
 from opsd.rollout.engine import Completion, Progress, Sampling
+from opsd.sharding import inside
 from opsd.teacher.score import causal_lm, head_of
 from opsd.types import Finish, UserError
 
@@ -68,7 +69,8 @@ class HFEngine:
         was_training = self.model.training
         self.model.eval()
         try:
-            decode(reader, prompts, self._admission(prompts, sampling.max_tokens), writer)
+            admit = self._admission(prompts, sampling.max_tokens)
+            inside(self.model, lambda model: decode(reader, prompts, admit, writer))
         finally:
             self.model.train(was_training)
         return [writer.done[i] for i in range(len(prompts))]

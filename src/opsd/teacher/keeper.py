@@ -16,14 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from opsd.schedule import at
+from opsd.sharding import is_sharded, lent, local, read_in, release, spread, whole
 from opsd.teacher.weights import EMA, AnyWeights, External, Frozen, Live, Snapshot
 from opsd.types import UserError
 
 
 class Keeper(Protocol):
-    """`use` yields the module to read with; `update` follows an optimizer step, counted from 1."""
+    """`use` yields the module to read with; `update` follows an optimizer step, counted from 1.
+
+    Within `gathered`, which all processes enter together, one may use it without the others.
+    """
 
     def use(self, model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]: ...
+    def gathered(self, model: nn.Module) -> contextlib.AbstractContextManager[None]: ...
     def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
@@ -40,6 +45,9 @@ class Stateless:
         with model.disable_adapter() if self.adapter_off else contextlib.nullcontext():  # type: ignore[operator]
             yield model
 
+    def gathered(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None:
         """Nothing moves."""
 
@@ -52,10 +60,13 @@ class Stateless:
 
 @dataclass
 class Shadow:
-    """A second set of the trainable parameters, taken from the model when the keeper is made."""
+    """A second set of the trainable parameters, taken from the model when the keeper is made, and
+    sharded like the model's own once those are. `gathered_weights` are whole, for as long as the
+    model's are."""
 
     choice: Frozen | EMA | Snapshot
     weights: dict[str, Tensor] = field(default_factory=dict)
+    gathered_weights: dict[str, Tensor] | None = None
 
     @classmethod
     def of(cls, model: nn.Module, choice: Frozen | EMA | Snapshot) -> Shadow:
@@ -67,28 +78,53 @@ class Shadow:
 
     @contextlib.contextmanager
     def use(self, model: nn.Module) -> Iterator[nn.Module]:
-        own = {}
-        for name, parameter in trainable(model).items():
-            own[name] = parameter.data
-            parameter.data = self.weights[name].to(parameter.device, parameter.dtype)
+        if self.gathered_weights is not None:
+            with lent(model, self.gathered_weights):
+                yield model
+            return
+        self._follow(model)
+        with lent(model, self.weights):
+            try:
+                yield model
+            finally:
+                release(model)
+
+    @contextlib.contextmanager
+    def gathered(self, model: nn.Module) -> Iterator[None]:
+        if not is_sharded(model):
+            yield
+            return
+        self._follow(model)
+        self.gathered_weights = {
+            name: whole(self.weights[name].to(read_in(model, parameter)))
+            for name, parameter in trainable(model).items()
+        }
         try:
-            yield model
+            yield
         finally:
-            for name, parameter in trainable(model).items():
-                parameter.data = own[name]
+            self.gathered_weights = None
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None:
+        self._follow(model)
         for name, parameter in trainable(model).items():
-            shadow = self.weights[name] = self.weights[name].to(parameter.device)
+            shadow = local(self.weights[name])
             if isinstance(self.choice, EMA):
                 decay = at(self.choice.decay, step - 1, total_steps)
-                shadow.lerp_(parameter.detach().float(), 1 - decay)
+                shadow.lerp_(local(parameter).float(), 1 - decay)
             elif isinstance(self.choice, Snapshot) and step % self.choice.every == 0:
-                shadow.copy_(parameter)
+                shadow.copy_(local(parameter))
+
+    def _follow(self, model: nn.Module) -> None:
+        """Puts the weights where the model's are by now, sharded as they are."""
+        release(model)
+        for name, parameter in trainable(model).items():
+            self.weights[name] = spread(self.weights[name], parameter)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {} if isinstance(self.choice, Frozen) else self.weights
+        if isinstance(self.choice, Frozen):
+            return {}
+        return self.weights
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         if isinstance(self.choice, Frozen):
@@ -106,7 +142,11 @@ class Other:
 
     @contextlib.contextmanager
     def use(self, model: nn.Module) -> Iterator[nn.Module]:
-        yield self.model
+        like = next(model.parameters(), None)
+        yield self.model if like is None else self.model.to(like.device)
+
+    def gathered(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None:
         """Nothing moves."""
@@ -162,5 +202,4 @@ def _load(choice: External, model: nn.Module) -> nn.Module:
             f"teacher '{choice.path}' has {other.config.vocab_size} tokens, the student"
             f" {config.vocab_size}: an external teacher must share the student's tokenizer"
         )
-    placed: Any = other.requires_grad_(False).eval()
-    return placed.to(next(model.parameters()).device)
+    return other.requires_grad_(False).eval()

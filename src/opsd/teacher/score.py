@@ -4,6 +4,7 @@ tokens. The only place that aligns."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from opsd.objective.head import Head
 from opsd.rollout.collate import Ids, Padded, pad_right
+from opsd.sharding import inside, is_sharded
 from opsd.types import UserError
 
 
@@ -57,17 +59,22 @@ def score(
 
     In evaluation mode: no dropout, no gradient checkpointing.
     """
+    read: list[tuple[Tensor, Head]] = []
+    padded = pad_right(prompts, completions, pad_id)
     was_training = model.training
     model.eval()
     try:
-        hidden_ND = hidden_rows(model, pad_right(prompts, completions, pad_id))
-        head = head_of(model, vocab)
+        inside(model, lambda m: read.append((hidden_rows(m, padded), head_of(m, vocab))))
     finally:
         model.train(was_training)
+    ((hidden_ND, head),) = read
     if head.trained:
-        weight = head.weight.detach()
-        bias = None if head.bias is None else head.bias.detach()
-        head = Head(weight, bias, head.vocab, head.softcap, head.scale)
+        # A sharded model's weights are gone after its forward.
+        weight, bias = (
+            x if x is None else x.detach().clone() if is_sharded(model) else x.detach()
+            for x in (head.weight, head.bias)
+        )
+        head = replace(head, weight=weight, bias=bias)
     return hidden_ND, head
 
 
