@@ -15,6 +15,7 @@ et al. 2024; OPSD, Zhao et al. 2026, arXiv 2601.18734).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -104,15 +105,11 @@ def rows_from_logits(
         x = x.div_(temperature)
     logp, p = normalised(student_NV, temperature)
     x.sub_(_dot(p, x))
-    shift = torch.log1p(_dot(p, x.expm1()))
-    far = (x.amax(-1) > _FAR).nonzero().squeeze(-1)
-    if len(far):
-        shift[far] = (logp[far] + x[far]).logsumexp(-1, keepdim=True)
+    where_far = _where_far(x)
+    shift = where_far(_far_shift, torch.log1p(_dot(p, x.expm1())), logp, x)
     delta = x.sub_(shift)
-    q, ratio = delta.exp().mul_(p), delta.expm1()
-    if len(far):
-        q[far] = (logp[far] + delta[far]).softmax(-1)
-        ratio[far] = delta[far].clamp(max=_FAR).expm1()
+    q = where_far(_far_q, delta.exp().mul_(p), logp, delta)
+    ratio = where_far(_far_ratio, delta.expm1(), delta)
     statistics = {
         "entropy_student": -_dot(p, logp).squeeze(-1),
         "entropy_teacher": -(_dot(q, logp) + _dot(q, delta)).squeeze(-1),
@@ -122,11 +119,41 @@ def rows_from_logits(
         statistics["logp_student"] = logp.gather(-1, at).squeeze(-1)
         gap = delta.gather(-1, at).squeeze(-1)
         statistics["logp_target"] = statistics["logp_student"] + gap
-    excess = torch.mul(p, ratio, out=logp)
-    if len(far):
-        gap = delta[far].abs().neg_().expm1_().neg_()
-        excess[far] = gap.mul_(torch.maximum(p[far], q[far])).copysign_(delta[far])
+    excess = where_far(_far_excess, torch.mul(p, ratio, out=logp), p, q, delta)
     return Rows(p, q, delta, ratio, excess, finite=True), statistics
+
+
+def _where_far(x: Tensor) -> Callable[..., Tensor]:
+    """A function that gives what is usual, and on the rows of `x` that reach too far for it what
+    `made` makes of them."""
+    far = x.amax(-1, keepdim=True) > _FAR
+    # A compiled graph has no rows to choose: it computes both, in one loop.
+    at = None if torch.compiler.is_compiling() else far.squeeze(-1).nonzero().squeeze(-1)
+
+    def choose(made: Callable[..., Tensor], usual: Tensor, *given: Tensor) -> Tensor:
+        if at is None:
+            return torch.where(far, made(*given), usual)
+        if len(at):
+            usual[at] = made(*(rows[at] for rows in given))
+        return usual
+
+    return choose
+
+
+def _far_shift(logp: Tensor, x: Tensor) -> Tensor:
+    return (logp + x).logsumexp(-1, keepdim=True)
+
+
+def _far_q(logp: Tensor, delta: Tensor) -> Tensor:
+    return (logp + delta).softmax(-1)
+
+
+def _far_ratio(delta: Tensor) -> Tensor:
+    return delta.clamp(max=_FAR).expm1()
+
+
+def _far_excess(p: Tensor, q: Tensor, delta: Tensor) -> Tensor:
+    return torch.maximum(p, q).mul_(-torch.expm1(-delta.abs())).copysign_(delta)
 
 
 class _BySummand:

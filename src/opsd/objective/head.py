@@ -29,8 +29,17 @@ class Head:
     def trained(self) -> bool:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
+    @property
+    def plain(self) -> bool:
+        """Whether logits are the product with the weight and nothing more."""
+        return self.bias is None and self.softcap is None and self.scale == 1.0
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """The product with the weight, in the weight's dtype."""
+        return hidden.to(self.weight.dtype) @ self.weight[: self.vocab].t()
+
     def logits(self, hidden: Tensor) -> Tensor:
-        z = (hidden.to(self.weight.dtype) @ self.weight[: self.vocab].t()).float()
+        z = self.product(hidden).float()
         if self.bias is not None:
             z += self.bias[: self.vocab].float()
         if self.scale != 1.0:
