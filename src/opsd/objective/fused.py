@@ -23,11 +23,14 @@ from torch import Tensor
 
 from opsd.objective.divergences import Divergence, forward_kl
 from opsd.objective.head import Head, View
-from opsd.objective.kernels import Kernel, KernelName, eager, kernel_for
-from opsd.objective.terms import DivergenceTerm, Term, TermRows, mixed_before
+from opsd.objective.kernels import AtOnce, Kernel, KernelName, eager, kernel_for
+from opsd.objective.shards import WHOLE
+from opsd.objective.terms import DivergenceTerm, Term, TermRows, added_across, mixed_before
 
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 _MIN_CHUNK_ROWS = 16
+# What the mathematics holds beside the logits, where it does not go block by block.
+_WORK_BUFFERS = 6
 
 
 def fused_terms(
@@ -45,9 +48,9 @@ def fused_terms(
     `planned`: the coefficients [N] that each term's values will be multiplied with, up to one
     common factor, where they are known beforehand; saves a second loop with a trained head.
     """
-    terms = [mixed_before(term, student_ND, head) for term in terms]
+    terms = [added_across(mixed_before(t, student_ND, head), head) for t in terms]
     device = student_ND.device.type
-    chosen = kernel_for(kernel, device)
+    chosen = kernel_for(kernel, device) if head.across == WHOLE else AtOnce()
     rows = chunk_rows or chunk_rows_for(head, terms, device, chosen)
     loop = _Loop(head, list(terms), tokens_N, rows, planned, chosen)
     values: Any = _Fused.apply(student_ND, head.weight, head.bias, loop)  # pyright: ignore
@@ -64,17 +67,18 @@ def fused_divergence(
     temperature: float = 1.0,
     chunk_rows: int | None = None,
     kernel: KernelName = "auto",
+    group: Any = None,
 ) -> Tensor:
     """The divergence [N], nats per token, of next-token distributions given as hidden states.
 
     `head` is the output weight `[V, D]` or a `Head`; the teacher's is the same unless given.
     Differentiable by `student_ND`, and by the head where it requires a gradient.
+
+    With a process `group` (tensor parallel) every rank gives its rows of the head, in the ranks'
+    order, and the same hidden states, and gets the same values and the whole gradient.
     """
-    head = head if isinstance(head, Head) else Head(head)
-    if teacher_head is None:
-        teacher_head = head
-    elif not isinstance(teacher_head, Head):
-        teacher_head = Head(teacher_head)
+    head = _as_head(head, group)
+    teacher_head = head if teacher_head is None else _as_head(teacher_head, group)
     view = View("teacher", teacher_ND.detach(), teacher_head)
     term = DivergenceTerm((view,), divergence, temperature=temperature)
     tokens = torch.zeros(student_ND.shape[0], dtype=torch.long, device=student_ND.device)
@@ -82,14 +86,22 @@ def fused_divergence(
     return values[0]
 
 
+def _as_head(head: Head | Tensor, group: Any) -> Head:
+    head = head if isinstance(head, Head) else Head(head)
+    return head if group is None else head.sharded(group)
+
+
 def chunk_rows_for(head: Head, terms: Sequence[Term], device: str, kernel: Kernel = eager) -> int:
     """Rows per chunk, whose logits, as multiplied and as float32, fit the device's budget."""
     buffers = sum(1 + len(term.views) for term in terms)
+    if head.across != WHOLE:
+        buffers += _WORK_BUFFERS
+    vocab = head.across.widest(head.vocab)
     budget = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cuda"])
     entry = head.weight.element_size()
     if entry != 4 and not _as_multiplied(head, terms, kernel):
         entry += 4
-    return max(_MIN_CHUNK_ROWS, budget // (buffers * head.vocab * entry))
+    return max(_MIN_CHUNK_ROWS, budget // (buffers * vocab * entry))
 
 
 def _as_multiplied(head: Head, terms: Sequence[Term], kernel: Kernel) -> bool:
@@ -169,11 +181,10 @@ class _Loop:
     def row_gradients(self, student_ND: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Values, and per term the gradient of each row's value by its hidden state, [N, D]."""
         gradients = [torch.empty_like(student_ND) for _ in self.terms]
-        weight = self.head.weight[: self.head.vocab]
 
         def use(rows: slice, by_logits: list[Tensor], capped: Tensor | None) -> None:
             for gradient_ND, gradient in zip(gradients, by_logits, strict=True):
-                gradient_ND[rows] = self.head.chain(gradient, capped) @ weight
+                gradient_ND[rows] = self.head.back(self.head.chain(gradient, capped))
 
         return self.values(student_ND, use), gradients
 
@@ -185,20 +196,19 @@ class _Loop:
         by_weight = torch.zeros_like(self.head.weight, dtype=torch.float32)
         bias, vocab = self.head.bias, self.head.vocab
         by_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        weight = self.head.weight[:vocab]
 
         def use(rows: slice, by_logits: list[Tensor], capped: Tensor | None) -> None:
             total = by_logits[0].mul_(coefficients[0][rows].unsqueeze(-1))
             for other, c in zip(by_logits[1:], coefficients[1:], strict=True):
                 total.addcmul_(other, c[rows].unsqueeze(-1))
             gradient = self.head.chain(total, capped)
-            by_student[rows] = gradient @ weight
+            by_student[rows] = self.head.back(gradient)
             by_weight[:vocab] += gradient.t() @ student_ND[rows].to(gradient.dtype)
             if by_bias is not None:
                 by_bias[:vocab] += gradient.sum(0, dtype=torch.float32)
 
         values = self.values(student_ND, use)
-        return values, by_student, by_weight.to(weight.dtype), by_bias
+        return values, by_student, by_weight.to(self.head.weight.dtype), by_bias
 
 
 class _Fused(torch.autograd.Function):

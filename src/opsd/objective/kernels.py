@@ -17,10 +17,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from opsd.objective.divergences import JSD, ClipSummands, ForwardKL, ReverseKL
 from opsd.objective.head import View
-from opsd.objective.support import Full
-from opsd.objective.targets import Single
 from opsd.objective.terms import DivergenceTerm, Term, TermRows
 from opsd.types import UserError
 
@@ -87,13 +84,21 @@ class Triton:
         return TermRows(columns.pop("value"), student, columns)
 
     def reads_any(self, term: Term) -> bool:
-        return (
-            isinstance(term, DivergenceTerm)
-            and len(term.views) == 1
-            and isinstance(term.target, Single)
-            and isinstance(term.support, Full)
-            and isinstance(term.divergence, ForwardKL | ReverseKL | JSD | ClipSummands)
-        )
+        return isinstance(term, DivergenceTerm) and term.common
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """The term's own operations on all rows of the chunk: processes that hold shards of a
+    vocabulary exchange their sums once per chunk, in step."""
+
+    def __call__(
+        self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
+    ) -> TermRows:
+        return term(student, views, tokens)
+
+    def reads_any(self, term: Term) -> bool:
+        return False
 
 
 eager = Eager()
@@ -136,7 +141,8 @@ def _by_blocks(rowwise: Rowwise, student: Tensor, views: list[Tensor], tokens: T
 def _kind(term: Term) -> Term:
     """The term without its views' rows: equal for all chunks and steps of a signal."""
     nothing: Any = None
-    return replace(term, views=tuple(View(v.name, nothing, nothing) for v in term.views))  # type: ignore[type-var]
+    named = tuple(View(view.name, nothing, nothing) for view in term.views)
+    return replace(term, views=named)  # type: ignore[type-var]
 
 
 @lru_cache(maxsize=64)

@@ -1,3 +1,4 @@
+# type: ignore
 """A divergence's closed form as one Triton kernel: what `rows_from_logits` and a divergence's
 `outcome` do over many passes, in three, without a work buffer and from logits of any float dtype.
 
@@ -5,8 +6,6 @@ One program has one row and walks the vocabulary in blocks: both streams' normal
 of their difference, merged block by block; the sums; the gradient, over the student's logits.
 Arithmetic is float32. Needs Triton to be imported; `kernels.py` does so when it is asked to.
 """
-# pyright: basic, reportMissingImports=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -53,7 +52,7 @@ def divergence_rows(
             target_CV.stride(0),
             vocab,
             1 / temperature,
-            KIND=plain.type,  # pyright: ignore
+            KIND=plain.type,
             BETA=getattr(plain, "beta", 0.5),
             CAP=divergence.cap if clip else math.inf,
             CLIP=clip,
