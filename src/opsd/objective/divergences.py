@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -124,7 +124,7 @@ def rows_from_logits(
     x.sub_(_sums(across, (p, x))[0])
     where_far = _where_far(across.most(x.amax(-1, keepdim=True)) > _FAR)
     near_shift = torch.log1p(_sums(across, (p, x.expm1()))[0])
-    shift = where_far(lambda logp, x: logsumexp(logp + x, across), near_shift, logp, x)
+    shift = where_far(partial(_far_shift, across), near_shift, logp, x)
     delta = x.sub_(shift)
     q = where_far(_far_q, delta.exp().mul_(p), logp, delta)
     ratio = where_far(_far_ratio, delta.expm1(), delta)
@@ -158,6 +158,10 @@ def _where_far(far: Tensor) -> Callable[..., Tensor]:
         return usual
 
     return choose
+
+
+def _far_shift(across: Across, logp: Tensor, x: Tensor) -> Tensor:
+    return logsumexp(logp + x, across)
 
 
 def _far_q(logp: Tensor, delta: Tensor) -> Tensor:
@@ -337,7 +341,7 @@ def _sums(across: Across, *products: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Row-wise sums of products, each [..., 1]; pairwise: a plain accumulation over V loses
     digits."""
     parts = [reduce(torch.mul, factors).sum(-1, keepdim=True) for factors in products]
-    return across.sum(torch.cat(parts, -1)).split(1, -1)
+    return across.sum(torch.cat(parts, -1)).split(1, -1)  # pyright: ignore
 
 
 def _balanced(gradient: Tensor, rows: Rows) -> Tensor:

@@ -162,7 +162,7 @@ def _graph(term: Term) -> Rowwise:
         try:
             return compiled[0](student, views, tokens)
         except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore
-            reason = " ".join(str(error).split("\n")[:2])
+            reason = " ".join(f"{error}".split("\n")[:2])
             warnings.warn(f"the loss is not compiled: {reason}", stacklevel=2)
             compiled[0] = term
             return term(student, views, tokens)
