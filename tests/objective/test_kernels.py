@@ -4,6 +4,7 @@ import pytest
 import torch
 from tests.objective.test_fused import Case, terms_of
 from torch._dynamo.utils import counters
+from torch.utils.flop_counter import FlopCounterMode
 
 from opsd.objective import kernels
 from opsd.objective.divergences import clip_summands, forward_kl, jsd
@@ -62,6 +63,14 @@ def test_terms_that_only_the_eager_form_covers_can_be_compiled():
     eager = result("eager", terms_of, 13, 5)
     for ours, theirs in zip(result("compiled", terms_of, 13, 5), eager, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_under_a_mode_that_watches_operations_a_graph_is_its_operations():
+    case = Case(rows=8, vocab=64, hidden=16)
+    with FlopCounterMode(display=False) as counter:
+        values = fused_divergence(case.student, case.teacher, case.head, kernel="compiled")
+        values.sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 8 * 64 * 16
 
 
 def test_what_cannot_be_compiled_is_computed_as_it_stands(monkeypatch):

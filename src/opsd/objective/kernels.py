@@ -154,7 +154,7 @@ def _graph(term: Term) -> Rowwise:
         result = term(student.clone(), [view.clone() for view in views], tokens)
         return result._replace(gradient=student.copy_(result.gradient))
 
-    compiled: list[Rowwise] = [torch.compile(copied, fullgraph=True)]
+    compiled: list[Rowwise] = [torch.compile(copied)]
 
     def run(student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
         for rows in (student, *views, tokens):
