@@ -124,6 +124,27 @@ def test_statistics_equal_the_eager_form(results, name):
         torch.testing.assert_close(columns[column], expected, rtol=1e-5, atol=2e-6, msg=column)
 
 
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize("logits", ["*bf16", "*fp32"])
+def test_compiles_for_a_gpu_that_is_not_here(logits):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from opsd.objective.triton_rows import _kernel
+
+    chosen = {"KIND": "jsd", "BETA": 0.5, "CAP": 0.05, "CLIP": True, "BLOCK": 4096}
+    names = _kernel.arg_names
+    signature = dict.fromkeys(names, "i32") | dict.fromkeys(chosen, "constexpr")
+    signature |= {"student": logits, "target": logits, "tokens": "*i64", "out": "*fp32"}
+    source = ASTSource(
+        fn=_kernel,
+        signature=signature | {"inverse": "fp32"},
+        constexprs={(names.index(name),): value for name, value in chosen.items()},
+    )
+    compiled = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+    assert ".target sm_90" in compiled.asm["ptx"]
+
+
 def test_some_rows_are_clipped_and_some_are_not(results):
     for name in ("clip(forward_kl)", "clip(reverse_kl)", "clip(jsd)"):
         assert 0 < results[name][1]["clipped"].sum() < len(TOKENS)

@@ -43,22 +43,23 @@ def divergence_rows(
     plain = divergence.divergence if clip else divergence
     out = torch.empty(len(_COLUMNS), rows, dtype=torch.float32, device=student_CV.device)
     if rows:
-        _kernel[(rows,)](
-            student_CV,
-            target_CV,
-            tokens_C,
-            out,
-            student_CV.stride(0),
-            target_CV.stride(0),
-            vocab,
-            1 / temperature,
-            KIND=plain.type,
-            BETA=getattr(plain, "beta", 0.5),
-            CAP=divergence.cap if clip else math.inf,
-            CLIP=clip,
-            BLOCK=min(block, triton.next_power_of_2(vocab)),
-            num_warps=_WARPS,
-        )
+        with torch.cuda.device_of(student_CV):
+            _kernel[(rows,)](
+                student_CV,
+                target_CV,
+                tokens_C,
+                out,
+                student_CV.stride(0),
+                target_CV.stride(0),
+                vocab,
+                1 / temperature,
+                KIND=plain.type,
+                BETA=getattr(plain, "beta", 0.5),
+                CAP=divergence.cap if clip else math.inf,
+                CLIP=clip,
+                BLOCK=min(block, triton.next_power_of_2(vocab)),
+                num_warps=_WARPS,
+            )
     return dict(zip(_COLUMNS, out, strict=True))
 
 
