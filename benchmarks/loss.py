@@ -1,12 +1,21 @@
-"""The exact loss against its peers: peak memory, CPU time, products with the head.
+"""The exact loss against its peers and its floor: peak memory, time, products with the head.
 
-    python -m benchmarks.loss [--rows 512 --vocab 32000 --hidden 256 --rounds 5 --json out.json]
+    python -m benchmarks.loss [--sweep peers floor rows vocab chunk] [--json out.json]
+    python -m benchmarks.loss --device cuda --rows 8192 --vocab 151936 --hidden 2048 --chunk 512
 
 Every implementation computes the sum of per-token divergences and its gradient by the student's
-hidden states, with a frozen head, on the same rows. Rounds are interleaved; times are medians of
-this process's CPU time on one thread, memory the peak of bytes allocated above what was there
-before. Prints one JSON row per measurement; exit code 1 when a target is missed. Peers are
-measured as they run on a CPU: TRL without its Triton kernels, Liger without compilation.
+hidden states, with a frozen head, on the same rows. Rounds are interleaved; times are medians: of
+this process's CPU time on one thread, or between a GPU's events. Memory is the peak of bytes
+allocated above what was there before. Prints one JSON row per measurement; exit code 1 when a
+target is missed. On a CPU the peers run as they do there: TRL without its Triton kernels, Liger
+without compilation. On a GPU everything is bfloat16.
+
+    peers   every implementation on one shape: all must take more memory and more time than ours
+    floor   time over that of the three matrix products alone, at hidden size 1024
+    rows    the peak is the same for every number of rows (hidden size 16: what is kept for the
+            backward pass, [N, D], then counts for nothing)
+    vocab   the peak over one chunk's logits of one stream does not grow with the vocabulary
+    chunk   the same of the rows per chunk, and the time over that at the first chunk
 """
 
 from __future__ import annotations
@@ -17,115 +26,65 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import trl.kernels.chunked_divergence as trl_chunked
-from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from opsd.objective.divergences import Divergence, forward_kl, jsd
-from opsd.objective.fused import fused_divergence
+from benchmarks.loss_peers import DIVERGENCES, Loss, floor, ours, peers
 
-CHUNK = 64
-OURS = "ours, 64"
-DIVERGENCES: dict[str, tuple[Divergence, float]] = {
-    "forward_kl": (forward_kl, 0.0),
-    "jsd(0.5)": (jsd(0.5), 0.5),
-}
-"""By name: ours, and the number by which the peers choose it."""
-PEAK_TARGET = {"dense": 10.0}
-"""How many times our peak each peer must at least take. Times: all of them longer than ours."""
-
-Loss = Callable[[Tensor, Tensor, Tensor, str], Tensor]
+Row = dict[str, Any]
+SWEEPS = ("peers", "floor", "rows", "vocab", "chunk")
+FLOOR, FLAT, DENSE, AGREE = 1.5, 1.1, 10.0, 0.02
+"""Targets: time over the products', the largest peak over the first, the dense form's peak over
+ours, how far another form's gradient may be from the eager one's (bfloat16)."""
 
 
-def ours(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
-    return fused_divergence(student, teacher, weight, DIVERGENCES[name][0], chunk_rows=CHUNK).sum()
+class Shape(NamedTuple):
+    """Rows N, vocabulary V, hidden size D, and rows per chunk."""
+
+    rows: int
+    vocab: int
+    hidden: int
+    chunk: int
+
+    def inputs(self, device: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Student, teacher and head; bfloat16 on a GPU."""
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(self.vocab, self.hidden, generator=generator)
+        student = torch.randn(self.rows, self.hidden, generator=generator)
+        teacher = student + 0.3 * torch.randn(self.rows, self.hidden, generator=generator)
+        every = (student, teacher, weight * (2 / math.sqrt(self.hidden)))
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        student, teacher, weight = (x.to(device, dtype) for x in every)
+        return student, teacher, weight
 
 
-def dense(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
-    """As one writes it: full logits of both, log-softmax, the library's KL."""
-    beta = DIVERGENCES[name][1]
-    p = log_softmax(student @ weight.t(), -1)
-    q = log_softmax(teacher @ weight.t(), -1)
-    if beta == 0.0:
-        return kl_div(p, q, reduction="sum", log_target=True)
-    m = torch.logsumexp(torch.stack([p + math.log1p(-beta), q + math.log(beta)]), dim=0)
-    to_target = kl_div(m, q, reduction="sum", log_target=True)
-    to_student = kl_div(m, p, reduction="sum", log_target=True)
-    return beta * to_target + (1 - beta) * to_student
+def bound(loss: Loss, shape: Shape, device: str, name: str) -> Callable[[], Tensor]:
+    """A run, forward and backward, on fixed inputs; gives the gradient."""
+    student, teacher, weight = shape.inputs(device)
+
+    def run() -> Tensor:
+        leaf = student.clone().requires_grad_()
+        loss(leaf, teacher, weight, name).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    return run
 
 
-def checkpointed(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
-    """The dense form on chunks of rows, whose logits are computed again in the backward pass."""
-    parts = zip(student.split(CHUNK), teacher.split(CHUNK), strict=True)
-    losses = [checkpoint(dense, s, t, weight, name, use_reentrant=False) for s, t in parts]
-    return torch.stack(losses).sum()  # pyright: ignore
-
-
-def trl(tile: int) -> Loss:
-    """TRL's chunked divergence with tiles of so many tokens; its default is 4096."""
-
-    def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
-        default = trl_chunked.TOKEN_CHUNK_SIZE
-        trl_chunked.TOKEN_CHUNK_SIZE = tile
-        try:
-            result: Any = trl_chunked.ChunkedDivergenceFunction.apply(
-                student, weight, None, teacher, weight, None, DIVERGENCES[name][1]
-            )
-            total = result[0].sum()
-            # The tile must hold during the backward pass too, so it is run here.
-            (gradient,) = torch.autograd.grad(total, student)
-        finally:
-            trl_chunked.TOKEN_CHUNK_SIZE = default
-        return _Given.apply(student, total.detach(), gradient)  # pyright: ignore
-
-    return loss
-
-
-def liger(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
-    loss = LigerFusedLinearJSDLoss(
-        weight_hard_loss=0.0,
-        weight_soft_loss=1.0,
-        beta=DIVERGENCES[name][1],
-        compiled=False,
-        chunk_size=CHUNK,
-    )
-    labels = torch.zeros(len(student), dtype=torch.long)
-    return loss(student, weight, teacher, weight, labels) * len(student)
-
-
-class _Given(torch.autograd.Function):
-    """A loss whose gradient is already there."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, total: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        return ctx.saved_tensors[0] * grads[0], None, None
-
-
-IMPLEMENTATIONS: dict[str, Loss] = {
-    OURS: ours,
-    "dense": dense,
-    "TRL chunked, default tile": trl(trl_chunked.TOKEN_CHUNK_SIZE),
-    "TRL chunked, 64": trl(CHUNK),
-    "Liger chunked, 64": liger,
-    "checkpointed, 64": checkpointed,
-}
-
-
-def peak_bytes(run: Callable[[], None]) -> int:
-    """The most bytes that a run's allocations hold at once, from the allocator's own events."""
+def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int:
+    """The most bytes that a run's allocations hold at once, from the allocator's own account."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -139,86 +98,190 @@ def peak_bytes(run: Callable[[], None]) -> int:
     return most
 
 
-def cpu_ms(run: Callable[[], None]) -> float:
-    start = time.process_time()
+def milliseconds(run: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end)
+    begun = time.process_time()
     run()
-    return 1e3 * (time.process_time() - start)
+    return 1e3 * (time.process_time() - begun)
 
 
-def products(run: Callable[[], None], rows: int, vocab: int, hidden: int) -> float:
+def products(run: Callable[[], Any], shape: Shape) -> float:
     """Matrix products with the head per row."""
     with FlopCounterMode(display=False) as counter:
         run()
-    return counter.get_total_flops() / (2 * rows * vocab * hidden)
+    return counter.get_total_flops() / (2 * shape.rows * shape.vocab * shape.hidden)
 
 
-def runs(rows: int, vocab: int, hidden: int, name: str) -> dict[str, Callable[[], None]]:
-    """Forward and backward of every implementation on the same rows."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(vocab, hidden, generator=generator) * (2 / math.sqrt(hidden))
-    student = torch.randn(rows, hidden, generator=generator)
-    teacher = student + 0.3 * torch.randn(rows, hidden, generator=generator)
+class Measured(NamedTuple):
+    """Of one implementation: milliseconds of every round, and its peak; or why there are none."""
 
-    def bound(loss: Loss) -> Callable[[], None]:
-        def run() -> None:
-            leaf = student.clone().requires_grad_()
-            loss(leaf, teacher, weight, name).backward()
-
-        return run
-
-    return {label: bound(loss) for label, loss in IMPLEMENTATIONS.items()}
+    times: list[float]
+    peak: int
+    why_not: str = ""
 
 
-def measure(rows: int, vocab: int, hidden: int, rounds: int, name: str) -> list[dict[str, Any]]:
-    """One divergence: a row of time and one of memory per implementation, one of products."""
-    every = runs(rows, vocab, hidden, name)
-    peaks = {label: peak_bytes(run) for label, run in every.items()}
-    times: dict[str, list[float]] = {label: [] for label in every}
-    for number in range(rounds):
-        for label, run in every.items():
-            times[label].append(cpu_ms(run))
-        last = ", ".join(f"{label} {ms[-1]:.0f}" for label, ms in times.items())
-        print(f"{name}, round {number + 1} of {rounds}, CPU ms: {last}", file=sys.stderr)
+def measure(runs: dict[str, Callable[[], Tensor]], device: str, rounds: int) -> dict[str, Measured]:
+    """Peaks, then times in interleaved rounds. The first run, which warms up, may fail."""
+    made: dict[str, Measured] = {}
+    for label, run in runs.items():
+        try:
+            run()
+            made[label] = Measured([], peak_bytes(run, device))
+        except Exception as error:  # whatever a peer raises, the others are measured
+            made[label] = Measured([], 0, f"{type(error).__name__}: {error}"[:200])
+    for _ in range(rounds):
+        for label, run in runs.items():
+            if not made[label].why_not:
+                made[label].times.append(milliseconds(run, device))
+    return made
+
+
+class Bench(NamedTuple):
+    """Where and how often; how ours is computed."""
+
+    device: str
+    rounds: int
+    forms: Sequence[str]
+
+    def ours(self, chunk: int) -> dict[str, Loss]:
+        return {f"ours, {form}, {chunk}": ours(chunk, form) for form in self.forms}  # type: ignore
+
+    def measure(self, losses: dict[str, Loss], shape: Shape, name: str) -> dict[str, Measured]:
+        runs = {label: bound(loss, shape, self.device, name) for label, loss in losses.items()}
+        made = measure(runs, self.device, self.rounds)
+        for label, seen in made.items():
+            told = seen.why_not or f"{statistics.median(seen.times):.1f} ms, {seen.peak >> 20} MiB"
+            print(f"{name} {tuple(shape)} {label}: {told}", file=sys.stderr)
+        return made
+
+    def row(self, label: str, name: str, shape: Shape, seen: Measured) -> Row:
+        unit = "cpu_ms" if self.device == "cpu" else "gpu_ms"
+        row: Row = {"name": label, "divergence": name, **shape._asdict()}
+        if seen.why_not:
+            return {**row, "measure": "not measured", "why": seen.why_not, "ok": True}
+        return {**row, "peak_bytes": seen.peak, unit: round(statistics.median(seen.times), 2)}
+
+
+def judged(row: Row, what: str, ratio: float, target: float | None, ok: bool) -> Row:
+    return {**row, "measure": what, "ratio": round(ratio, 3), "target": target, "ok": ok}
+
+
+def paired(seen: Measured, base: Measured) -> float:
+    """The median over rounds of a time over another's in the same round."""
+    return statistics.median(a / b for a, b in zip(seen.times, base.times, strict=True))
+
+
+def against_peers(bench: Bench, shape: Shape, name: str) -> list[Row]:
+    own = bench.ours(shape.chunk)
+    others = peers(bench.device, shape.chunk)
+    made = bench.measure({**own, **others}, shape, name)
+    best = made[list(own)[-1]]
     table = []
-    for label in every:
-        paired = [theirs / own for theirs, own in zip(times[label], times[OURS], strict=True)]
-        row: dict[str, Any] = {
-            "name": label,
-            "divergence": name,
-            "rows": rows,
-            "vocab": vocab,
-            "peak_bytes": peaks[label],
-            "cpu_ms": round(statistics.median(times[label]), 1),
-        }
-        if label == OURS:
-            count = products(every[label], rows, vocab, hidden)
-            measures = [("head_products", count, 3.0, count == 3.0)]
-        else:
-            ratio, wanted = peaks[label] / peaks[OURS], PEAK_TARGET.get(label)
-            measures = [("peak", ratio, wanted, wanted is None or ratio >= wanted)]
-            ratio = statistics.median(paired)
-            measures.append(("time", ratio, 1.0, ratio > 1.0))
-        for what, ratio, target, ok in measures:
-            table.append(
-                {**row, "measure": what, "ratio": round(ratio, 3), "target": target, "ok": ok}
+    for label, seen in made.items():
+        row = bench.row(label, name, shape, seen)
+        if seen.why_not:
+            # Of ours, what does not run is a failure.
+            table.append({**row, "ok": label in others})
+        elif label in own:
+            count = products(bound(own[label], shape, bench.device, name), shape)
+            table.append(judged(row, "head_products", count, 3.0, count == 3.0))
+            first, gradient = (
+                bound(own[x], shape, bench.device, name)() for x in (next(iter(own)), label)
             )
+            error = ((gradient - first).abs().max() / first.abs().max()).item()
+            table.append(judged(row, "gradient", error, AGREE, error <= AGREE))
+        elif not best.why_not:
+            ratio, wanted = seen.peak / best.peak, DENSE if label == "dense" else None
+            table.append(judged(row, "peak", ratio, wanted, wanted is None or ratio >= wanted))
+            ratio = paired(seen, best)
+            table.append(judged(row, "time", ratio, 1.0, ratio > 1.0))
     return table
+
+
+def over_floor(bench: Bench, shape: Shape, name: str) -> list[Row]:
+    shape = shape._replace(hidden=max(1024, shape.hidden))
+    own = bench.ours(shape.chunk)
+    made = bench.measure({**own, "floor": floor(shape.chunk)}, shape, name)
+    table = []
+    for label in own:
+        row = bench.row(label, name, shape, made[label])
+        if made[label].why_not:
+            table.append({**row, "ok": False})
+        else:
+            ratio = paired(made[label], made["floor"])
+            table.append(judged(row, "floor", ratio, FLOOR, ratio <= FLOOR))
+    return table
+
+
+def flat(bench: Bench, shapes: Sequence[Shape], name: str) -> list[Row]:
+    """Per shape, of the last form of ours: its time per logit over the first shape's; and the
+    largest peak, in logits of one chunk and stream, over the first shape's."""
+    bench = bench._replace(rounds=1)  # these times have no target
+    table, seen = [], []
+    for shape in shapes:
+        label, loss = list(bench.ours(shape.chunk).items())[-1]
+        made = bench.measure({label: loss}, shape, name)[label]
+        row = bench.row(label, name, shape, made)
+        if made.why_not:
+            table.append({**row, "ok": False})
+            continue
+        unit = shape.chunk * shape.vocab
+        per_logit = statistics.median(made.times) / (shape.rows * shape.vocab)
+        seen.append((made.peak / unit, per_logit))
+        ratio = seen[-1][1] / seen[0][1]
+        table.append(judged(row, "time per logit", ratio, None, True))
+    if seen:
+        peaks = [peak for peak, _ in seen]
+        ratio = max(peaks) / peaks[0]
+        table.append(judged(table[-1], "flat peak", ratio, FLAT, ratio <= FLAT))
+    return table
+
+
+def sweep(which: str, bench: Bench, shape: Shape, name: str) -> list[Row]:
+    small = shape._replace(hidden=16)
+    if which == "peers":
+        return against_peers(bench, shape, name)
+    if which == "floor":
+        return over_floor(bench, shape._replace(rows=min(shape.rows, 256)), name)
+    if which == "rows":
+        return flat(bench, [small._replace(rows=n) for n in (128, 512, 2048, 8192)], name)
+    if which == "vocab":
+        shapes = [small._replace(rows=128, vocab=v) for v in (32_000, 151_936, 262_144)]
+        return flat(bench, shapes, name)
+    return flat(bench, [small._replace(rows=1024, chunk=c) for c in (16, 64, 256, 1024)], name)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--sweep", nargs="+", choices=SWEEPS, default=["peers", "floor", "rows"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--forms", nargs="+", help="of ours; CPU: eager; CUDA: all three")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    table = [
-        row
-        for name in DIVERGENCES
-        for row in measure(args.rows, args.vocab, args.hidden, args.rounds, name)
-    ]
+    all_forms = ["eager", "compiled", "triton"] if args.device == "cuda" else ["eager"]
+    bench = Bench(args.device, args.rounds, args.forms or all_forms)
+    shape = Shape(args.rows, args.vocab, args.hidden, args.chunk)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        table: list[Row] = [{"measure": "not measured", "why": "no CUDA device", "ok": True}]
+    else:
+        table = [
+            {"sweep": which, "device": args.device, **row}
+            for which in args.sweep
+            for name in DIVERGENCES
+            for row in sweep(which, bench, shape, name)
+        ]
     lines = [json.dumps(row) for row in table]
     print("\n".join(lines))
     if args.json is not None:

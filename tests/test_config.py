@@ -51,6 +51,7 @@ def test_every_field_of_ours_has_a_help_text():
     ("change", "told"),
     [
         ({"prompt_too_long": "truncate"}, "prompt_too_long is 'error' or 'skip'"),
+        ({"loss_kernel": "cuda"}, "loss_kernel is 'auto', 'eager', 'compiled' or 'triton'"),
         ({"temperature": 0.0}, "temperature is above 0"),
     ],
 )

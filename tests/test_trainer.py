@@ -117,6 +117,10 @@ def plain_runs(tmp_path_factory, tiny_folder):
         {"max_tokens_per_pass": 120},
         {"gradient_checkpointing": True},
         {"loss_chunk_rows": 3},
+        pytest.param(
+            {"loss_kernel": "compiled"},
+            marks=pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+        ),
         {"generation_batch_tokens": 1},
     ],
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()),
@@ -126,6 +130,12 @@ def test_what_saves_memory_changes_no_weight(tmp_path, tiny_folder, plain_runs, 
     sgd = {"optim": "sgd", "learning_rate": 0.1, "peft_config": LORA if peft else None}
     saving = trained(tmp_path, tiny_folder, **sgd, **changes)
     assert gap(weights_of(plain_runs[peft].model), weights_of(saving.model)) < 1e-6
+
+
+def test_the_kernel_is_the_one_that_was_asked_for(tmp_path, tiny_folder):
+    pytest.importorskip("triton")
+    with pytest.raises(UserError, match="the loss kernel 'triton' needs a GPU"):
+        trained(tmp_path, tiny_folder, loss_kernel="triton", use_cpu=True)
 
 
 def test_the_runs_that_are_compared_have_learned(tiny_folder, plain_runs):

@@ -159,6 +159,7 @@ def make_learner(trainer: OPSDTrainer) -> Learner:
         pad_id=trainer.processing_class.pad_token_id,
         temperature=trainer.args.temperature,
         chunk_rows=trainer.args.loss_chunk_rows,
+        kernel=trainer.args.loss_kernel,
         meter=trainer.meter,
         markup=torch.tensor(sorted(markup_ids(trainer.processing_class))),
         told=not trainer.args.should_save,

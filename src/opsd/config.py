@@ -50,6 +50,13 @@ class OPSDConfig(TrainingArguments):
     loss_chunk_rows: int | None = field(
         default=None, metadata={"help": "Tokens per chunk of the loss. None: by memory budget."}
     )
+    loss_kernel: Literal["auto", "eager", "compiled", "triton"] = field(
+        default="auto",
+        metadata={
+            "help": "How the loss's elementwise work runs: 'auto' (Triton on a GPU), 'eager',"
+            " 'compiled', 'triton'."
+        },
+    )
     collapse: Literal["warn", "stop", "ignore"] = field(
         default="warn",
         metadata={"help": "If dev avg@k falls: 'warn', 'stop', 'ignore'."},
@@ -79,6 +86,10 @@ class OPSDConfig(TrainingArguments):
             raise ValueError(f"prompt_too_long is 'error' or 'skip', not '{self.prompt_too_long}'")
         if self.collapse not in ("warn", "stop", "ignore"):
             raise ValueError(f"collapse is 'warn', 'stop' or 'ignore', not '{self.collapse}'")
+        if self.loss_kernel not in ("auto", "eager", "compiled", "triton"):
+            raise ValueError(
+                f"loss_kernel is 'auto', 'eager', 'compiled' or 'triton', not '{self.loss_kernel}'"
+            )
         for name, least in (
             *(("per_device_train_batch_size", 1), ("gradient_accumulation_steps", 1)),
             *(("learning_rate", 0), ("max_completion_length", 1)),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from opsd.journal import Meter
 from opsd.objective.fused import head_products
 from opsd.objective.head import Head, View
+from opsd.objective.kernels import KernelName
 from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
 from opsd.objective.terms import mixed_before
@@ -46,6 +47,7 @@ class Learner:
     chunk_rows: int | None
     meter: Meter
     markup: Tensor
+    kernel: KernelName = "auto"
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     told: bool = False
 
@@ -79,6 +81,7 @@ class Learner:
                     table_of(part, self.markup, device),
                     shares,
                     chunk_rows=self.chunk_rows,
+                    kernel=self.kernel,
                 )
             results.extend(seen)
             return loss

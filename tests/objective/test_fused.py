@@ -8,7 +8,7 @@ import torch
 from tests.oracle import Oracle, OracleHead, assert_gradients, assert_values, magnitude, sampled
 from torch.nn.functional import log_softmax
 
-from opsd.objective import fused
+from opsd.objective import kernels
 from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
 from opsd.objective.fused import fused_divergence, fused_terms
 from opsd.objective.head import Head, View
@@ -340,7 +340,7 @@ def test_autocast_does_not_reach_the_loss():
 def test_blocks_of_a_chunk_change_nothing(trained, monkeypatch):
     results = []
     for limit in (2**30, 4 * 70 * 3, 1):
-        monkeypatch.setitem(fused._BLOCK_BYTES, "cpu", limit)
+        monkeypatch.setitem(kernels._BLOCK_BYTES, "cpu", limit)
         case = Case(trained=trained, softcap=8.0)
         values, statistics = fused_terms(
             case.student, case.head, terms_of(case), case.tokens, chunk_rows=8

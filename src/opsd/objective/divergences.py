@@ -15,13 +15,16 @@ et al. 2024; OPSD, Zhao et al. 2026, arXiv 2601.18734).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from opsd.objective.shards import WHOLE, Across, logsumexp
 from opsd.parts import part
 
 # Above this log-ratio exp() nears the end of float32, and m / p its limit, to 13 digits.
@@ -32,7 +35,7 @@ _FAR = 30.0
 class Rows:
     """What a divergence is computed from, all `[..., V]`: `p`, `q`, `delta`; `ratio` = q/p - 1 of
     log-ratios up to 30, and `excess` = q - p, both without cancellation near equality. `finite`
-    says that every `delta` is."""
+    says that every `delta` is, `across` of which whole the entries are a part."""
 
     p: Tensor
     q: Tensor
@@ -40,6 +43,15 @@ class Rows:
     ratio: Tensor
     excess: Tensor
     finite: bool = False
+    across: Across = WHOLE
+
+    def sums(self, *products: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Each product's sum over the whole vocabulary, `[..., 1]`."""
+        return _sums(self.across, *products)
+
+    def most(self, x: Tensor) -> Tensor:
+        """The largest entry of the whole vocabulary `[..., 1]`."""
+        return self.across.most(x.amax(-1, keepdim=True))
 
     def weigh(self, probability: Tensor, x: Tensor) -> Tensor:
         """probability * x, and 0 where the probability is 0 (0 log 0 = 0)."""
@@ -78,18 +90,24 @@ def rows_from_logp(student_logp: Tensor, target_logp: Tensor) -> Rows:
     return Rows(p, q, delta, ratio, torch.where(delta.abs() < 1, p * ratio, q - p))
 
 
-def normalised(logits_NV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def normalised(
+    logits_NV: Tensor, temperature: float = 1.0, across: Across = WHOLE
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities and probabilities at a temperature; overwrites the logits."""
-    logp = logits_NV.sub_(logits_NV.amax(-1, keepdim=True))
+    logp = logits_NV.sub_(across.most(logits_NV.amax(-1, keepdim=True)))
     if temperature != 1.0:
         logp = logp.div_(temperature)
     p = logp.exp()
-    norm = p.sum(-1, keepdim=True)
+    norm = across.sum(p.sum(-1, keepdim=True))
     return logp.sub_(norm.log()), p.div_(norm)
 
 
 def rows_from_logits(
-    student_NV: Tensor, target_NV: Tensor, temperature: float = 1.0, tokens: Tensor | None = None
+    student_NV: Tensor,
+    target_NV: Tensor,
+    temperature: float = 1.0,
+    tokens: Tensor | None = None,
+    across: Across = WHOLE,
 ) -> tuple[Rows, dict[str, Tensor]]:
     """Rows from finite unnormalised logits, and statistics `[N]` of them: both entropies in nats,
     and both log-probabilities of each row's token, where `tokens` are given.
@@ -102,31 +120,60 @@ def rows_from_logits(
     x = target_NV.sub_(student_NV)
     if temperature != 1.0:
         x = x.div_(temperature)
-    logp, p = normalised(student_NV, temperature)
-    x.sub_(_dot(p, x))
-    shift = torch.log1p(_dot(p, x.expm1()))
-    far = (x.amax(-1) > _FAR).nonzero().squeeze(-1)
-    if len(far):
-        shift[far] = (logp[far] + x[far]).logsumexp(-1, keepdim=True)
+    logp, p = normalised(student_NV, temperature, across)
+    x.sub_(_sums(across, (p, x))[0])
+    where_far = _where_far(across.most(x.amax(-1, keepdim=True)) > _FAR)
+    near_shift = torch.log1p(_sums(across, (p, x.expm1()))[0])
+    shift = where_far(partial(_far_shift, across), near_shift, logp, x)
     delta = x.sub_(shift)
-    q, ratio = delta.exp().mul_(p), delta.expm1()
-    if len(far):
-        q[far] = (logp[far] + delta[far]).softmax(-1)
-        ratio[far] = delta[far].clamp(max=_FAR).expm1()
-    statistics = {
-        "entropy_student": -_dot(p, logp).squeeze(-1),
-        "entropy_teacher": -(_dot(q, logp) + _dot(q, delta)).squeeze(-1),
-    }
+    q = where_far(_far_q, delta.exp().mul_(p), logp, delta)
+    ratio = where_far(_far_ratio, delta.expm1(), delta)
+    statistics = _seen(p, q, logp, delta, tokens, across)
+    excess = where_far(_far_excess, torch.mul(p, ratio, out=logp), p, q, delta)
+    return Rows(p, q, delta, ratio, excess, True, across), statistics
+
+
+def _seen(
+    p: Tensor, q: Tensor, logp: Tensor, delta: Tensor, tokens: Tensor | None, across: Across
+) -> dict[str, Tensor]:
+    own, cross, gap = _sums(across, (p, logp), (q, logp), (q, delta))
+    statistics = {"entropy_student": -own, "entropy_teacher": -(cross + gap)}
     if tokens is not None:
-        at = tokens.unsqueeze(-1)
-        statistics["logp_student"] = logp.gather(-1, at).squeeze(-1)
-        gap = delta.gather(-1, at).squeeze(-1)
-        statistics["logp_target"] = statistics["logp_student"] + gap
-    excess = torch.mul(p, ratio, out=logp)
-    if len(far):
-        gap = delta[far].abs().neg_().expm1_().neg_()
-        excess[far] = gap.mul_(torch.maximum(p[far], q[far])).copysign_(delta[far])
-    return Rows(p, q, delta, ratio, excess, finite=True), statistics
+        at = across.sum(torch.cat([across.pick(x, tokens) for x in (logp, delta)], -1))
+        statistics |= {"logp_student": at[:, :1], "logp_target": at.sum(-1, keepdim=True)}
+    return {name: column.squeeze(-1) for name, column in statistics.items()}
+
+
+def _where_far(far: Tensor) -> Callable[..., Tensor]:
+    """A function that gives what is usual, and on the rows that reach too far for it [N, 1] what
+    `made` makes of them."""
+    # A compiled graph has no rows to choose: it computes both, in one loop.
+    at = None if torch.compiler.is_compiling() else far.squeeze(-1).nonzero().squeeze(-1)
+
+    def choose(made: Callable[..., Tensor], usual: Tensor, *given: Tensor) -> Tensor:
+        if at is None:
+            return torch.where(far, made(*given), usual)
+        if len(at):
+            usual[at] = made(*(rows[at] for rows in given))
+        return usual
+
+    return choose
+
+
+def _far_shift(across: Across, logp: Tensor, x: Tensor) -> Tensor:
+    return logsumexp(logp + x, across)
+
+
+def _far_q(logp: Tensor, delta: Tensor) -> Tensor:
+    return (logp + delta).exp()
+
+
+def _far_ratio(delta: Tensor) -> Tensor:
+    return delta.clamp(max=_FAR).expm1()
+
+
+def _far_excess(p: Tensor, q: Tensor, delta: Tensor) -> Tensor:
+    return torch.maximum(p, q).mul_(-torch.expm1(-delta.abs())).copysign_(delta)
 
 
 class _BySummand:
@@ -161,8 +208,8 @@ class ForwardKL(_BySummand):
         return -rows.q
 
     def outcome(self, rows: Rows) -> Outcome:
-        value = _dot(rows.q, rows.delta) - rows.excess.sum(-1, keepdim=True)
-        return _plain(value, rows.excess.neg_())
+        value, excess = rows.sums((rows.q, rows.delta), (rows.excess,))
+        return _plain(value - excess, rows.excess.neg_())
 
 
 @part
@@ -185,9 +232,10 @@ class ReverseKL(_BySummand):
         return rows.p * (1 - rows.delta)
 
     def outcome(self, rows: Rows) -> Outcome:
-        value = rows.excess.sum(-1, keepdim=True) - _dot(rows.p, rows.delta)
+        excess, value = rows.sums((rows.excess,), (rows.p, rows.delta))
+        value = excess - value
         gradient = rows.delta.add_(value).mul_(rows.p).neg_()
-        return _plain(value, _balanced(gradient, rows.p))
+        return _plain(value, _balanced(gradient, rows))
 
 
 @part
@@ -221,10 +269,10 @@ class JSD(_BySummand):
 
     def outcome(self, rows: Rows) -> Outcome:
         u, v = self._logs(rows)
-        student = _dot(rows.p, u)
-        value = -self.beta * _dot(rows.q, v) - (1 - self.beta) * student
+        student, target = rows.sums((rows.p, u), (rows.q, v))
+        value = -self.beta * target - (1 - self.beta) * student
         gradient = u.sub_(student).mul_(rows.p).mul_(self.beta - 1)
-        return _plain(value, _balanced(gradient, rows.p))
+        return _plain(value, _balanced(gradient, rows))
 
 
 PlainDivergence = Annotated[ForwardKL | ReverseKL | JSD, Field(discriminator="type")]
@@ -262,10 +310,11 @@ class ClipSummands(_BySummand):
         # not vectorise on a CPU, this would cost as much as everything else.
         summand = self.divergence.summand(rows)
         over = (summand - self.cap).clamp_(min=0).sign_()
-        capped, cut = summand.clamp_(max=self.cap).sum(-1), over.amax(-1)
         slope = self.divergence.slope(rows)
         slope.addcmul_(slope, over, value=-1)
-        slope.addcmul_(rows.p, slope.sum(-1, keepdim=True), value=-1)
+        capped, slopes = rows.sums((summand.clamp_(max=self.cap),), (slope,))
+        capped, cut = capped.squeeze(-1), rows.most(over).squeeze(-1)
+        slope.addcmul_(rows.p, slopes, value=-1)
         # Rows that no cap touches keep the stable form; the others are summed as they stand.
         value, gradient, _, _ = self.divergence.outcome(rows)
         gradient.lerp_(slope, cut.unsqueeze(-1))
@@ -288,19 +337,21 @@ def clip_summands(divergence: ForwardKL | ReverseKL | JSD, cap: float = 0.05) ->
     return ClipSummands(divergence, cap)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise dot product [..., 1], summed pairwise: a plain accumulation over V loses digits."""
-    return (a * b).sum(-1, keepdim=True)
+def _sums(across: Across, *products: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Row-wise sums of products, each [..., 1]; pairwise: a plain accumulation over V loses
+    digits."""
+    parts = [reduce(torch.mul, factors).sum(-1, keepdim=True) for factors in products]
+    return across.sum(torch.cat(parts, -1)).split(1, -1)  # pyright: ignore
 
 
-def _balanced(gradient: Tensor, p: Tensor) -> Tensor:
+def _balanced(gradient: Tensor, rows: Rows) -> Tensor:
     """Takes from each row what it should not sum to. Where one entry holds most of the mass, its
     gradient is what the others' sum leaves: there the closed form subtracts nearly equal numbers.
     Elsewhere the row's mean was rounded, and entries share the surplus as they share the mass."""
-    peaked = p.amax(-1, keepdim=True) > 0.5
-    share = (p - 0.5 * peaked).clamp_(min=0)
-    surplus = gradient.sum(-1, keepdim=True) / share.sum(-1, keepdim=True)
-    return gradient.addcmul_(share, surplus, value=-1)
+    peaked = rows.most(rows.p) > 0.5
+    share = (rows.p - 0.5 * peaked).clamp_(min=0)
+    surplus, shares = rows.sums((gradient,), (share,))
+    return gradient.addcmul_(share, surplus / shares, value=-1)
 
 
 def _plain(value: Tensor, gradient: Tensor) -> Outcome:

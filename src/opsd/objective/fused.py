@@ -23,12 +23,14 @@ from torch import Tensor
 
 from opsd.objective.divergences import Divergence, forward_kl
 from opsd.objective.head import Head, View
-from opsd.objective.terms import DivergenceTerm, Term, TermRows, mixed_before
+from opsd.objective.kernels import AtOnce, Kernel, KernelName, eager, kernel_for
+from opsd.objective.shards import WHOLE
+from opsd.objective.terms import DivergenceTerm, Term, TermRows, added_across, mixed_before
 
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 _MIN_CHUNK_ROWS = 16
-# Of each operand: on a CPU what its caches hold, on a GPU what keeps it busy.
-_BLOCK_BYTES = {"cpu": 2**20, "cuda": 32 * 2**20}
+# What the mathematics holds beside the logits, where it does not go block by block.
+_WORK_BUFFERS = 6
 
 
 def fused_terms(
@@ -39,15 +41,18 @@ def fused_terms(
     *,
     chunk_rows: int | None = None,
     planned: Sequence[Tensor] | None = None,
+    kernel: KernelName = "auto",
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Values [N] of every term, differentiable, and each term's statistics [N], detached.
 
     `planned`: the coefficients [N] that each term's values will be multiplied with, up to one
     common factor, where they are known beforehand; saves a second loop with a trained head.
     """
-    terms = [mixed_before(term, student_ND, head) for term in terms]
-    rows = chunk_rows or chunk_rows_for(head, terms, student_ND.device.type)
-    loop = _Loop(head, list(terms), tokens_N, rows, planned)
+    terms = [added_across(mixed_before(t, student_ND, head), head) for t in terms]
+    device = student_ND.device.type
+    chosen = kernel_for(kernel, device) if head.across == WHOLE else AtOnce()
+    rows = chunk_rows or chunk_rows_for(head, terms, device, chosen)
+    loop = _Loop(head, list(terms), tokens_N, rows, planned, chosen)
     values: Any = _Fused.apply(student_ND, head.weight, head.bias, loop)  # pyright: ignore
     return [*values], loop.statistics
 
@@ -61,30 +66,48 @@ def fused_divergence(
     teacher_head: Head | Tensor | None = None,
     temperature: float = 1.0,
     chunk_rows: int | None = None,
+    kernel: KernelName = "auto",
+    group: Any = None,
 ) -> Tensor:
     """The divergence [N], nats per token, of next-token distributions given as hidden states.
 
     `head` is the output weight `[V, D]` or a `Head`; the teacher's is the same unless given.
     Differentiable by `student_ND`, and by the head where it requires a gradient.
+
+    With a process `group` (tensor parallel) every rank gives its rows of the head, in the ranks'
+    order, and the same hidden states, and gets the same values and the whole gradient.
     """
-    head = head if isinstance(head, Head) else Head(head)
-    if teacher_head is None:
-        teacher_head = head
-    elif not isinstance(teacher_head, Head):
-        teacher_head = Head(teacher_head)
+    head = _as_head(head, group)
+    teacher_head = head if teacher_head is None else _as_head(teacher_head, group)
     view = View("teacher", teacher_ND.detach(), teacher_head)
     term = DivergenceTerm((view,), divergence, temperature=temperature)
     tokens = torch.zeros(student_ND.shape[0], dtype=torch.long, device=student_ND.device)
-    values, _ = fused_terms(student_ND, head, [term], tokens, chunk_rows=chunk_rows)
+    values, _ = fused_terms(student_ND, head, [term], tokens, chunk_rows=chunk_rows, kernel=kernel)
     return values[0]
 
 
-def chunk_rows_for(head: Head, terms: Sequence[Term], device: str) -> int:
+def _as_head(head: Head | Tensor, group: Any) -> Head:
+    head = head if isinstance(head, Head) else Head(head)
+    return head if group is None else head.sharded(group)
+
+
+def chunk_rows_for(head: Head, terms: Sequence[Term], device: str, kernel: Kernel = eager) -> int:
     """Rows per chunk, whose logits, as multiplied and as float32, fit the device's budget."""
     buffers = sum(1 + len(term.views) for term in terms)
+    if head.across != WHOLE:
+        buffers += _WORK_BUFFERS
+    vocab = head.across.widest(head.vocab)
     budget = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cuda"])
-    product = head.weight.element_size() if head.weight.dtype != torch.float32 else 0
-    return max(_MIN_CHUNK_ROWS, budget // (buffers * head.vocab * (4 + product)))
+    entry = head.weight.element_size()
+    if entry != 4 and not _as_multiplied(head, terms, kernel):
+        entry += 4
+    return max(_MIN_CHUNK_ROWS, budget // (buffers * vocab * entry))
+
+
+def _as_multiplied(head: Head, terms: Sequence[Term], kernel: Kernel) -> bool:
+    """Whether the logits of a head can stay in its dtype. Several terms' gradients are weighted
+    and added, which takes float32."""
+    return head.plain and len(terms) == 1 and kernel.reads_any(terms[0])
 
 
 def head_products(head: Head, terms: Sequence[Term], planned: bool) -> int:
@@ -107,6 +130,7 @@ class _Loop:
     tokens_N: Tensor
     chunk_rows: int
     planned: Sequence[Tensor] | None
+    kernel: Kernel
     statistics: list[dict[str, Tensor]] = field(default_factory=list[dict[str, Tensor]])
 
     def values(self, student_ND: Tensor, use: _Use | None = None) -> list[Tensor]:
@@ -127,7 +151,7 @@ class _Loop:
         results: list[TermRows] = []
         for i, (term, of_term) in enumerate(zip(self.terms, views, strict=True)):
             own = logits if i == len(self.terms) - 1 else logits.clone()
-            results.append(_by_blocks(term, own, of_term, self.tokens_N[rows]))
+            results.append(self.kernel(term, own, of_term, self.tokens_N[rows]))
         if use is not None:
             use(rows, [result.gradient for result in results], capped)
         return [result._replace(gradient=result.value) for result in results]
@@ -137,27 +161,30 @@ class _Loop:
         every = [view for term in self.terms for view in term.views]
         shared = [v for v in every if v.head.weight is self.head.weight]
         stacked = [student_CD, *(v.hidden_ND[rows].to(student_CD.dtype) for v in shared)]
-        parts = self.head.logits(torch.cat(stacked)).tensor_split(len(stacked))
+        parts = self._read(self.head, torch.cat(stacked)).tensor_split(len(stacked))
         student, of_shared = parts[0], iter(parts[1:])
         views = [
             [
                 next(of_shared)
                 if v.head.weight is self.head.weight
-                else v.head.logits(v.hidden_ND[rows])
+                else self._read(v.head, v.hidden_ND[rows])
                 for v in term.views
             ]
             for term in self.terms
         ]
         return student, views
 
+    def _read(self, head: Head, hidden: Tensor) -> Tensor:
+        whole = _as_multiplied(head, self.terms, self.kernel)
+        return head.product(hidden) if whole else head.logits(hidden)
+
     def row_gradients(self, student_ND: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Values, and per term the gradient of each row's value by its hidden state, [N, D]."""
         gradients = [torch.empty_like(student_ND) for _ in self.terms]
-        weight = self.head.weight[: self.head.vocab]
 
         def use(rows: slice, by_logits: list[Tensor], capped: Tensor | None) -> None:
             for gradient_ND, gradient in zip(gradients, by_logits, strict=True):
-                gradient_ND[rows] = self.head.chain(gradient, capped) @ weight
+                gradient_ND[rows] = self.head.back(self.head.chain(gradient, capped))
 
         return self.values(student_ND, use), gradients
 
@@ -169,20 +196,19 @@ class _Loop:
         by_weight = torch.zeros_like(self.head.weight, dtype=torch.float32)
         bias, vocab = self.head.bias, self.head.vocab
         by_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        weight = self.head.weight[:vocab]
 
         def use(rows: slice, by_logits: list[Tensor], capped: Tensor | None) -> None:
             total = by_logits[0].mul_(coefficients[0][rows].unsqueeze(-1))
             for other, c in zip(by_logits[1:], coefficients[1:], strict=True):
                 total.addcmul_(other, c[rows].unsqueeze(-1))
             gradient = self.head.chain(total, capped)
-            by_student[rows] = gradient @ weight
+            by_student[rows] = self.head.back(gradient)
             by_weight[:vocab] += gradient.t() @ student_ND[rows].to(gradient.dtype)
             if by_bias is not None:
                 by_bias[:vocab] += gradient.sum(0, dtype=torch.float32)
 
         values = self.values(student_ND, use)
-        return values, by_student, by_weight.to(weight.dtype), by_bias
+        return values, by_student, by_weight.to(self.head.weight.dtype), by_bias
 
 
 class _Fused(torch.autograd.Function):
@@ -221,25 +247,6 @@ class _Fused(torch.autograd.Function):
         else:
             gradients = [g if g is None else g * factor.to(g.dtype) for g in ctx.kept]
         return (*gradients, None)
-
-
-def _by_blocks(term: Term, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
-    """The term on a chunk, block by block: its passes over the vocabulary then stay in the cache,
-    its work buffers are a block's, and the gradient takes the place of the student's logits."""
-    limit = _BLOCK_BYTES.get(student.device.type, _BLOCK_BYTES["cuda"])
-    block = max(1, limit // (4 * student.shape[-1]))
-    if block >= len(tokens):
-        return term(student, views, tokens)
-    parts: list[TermRows] = []
-    for start in range(0, len(tokens), block):
-        rows = slice(start, start + block)
-        part = term(student[rows], [view[rows] for view in views], tokens[rows])
-        student[rows] = part.gradient
-        parts.append(part._replace(gradient=part.value))
-    statistics = {
-        name: torch.cat([part.statistics[name] for part in parts]) for name in parts[0].statistics
-    }
-    return TermRows(torch.cat([part.value for part in parts]), student, statistics)
 
 
 def _common_factor(given: Sequence[Tensor], planned: Sequence[Tensor]) -> Tensor | None:

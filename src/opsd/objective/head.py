@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from opsd.objective.shards import WHOLE, Across, Shard
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Head:
     """A language model's output layer: hidden `[C, D]` -> logits `[C, vocab]`, float32.
 
     `vocab` counts the rows that the tokenizer can produce: rows padded for alignment beyond them
-    take no part. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits.
+    take no part. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits. `across`: the
+    whole that these rows are a part of, where a group of processes has divided a head.
     """
 
     weight: Tensor
@@ -21,6 +24,7 @@ class Head:
     vocab: int = 0
     softcap: float | None = None
     scale: float = 1.0
+    across: Across = WHOLE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocab", self.vocab or self.weight.shape[0])
@@ -29,8 +33,17 @@ class Head:
     def trained(self) -> bool:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
+    @property
+    def plain(self) -> bool:
+        """Whether logits are the product with the weight and nothing more."""
+        return self.bias is None and self.softcap is None and self.scale == 1.0
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """The product with the weight, in the weight's dtype."""
+        return hidden.to(self.weight.dtype) @ self.weight[: self.vocab].t()
+
     def logits(self, hidden: Tensor) -> Tensor:
-        z = (hidden.to(self.weight.dtype) @ self.weight[: self.vocab].t()).float()
+        z = self.product(hidden).float()
         if self.bias is not None:
             z += self.bias[: self.vocab].float()
         if self.scale != 1.0:
@@ -42,6 +55,14 @@ class Head:
         if self.softcap is not None and logits is not None:
             gradient = gradient * (1 - (logits / self.softcap) ** 2)
         return (gradient * self.scale if self.scale != 1.0 else gradient).to(self.weight.dtype)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """From a gradient by the plain product to one by hidden states."""
+        return self.across.sum(gradient @ self.weight[: self.vocab])
+
+    def sharded(self, group: Any) -> Head:
+        """The head whose rows are those of the group's ranks, in their order. Collective."""
+        return replace(self, across=Shard.among(group, self.vocab))
 
 
 class View(NamedTuple):

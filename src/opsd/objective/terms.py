@@ -10,10 +10,21 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from opsd.objective.divergences import Divergence, forward_kl, normalised, rows_from_logits
+from opsd.objective.divergences import (
+    JSD,
+    ClipSummands,
+    Divergence,
+    ForwardKL,
+    ReverseKL,
+    forward_kl,
+    normalised,
+    rows_from_logits,
+)
 from opsd.objective.head import Head, View
+from opsd.objective.shards import WHOLE, Across
 from opsd.objective.support import Full, Support
 from opsd.objective.targets import Mixture, Separate, Single, Target
+from opsd.types import UserError
 
 
 class TermRows(NamedTuple):
@@ -42,6 +53,7 @@ class DivergenceTerm:
     target: Target = Single()
     support: Support = Full()
     temperature: float = 1.0
+    across: Across = WHOLE
 
     def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
         temperature, names = self.temperature, [view.name for view in self.views]
@@ -59,7 +71,11 @@ class DivergenceTerm:
         restricted = self.support(student, views, names, temperature)
         target, aimed = self.target(restricted.views, restricted.student)
         rows, seen = rows_from_logits(
-            restricted.student, target, temperature, tokens if whole else None
+            restricted.student,
+            target,
+            temperature,
+            tokens if whole else None,
+            self.across,
         )
         outcome = self.divergence.outcome(rows)
         statistics |= (
@@ -73,6 +89,17 @@ class DivergenceTerm:
         )
         gradient = restricted.expand(outcome.gradient)
         return TermRows(outcome.value, _by_raw(gradient, self.temperature), statistics)
+
+    @property
+    def common(self) -> bool:
+        """Whether it is a known divergence from one teacher's own distribution, over the whole
+        vocabulary: what kernels and divided heads cover."""
+        return (
+            len(self.views) == 1
+            and isinstance(self.target, Single)
+            and isinstance(self.support, Full)
+            and isinstance(self.divergence, ForwardKL | ReverseKL | JSD | ClipSummands)
+        )
 
     @property
     def _keeps_logits(self) -> bool:
@@ -126,6 +153,23 @@ def mixed_before(term: Term, student_ND: Tensor, head: Head) -> Term:
         return term
     mixed = mixture.pool([v.hidden_ND.float() for v in views], student_ND.float())
     return replace(term, views=(View("target", mixed, head),), target=Single())
+
+
+def added_across(term: Term, head: Head) -> Term:
+    """The same term, adding up over all parts of a head that is divided over processes.
+
+    Raises UserError where that is not covered.
+    """
+    if any(view.head.across != head.across for view in term.views):
+        raise UserError("student's and teacher's heads must be divided over the same ranks alike")
+    if head.across == WHOLE:
+        return term
+    if not isinstance(term, DivergenceTerm) or not term.common:
+        raise UserError(
+            "a head divided over processes takes distillation from one teacher over the whole"
+            " vocabulary (target 'single', support 'full'); gather the head for anything else"
+        )
+    return replace(term, across=head.across)
 
 
 def token_logp(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from opsd.objective.fused import fused_terms
 from opsd.objective.head import Head, View
+from opsd.objective.kernels import KernelName
 from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
 
@@ -74,6 +75,7 @@ def total(
     shares: Sequence[Share],
     *,
     chunk_rows: int | None = None,
+    kernel: KernelName = "auto",
 ) -> tuple[Tensor, list[tuple[Tensor, TokenTable]]]:
     """The micro-batch's loss (a sum: already divided by the step's denominators), and for every
     signal its token losses [N] before scaling and its table, detached. A signal that teaches none
@@ -83,7 +85,15 @@ def total(
     terms = [share.leaf.term(share.views, share.temperature) for share in live]
     planned = _planned(live, scales)
     values, statistics = (
-        fused_terms(student_ND, head, terms, tokens_N, chunk_rows=chunk_rows, planned=planned)
+        fused_terms(
+            student_ND,
+            head,
+            terms,
+            tokens_N,
+            chunk_rows=chunk_rows,
+            planned=planned,
+            kernel=kernel,
+        )
         if live
         else ([], [])
     )

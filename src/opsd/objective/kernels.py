@@ -1,0 +1,170 @@
+"""How a term is computed on a chunk of logits: as it stands, compiled, or by a Triton kernel.
+
+All three are the same function to rounding; a term that a kernel does not cover is computed as it
+stands.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from opsd.objective.head import View
+from opsd.objective.terms import DivergenceTerm, Term, TermRows
+from opsd.types import UserError
+
+KernelName = Literal["auto", "eager", "compiled", "triton"]
+"""'auto' is Triton's on a GPU, where it is installed, and eager elsewhere."""
+
+# Of each operand: on a CPU what its caches hold, on a GPU what keeps it busy.
+_BLOCK_BYTES = {"cpu": 2**20, "cuda": 32 * 2**20}
+
+Rowwise = Callable[[Tensor, list[Tensor], Tensor], TermRows]
+
+
+class Kernel(Protocol):
+    """A term on a chunk's student logits, views' logits and tokens. All logits may be overwritten;
+    the gradient takes the place of the student's."""
+
+    def __call__(
+        self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
+    ) -> TermRows: ...
+    def reads_any(self, term: Term) -> bool:
+        """Whether it takes the term's logits in any float dtype, rather than in float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Eager:
+    """The term's own operations, on blocks of rows that the cache holds."""
+
+    def __call__(
+        self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
+    ) -> TermRows:
+        return _by_blocks(term, student, views, tokens)
+
+    def reads_any(self, term: Term) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The same operations through `torch.compile`: one graph per kind of term, for any number of
+    rows. Where that is impossible, as they stand, and a warning says so once."""
+
+    def __call__(
+        self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
+    ) -> TermRows:
+        return _by_blocks(_graph(_kind(term)), student, views, tokens)
+
+    def reads_any(self, term: Term) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Triton:
+    """One kernel for a divergence from a single teacher over the whole vocabulary."""
+
+    def __call__(
+        self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
+    ) -> TermRows:
+        if not isinstance(term, DivergenceTerm) or not self.reads_any(term):
+            return eager(term, student, views, tokens)
+        from opsd.objective.triton_rows import divergence_rows
+
+        columns = divergence_rows(student, views[0], tokens, term.divergence, term.temperature)
+        return TermRows(columns.pop("value"), student, columns)
+
+    def reads_any(self, term: Term) -> bool:
+        return isinstance(term, DivergenceTerm) and term.common
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """The term's own operations on all rows of the chunk: processes that hold shards of a
+    vocabulary exchange their sums once per chunk, in step."""
+
+    def __call__(
+        self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
+    ) -> TermRows:
+        return term(student, views, tokens)
+
+    def reads_any(self, term: Term) -> bool:
+        return False
+
+
+eager = Eager()
+KERNELS: dict[str, Kernel] = {"eager": eager, "compiled": Compiled(), "triton": Triton()}
+
+
+def kernel_for(name: KernelName, device: str) -> Kernel:
+    """The kernel of that name. Raises UserError where it cannot run."""
+    installed = find_spec("triton") is not None
+    if name == "auto":
+        name = "triton" if device == "cuda" and installed else "eager"
+    if name == "triton" and not installed:
+        raise UserError("the loss kernel 'triton' needs the package triton: pip install triton")
+    if name == "triton" and device == "cpu" and "TRITON_INTERPRET" not in os.environ:
+        raise UserError("the loss kernel 'triton' needs a GPU: choose 'auto', 'eager', 'compiled'")
+    if name not in KERNELS:
+        raise UserError(f"no loss kernel '{name}': choose one of 'auto', {', '.join(KERNELS)}")
+    return KERNELS[name]
+
+
+def _by_blocks(rowwise: Rowwise, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+    """A term on a chunk, block by block: its passes over the vocabulary then stay in the cache, its
+    work buffers are a block's, and the gradient takes the place of the student's logits."""
+    limit = _BLOCK_BYTES.get(student.device.type, _BLOCK_BYTES["cuda"])
+    block = max(1, limit // (4 * student.shape[-1]))
+    if block >= len(tokens):
+        return rowwise(student, views, tokens)
+    parts: list[TermRows] = []
+    for start in range(0, len(tokens), block):
+        rows = slice(start, start + block)
+        part = rowwise(student[rows], [view[rows] for view in views], tokens[rows])
+        student[rows] = part.gradient
+        parts.append(part._replace(gradient=part.value))
+    statistics = {
+        name: torch.cat([part.statistics[name] for part in parts]) for name in parts[0].statistics
+    }
+    return TermRows(torch.cat([part.value for part in parts]), student, statistics)
+
+
+def _kind(term: Term) -> Term:
+    """The term without its views' rows: equal for all chunks and steps of a signal."""
+    nothing: Any = None
+    named = tuple(View(view.name, nothing, nothing) for view in term.views)
+    return replace(term, views=named)  # type: ignore[type-var]
+
+
+@lru_cache(maxsize=64)
+def _graph(term: Term) -> Rowwise:
+    """The compiled form of a term, over its logits; the term itself once that has failed."""
+
+    def copied(student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+        # The term overwrites its arguments, which a graph would have to write back.
+        result = term(student.clone(), [view.clone() for view in views], tokens)
+        return result._replace(gradient=student.copy_(result.gradient))
+
+    compiled: list[Rowwise] = [torch.compile(copied)]
+
+    def run(student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+        for rows in (student, *views, tokens):
+            torch._dynamo.maybe_mark_dynamic(rows, 0)  # pyright: ignore
+        try:
+            return compiled[0](student, views, tokens)
+        except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore
+            reason = " ".join(f"{error}".split("\n")[:2])
+            warnings.warn(f"the loss is not compiled: {reason}", stacklevel=2)
+            compiled[0] = term
+            return term(student, views, tokens)
+
+    return run
