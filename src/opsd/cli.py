@@ -62,6 +62,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also write where one step's time goes.")
+    ] = False,
     threads: Threads = None,
 ) -> None:
     """Train a model by a recipe.
@@ -74,7 +77,7 @@ def train(
     prepare(threads)
     from opsd.train import train as run
 
-    run(loaded, output or Path("runs") / Path(recipe).stem, resume=resume)
+    run(loaded, output or Path("runs") / Path(recipe).stem, resume=resume, profile=profile)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from opsd.config import OPSDConfig
 from opsd.data import languages, problems
 from opsd.data.filters import Account
 from opsd.data.stream import ProblemStream
+from opsd.profiling import Profiling
 from opsd.recipe import Recipe
 from opsd.run import RunFolder, environment, log, write_atomically
 from opsd.trainer import OPSDTrainer
@@ -31,8 +32,11 @@ _DIVISION = (
 """How a step is divided among processes and passes, which may change when a run goes on."""
 
 
-def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
-    """Runs a recipe; the trained model ends up in `output/model`.
+def train(
+    recipe: Recipe, output: Path, *, resume: bool = False, profile: bool = False
+) -> OPSDTrainer:
+    """Runs a recipe; the trained model ends up in `output/model`, and with `profile` one step's
+    trace and table in `output/profile`.
 
     Raises UserError where `output` holds a run already and `resume` is not asked for, or where
     `resume` would go on with another recipe.
@@ -53,6 +57,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> OPSDTrainer:
         log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
         log(_said_of(train_set, dev_set, account) + f"; run folder {output}")
         trainer.add_callback(WriteAccount(account, output / "data.json"))
+        if profile:
+            trainer.add_callback(Profiling(output / "profile"))
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(output / "model"))
     trainer.create_model_card()

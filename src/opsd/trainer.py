@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.profiler import record_function
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
@@ -45,7 +46,7 @@ from opsd.generation import follow, generated
 from opsd.grade.verifier import MathVerifier
 from opsd.guards import Watch
 from opsd.hub import Publishing
-from opsd.journal import Meter, rollout_row
+from opsd.journal import PHASE, Meter, rollout_row
 from opsd.learner import Shown, passes, together
 from opsd.methods.method import Method
 from opsd.model import vocabulary
@@ -359,9 +360,10 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     def verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
         """The verifier's verdicts; ours has none where no answer is known."""
-        if isinstance(self.verifier, MathVerifier):
-            return self.verifier.many(attempts)
-        return [self.verifier(problem, completion) for problem, completion in attempts]
+        with record_function(f"{PHASE}grade"):
+            if isinstance(self.verifier, MathVerifier):
+                return self.verifier.many(attempts)
+            return [self.verifier(problem, completion) for problem, completion in attempts]
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A tied head is not stored: that it is missing is no news."""
