@@ -37,16 +37,17 @@ class Profiling(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would print when it starts and stops
-        left = state.max_steps - state.global_step
         activities = [ProfilerActivity.CPU]
         activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
         self.profile = profile(
             activities=activities,
-            schedule=schedule(wait=0, warmup=min(1, left - 1), active=1, repeat=1),
+            schedule=schedule(wait=0, warmup=1, active=1, repeat=1),
             on_trace_ready=self.write,
             acc_events=True,
         )
         self.profile.start()
+        if state.max_steps - state.global_step == 1:
+            self.profile.step()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.profile.step()
