@@ -19,17 +19,22 @@ from tests.arrange import config, problems
 
 from opsd import methods
 from opsd.guards import ERRORS, FLOOR, Watch, cut_short, diagnosis, fall, idle
+from opsd.methods import Method
 from opsd.miniature.arms import shuffled
+from opsd.model import load_model
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.divergences import forward_kl
 from opsd.objective.signals import Advantage, Distill, Reduction, Sum, Teacher
 from opsd.objective.weighting import ClipImportance, SkipFirst
 from opsd.preflight import traps
+from opsd.rollout.engine import Completion
+from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import OnPolicy
 from opsd.run import read_jsonl
 from opsd.teacher.context import Solution, StudentPrompt
 from opsd.teacher.weights import EMA, External, Live, Snapshot
 from opsd.trainer import OPSDTrainer
+from opsd.types import UserError
 
 EVERY = 10
 share = st.floats(0, 1)
@@ -454,3 +459,26 @@ def test_what_is_told_is_printed_once_when_training_begins(tmp_path, tiny_folder
 def test_a_watch_has_no_state(tmp_path, tiny_folder):
     trainer = OPSDTrainer(str(tiny_folder), methods.copsd(), config(tmp_path), problems(8))
     assert vars(Watch(trainer)) == {"trainer": trainer}
+
+
+class Silent(HFEngine):
+    """Generates without telling log-probabilities."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> list[Completion]:
+        return [replace(made, logprobs=None) for made in super().generate(*args, **kwargs)]
+
+
+def test_losses_that_need_sampling_log_probabilities_refuse_an_engine_that_tells_none(
+    tmp_path, tiny_folder, tokenizer
+):
+    def run(name: str, method: Method) -> OPSDTrainer:
+        model = load_model(str(tiny_folder))
+        engine = Silent(model, eos_ids=[tokenizer.eos_token_id], pad_id=0, vocab=len(tokenizer))
+        how = config(tmp_path / name)
+        return OPSDTrainer(
+            model, method, how, problems(8), processing_class=tokenizer, engine=engine
+        )
+
+    run("distilled", methods.opsd()).train()
+    with pytest.raises(UserError, match="'advantage' reckons with the log-probabilities"):
+        run("rewarded", methods.grpo(group=2)).train()

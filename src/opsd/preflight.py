@@ -3,7 +3,7 @@ hour in vain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,18 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
             f" {lacking[0].id}); map a column to 'answer', or leave such rows out with"
             " data.filters.answered"
         )
+
+
+def refuse_untold(groups: Sequence[Group], signals: Sequence[tuple[float, Leaf]]) -> None:
+    """Some losses need the log-probabilities that tokens were sampled with."""
+    untold = any(r.logprobs is None for group in groups for r in group.rollouts)
+    for _, leaf in signals if untold else ():
+        if _counts_on_samples(leaf):
+            raise UserError(
+                f"'{leaf.type}' reckons with the log-probabilities that tokens were sampled with,"
+                " which this engine does not tell under truncation: --set sampling.top_p=1"
+                " --set sampling.top_k=0 --set sampling.min_p=0, or another engine"
+            )
 
 
 def compares_rewards(method: Method) -> bool:

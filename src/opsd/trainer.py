@@ -51,7 +51,7 @@ from opsd.learner import Shown, passes, together
 from opsd.methods.method import Method
 from opsd.model import vocabulary
 from opsd.objective.signals import leaves
-from opsd.preflight import refuse, refuse_other_step
+from opsd.preflight import refuse, refuse_other_step, refuse_untold
 from opsd.rollout.engine import Engine
 from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.run import RunFolder
@@ -153,6 +153,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
             with self.meter.timed("rollout"):
                 self._groups = generated(self, problems, step)
                 self.meter.notes(self._groups)
+            refuse_untold(self._groups, self.signals)
         made = lessons(self._groups, self.signals, self.sampler)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [lesson for lesson in made if lesson.taught]

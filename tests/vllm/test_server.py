@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from tests.arrange import config, engine_for, problems
-from tests.vllm.test_vllm import PLAIN, SEEDS, adapted, assert_log_probs, ids_of, stirred
+from tests.vllm.test_vllm import PLAIN, SEEDS, WARM, adapted, assert_log_probs, ids_of, stirred
 from transformers import TrainerCallback
 
-from opsd import OPSDTrainer, VLLMServer, checkpoint, methods
+from opsd import OPSDTrainer, VLLMServer, checkpoint
 from opsd.model import load_model, load_tokenizer
 from opsd.rollout.engine import PROBE, EngineDown
 from opsd.types import UserError
@@ -205,7 +205,7 @@ def test_a_server_that_dies_loses_no_step(plain_server, tiny_folder, tmp_path):
         how = config(tmp_path / folder, max_steps=4, temperature=1e-3, learning_rate=1e-3)
         return OPSDTrainer(
             model,
-            methods.opsd(),
+            WARM,
             how,
             problems(16),
             processing_class=load_tokenizer(str(tiny_folder)),
@@ -225,5 +225,5 @@ def test_a_server_that_dies_loses_no_step(plain_server, tiny_folder, tmp_path):
     assert list(checkpoint.complete(tmp_path / "dying")) == [2]
     again = trainer("dying", None)
     again.train(resume_from_checkpoint=True)
-    assert len(losses(whole)) == 4
+    assert len(set(losses(whole))) == 4
     assert losses(again) == pytest.approx(losses(whole), rel=1e-3)
