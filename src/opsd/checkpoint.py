@@ -50,9 +50,12 @@ def save_rollouts(folder: Path, rank: int, groups: Sequence[Group]) -> None:
     write_atomically(folder / "opsd" / f"rollouts-{rank}.json", json.dumps(rows))
 
 
-def load_rollouts(folder: Path, rank: int) -> list[Group]:
-    text = (folder / "opsd" / f"rollouts-{rank}.json").read_text("utf-8")
-    return [_group(row) for row in json.loads(text)]
+def load_rollouts(folder: Path, rank: int) -> list[Group] | None:
+    """What `save_rollouts` has written; None where there was nothing to write."""
+    file = folder / "opsd" / f"rollouts-{rank}.json"
+    if not file.is_file():
+        return None
+    return [_group(row) for row in json.loads(file.read_text("utf-8"))]
 
 
 def complete(run: Path) -> dict[int, Path]:

@@ -44,6 +44,10 @@ class OPSDConfig(TrainingArguments):
     generation_batch_tokens: int = field(
         default=65_536, metadata={"help": "Tokens in memory at once while generating."}
     )
+    rollouts_ahead: bool = field(
+        default=False,
+        metadata={"help": "A server writes the next step's rollouts meanwhile: one step old."},
+    )
     max_tokens_per_pass: int | None = field(
         default=None, metadata={"help": "Splits a micro-batch into several passes. None: one."}
     )

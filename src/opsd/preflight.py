@@ -15,6 +15,7 @@ from opsd.assembly import rollouts_per_step, step_shape
 from opsd.data.boundary import notes, prompt_notes
 from opsd.data.prompts import prompt_text
 from opsd.data.stream import ProblemStream
+from opsd.generation import writers
 from opsd.grade.verifier import MathVerifier
 from opsd.methods.method import Method
 from opsd.objective.credit import GroupNormalised
@@ -113,6 +114,20 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
             f"dev problems are graded, but {len(lacking)} of {len(dev)} have no answer (the first:"
             f" {lacking[0].id}); map a column to 'answer', or leave such rows out with"
             " data.filters.answered"
+        )
+
+
+def refuse_ahead(trainer: OPSDTrainer) -> None:
+    """Rollouts can only be written meanwhile by an engine with weights of its own, of the student's
+    alone, and while each step spends its own."""
+    if not trainer.args.rollouts_ahead:
+        return
+    if not getattr(trainer.engine, "elsewhere", False):
+        raise UserError("rollouts_ahead needs an engine that runs elsewhere: engine: vllm_server")
+    if trainer.method.reuse > 1 or writers(trainer.method):
+        raise UserError(
+            f"rollouts_ahead: {trainer.method.name} reuses rollouts, or has other weights write"
+            " them, which needs them in step; leave it out"
         )
 
 

@@ -9,9 +9,8 @@ No method's name appears here.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-from collections import Counter
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import TrainOutput
 
 from opsd import checkpoint
+from opsd.ahead import Ahead
 from opsd.assembly import (
     make_engine,
     make_keepers,
@@ -42,7 +42,7 @@ from opsd.data.problems import as_problems
 from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
 from opsd.evaluate.dev import dev_scores, summarise
-from opsd.generation import follow, generated
+from opsd.generation import begin_next, follow, generated
 from opsd.grade.verifier import MathVerifier
 from opsd.guards import Watch
 from opsd.hub import Publishing
@@ -51,7 +51,7 @@ from opsd.learner import Shown, passes, together
 from opsd.methods.method import Method
 from opsd.model import vocabulary
 from opsd.objective.signals import leaves
-from opsd.preflight import refuse, refuse_other_step, refuse_untold
+from opsd.preflight import refuse, refuse_ahead, refuse_other_step, refuse_untold
 from opsd.rollout.engine import Engine
 from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.run import RunFolder
@@ -111,6 +111,8 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self.verifier = verifier or MathVerifier()
         self._groups: list[Group] | None = None
         self.synced: int | None = None
+        self.ahead = Ahead()
+        self._judging = threading.Lock()
         train_set = None if train_dataset is None else as_problems(train_dataset)
         self.meter = Meter(by_language=_several_languages(train_set))
         super().__init__(
@@ -131,6 +133,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self.authors = [author.begin() for author in method.authors]
         self.keepers = make_keepers(self)
         self.engine = make_engine(self, engine)
+        refuse_ahead(self)
         self.sampler = make_sampler(self)
         self.learner = make_learner(self)
 
@@ -143,17 +146,19 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
         """A step's lessons, dealt by length into exactly `num_batches` lists."""
-        rows = [problem for _ in range(num_batches) for problem in next(epoch_iterator)]
+        rows = self.ahead.next_rows(epoch_iterator, num_batches)
         step, total_steps = self.state.global_step, self.state.max_steps
         self.learner.signals = at(self.signals, step, total_steps)
         self.sampler.total_steps = total_steps
         if step % self.method.reuse == 0 or self._groups is None:
-            problems = rows[:: self.method.source.group]
-            self.sampler.earlier = self._earlier(problems)
+            group = self.method.source.group
             with self.meter.timed("rollout"):
-                self._groups = generated(self, problems, step)
+                self._groups = generated(self, rows[::group], step)
                 self.meter.notes(self._groups)
             refuse_untold(self._groups, self.signals)
+            coming = self.args.rollouts_ahead and step + 1 < total_steps
+            if coming and self.ahead.look(epoch_iterator, num_batches):
+                begin_next(self, self.ahead.rows[::group], step + 1)
         made = lessons(self._groups, self.signals, self.sampler)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [lesson for lesson in made if lesson.taught]
@@ -200,11 +205,6 @@ class OPSDTrainer(Publishing, ShardedFiles):
             ]
             self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
         return loss.detach()
-
-    def _earlier(self, problems: list[Problem]) -> Counter[str]:
-        """How often a problem is in this step on the processes before this one, by its id."""
-        ids = gather_object([[problem.id for problem in problems]])
-        return Counter(itertools.chain(*ids[: self.args.process_index]))
 
     def _summed(self, counts: Tensor) -> Any:
         return self.accelerator.reduce(counts.to(self.args.device), "sum")
@@ -312,8 +312,9 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = self.run.path / f"checkpoint-{self.state.global_step}"
-        if self.state.global_step % self.method.reuse:
-            checkpoint.save_rollouts(folder, self.args.process_index, self._groups)
+        unspent = self._groups if self.state.global_step % self.method.reuse else self.ahead.wait()
+        if unspent is not None:
+            checkpoint.save_rollouts(folder, self.args.process_index, unspent)
         counts = gather_object([(self.sampler.generated_tokens, self.sampler.skipped)])
         authors = gather_object([[author.state_dict() for author in self.authors]])
         teachers = {
@@ -353,15 +354,20 @@ class OPSDTrainer(Publishing, ShardedFiles):
             self.authors, told[self.args.process_index % len(told)], strict=True
         ):
             author.load_state_dict(own)
+        unspent = checkpoint.load_rollouts(folder, self.args.process_index)
         if step % self.method.reuse:
-            self._groups = checkpoint.load_rollouts(folder, self.args.process_index)
+            if unspent is None:
+                raise UserError(f"{folder} lacks the rollouts that are still to be learned from")
+            self._groups = unspent
+        elif unspent is not None and self.args.rollouts_ahead:
+            self.ahead.keep(unspent)
         return state["generated_tokens"]
 
     # What is put together at the start
 
     def verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
         """The verifier's verdicts; ours has none where no answer is known."""
-        with record_function(f"{PHASE}grade"):
+        with self._judging, record_function(f"{PHASE}grade"):
             if isinstance(self.verifier, MathVerifier):
                 return self.verifier.many(attempts)
             return [self.verifier(problem, completion) for problem, completion in attempts]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 from tests.arrange import config, engine_for, problems
 from tests.vllm.test_vllm import PLAIN, SEEDS, WARM, adapted, assert_log_probs, ids_of, stirred
 from transformers import TrainerCallback
@@ -21,6 +22,7 @@ from transformers import TrainerCallback
 from opsd import OPSDTrainer, VLLMServer, checkpoint
 from opsd.model import load_model, load_tokenizer
 from opsd.rollout.engine import PROBE, EngineDown
+from opsd.rollout.handover import PROBED
 from opsd.types import UserError
 
 pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")
@@ -227,3 +229,27 @@ def test_a_server_that_dies_loses_no_step(plain_server, tiny_folder, tmp_path):
     again.train(resume_from_checkpoint=True)
     assert len(set(losses(whole))) == 4
     assert losses(again) == pytest.approx(losses(whole), rel=1e-3)
+
+
+def test_a_server_writes_the_next_step_meanwhile(server, tiny_folder, tmp_path):
+    trainer = OPSDTrainer(
+        str(tiny_folder),
+        WARM,
+        config(tmp_path, max_steps=4, learning_rate=0.02, rollouts_ahead=True),
+        problems(16),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
+        engine=VLLMServer(server[0]),
+    )
+    engine: Any = trainer.engine
+    asked, ask = [], engine._ask
+
+    def noted(prompt: Any, sampling: Any, seed: int) -> Any:
+        if sampling.max_tokens != PROBED.max_tokens:
+            asked.append(int(engine.name.split("-")[1]))
+        return ask(prompt, sampling, seed)
+
+    engine._ask = noted
+    trainer.train()
+    # Four rollouts a step: of the first weights twice, then of those of the step before.
+    assert asked == [1] * 8 + [2] * 4 + [3] * 4
+    assert len([row for row in trainer.state.log_history if "loss" in row]) == 4

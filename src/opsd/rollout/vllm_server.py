@@ -44,6 +44,8 @@ class VLLMServerEngine:
     is not the whole one, and completions come without any.
     """
 
+    elsewhere = True  # it may write while the student learns
+
     def __init__(
         self,
         model: nn.Module,
