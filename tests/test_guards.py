@@ -26,7 +26,7 @@ from opsd.objective.credit import GroupNormalised
 from opsd.objective.divergences import forward_kl
 from opsd.objective.signals import Advantage, Distill, Reduction, Sum, Teacher
 from opsd.objective.weighting import ClipImportance, SkipFirst
-from opsd.preflight import traps
+from opsd.preflight import refuse_strangers, traps
 from opsd.rollout.engine import Completion
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import OnPolicy
@@ -459,6 +459,13 @@ def test_what_is_told_is_printed_once_when_training_begins(tmp_path, tiny_folder
 def test_a_watch_has_no_state(tmp_path, tiny_folder):
     trainer = OPSDTrainer(str(tiny_folder), methods.copsd(), config(tmp_path), problems(8))
     assert vars(Watch(trainer)) == {"trainer": trainer}
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"started 2 processes.*train\.use_cpu=true"):
+        refuse_strangers(1)
+    refuse_strangers(2)
 
 
 class Silent(HFEngine):

@@ -3,6 +3,7 @@ hour in vain."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +35,22 @@ if TYPE_CHECKING:
 
 def refuse(trainer: OPSDTrainer) -> None:
     """Raises UserError for what cannot go well. Making the loader refuses an empty set as well."""
+    refuse_strangers(trainer.args.world_size)
     refuse_sharding(trainer)
     refuse_ungraded(trainer)
     if trainer.train_dataset is not None:
         refuse_small_set(trainer)
+
+
+def refuse_strangers(world: int) -> None:
+    """Processes that a launcher started together must know of each other, or each trains alone,
+    and all of them into one folder."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if world == 1 and started != "1":
+        raise UserError(
+            f"the launcher started {started} processes, but this one finds no device to share with"
+            " the others: on CPUs, --set train.use_cpu=true"
+        )
 
 
 def refuse_sharding(trainer: OPSDTrainer) -> None:
