@@ -146,8 +146,10 @@ class _Writer:
         else:
             chosen = logp.argmax(-1)
         kept = logp.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-        written = zip(rows, drafts, chosen.tolist(), kept.tolist(), strict=True)
-        return [self._next(row, draft, token, p) for row, draft, token, p in written]
+        # Together, since every transfer waits for the device; doubles hold any token's number.
+        tokens, logprobs = torch.stack([chosen.double(), kept.double()]).tolist()
+        written = zip(rows, drafts, tokens, logprobs, strict=True)
+        return [self._next(row, draft, int(token), p) for row, draft, token, p in written]
 
     def _draft(self, row: int) -> _Draft:
         if row not in self.drafts:
