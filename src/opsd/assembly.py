@@ -29,9 +29,11 @@ from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import Sampler
 from opsd.teacher.keeper import Keeper, keep
+from opsd.teacher.prefix import forkable
+from opsd.teacher.readers import Readers
 from opsd.teacher.score import check_head
 from opsd.teacher.start import starts_as_base
-from opsd.teacher.weights import AnyWeights
+from opsd.teacher.weights import AnyWeights, still
 
 if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
@@ -154,7 +156,7 @@ def make_learner(trainer: OPSDTrainer) -> Learner:
     """The method's signals, bound to the model and to its teachers."""
     return Learner(
         signals=trainer.signals,
-        keepers=trainer.keepers,
+        readers=make_readers(trainer),
         vocab=trainer.vocab,
         pad_id=trainer.processing_class.pad_token_id,
         temperature=trainer.args.temperature,
@@ -163,5 +165,22 @@ def make_learner(trainer: OPSDTrainer) -> Learner:
         meter=trainer.meter,
         markup=torch.tensor(sorted(markup_ids(trainer.processing_class))),
         told=not trainer.args.should_save,
+    )
+
+
+def make_readers(trainer: OPSDTrainer) -> Readers:
+    """The teachers. Where rollouts are learned from once, no rows of theirs are kept."""
+    forking = set()
+    for weights, keeper in trainer.keepers.items():
+        with keeper.use(trainer.model) as reader:
+            if forkable(reader):
+                forking.add(weights)
+    again = trainer.method.reuse > 1
+    return Readers(
+        keepers=trainer.keepers,
+        vocab=trainer.vocab,
+        pad_id=trainer.processing_class.pad_token_id,
+        forking=frozenset(forking),
+        lasting=frozenset(weights for weights in trainer.keepers if again and still(weights)),
         autocast=lambda: trainer.accelerator.autocast(),
     )

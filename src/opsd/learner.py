@@ -3,10 +3,8 @@ function that runs inside the wrapped model's forward."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +17,23 @@ from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
 from opsd.objective.terms import mixed_before
 from opsd.objective.total import Share, tally, total
-from opsd.rollout.collate import Ids, pad_right
+from opsd.rollout.collate import pad_right
 from opsd.run import log
-from opsd.sharding import is_sharded
-from opsd.teacher.keeper import Keeper
 from opsd.teacher.lessons import Lesson, Reading
-from opsd.teacher.score import head_of, hidden_rows, score
-from opsd.teacher.weights import AnyWeights
+from opsd.teacher.readers import Pages, Plan, Readers
+from opsd.teacher.score import head_of, hidden_rows
 
 Results = list[tuple[Tensor, TokenTable]]
-
-Shown = list[tuple[AnyWeights, ...]]
-"""The weights that read each view of each signal."""
 
 
 @dataclass
 class Learner:
-    """A method's signals, bound to a model's vocabulary and to the teachers' weights. `markup` are
+    """A method's signals, bound to a model's vocabulary and to its teachers. `markup` are
     the ids of special tokens, thinking tags and bare line breaks; `told` says that what the loss
     costs has been said."""
 
     signals: Sequence[tuple[float, Leaf]]
-    keepers: Mapping[AnyWeights, Keeper]
+    readers: Readers
     vocab: int
     pad_id: int
     temperature: float
@@ -48,19 +41,17 @@ class Learner:
     meter: Meter
     markup: Tensor
     kernel: KernelName = "auto"
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     told: bool = False
 
     def objective(
-        self, part: Sequence[Lesson], reader: nn.Module, device: torch.device, shown: Shown
+        self, part: Sequence[Lesson], reader: nn.Module, device: torch.device, plan: Plan
     ) -> tuple[Callable[[nn.Module], Tensor], Results]:
         """A function of the student that gives the pass's loss, and a list that it fills with each
-        signal's token losses and table. The teachers read here, with `reader`'s architecture;
-        `shown` is what they are to read on the process where they read most."""
+        signal's token losses and table. The teachers read here what is planned, with `reader`'s
+        architecture."""
         with self.meter.timed("teacher"):
-            shares = [
-                self._share(part, i, reader, device, shown[i]) for i in range(len(self.signals))
-            ]
+            pages = self.readers.read(plan, reader)
+            shares = [self._share(part, i, pages, device) for i in range(len(self.signals))]
         results: Results = []
 
         def run(student: nn.Module) -> Tensor:
@@ -138,70 +129,41 @@ class Learner:
     def temperature_of(self, leaf: Leaf) -> float:
         return self.temperature if leaf.temperature == "sampling" else leaf.temperature
 
-    def shown(self, part: Sequence[Lesson]) -> Shown:
-        """What the teachers of every signal read in a pass: the weights of each view."""
+    def plan(self, part: Sequence[Lesson]) -> Plan:
+        """What the teachers of all signals are to read in a pass."""
         every = range(len(self.signals))
-        readings = [next((x.readings[i] for x in part if x.readings[i]), ()) for i in every]
-        return [tuple(reading.weights for reading in of_one or ()) for of_one in readings]
+        texts = (text for lesson in part for i in every for text in lesson.texts(i))
+        return self.readers.plan(texts, size=len(part))
 
-    def _share(
-        self,
-        part: Sequence[Lesson],
-        i: int,
-        reader: nn.Module,
-        device: torch.device,
-        shown: tuple[AnyWeights, ...],
-    ) -> Share:
+    def _share(self, part: Sequence[Lesson], i: int, pages: Pages, device: torch.device) -> Share:
         coefficient, leaf = self.signals[i]
         return Share(
             coefficient=coefficient,
             leaf=leaf,
-            views=self.views(part, i, reader, shown),
+            views=views_of(part, i, pages),
             taught_R=torch.tensor([x.readings[i] is not None for x in part], device=device),
             factor_R=torch.tensor([x.factors[i] for x in part], device=device),
             temperature=self.temperature_of(leaf),
             scales=scales_of([lesson.readings[i] for lesson in part], device),
         )
 
-    def views(
-        self,
-        part: Sequence[Lesson],
-        i: int,
-        model: nn.Module,
-        shown: tuple[AnyWeights, ...] = (),
-    ) -> list[View]:
-        """Each view's hidden states; rows of rollouts that the signal does not teach stay 0.
+    def views(self, lesson: Lesson, i: int, model: nn.Module) -> list[View]:
+        """What the teacher of one signal says of one rollout."""
+        plan = self.readers.plan(lesson.texts(i), size=1)
+        return views_of([lesson], i, self.readers.read(plan, model))
 
-        A sharded model's layers are gathered by all processes together: where `shown` has more
-        views than there are here, nothing is read as often as it takes.
-        """
-        pupils = [lesson for lesson in part if lesson.readings[i]]
-        own = (pupils[0].readings[i] or ()) if pupils else ()
-        completions = [lesson.rollout.completion_ids for lesson in pupils]
-        taught = [bool(x.readings[i]) for x in part for _ in x.rollout.completion_ids]
-        mask = torch.tensor(taught, dtype=torch.bool)
-        views = []
-        for k, reading in enumerate(own):
-            prompts = [(lesson.readings[i] or ())[k].ids for lesson in pupils]
-            taught_ND, head = self._read(reading.weights, prompts, completions, model)
-            hidden_ND = taught_ND.new_zeros(len(mask), taught_ND.shape[1])
-            hidden_ND[mask.to(hidden_ND.device)] = taught_ND
-            views.append(View(reading.view.name, hidden_ND, head))
-        for weights in shown[len(own) :] if is_sharded(model) else ():
-            self._read(weights, [(self.pad_id,)], [()], model)
-        return views
 
-    def _read(
-        self,
-        weights: AnyWeights,
-        prompts: Sequence[Ids],
-        completions: Sequence[Ids],
-        model: nn.Module,
-    ) -> tuple[Tensor, Head]:
-        # The student's forward brings the Trainer's autocast; a reader beside it needs its own,
-        # each a new one: autocast remembers casts by parameter, and keepers swap their values.
-        with self.keepers[weights].use(model) as reader, self.autocast():
-            return score(reader, prompts, completions, self.pad_id, self.vocab)
+def views_of(part: Sequence[Lesson], i: int, pages: Pages) -> list[View]:
+    """Each view's hidden states in signal `i`; rows of rollouts that it does not teach are 0."""
+    own = next((lesson.readings[i] for lesson in part if lesson.readings[i]), None) or ()
+    views = []
+    for k, reading in enumerate(own):
+        read = [pages.rows[x.texts(i)[k]] if x.readings[i] else None for x in part]
+        like = next(rows for rows in read if rows is not None)
+        blank = [like.new_zeros(len(x.rollout.completion_ids), like.shape[1]) for x in part]
+        rows = [b if r is None else r for r, b in zip(read, blank, strict=True)]
+        views.append(View(reading.view.name, torch.cat(rows), pages.heads[reading.weights]))
+    return views
 
 
 def scales_of(
@@ -258,15 +220,3 @@ def passes(part: Sequence[Lesson], budget: int | None) -> list[list[Lesson]]:
         else:
             split[-1].append(lesson)
     return split
-
-
-def together(plans: Sequence[Sequence[Shown]]) -> list[Shown]:
-    """What is to be read in every pass, from what each process would read in its own: as many
-    passes as the longest has, the last ones together, and of each the most views."""
-    most = max(len(plan) for plan in plans)
-    nothing: Shown = [()] * max(len(shown) for plan in plans for shown in plan)
-    level = [[nothing] * (most - len(plan)) + list(plan) for plan in plans]
-    return [
-        [max(of_signal, key=len) for of_signal in zip(*of_pass, strict=True)]
-        for of_pass in zip(*level, strict=True)
-    ]

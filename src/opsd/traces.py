@@ -42,7 +42,7 @@ def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, st
     - `signals`: what each one teaches, see `_taught`; `{"type"}` alone where it teaches nothing.
     """
     ids = lesson.rollout.completion_ids
-    with learner.autocast():
+    with learner.readers.autocast():
         student_ND, head = score(model, [lesson.prompt_ids], [ids], learner.pad_id, learner.vocab)
     page = _Page(
         torch.tensor(ids, device=student_ND.device),
@@ -58,7 +58,7 @@ def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, st
         if readings is None:
             signals.append({"type": leaf.type})
             continue
-        views = learner.views([lesson], i, model)
+        views = learner.views(lesson, i, model)
         scales = scales_of([readings], student_ND.device)
         reading = _Reading(page, leaf, views, learner.temperature_of(leaf))
         for k, read in enumerate(readings):

@@ -47,7 +47,7 @@ from opsd.grade.verifier import MathVerifier
 from opsd.guards import Watch
 from opsd.hub import Publishing
 from opsd.journal import PHASE, Meter, rollout_row
-from opsd.learner import Shown, passes, together
+from opsd.learner import passes
 from opsd.methods.method import Method
 from opsd.model import vocabulary
 from opsd.objective.signals import leaves
@@ -60,6 +60,7 @@ from opsd.sharded_files import ShardedFiles
 from opsd.sharding import gathered, whole_on_first
 from opsd.teacher.keeper import fingerprint
 from opsd.teacher.lessons import Lesson, lessons
+from opsd.teacher.readers import Plan, together
 from opsd.teacher.weights import AnyWeights
 from opsd.traces import trace
 from opsd.types import Group, Problem, UserError, Verdict
@@ -151,6 +152,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self.learner.signals = at(self.signals, step, total_steps)
         self.sampler.total_steps = total_steps
         if step % self.method.reuse == 0 or self._groups is None:
+            self.learner.readers.forget()
             group = self.method.source.group
             with self.meter.timed("rollout"):
                 self._groups = generated(self, rows[::group], step)
@@ -177,20 +179,20 @@ class OPSDTrainer(Publishing, ShardedFiles):
         asks for; the same number on every process, since each pass synchronises."""
         model.train()
         parts = passes(inputs, self.args.max_tokens_per_pass)
-        shown = together(gather_object([[self.learner.shown(part) for part in parts]]))
-        parts = [*([[]] * (len(shown) - len(parts))), *parts]
+        plans = together([self.learner.plan(part) for part in parts], gather_object)
+        parts = [*([[]] * (len(plans) - len(parts))), *parts]
         loss = torch.zeros((), device=self.args.device)
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss += self._pass(model, part, shown[i])
+                loss += self._pass(model, part, plans[i])
         return loss
 
-    def _pass(self, model: nn.Module, part: list[Lesson], shown: Shown) -> Tensor:
+    def _pass(self, model: nn.Module, part: list[Lesson], plan: Plan) -> Tensor:
         """One forward and backward. Gradients and the returned loss are multiplied by the number
         of processes, which DDP and the Trainer's log divide by again."""
         base = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        objective, results = self.learner.objective(part, base, self.args.device, shown)
+        objective, results = self.learner.objective(part, base, self.args.device, plan)
         with self.meter.timed("student"):
             with self.compute_loss_context_manager():
                 loss = model(objective=objective) * self.args.world_size

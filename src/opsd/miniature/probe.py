@@ -46,7 +46,7 @@ def advantages(lesson: Lesson, trainer: Any) -> list[float]:
     student_ND, head = score(
         trainer.model, [lesson.prompt_ids], [ids], learner.pad_id, learner.vocab
     )
-    (view,) = learner.views([lesson], 0, trainer.model)
+    (view,) = learner.views(lesson, 0, trainer.model)
     at = torch.tensor(ids).unsqueeze(-1)
     teacher, student = (
         h.logits(rows).log_softmax(-1).gather(-1, at).squeeze(-1)

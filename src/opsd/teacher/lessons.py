@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from opsd.data.prompts import prompt_ids
 from opsd.objective.signals import Leaf
@@ -20,6 +20,14 @@ class Reading:
     view: View
     ids: tuple[int, ...]
     weights: AnyWeights
+
+
+class Text(NamedTuple):
+    """All that a teacher's rows depend on, but for what the weights are by now."""
+
+    weights: AnyWeights
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
 
 
 @dataclass
@@ -50,6 +58,11 @@ class Lesson:
     def taught(self) -> bool:
         """Whether any signal teaches this rollout. One that none does is only counted."""
         return any(reading is not None for reading in self.readings)
+
+    def texts(self, i: int) -> list[Text]:
+        """What the teacher of signal `i` reads, one text per view."""
+        completion = self.rollout.completion_ids
+        return [Text(view.weights, view.ids, completion) for view in self.readings[i] or ()]
 
     @property
     def tokens(self) -> int:

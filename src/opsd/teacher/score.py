@@ -3,7 +3,8 @@ tokens. The only place that aligns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,21 +62,41 @@ def score(
     """
     read: list[tuple[Tensor, Head]] = []
     padded = pad_right(prompts, completions, pad_id)
+    with evaluating(model):
+        inside(model, lambda m: read.append((hidden_rows(m, padded), head_of(m, vocab))))
+    ((hidden_ND, head),) = read
+    return hidden_ND, lent(head, model)
+
+
+@torch.no_grad()
+def lent_head(model: nn.Module, vocab: int) -> Head:
+    """A teacher's head alone, where its rows are there already."""
+    read: list[Head] = []
+    inside(model, lambda m: read.append(head_of(m, vocab)))
+    return lent(read[0], model)
+
+
+def lent(head: Head, model: nn.Module) -> Head:
+    """A head as it is now, without gradient, whatever its model's weights become."""
+    if not head.trained:
+        return head
+    # A sharded model's weights are gone after its forward.
+    weight, bias = (
+        x if x is None else x.detach().clone() if is_sharded(model) else x.detach()
+        for x in (head.weight, head.bias)
+    )
+    return replace(head, weight=weight, bias=bias)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode for a while."""
     was_training = model.training
     model.eval()
     try:
-        inside(model, lambda m: read.append((hidden_rows(m, padded), head_of(m, vocab))))
+        yield
     finally:
         model.train(was_training)
-    ((hidden_ND, head),) = read
-    if head.trained:
-        # A sharded model's weights are gone after its forward.
-        weight, bias = (
-            x if x is None else x.detach().clone() if is_sharded(model) else x.detach()
-            for x in (head.weight, head.bias)
-        )
-        head = replace(head, weight=weight, bias=bias)
-    return hidden_ND, head
 
 
 @torch.no_grad()
@@ -85,14 +106,10 @@ def check_head(model: nn.Module, ids: Ids, vocab: int, tolerance: float) -> None
     Catches architectures that scale, cap or shift their logits in a way `Head` does not know.
     """
     padded = pad_right([ids[:1]], [ids[1:]], 0)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         ours = head_of(model, vocab).logits(hidden_rows(model, padded))
         device = next(model.parameters()).device
         theirs = causal_lm(model)(input_ids=padded.ids_BL.to(device)).logits[0, :-1]
-    finally:
-        model.train(was_training)
     theirs = theirs[:, : ours.shape[-1]].float().log_softmax(-1)
     gap = (ours.log_softmax(-1) - theirs).abs().max().item()
     if not gap <= tolerance:

@@ -55,3 +55,8 @@ class External:
 
 
 AnyWeights = Annotated[Frozen | EMA | Live | Snapshot | External, Field(discriminator="type")]
+
+
+def still(weights: AnyWeights) -> bool:
+    """Whether no optimizer step changes them."""
+    return isinstance(weights, Frozen | External)
