@@ -52,6 +52,7 @@ def test_every_field_of_ours_has_a_help_text():
     [
         ({"prompt_too_long": "truncate"}, "prompt_too_long is 'error' or 'skip'"),
         ({"loss_kernel": "cuda"}, "loss_kernel is 'auto', 'eager', 'compiled' or 'triton'"),
+        ({"packing": "always"}, "packing is 'auto', 'on' or 'off'"),
         ({"temperature": 0.0}, "temperature is above 0"),
     ],
 )

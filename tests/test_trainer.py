@@ -122,6 +122,8 @@ def plain_runs(tmp_path_factory, tiny_folder):
             marks=pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
         ),
         {"generation_batch_tokens": 1},
+        {"packing": "on"},
+        {"packing": "on", "max_tokens_per_pass": 120, "gradient_checkpointing": True},
     ],
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()),
 )

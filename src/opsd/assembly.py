@@ -24,15 +24,16 @@ from opsd.model import (
     switch_dropout_off,
     with_adapter,
 )
+from opsd.rollout.collate import Layout
 from opsd.rollout.engine import PROBE, Engine, Sampling
 from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import Sampler
 from opsd.teacher.keeper import Keeper, keep
-from opsd.teacher.prefix import forkable
+from opsd.teacher.prefix import attends
 from opsd.teacher.readers import Readers
 from opsd.teacher.score import check_head
-from opsd.teacher.start import starts_as_base
+from opsd.teacher.start import layout_for, starts_as_base
 from opsd.teacher.weights import AnyWeights, still
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def make_learner(trainer: OPSDTrainer) -> Learner:
         pad_id=trainer.processing_class.pad_token_id,
         temperature=trainer.args.temperature,
         chunk_rows=trainer.args.loss_chunk_rows,
+        layout=_layout(trainer, trainer.model),
         kernel=trainer.args.loss_kernel,
         meter=trainer.meter,
         markup=torch.tensor(sorted(markup_ids(trainer.processing_class))),
@@ -170,17 +172,24 @@ def make_learner(trainer: OPSDTrainer) -> Learner:
 
 def make_readers(trainer: OPSDTrainer) -> Readers:
     """The teachers. Where rollouts are learned from once, no rows of theirs are kept."""
-    forking = set()
+    layouts, forking = {}, set()
     for weights, keeper in trainer.keepers.items():
         with keeper.use(trainer.model) as reader:
-            if forkable(reader):
+            layouts[weights] = _layout(trainer, reader)
+            if attends(reader):
                 forking.add(weights)
     again = trainer.method.reuse > 1
     return Readers(
         keepers=trainer.keepers,
         vocab=trainer.vocab,
         pad_id=trainer.processing_class.pad_token_id,
+        layouts=layouts,
         forking=frozenset(forking),
         lasting=frozenset(weights for weights in trainer.keepers if again and still(weights)),
         autocast=lambda: trainer.accelerator.autocast(),
     )
+
+
+def _layout(trainer: OPSDTrainer, model: nn.Module) -> Layout:
+    with trainer.accelerator.autocast():
+        return layout_for(model, trainer.args.packing, trainer.processing_class(PROBE)["input_ids"])

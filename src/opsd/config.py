@@ -51,6 +51,13 @@ class OPSDConfig(TrainingArguments):
     max_tokens_per_pass: int | None = field(
         default=None, metadata={"help": "Splits a micro-batch into several passes. None: one."}
     )
+    packing: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={
+            "help": "Sequences without padding in one row: 'auto' (flash and flex attention),"
+            " 'on', 'off'."
+        },
+    )
     loss_chunk_rows: int | None = field(
         default=None, metadata={"help": "Tokens per chunk of the loss. None: by memory budget."}
     )
@@ -90,6 +97,8 @@ class OPSDConfig(TrainingArguments):
             raise ValueError(f"prompt_too_long is 'error' or 'skip', not '{self.prompt_too_long}'")
         if self.collapse not in ("warn", "stop", "ignore"):
             raise ValueError(f"collapse is 'warn', 'stop' or 'ignore', not '{self.collapse}'")
+        if self.packing not in ("auto", "on", "off"):
+            raise ValueError(f"packing is 'auto', 'on' or 'off', not '{self.packing}'")
         if self.loss_kernel not in ("auto", "eager", "compiled", "triton"):
             raise ValueError(
                 f"loss_kernel is 'auto', 'eager', 'compiled' or 'triton', not '{self.loss_kernel}'"

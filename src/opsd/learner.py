@@ -17,7 +17,7 @@ from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
 from opsd.objective.terms import mixed_before
 from opsd.objective.total import Share, tally, total
-from opsd.rollout.collate import pad_right
+from opsd.rollout.collate import PADDED, Layout
 from opsd.run import log
 from opsd.teacher.lessons import Lesson, Reading
 from opsd.teacher.readers import Pages, Plan, Readers
@@ -40,6 +40,7 @@ class Learner:
     chunk_rows: int | None
     meter: Meter
     markup: Tensor
+    layout: Layout = PADDED
     kernel: KernelName = "auto"
     told: bool = False
 
@@ -57,7 +58,7 @@ class Learner:
         def run(student: nn.Module) -> Tensor:
             prompts = [lesson.prompt_ids for lesson in part] or [(self.pad_id,)]
             completions = [lesson.rollout.completion_ids for lesson in part] or [()]
-            hidden_ND = hidden_rows(student, pad_right(prompts, completions, self.pad_id))
+            hidden_ND = hidden_rows(student, self.layout.lay(prompts, completions, self.pad_id))
             head = head_of(student, self.vocab)
             if not part:
                 # Every trained parameter takes part, or the other processes wait for it forever.
@@ -208,14 +209,14 @@ def table_of(part: Sequence[Lesson], markup: Tensor, device: torch.device) -> To
     )
 
 
-def passes(part: Sequence[Lesson], budget: int | None) -> list[list[Lesson]]:
-    """Lessons split so that each pass, padded, stays within `budget` tokens of the student's."""
+def passes(part: Sequence[Lesson], budget: int | None, layout: Layout) -> list[list[Lesson]]:
+    """Lessons split so that each pass, laid out, stays within `budget` tokens of the student's."""
     if budget is None:
         return [list(part)]
     split: list[list[Lesson]] = [[]]
     for lesson in part:
-        width = max([lesson.tokens, *(x.tokens for x in split[-1])])
-        if split[-1] and width * (len(split[-1]) + 1) > budget:
+        lengths = [lesson.tokens, *(x.tokens for x in split[-1])]
+        if split[-1] and layout.tokens(lengths) > budget:
             split.append([lesson])
         else:
             split[-1].append(lesson)

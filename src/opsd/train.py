@@ -27,6 +27,7 @@ _DIVISION = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "max_tokens_per_pass",
+    "packing",
     "generation_batch_tokens",
 )
 """How a step is divided among processes and passes, which may change when a run goes on."""

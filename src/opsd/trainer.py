@@ -178,7 +178,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         """Forward and backward over one list of lessons, in as many passes as the token budget
         asks for; the same number on every process, since each pass synchronises."""
         model.train()
-        parts = passes(inputs, self.args.max_tokens_per_pass)
+        parts = passes(inputs, self.args.max_tokens_per_pass, self.learner.layout)
         plans = together([self.learner.plan(part) for part in parts], gather_object)
         parts = [*([[]] * (len(plans) - len(parts))), *parts]
         loss = torch.zeros((), device=self.args.device)

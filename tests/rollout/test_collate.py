@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import tiny_model
 
-from opsd.rollout.collate import pad_left, pad_right
+from opsd.rollout.collate import PACKED, PADDED, pack, pad_left, pad_right
 
 ids = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 pairs = st.lists(st.tuples(ids, st.lists(st.integers(1, 9), max_size=6)), min_size=1, max_size=5)
@@ -40,6 +40,26 @@ def test_prompts_of_other_lengths_give_rows_of_the_same_tokens():
     long = pad_right([[1, 1, 1, 1], [2, 2]], completions, 0)
     for padded in (short, long):
         assert padded.ids_BL.flatten()[padded.rows_N + 1].tolist() == [5, 6, 7]
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs)
+def test_packed_sequences_stand_one_after_another(rows: list[tuple[list[int], list[int]]]):
+    sheet = pack([p for p, _ in rows], [c for _, c in rows], 0)
+    assert sheet.ids_BL.tolist() == [[token for p, c in rows for token in p + c]]
+    assert sheet.places_BL.tolist() == [[i for p, c in rows for i in range(len(p) + len(c))]]
+    (ids,) = torch.nn.functional.pad(sheet.ids_BL, (0, 1))
+    assert ids[sheet.rows_N + 1].tolist() == [token for _, c in rows for token in c]
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs)
+def test_a_layout_knows_the_size_of_its_sheets(rows: list[tuple[list[int], list[int]]]):
+    prompts, completions = [p for p, _ in rows], [c for _, c in rows]
+    lengths = [len(p) + len(c) for p, c in rows]
+    for layout in (PADDED, PACKED):
+        ids = layout.lay(prompts, completions, 0).ids_BL
+        assert ids.numel() == layout.tokens(lengths)
 
 
 def test_padding_on_the_right_changes_no_row():

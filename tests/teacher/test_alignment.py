@@ -22,7 +22,7 @@ from opsd.model import load_tokenizer
 from opsd.objective.divergences import forward_kl
 from opsd.objective.signals import Distill, Teacher
 from opsd.objective.weighting import SkipFirst
-from opsd.rollout.collate import pad_right
+from opsd.rollout.collate import PADDED, Layout, pad_right
 from opsd.rollout.source import FromDataset, OnPolicy
 from opsd.run import read_jsonl
 from opsd.teacher import score
@@ -158,6 +158,20 @@ def test_passes_of_any_size_agree(tiny_folder, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_packed_the_same_context_gives_no_divergence(lora, tiny_folder, tokenizer, tmp_path):
+    found, _ = divergences(
+        tiny_folder,
+        tokenizer,
+        tmp_path,
+        student=STUDENTS["thinking on"],
+        lora=lora,
+        packing="on",
+        per_device_train_batch_size=4,
+    )
+    assert found.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_another_context_is_noticed(lora, tiny_folder, tokenizer, tmp_path):
     found, rows = divergences(
         tiny_folder,
@@ -172,14 +186,14 @@ def test_another_context_is_noticed(lora, tiny_folder, tokenizer, tmp_path):
 
 
 def test_a_shift_by_one_token_would_be_noticed(tiny_folder, tokenizer, tmp_path, monkeypatch):
-    aligned = score.pad_right
-
     def shifted(prompts, completions, pad_id):
-        padded = aligned(prompts, completions, pad_id)
-        return replace(padded, rows_N=padded.rows_N - 1)
+        sheet = pad_right(prompts, completions, pad_id)
+        return replace(sheet, rows_N=sheet.rows_N - 1)
 
-    monkeypatch.setattr(score, "pad_right", shifted)
-    monkeypatch.setattr("opsd.assembly.check_head", lambda *a: None)
+    def score_shifted(*given):
+        return score.score(*given[:-1], Layout(shifted, PADDED.tokens))
+
+    monkeypatch.setattr("opsd.teacher.readers.score", score_shifted)
     found, _ = divergences(tiny_folder, tokenizer, tmp_path, student=STUDENTS["thinking off"])
     assert found.median() > 1e-4
 
@@ -218,8 +232,7 @@ def test_both_roles_are_read_at_the_same_tokens_under_any_template(family, tmp_p
         read.append(([len(p) for p in prompts], predicted))
         return padded
 
-    monkeypatch.setattr("opsd.learner.pad_right", recorded)
-    monkeypatch.setattr("opsd.teacher.score.pad_right", recorded)
+    monkeypatch.setattr("opsd.teacher.start.PADDED", Layout(recorded, PADDED.tokens))
     found, _ = divergences(
         folder,
         tokenizer,

@@ -10,7 +10,8 @@ from tests.conftest import tiny_model
 from tests.test_architectures import ARCHITECTURES, RECURRENT, save_tiny
 
 from opsd.model import load_model
-from opsd.teacher.prefix import forkable, score_forked, worth_forking
+from opsd.rollout.collate import PACKED, PADDED
+from opsd.teacher.prefix import attends, score_forked, worth_forking
 from opsd.teacher.score import score
 
 LONG, MIDDLE, SHORT = (tuple(range(5, 5 + n)) for n in (50, 33, 7))
@@ -22,7 +23,7 @@ COMPLETIONS = [tuple(range(9 + i, 9 + i + n)) for i, n in enumerate((9, 1, 40, 3
 def test_rows_are_those_of_whole_sequences(name: str, tmp_path: Path, tokenizer):
     """Prompts of several lengths, two of which are longer than a window of 24 tokens."""
     model = load_model(str(save_tiny(name, tokenizer, tmp_path))).train()
-    assert forkable(model)
+    assert attends(model)
     whole, _ = score(model, PROMPTS, COMPLETIONS, 0, len(tokenizer))
     forked, head = score_forked(model, PROMPTS, COMPLETIONS, 0, len(tokenizer))
     assert whole.std() > 0.1 and model.training
@@ -32,7 +33,7 @@ def test_rows_are_those_of_whole_sequences(name: str, tmp_path: Path, tokenizer)
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_a_recurrent_state_is_not_handed_on(name: str, tmp_path: Path, tokenizer):
-    assert not forkable(load_model(str(save_tiny(name, tokenizer, tmp_path))))
+    assert not attends(load_model(str(save_tiny(name, tokenizer, tmp_path))))
 
 
 def test_each_prompt_is_read_once_and_not_held_for_every_completion():
@@ -55,4 +56,11 @@ def test_each_prompt_is_read_once_and_not_held_for_every_completion():
     ids=["one prompt", "two prompts", "short prompts"],
 )
 def test_it_must_save_a_fifth_of_the_tokens(prompts, length: int, pays: bool):
-    assert worth_forking(prompts, [(1,) * length] * len(prompts)) is pays
+    assert worth_forking(prompts, [(1,) * length] * len(prompts), PADDED) is pays
+
+
+def test_padding_counts_where_there_is_none_otherwise():
+    """Of 350 tokens 100 would be saved, and 130 of padding come on top."""
+    prompts, completions = [LONG] * 3, [(1,) * n for n in (100, 50, 50)]
+    assert worth_forking(prompts, completions, PADDED)
+    assert not worth_forking(prompts, completions, PACKED)

@@ -1,8 +1,8 @@
-"""From rollouts to tensors. The only place that pads."""
+"""From rollouts to tensors. The only place that pads, or packs instead."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,35 +12,68 @@ Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
-class Padded:
-    """Sequences as one rectangle, padded on the right, and where their completions are read.
+class Sheet:
+    """Sequences as one rectangle, and where their completions are read.
 
     `rows_N` indexes the flattened `[B * L]` positions whose next token is a completion token, in
-    the order of the completions. Padding on the right of a causal model changes nothing to its
-    left, so that no attention mask is needed.
+    the order of the completions. `places_BL` counts each token's place in its own sequence, where
+    several share a row.
     """
 
     ids_BL: Tensor
     rows_N: Tensor
+    places_BL: Tensor | None = None
 
-    def to(self, device: torch.device) -> Padded:
-        return Padded(self.ids_BL.to(device), self.rows_N.to(device))
+    def to(self, device: torch.device) -> Sheet:
+        places_BL = None if self.places_BL is None else self.places_BL.to(device)
+        return Sheet(self.ids_BL.to(device), self.rows_N.to(device), places_BL)
 
 
-def pad_right(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> Padded:
-    """Prompts followed by their completions, for a forward pass over both.
+def pad_right(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> Sheet:
+    """Prompts followed by their completions, for a forward pass over both. Padding on the right of
+    a causal model changes nothing to its left, so that no attention mask is needed.
 
     A completion token at position t is predicted at prompt length - 1 + t, whatever the prompt:
     two roles with different prompts give rows of the same tokens in the same order.
     """
-    sequences = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+    sequences = _sequences(prompts, completions)
     width = max(map(len, sequences))
-    rows = [
-        torch.arange(len(c)) + i * width + len(p) - 1
-        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
-    ]
     ids = torch.tensor([s + [pad_id] * (width - len(s)) for s in sequences])
-    return Padded(ids, torch.cat(rows))
+    starts = [i * width for i in range(len(sequences))]
+    return Sheet(ids, _rows(starts, prompts, completions))
+
+
+def pack(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> Sheet:
+    """The same one after another in a single row without padding. Places that start anew tell
+    attention where a sequence begins."""
+    sequences = _sequences(prompts, completions)
+    lengths = [len(sequence) for sequence in sequences]
+    ids = torch.tensor([[token for sequence in sequences for token in sequence]])
+    places = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return Sheet(ids, _rows(starts, prompts, completions), places)
+
+
+def _sequences(prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[list[int]]:
+    return [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+
+
+def _rows(starts: Sequence[int], prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+    """Where completion tokens are predicted, in sequences that start at these positions."""
+    pairs = zip(starts, prompts, completions, strict=True)
+    return torch.cat([torch.arange(len(c)) + start + len(p) - 1 for start, p, c in pairs])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How sequences become a sheet, and how many tokens it has for sequences of some lengths."""
+
+    lay: Callable[[Sequence[Ids], Sequence[Ids], int], Sheet]
+    tokens: Callable[[Sequence[int]], int]
+
+
+PADDED = Layout(pad_right, lambda lengths: max(lengths) * len(lengths))
+PACKED = Layout(pack, sum)
 
 
 def pad_left(prompts: Sequence[Ids], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from opsd.objective.head import Head
-from opsd.rollout.collate import Ids, pad_left, pad_right
+from opsd.rollout.collate import PADDED, Ids, Layout, pad_left, pad_right
 from opsd.sharding import inside
 from opsd.teacher.score import causal_lm, evaluating, head_of, lent
 
@@ -45,17 +45,20 @@ class _Window(_Fanned, DynamicSlidingWindowLayer):
     """The last positions, as many as the layer sees."""
 
 
-def forkable(model: nn.Module) -> bool:
-    """Whether several completions can go on from one reading of a prompt: every layer attends. A
-    recurrent one would have to be handed its state, which none takes for several tokens at once."""
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _layers(model))
+def attends(model: nn.Module) -> bool:
+    """Whether every layer is attention, which alone can be told which of the tokens before one are
+    its own. A recurrent layer's state runs through all of them."""
+    layers = DynamicCache(config=causal_lm(model).config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-def worth_forking(prompts: Sequence[Ids], completions: Sequence[Ids]) -> bool:
+def worth_forking(prompts: Sequence[Ids], completions: Sequence[Ids], layout: Layout) -> bool:
     """Whether enough tokens are saved by reading each distinct prompt once."""
-    width = max(map(len, prompts))
-    spared = (len(prompts) - len(set(map(tuple, prompts)))) * width
-    return spared >= WORTH * len(prompts) * (width + max(map(len, completions)))
+    distinct = set(map(tuple, prompts))
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    whole = layout.tokens(lengths)
+    forked = PADDED.tokens([*map(len, distinct)]) + PADDED.tokens([*map(len, completions)])
+    return whole - forked >= WORTH * whole
 
 
 @torch.no_grad()
@@ -105,10 +108,6 @@ def _hidden(model: nn.Module, ids_BL: Tensor, mask_BW: Tensor, cache: Any) -> Te
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-
-
-def _layers(model: nn.Module) -> list[Any]:
-    return DynamicCache(config=causal_lm(model).config).layers
 
 
 def _fanned(layer: Any) -> Any:

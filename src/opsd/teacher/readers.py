@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from opsd.objective.head import Head
+from opsd.rollout.collate import Layout
 from opsd.sharding import is_sharded
 from opsd.teacher.keeper import Keeper
 from opsd.teacher.lessons import Text
@@ -41,7 +42,7 @@ class Plan:
 @dataclass
 class Readers:
     """The teachers, by their weights. `forking` are those whose architecture lets completions go on
-    from one reading of their prompt.
+    from one reading of their prompt; `layouts` say how each one's sequences are laid out.
 
     Rows of `lasting` weights are kept until `forget`: `[tokens, D]` for every taught rollout and
     view of a step, in the type that the model computes in, in the host's memory. For 32 rollouts of
@@ -51,6 +52,7 @@ class Readers:
     keepers: Mapping[AnyWeights, Keeper]
     vocab: int
     pad_id: int
+    layouts: Mapping[AnyWeights, Layout]
     forking: frozenset[AnyWeights] = frozenset()
     lasting: frozenset[AnyWeights] = frozenset()
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
@@ -91,9 +93,10 @@ class Readers:
     def _read(self, plan: Plan, weights: AnyWeights, reader: nn.Module, pages: Pages) -> None:
         batches = plan.batches.get(weights, [])
         for batch in batches:
-            how = score_forked if self._forwards(batch) > 1 else score
             prompts, completions = [t.prompt for t in batch], [t.completion for t in batch]
-            rows_ND, head = how(reader, prompts, completions, self.pad_id, self.vocab)
+            known = (reader, prompts, completions, self.pad_id, self.vocab)
+            forks = self._forwards(batch) > 1
+            rows_ND, head = score_forked(*known) if forks else score(*known, self.layouts[weights])
             read = zip(batch, rows_ND.split([len(c) for c in completions]), strict=True)
             pages.rows.update(read)
             pages.heads[weights] = head
@@ -107,9 +110,11 @@ class Readers:
 
     def _forwards(self, batch: Sequence[Text]) -> int:
         """How many forward passes a batch takes."""
-        if batch[0].weights not in self.forking:
+        weights = batch[0].weights
+        if weights not in self.forking:
             return 1
-        return 1 + worth_forking([t.prompt for t in batch], [t.completion for t in batch])
+        prompts, completions = [t.prompt for t in batch], [t.completion for t in batch]
+        return 1 + worth_forking(prompts, completions, self.layouts[weights])
 
 
 def together(own: Sequence[Plan], gather: Callable[[list[Any]], list[Any]]) -> list[Plan]:

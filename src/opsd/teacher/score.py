@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from opsd.objective.head import Head
-from opsd.rollout.collate import Ids, Padded, pad_right
+from opsd.rollout.collate import PADDED, Ids, Layout, Sheet, pad_right
 from opsd.sharding import inside, is_sharded
 from opsd.types import UserError
 
@@ -43,27 +43,33 @@ def head_of(model: nn.Module, vocab: int) -> Head:
     )
 
 
-def hidden_rows(model: nn.Module, padded: Padded) -> Tensor:
+def hidden_rows(model: nn.Module, sheet: Sheet) -> Tensor:
     """Last hidden states `[N, D]` at the positions that predict the completions' tokens."""
     base = causal_lm(model)
-    padded = padded.to(next(model.parameters()).device)
+    sheet = sheet.to(next(model.parameters()).device)
     trunk = getattr(base, base.base_model_prefix)
-    hidden_BLD = trunk(input_ids=padded.ids_BL, use_cache=False).last_hidden_state
-    return hidden_BLD.flatten(0, 1).index_select(0, padded.rows_N)
+    packed = {} if sheet.places_BL is None else {"position_ids": sheet.places_BL}
+    hidden_BLD = trunk(input_ids=sheet.ids_BL, use_cache=False, **packed).last_hidden_state
+    return hidden_BLD.flatten(0, 1).index_select(0, sheet.rows_N)
 
 
 @torch.no_grad()
 def score(
-    model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int, vocab: int
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    completions: Sequence[Ids],
+    pad_id: int,
+    vocab: int,
+    layout: Layout = PADDED,
 ) -> tuple[Tensor, Head]:
     """A teacher's rows `[N, D]` for these completions, and the head that reads them.
 
     In evaluation mode: no dropout, no gradient checkpointing.
     """
     read: list[tuple[Tensor, Head]] = []
-    padded = pad_right(prompts, completions, pad_id)
+    sheet = layout.lay(prompts, completions, pad_id)
     with evaluating(model):
-        inside(model, lambda m: read.append((hidden_rows(m, padded), head_of(m, vocab))))
+        inside(model, lambda m: read.append((hidden_rows(m, sheet), head_of(m, vocab))))
     ((hidden_ND, head),) = read
     return hidden_ND, lent(head, model)
 

@@ -7,13 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from opsd.rollout.collate import Ids, pad_right
+from opsd.rollout.collate import PACKED, PADDED, Ids, Layout, pad_right
 from opsd.teacher.keeper import trainable
-from opsd.teacher.score import head_of, hidden_rows
+from opsd.teacher.prefix import attends
+from opsd.teacher.score import causal_lm, evaluating, head_of, hidden_rows
 from opsd.types import UserError
 
 AGREEMENT = 1e-6
 """Largest difference, in nats, at which two readings of one prompt count as the same."""
+
+LEAK = 0.05
+"""Largest difference of packed rows from padded ones, relative to their size, that may be rounding.
+Another sequence's tokens make a larger one."""
 
 
 def refuse_prompt_learning(config: Any) -> None:
@@ -43,12 +48,42 @@ def starts_as_base(model: nn.Module, ids: Ids, vocab: int) -> bool:
     if not all(any(part in name for part in own) for name in trainable(model)):
         return False
     padded = pad_right([ids[:1]], [ids[1:]], 0)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         student = head_of(model, vocab).logits(hidden_rows(model, padded)).log_softmax(-1)
         with model.disable_adapter():  # type: ignore[operator]
             base = head_of(model, vocab).logits(hidden_rows(model, padded)).log_softmax(-1)
-    finally:
-        model.train(was_training)
     return bool((student - base).abs().max() <= AGREEMENT)
+
+
+def layout_for(model: nn.Module, packing: str, ids: Ids) -> Layout:
+    """How a model's sequences are laid out. `auto` packs where attention skips what is not a
+    sequence's own; elsewhere a mask of all tokens by all tokens costs more than padding.
+
+    Raises UserError where packing is asked for and the model would read across sequences.
+    """
+    attention = str(causal_lm(model).config._attn_implementation)
+    skips = "flash" in attention or attention == "flex_attention"
+    if packing == "off" or (packing == "auto" and not skips):
+        return PADDED
+    if reads_packed(model, ids):
+        return PACKED
+    if packing == "on":
+        raise UserError(
+            f"packing: {type(causal_lm(model)).__name__} with {attention} attention reads packed"
+            " sequences as one; leave packing out, or set it to 'off'"
+        )
+    return PADDED
+
+
+@torch.no_grad()
+def reads_packed(model: nn.Module, ids: Ids) -> bool:
+    """Whether the model reads each of several packed sequences as it reads it alone."""
+    if not attends(model):
+        return False
+    prompts, completions = [ids[:1], ids[-1:]], [ids[1:], ids[-2::-1]]
+    with evaluating(model):
+        packed, padded = (
+            hidden_rows(model, layout.lay(prompts, completions, 0)).float()
+            for layout in (PACKED, PADDED)
+        )
+    return bool((packed - padded).norm() <= LEAK * padded.norm())
