@@ -26,6 +26,8 @@ CASES: dict[str, dict] = {
     "repeated": {"lora": True, "repeated": True},
     # A head of its own, and passes that are empty on one rank: its gradient must not be missing.
     "untied": {"untied": True, "max_tokens_per_pass": 130, "checkpointing": True},
+    # The second step learns from the first one's rollouts, whose frozen teacher has read them.
+    "reused": {"reuse": 2, "max_tokens_per_pass": 130},
     "resumed": {"ema": True, "steps": 4},
 }
 MODES = {"alone": 1, "whole": 2, "sharded": 2}
@@ -177,7 +179,7 @@ def trainer_for(case: dict, mode: str, folder: str, run: Path):
         PartialState().distributed_type = DistributedType.MULTI_GPU
     trainer = OPSDTrainer(
         model,
-        Method(name="both", signal=signal, source=source),
+        Method(name="both", signal=signal, source=source, reuse=case.get("reuse", 1)),
         args,
         train_dataset=problems[: ROLLOUTS // 4] * 8 if case.get("repeated") else problems,
         processing_class=AutoTokenizer.from_pretrained(folder),
@@ -278,15 +280,16 @@ def test_processes_agree_with_each_other_and_with_one_process(name, mode, finish
         assert apart(all_of_it, mine) < 1e-6, step
     moved = {n: end - alone["start"][n] for n, end in alone["end"].items()}
     assert max(change.abs().max().item() for change in moved.values()) > 1e-4
+    written = ROLLOUTS * steps // CASES[name].get("reuse", 1)
     read = {}
     for how, ranks in ((mode, (0, 1)), ("alone", (0,))):
         folder = finished / f"{name}-{how}" / "rollouts"
         rows = [list(read_jsonl(folder / f"rank{rank}.jsonl")) for rank in ranks]
-        assert all(len(of_rank) == ROLLOUTS * steps // len(ranks) for of_rank in rows)
+        assert all(len(of_rank) == written // len(ranks) for of_rank in rows)
         key = ("step", "problem", "sample", "completion_ids", "reward")
         read[how] = sorted([row[k] for k in key] for of_rank in rows for row in of_rank)
-    assert read["alone"] == read[mode] and len(read[mode]) == ROLLOUTS * steps
-    assert len({tuple(row[3]) for row in read[mode]}) == ROLLOUTS * steps
+    assert read["alone"] == read[mode] and len(read[mode]) == written
+    assert len({tuple(row[3]) for row in read[mode]}) == written
 
 
 @pytest.mark.parametrize("mode", ["whole", "sharded"])

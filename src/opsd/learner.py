@@ -52,6 +52,7 @@ class Learner:
         architecture."""
         with self.meter.timed("teacher"):
             pages = self.readers.read(plan, reader)
+            self.readers.remember(pages)
             shares = [self._share(part, i, pages, device) for i in range(len(self.signals))]
         results: Results = []
 

@@ -84,6 +84,18 @@ def test_rows_are_kept_until_the_rollouts_are_spent_and_only_for_them(tmp_path, 
     assert not once.learner.readers.kept
 
 
+def test_traces_leave_nothing_behind(tmp_path, tiny_folder):
+    """They read alone what a pass reads in company, which rounds otherwise."""
+    quiet, traced = (
+        run(tmp_path / str(every), tiny_folder, OWN, max_steps=2, trace_steps=every)
+        for every in (0, 1)
+    )
+    quiet.train()
+    traced.train()
+    assert (tmp_path / "1" / "traces").is_dir()
+    assert gap(weights_of(quiet.model), weights_of(traced.model)) == 0
+
+
 def test_a_run_goes_on_in_the_middle_of_a_reuse(tmp_path, tiny_folder):
     saved = {"save_strategy": "steps", "save_steps": 1}
     whole = run(tmp_path / "a", tiny_folder, OWN, max_steps=4, **saved)

@@ -44,9 +44,10 @@ class Readers:
     """The teachers, by their weights. `forking` are those whose architecture lets completions go on
     from one reading of their prompt; `layouts` say how each one's sequences are laid out.
 
-    Rows of `lasting` weights are kept until `forget`: `[tokens, D]` for every taught rollout and
-    view of a step, in the type that the model computes in, in the host's memory. For 32 rollouts of
-    2,048 tokens and D = 4,096 in bfloat16 that is 0.5 GiB per view.
+    Rows of `lasting` weights that it is to `remember` are kept until it is to `forget` them:
+    `[tokens, D]` for every taught rollout and view of a step, in the type that the model computes
+    in, in the host's memory. For 32 rollouts of 2,048 tokens and D = 4,096 in bfloat16 that is
+    0.5 GiB per view.
     """
 
     keepers: Mapping[AnyWeights, Keeper]
@@ -57,6 +58,12 @@ class Readers:
     lasting: frozenset[AnyWeights] = frozenset()
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     kept: dict[Text, Tensor] = field(default_factory=dict)
+
+    def remember(self, pages: Pages) -> None:
+        """The same rollouts may be learned from once more."""
+        for text, rows in pages.rows.items():
+            if text.weights in self.lasting and text not in self.kept:
+                self.kept[text] = rows.cpu()
 
     def forget(self) -> None:
         """The rollouts are spent."""
@@ -100,8 +107,6 @@ class Readers:
             read = zip(batch, rows_ND.split([len(c) for c in completions]), strict=True)
             pages.rows.update(read)
             pages.heads[weights] = head
-            if weights in self.lasting:
-                self.kept.update((text, pages.rows[text].cpu()) for text in batch)
         idle = plan.forwards[weights] - sum(map(self._forwards, batches))
         for _ in range(idle if is_sharded(reader) else 0):
             _, pages.heads[weights] = score(reader, [(self.pad_id,)], [()], self.pad_id, self.vocab)

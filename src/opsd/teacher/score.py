@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from opsd.objective.head import Head
 from opsd.rollout.collate import PADDED, Ids, Layout, Sheet, pad_right
-from opsd.sharding import inside, is_sharded
+from opsd.sharding import inside, is_sharded, read_in, whole
 from opsd.types import UserError
 
 
@@ -74,12 +74,15 @@ def score(
     return hidden_ND, lent(head, model)
 
 
-@torch.no_grad()
 def lent_head(model: nn.Module, vocab: int) -> Head:
-    """A teacher's head alone, where its rows are there already."""
-    read: list[Head] = []
-    inside(model, lambda m: read.append(head_of(m, vocab)))
-    return lent(read[0], model)
+    """A teacher's head alone, where its rows are there already. To be called by all processes,
+    where the model is sharded."""
+    head = head_of(model, vocab)
+    weight, bias = (
+        x if x is None else whole(x.detach().to(read_in(model, x)))
+        for x in (head.weight, head.bias)
+    )
+    return replace(head, weight=weight, bias=bias)
 
 
 def lent(head: Head, model: nn.Module) -> Head:
