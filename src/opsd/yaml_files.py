@@ -37,7 +37,7 @@ class _Once(yaml.SafeLoader):
 def mapping(path: Path) -> dict[str, Any]:
     """A file's keys and values. UserError for a file that cannot be read, or has no keys."""
     try:
-        content = yaml.load(path.read_text("utf-8"), _Once)  # noqa: S506: a safe loader
+        content = yaml.load(path.read_text("utf-8"), _Once)  # a safe loader
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
