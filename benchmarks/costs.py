@@ -228,23 +228,25 @@ def estimate(name: str, setting_name: str, gpus: int, gpu: GPU | None = None) ->
         used = memory(shape, setting, gpus)
     room = int((gpu.memory - used.writing) // used.sequence)
     if room < 1 or used.learning > gpu.memory:
-        return {**judged("cost", 0.0, **about), "ratio": None, "fits": False}
+        return judged("cost", None, **about, fits=False)
     rollouts = math.ceil(setting.rollouts / gpus)
     at_once = min(room, rollouts)
     took = step(shape, setting, rollouts, gpu, at_once)
     hours = took.seconds * setting.steps / 3600
-    return {
-        **judged("cost", took.rollout / took.seconds, **about),
-        "fits": True,
-        "sharded": sharded,
-        "generated_tokens": setting.generated,
-        "step_s": round(took.seconds, 1),
-        "hours": round(hours, 2),
-        "gpu_hours": round(hours * gpus, 1),
-        "waves": math.ceil(rollouts / at_once),
-        "learning_gb": round(used.learning / 1e9, 1),
-        "writing_gb": round((used.writing + at_once * used.sequence) / 1e9, 1),
-    }
+    return judged(
+        "cost",
+        took.rollout / took.seconds,
+        **about,
+        fits=True,
+        sharded=sharded,
+        generated_tokens=setting.generated,
+        step_s=round(took.seconds, 1),
+        hours=round(hours, 2),
+        gpu_hours=round(hours * gpus, 1),
+        waves=math.ceil(rollouts / at_once),
+        learning_gb=round(used.learning / 1e9, 1),
+        writing_gb=round((used.writing + at_once * used.sequence) / 1e9, 1),
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

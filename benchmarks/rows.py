@@ -16,15 +16,17 @@ Row = dict[str, Any]
 
 
 def judged(
-    measure: str, ratio: float, target: float | None = None, ok: bool = True, **more: Any
+    measure: str, ratio: float | None, target: Any = None, ok: bool = True, **more: Any
 ) -> Row:
-    """A row with a number, and whether it is as it should be."""
-    return {"measure": measure, "ratio": round(ratio, 3), "target": target, "ok": ok, **more}
+    """A row with a number, where there is something to compare, and whether it is as it should
+    be."""
+    told = None if ratio is None else round(ratio, 3)
+    return {"measure": measure, "ratio": told, "target": target, "ok": ok, **more}
 
 
 def not_measured(measure: str, why: str, **more: Any) -> Row:
     """A row for what cannot be measured here."""
-    return {**judged(measure, 0.0, **more), "ratio": None, "not_measured": why}
+    return judged(measure, None, **more, not_measured=why)
 
 
 def machine() -> dict[str, Any]:

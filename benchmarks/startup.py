@@ -150,7 +150,7 @@ def loaded(problems: Path) -> dict[str, float]:
     train_set, _ = load(asked.data)
     seconds = time.perf_counter() - begun
     return {
-        "rows": len(train_set),
+        "kept": len(train_set),
         "seconds": round(seconds, 2),
         "bytes": resident("VmRSS") - before,
         "peak_bytes": resident("VmHWM") - before,
