@@ -101,7 +101,11 @@ def _wide_column(columns: tuple[str, ...], lang: str) -> str | None:
 
 def translations(row: Row) -> tuple[str, ...]:
     """The languages other than English into which the row has translations, by such columns."""
-    return _translations(tuple(map(str, row)), tuple(codes()))
+    columns = tuple(map(str, row))
+    # Most sets have no such column, and a row is looked at for every problem.
+    if not any(column.lower().startswith("problem_") for column in columns):
+        return ()
+    return _translations(columns, tuple(codes()))
 
 
 @lru_cache
