@@ -86,7 +86,7 @@ def render(results: Mapping[str, Result]) -> str:
     text = made.from_string(file.read_text("utf-8")).render(
         **{name: results.get(name) for name in BENCHMARKS},
         results=results,
-        machine=results["loss"]["machine"],
+        machine=next(iter(results.values()))["machine"],
         costs=[estimate(m, s, n) for s in SETTINGS for m in SHAPES for n in GPUS],
         settings=SETTINGS,
         shapes=SHAPES,
@@ -101,7 +101,8 @@ def draw(results: Mapping[str, Result], folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams |= {"svg.hashsalt": "opsd", "svg.fonttype": "none", "font.size": 9}
-    for name, figure in (("loss_peaks", _peaks), ("step_ratios", _ratios)):
+    figures = {"loss": ("loss_peaks", _peaks), "step": ("step_ratios", _ratios)}
+    for name, figure in [figures[needed] for needed in figures if needed in results]:
         shown, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
         figure(results, axes)
         axes.spines[["top", "right"]].set_visible(False)

@@ -70,7 +70,12 @@ def timed(words: Sequence[str], folder: Path) -> Took:
     return Took(used.ru_utime + used.ru_stime, wall)
 
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    # Bytecode is written, as it is for users: only a first start compiles the sources.
+    "PYTHONDONTWRITEBYTECODE": "",
+}
 
 
 def command_rows(rounds: int, wanted: Sequence[str] = COMMANDS) -> list[Row]:
@@ -81,12 +86,13 @@ def command_rows(rounds: int, wanted: Sequence[str] = COMMANDS) -> list[Row]:
         folder = Path(place)
         if any("run" in name.split() for name in wanted):
             timed([*OPSD, *shlex.split(PREPARED)], folder)
-        for number in range(rounds):
+        for number in range(rounds + 1):
             for name in names:
                 words = TORCH if name == "import torch" else [*OPSD, *shlex.split(name)]
                 took[name].append(timed(words, folder))
-            note(f"commands: round {number + 1} of {rounds}")
-    return [row_of(name, took[name], took["import torch"]) for name in names]
+            note(f"commands: round {number} of {rounds}")
+    # The first round warms up.
+    return [row_of(name, took[name][1:], took["import torch"][1:]) for name in names]
 
 
 def row_of(name: str, took: Sequence[Took], torch: Sequence[Took]) -> Row:

@@ -88,9 +88,17 @@ def test_without_a_gpu_rows_say_so(capsys, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_committed_page_is_what_the_stored_results_give():
-    assert page.PAGE.read_text("utf-8") == page.render(page.stored())
-    for figure in ("loss_peaks", "step_ratios"):
-        assert (page.IMAGES / f"{figure}.svg").is_file()
+    written = page.PAGE.read_text("utf-8")
+    assert written == page.render(page.stored())
+    for figure in ("loss_peaks.svg", "step_ratios.svg"):
+        assert (figure in written) == (page.IMAGES / figure).is_file()
+
+
+def test_a_page_of_less_says_what_to_run():
+    some = {name: result for name, result in page.stored().items() if name == "real_shapes"}
+    written = page.render(some)
+    for name in ("loss", "step", "rollouts", "startup", "scaling", "gpu"):
+        assert f"python -m benchmarks.{name} --json" in written
 
 
 def test_the_page_names_every_target_that_was_missed():
