@@ -1,6 +1,6 @@
 """The exact loss against its peers and its floor: peak memory, time, products with the head.
 
-    python -m benchmarks.loss [--sweep peers floor rows vocab chunk] [--json out.json]
+    python -m benchmarks.loss [--sweep peers floor rows growth] [--json out.json]
     python -m benchmarks.loss --device cuda --rows 8192 --vocab 151936 --hidden 2048 --chunk 512
 
 Every implementation computes the sum of per-token divergences and its gradient by the student's
@@ -14,6 +14,7 @@ without compilation. On a GPU everything is bfloat16.
     floor   time over that of the three matrix products alone, at hidden size 1024
     rows    the peak is the same for every number of rows (hidden size 16: what is kept for the
             backward pass, [N, D], then counts for nothing)
+    growth  every implementation's peak as the rows grow, over that of the fewest rows
     vocab   the peak over one chunk's logits of one stream does not grow with the vocabulary
     chunk   the same of the rows per chunk, and the time over that at the first chunk
 """
@@ -21,7 +22,6 @@ without compilation. On a GPU everything is bfloat16.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -35,9 +35,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loss_peers import DIVERGENCES, Loss, floor, ours, peers
+from benchmarks.rows import Row, finish, machine, not_measured
 
-Row = dict[str, Any]
-SWEEPS = ("peers", "floor", "rows", "vocab", "chunk")
+SWEEPS = ("peers", "floor", "rows", "growth", "vocab", "chunk")
+DEFAULT = ["peers", "floor", "rows", "growth"]
 FLOOR, FLAT, DENSE, AGREE = 1.5, 1.1, 10.0, 0.02
 """Targets: time over the products', the largest peak over the first, the dense form's peak over
 ours, how far another form's gradient may be from the eager one's (bfloat16)."""
@@ -243,6 +244,22 @@ def flat(bench: Bench, shapes: Sequence[Shape], name: str) -> list[Row]:
     return table
 
 
+def growth(bench: Bench, shapes: Sequence[Shape], name: str) -> list[Row]:
+    """Every implementation's peak at each shape over its own at the first."""
+    table = []
+    for label in {**bench.ours(shapes[0].chunk), **peers(bench.device, shapes[0].chunk)}:
+        first = 0
+        for shape in shapes:
+            loss = {**bench.ours(shape.chunk), **peers(bench.device, shape.chunk)}[label]
+            seen = bench._replace(rounds=1).measure({label: loss}, shape, name)[label]
+            row = bench.row(label, name, shape, seen)
+            first = first or seen.peak
+            table.append(
+                row if seen.why_not else judged(row, "growth", seen.peak / first, None, True)
+            )
+    return table
+
+
 def sweep(which: str, bench: Bench, shape: Shape, name: str) -> list[Row]:
     small = shape._replace(hidden=16)
     if which == "peers":
@@ -251,6 +268,8 @@ def sweep(which: str, bench: Bench, shape: Shape, name: str) -> list[Row]:
         return over_floor(bench, shape._replace(rows=min(shape.rows, 256)), name)
     if which == "rows":
         return flat(bench, [small._replace(rows=n) for n in (128, 512, 2048, 8192)], name)
+    if which == "growth":
+        return growth(bench, [shape._replace(rows=n) for n in (128, 256, 512, 1024, 2048)], name)
     if which == "vocab":
         shapes = [small._replace(rows=128, vocab=v) for v in (32_000, 151_936, 262_144)]
         return flat(bench, shapes, name)
@@ -259,7 +278,7 @@ def sweep(which: str, bench: Bench, shape: Shape, name: str) -> list[Row]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--sweep", nargs="+", choices=SWEEPS, default=["peers", "floor", "rows"])
+    parser.add_argument("--sweep", nargs="+", choices=SWEEPS, default=DEFAULT)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--vocab", type=int, default=32_000)
@@ -267,26 +286,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--forms", nargs="+", help="of ours; CPU: eager; CUDA: all three")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    before = machine()
     all_forms = ["eager", "compiled", "triton"] if args.device == "cuda" else ["eager"]
     bench = Bench(args.device, args.rounds, args.forms or all_forms)
     shape = Shape(args.rows, args.vocab, args.hidden, args.chunk)
     if args.device == "cuda" and not torch.cuda.is_available():
-        table: list[Row] = [{"measure": "not measured", "why": "no CUDA device", "ok": True}]
+        table: list[Row] = [not_measured("loss", "no CUDA device")]
     else:
         table = [
             {"sweep": which, "device": args.device, **row}
             for which in args.sweep
-            for name in DIVERGENCES
+            for name in (DIVERGENCES if which != "growth" else ["jsd(0.5)"])
             for row in sweep(which, bench, shape, name)
         ]
-    lines = [json.dumps(row) for row in table]
-    print("\n".join(lines))
-    if args.json is not None:
-        args.json.write_text("\n".join(lines) + "\n", "utf-8")
-    return 0 if all(row["ok"] for row in table) else 1
+    return finish(table, args.json, before)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ ours; exit code 1 when a target is missed. That both computed the same is checke
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import sys
@@ -34,13 +33,13 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
 from benchmarks.loss import peak_bytes
+from benchmarks.rows import finish, machine, note
 from benchmarks.words import text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
 from opsd.objective.divergences import jsd
 from opsd.objective.signals import Distill, Reduction, Teacher
 from opsd.rollout.engine import Completion
-from opsd.run import environment, write_atomically
 from opsd.teacher.context import Solution, StudentPrompt
 from opsd.types import Finish, Group, Problem, Verdict
 
@@ -308,7 +307,7 @@ def measure(world: World, rounds: int) -> list[dict[str, Any]]:
             seconds, losses[name] = timed(name, world)
             times[name].append(seconds)
         told = ", ".join(f"{name} {values[-1]:.2f}" for name, values in times.items())
-        print(f"V={world.vocab:,}, round {number + 1} of {rounds}, s: {told}", file=sys.stderr)
+        note(f"V={world.vocab:,}, round {number + 1} of {rounds}, s: {told}")
     table = []
     for name in list(times)[1:]:
         paired = [t / o for t, o in zip(times[name], times["ours"], strict=True)]
@@ -344,15 +343,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    table = []
-    for vocab in args.vocab:
-        for group in (1, GROUP):
-            for row in measure(World(vocab, group), args.rounds):
-                table.append(row)
-                print(json.dumps(row), flush=True)
-    if args.json is not None:
-        write_atomically(args.json, json.dumps({"machine": environment(), "rows": table}, indent=1))
-    return 0 if all(row["ok"] for row in table) else 1
+    before = machine()
+    worlds = [World(vocab, group) for vocab in args.vocab for group in (1, GROUP)]
+    return finish(
+        [row for world in worlds for row in measure(world, args.rounds)], args.json, before
+    )
 
 
 if __name__ == "__main__":

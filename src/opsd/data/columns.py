@@ -67,7 +67,7 @@ def problem(
             raise UserError(f"{where}: the column '{names[name]}' holds a mapping, not a text")
     answer = fields.pop("answer", None)
     worked = str(answer) if answer is not None else ""
-    if "solution" not in fields and _GSM8K_ANSWER.search(worked):
+    if "solution" not in fields and _gsm8k_answer(worked):
         fields["solution"] = worked
     privileged = {n: _text(value) for n, value in fields.items() if value is not None}
     if "solution" in privileged:
@@ -101,7 +101,11 @@ def _wide_column(columns: tuple[str, ...], lang: str) -> str | None:
 
 def translations(row: Row) -> tuple[str, ...]:
     """The languages other than English into which the row has translations, by such columns."""
-    return _translations(tuple(map(str, row)), tuple(codes()))
+    columns = tuple(map(str, row))
+    # Most sets have no such column, and a row is looked at for every problem.
+    if not any(column.lower().startswith("problem_") for column in columns):
+        return ()
+    return _translations(columns, tuple(codes()))
 
 
 @lru_cache
@@ -130,7 +134,7 @@ def _found(row: Row, columns: Mapping[str, str], lang: str) -> dict[str, str]:
 
 def _empty(value: Any) -> bool:
     if isinstance(value, str):
-        return not value.strip()
+        return not value or value.isspace()
     return value is None or value == []
 
 
@@ -172,6 +176,12 @@ def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
 
 def _boxed(text: str) -> str:
     r"""A GSM8K solution in the form that is asked for: no calculator marks, `\boxed{n}` last."""
-    if _GSM8K_ANSWER.search(text) is None:
+    if not _gsm8k_answer(text):
         return text
     return _GSM8K_ANSWER.sub(r"\n\\boxed{\1}", _GSM8K_CALCULATOR.sub("", text))
+
+
+def _gsm8k_answer(text: str) -> bool:
+    """Whether a solution ends as GSM8K's do. The mark is looked for first, since the pattern tries
+    every position of a long text."""
+    return "####" in text and _GSM8K_ANSWER.search(text) is not None

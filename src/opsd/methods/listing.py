@@ -13,16 +13,19 @@ from rich.table import Column, Table
 
 from opsd.methods import FUNCTIONS, Method, catalogue
 from opsd.objective.signals import leaves
+from opsd.recipe_files import shipped
 from opsd.types import UserError
 
 _METHOD = TypeAdapter(Method)
+# The parser in C, where PyYAML has it, is ten times as fast on seventy files.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def listing(name: str | None = None) -> list[dict[str, Any]]:
     """Name, paper, source, signal (as parts) and recipes of every method, or of one."""
     if name is not None and name not in FUNCTIONS:
         raise UserError(f"unknown method '{name}'; known: {', '.join(sorted(FUNCTIONS))}")
-    rows = []
+    rows, recipes = [], _recipes()
     for key, method in catalogue().items():
         if name in (None, key):
             parts = _METHOD.dump_python(method, mode="json")
@@ -32,7 +35,7 @@ def listing(name: str | None = None) -> list[dict[str, Any]]:
                     "paper": method.paper,
                     "source": parts["source"],
                     "signal": parts["signal"],
-                    "recipes": _recipes(key),
+                    "recipes": recipes.get(key, []),
                 }
             )
     return rows
@@ -62,13 +65,11 @@ def _names(row: Mapping[str, Any]) -> str:
     return ", ".join(row["recipes"]) or "none"
 
 
-def _recipes(name: str) -> list[str]:
-    """Shipped recipes of a method: those whose file says so."""
-    from opsd.recipe_files import shipped
-
-    found = []
+def _recipes() -> dict[str, list[str]]:
+    """The shipped recipes of every method: those whose file says so."""
+    found: dict[str, list[str]] = {}
     for stem, path in shipped().items():
-        chosen = (yaml.safe_load(path.read_text("utf-8")) or {}).get("method")
-        if chosen == name or (isinstance(chosen, dict) and chosen.get("name") == name):
-            found.append(stem)
+        chosen = yaml.load(path.read_text("utf-8"), _LOADER)["method"]
+        method = chosen["name"] if isinstance(chosen, dict) else chosen
+        found.setdefault(method, []).append(stem)
     return found

@@ -11,8 +11,6 @@ from functools import cached_property
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from pydantic import Field, ValidationError
 
 from opsd.data.prompts import answered, prompt_ids, view
@@ -120,6 +118,9 @@ class Librarian:
         self, groups: Sequence[Group], update: BankUpdate, sampler: Sampler, step: int
     ) -> None:
         """Counts what was tried; when it is time, keeps what is written and not known already."""
+        # Imported here: the catalogue of methods needs this module, and lists without it.
+        from accelerate.utils import gather_object
+
         rollouts = [(g.problem, r) for g in groups for r in g.rollouts if r.verdict is not None]
         tried = gather_object([(len(rollouts), sum(is_right(r) for _, r in rollouts))])
         self.tried = (
@@ -191,6 +192,8 @@ class Librarian:
     def measured(self) -> dict[str, float]:
         """Items written in this run that the bank holds; zero but on one of the processes, since
         what authors measured is added up."""
+        from accelerate import PartialState
+
         return {"items": len(self.dynamic) if PartialState().is_main_process else 0}
 
     def state_dict(self) -> dict[str, Any]:

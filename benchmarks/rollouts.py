@@ -1,0 +1,294 @@
+"""Rollouts and evaluation against Transformers' own `generate`.
+
+    python -m benchmarks.rollouts [--rounds 3 --horizons 64 256 1024 --json out.json]
+
+*Rollouts*: 32 completions by the same small Qwen3 from the same prompts, in groups of 1 and of 8,
+by our `HFEngine` and by `generate` as TRL's GRPO trainer calls it (one left-padded batch, a prompt
+repeated for each of its group). An ending is any of so many ids that a model which knows nothing
+draws one every half horizon, so that rows end at different steps, as real ones do. Tokens per CPU
+second on one thread, in interleaved rounds. Both sample the whole distribution at temperature 1.
+Without sampling both must write the same tokens, which is checked first.
+
+*Evaluation*: the built-in model on its own problems, 4 samples each, by `opsd.evaluate` and by a
+loop over `generate` and the same grader, in batches of as many tokens; samples per CPU second.
+
+vLLM, where it can be imported, writes the rollouts as well; its time is on the clock, since it
+works in a process of its own. Exit code 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from benchmarks.rows import Row, finish, judged, machine, not_measured, note
+from opsd.data.prompts import prompt_ids
+from opsd.evaluate.run import evaluate
+from opsd.evaluate.samples import Protocol, protocol
+from opsd.grade.verifier import MathVerifier
+from opsd.miniature.world import problems
+from opsd.model import load_model, load_tokenizer
+from opsd.rollout.collate import pad_left
+from opsd.rollout.engine import Completion, Sampling
+from opsd.rollout.hf import HFEngine
+from opsd.teacher.context import StudentPrompt
+
+VOCAB, PAD, ROLLOUTS = 8192, 0, 32
+FASTER = 1.0
+"""What ours must at least do, over theirs."""
+Write = Callable[[Sequence[Sequence[int]], Sampling], list[list[int]]]
+"""Prompts, one per completion -> completions."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many completions per prompt, of at most `horizon` tokens."""
+
+    group: int
+    horizon: int
+    rollouts: int = ROLLOUTS
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """A prompt per completion; their lengths differ."""
+        draw = torch.Generator().manual_seed(0)
+        alone = self.rollouts // self.group
+        lengths = [60 + 150 * i // alone for i in range(alone)]
+        made = [torch.randint(1000, VOCAB, (n,), generator=draw).tolist() for n in lengths]
+        return [prompt for prompt in made for _ in range(self.group)]
+
+    @property
+    def ends(self) -> list[int]:
+        """Ids that end a completion, of which one is drawn every half horizon."""
+        return list(range(1, 1 + VOCAB // (self.horizon // 2)))
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(max_tokens=self.horizon)
+
+
+def network() -> Qwen3ForCausalLM:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCAB,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        tie_word_embeddings=True,
+        eos_token_id=PAD,
+        pad_token_id=PAD,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+def ours(model: Any, ends: Sequence[int]) -> Write:
+    engine = HFEngine(model, eos_ids=ends, pad_id=PAD, vocab=VOCAB)
+
+    def write(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        made = engine.generate(prompts, sampling, range(len(prompts)))
+        return [list(completion.ids) for completion in made]
+
+    return write
+
+
+def transformers(model: Any, ends: Sequence[int]) -> Write:
+    """As TRL's GRPO trainer calls it."""
+
+    @torch.no_grad()
+    def write(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        ids, mask = pad_left(prompts, PAD)
+        config = GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            do_sample=sampling.temperature > 0,
+            pad_token_id=PAD,
+            eos_token_id=list(ends),
+            temperature=sampling.temperature or None,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            disable_compile=True,
+        )
+        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        return [until(row, ends) for row in made[:, ids.shape[1] :].tolist()]
+
+    return write
+
+
+def until(row: list[int], ends: Sequence[int]) -> list[int]:
+    """A row up to its ending."""
+    last = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
+    return row[: last + 1]
+
+
+def vllm(model: Any, case: Case) -> Write:
+    from opsd.rollout.engines import VLLM
+    from opsd.rollout.vllm import VLLMEngine
+
+    engine = VLLMEngine(
+        model,
+        VLLM(),
+        eos_ids=case.ends,
+        vocab=VOCAB,
+        probe=case.prompts[0],
+        max_model_len=256 + case.horizon,
+    )
+    engine.sync(model)
+
+    def write(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        made: list[Completion] = engine.generate(prompts, sampling, range(len(prompts)))
+        return [list(completion.ids) for completion in made]
+
+    return write
+
+
+def rate(write: Write, case: Case, clock: Callable[[], float]) -> float:
+    """Tokens per second."""
+    begun = clock()
+    made = write(case.prompts, case.sampling)
+    return sum(map(len, made)) / (clock() - begun)
+
+
+def rollout_row(case: Case, rounds: int) -> Row:
+    """Our tokens per CPU second over Transformers'."""
+    model = network()
+    writers = {"own": ours(model, case.ends), "theirs": transformers(model, case.ends)}
+    greedy = Sampling(temperature=0.0, max_tokens=min(case.horizon, 64))
+    one, other = (write(case.prompts, greedy) for write in writers.values())
+    rates: dict[str, list[float]] = {name: [] for name in writers}
+    for number in range(rounds):
+        torch.manual_seed(number)
+        for name, write in writers.items():
+            rates[name].append(rate(write, case, time.process_time))
+        note(f"{case}, tokens/s: {rates['own'][-1]:.0f}, theirs {rates['theirs'][-1]:.0f}")
+    pairs = [o / t for o, t in zip(rates["own"], rates["theirs"], strict=True)]
+    ratio = statistics.median(pairs)
+    return judged(
+        "rollouts",
+        ratio,
+        FASTER,
+        ratio >= FASTER and one == other,
+        name="Transformers' generate",
+        group=case.group,
+        horizon=case.horizon,
+        rollouts=case.rollouts,
+        range=[round(min(pairs), 3), round(max(pairs), 3)],
+        own_tokens_per_cpu_s=round(statistics.median(rates["own"]), 1),
+        tokens_per_cpu_s=round(statistics.median(rates["theirs"]), 1),
+        greedy_equal=one == other,
+    )
+
+
+def vllm_row(case: Case, rounds: int) -> Row:
+    """Our engine's time on the clock beside vLLM's; no target, since vLLM is the other choice."""
+    about = {"name": "vLLM", "group": case.group, "horizon": case.horizon}
+    if importlib.util.find_spec("vllm") is None:
+        why = "vllm is not installed here; it has an environment of its own"
+        return not_measured("rollouts", why, **about)
+    model = network()
+    writers = {"own": ours(model, case.ends), "vllm": vllm(model, case)}
+    rates: dict[str, list[float]] = {name: [] for name in writers}
+    for _ in range(rounds):
+        for name, write in writers.items():
+            rates[name].append(rate(write, case, time.perf_counter))
+    pairs = [o / v for o, v in zip(rates["own"], rates["vllm"], strict=True)]
+    told = {f"{name}_tokens_per_s": round(statistics.median(r), 1) for name, r in rates.items()}
+    return judged("rollouts", statistics.median(pairs), **about, **told)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Problems of the built-in world, so many samples each, within a budget of tokens."""
+
+    problems: int = 64
+    samples: int = 4
+    budget: int = 64
+    batch_tokens: int = 8_192
+    """What `opsd evaluate` has in memory at once on a CPU."""
+
+    @property
+    def given(self) -> list[Any]:
+        return problems("miniature", "test", "swa", self.problems)
+
+    @property
+    def protocol(self) -> Protocol:
+        return protocol(StudentPrompt(), Sampling(), (self.budget,))
+
+
+def evaluated(suite: Suite) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "answers"
+        evaluate("miniature", suite.given, "miniature", suite.protocol, suite.samples, place)
+
+
+def looped(suite: Suite) -> None:
+    """What one writes without a toolkit: batches as they come, `generate`, decode, grade."""
+    model, tokenizer = load_model("miniature"), load_tokenizer("miniature")
+    verifier = MathVerifier()
+    write = transformers(model, model.generation_config.eos_token_id)
+    items = [problem for problem in suite.given for _ in range(suite.samples)]
+    prompts = [prompt_ids(tokenizer, suite.protocol.prompt.view(problem)) for problem in items]
+    size = suite.batch_tokens // (max(map(len, prompts)) + suite.budget)
+    for start in range(0, len(items), size):
+        part = slice(start, start + size)
+        made = write(prompts[part], suite.protocol.sampling)
+        for problem, ids in zip(items[part], made, strict=True):
+            verifier(problem, tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def evaluation_row(suite: Suite, rounds: int) -> Row:
+    """Our samples per CPU second over the loop's."""
+    seconds: dict[str, list[float]] = {"own": [], "loop": []}
+    for number in range(rounds + 1):
+        for name, run in (("own", evaluated), ("loop", looped)):
+            begun = time.process_time()
+            run(suite)
+            if number:  # the first round warms up
+                seconds[name].append(time.process_time() - begun)
+        note(f"evaluation, round {number} of {rounds}")
+    ratio = statistics.median(
+        loop / own for own, loop in zip(seconds["own"], seconds["loop"], strict=True)
+    )
+    drawn = suite.problems * suite.samples
+    return judged(
+        "evaluation",
+        ratio,
+        FASTER,
+        ratio >= FASTER,
+        name="a loop over generate and the grader",
+        problems=suite.problems,
+        samples=suite.samples,
+        budget=suite.budget,
+        own_samples_per_cpu_s=round(drawn / statistics.median(seconds["own"]), 1),
+        samples_per_cpu_s=round(drawn / statistics.median(seconds["loop"]), 1),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--horizons", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    before = machine()
+    cases = [Case(group, horizon) for horizon in args.horizons for group in (1, 8)]
+    rows = [rollout_row(case, args.rounds) for case in cases]
+    rows += [vllm_row(Case(8, 256), args.rounds), evaluation_row(Suite(), args.rounds)]
+    return finish(rows, args.json, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""A benchmark's result: JSON rows with `ratio`, `target` and `ok`, and how they are stored."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from opsd.run import environment, write_atomically
+
+Row = dict[str, Any]
+
+
+def judged(
+    measure: str, ratio: float | None, target: Any = None, ok: bool = True, **more: Any
+) -> Row:
+    """A row with a number, where there is something to compare, and whether it is as it should
+    be."""
+    told = None if ratio is None else round(ratio, 3)
+    return {"measure": measure, "ratio": told, "target": target, "ok": ok, **more}
+
+
+def not_measured(measure: str, why: str, **more: Any) -> Row:
+    """A row for what cannot be measured here."""
+    return judged(measure, None, **more, not_measured=why)
+
+
+def machine() -> dict[str, Any]:
+    """Versions and hardware, and how busy others keep it."""
+    return {**environment(), "load": [round(load, 2) for load in os.getloadavg()]}
+
+
+def finish(rows: Sequence[Mapping[str, Any]], file: Path | None, before: Mapping[str, Any]) -> int:
+    """Prints the rows, and stores them with the machine as it was `before` and the date. Returns
+    the exit code: 1 where a target is missed."""
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    if file is not None:
+        date = datetime.now(UTC).date().isoformat()
+        stored = {"command": command(), "date": date, "machine": before, "rows": rows}
+        write_atomically(file, json.dumps(stored, indent=1))
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+def command() -> str:
+    """How this benchmark was started, without where its rows are stored."""
+    module = Path(sys.argv[0]).stem
+    told = list(sys.argv[1:])
+    if "--json" in told:
+        place = told.index("--json")
+        del told[place : place + 2]
+    return " ".join([f"python -m benchmarks.{module}", *told])
+
+
+def note(text: str) -> None:
+    """Progress, beside the rows."""
+    print(text, file=sys.stderr, flush=True)

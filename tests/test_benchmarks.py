@@ -1,0 +1,108 @@
+"""The benchmarks at tiny settings, and the page that their stored results make."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks import gpu, page, rollouts, scaling, startup
+from benchmarks.rows import command, finish, judged, not_measured
+
+from opsd.data.problems import load
+
+KEYS = {"measure", "ratio", "target", "ok"}
+
+
+def test_a_missed_target_is_exit_code_1_and_what_was_not_measured_is_not(tmp_path: Path, capsys):
+    file, machine = tmp_path / "x.json", {"load": [1.0]}
+    assert finish([judged("a", 1.23456, 1.0)], file, machine) == 0
+    assert finish([judged("a", 0.5, 1.0, ok=False)], None, machine) == 1
+    assert finish([not_measured("a", "no such device", name="b")], None, machine) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(row.keys() >= KEYS for row in printed) and printed[2]["ratio"] is None
+    stored = json.loads(file.read_text())
+    assert stored["rows"] == [{"measure": "a", "ratio": 1.235, "target": 1.0, "ok": True}]
+    assert stored["machine"] == machine and stored["date"].startswith("20")
+
+
+def test_the_command_is_told_without_where_it_wrote(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["x/step.py", "--rounds", "3", "--json", "out.json"])
+    assert command() == "python -m benchmarks.step --rounds 3"
+
+
+def test_a_process_is_timed_and_one_that_fails_is_told(tmp_path: Path):
+    took = startup.timed([sys.executable, "-c", "sum(range(10**6))"], tmp_path)
+    assert 0 < took.cpu < 5
+    with pytest.raises(RuntimeError, match="told you"):
+        startup.timed([sys.executable, "-c", "raise SystemExit('told you')"], tmp_path)
+
+
+@pytest.mark.parametrize(("name", "cpu", "ok"), [("--help", 0.6, False), ("methods", 2.4, True)])
+def test_targets_of_starting(name: str, cpu: float, ok: bool):
+    row = startup.row_of(name, [startup.Took(cpu, 1.0)], [startup.Took(2.0, 2.0)])
+    assert (row["ok"], row["name"]) == (ok, f"opsd {name}")
+
+
+def test_the_problems_of_the_start_are_problems(tmp_path: Path):
+    startup.write_problems(tmp_path / "rows.jsonl", 20)
+    problems, _ = load(startup.recipe(tmp_path / "rows.jsonl").data)
+    assert len({p.id for p in problems}) == 20
+    assert problems[7].answer == "7" and len(problems[7].privileged["solution"]) > 1000
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_both_write_the_same_without_sampling_and_rows_end_at_different_steps(group: int):
+    case = rollouts.Case(group, 16, rollouts=4)
+    row = rollouts.rollout_row(case, 1)
+    assert row.keys() >= KEYS and row["greedy_equal"] and row["ratio"] > 0
+    made = rollouts.ours(rollouts.network(), case.ends)(case.prompts, case.sampling)
+    assert len({len(ids) for ids in made}) > 1
+
+
+def test_evaluation_and_the_loop_draw_as_many_samples():
+    row = rollouts.evaluation_row(rollouts.Suite(problems=2, samples=2, budget=4), 1)
+    assert row.keys() >= KEYS and row["own_samples_per_cpu_s"] > 0
+
+
+def test_a_step_is_timed_on_any_number_of_problems():
+    took = scaling.step_seconds(scaling.Case(problems=16, completion=8, steps=1))
+    assert 0 < took["cpu_s"] < 30
+
+
+def test_what_needs_a_gpu_runs_on_a_cpu_at_a_tiny_shape(tmp_path: Path, capsys):
+    file = tmp_path / "gpu.json"
+    words = ["--device", "cpu", "--shapes", "tiny", "--completions", "8", "--largest", "1"]
+    assert gpu.main([*words, "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    measures = {row["measure"].partition(":")[0] for row in rows}
+    assert measures == set(gpu.MEASURES) and not any("not_measured" in row for row in rows)
+
+
+def test_without_a_gpu_rows_say_so(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.main([]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 3 * 2 * 4 and all(row["not_measured"] for row in rows)
+
+
+def test_the_committed_page_is_what_the_stored_results_give():
+    written = page.PAGE.read_text("utf-8")
+    assert written == page.render(page.stored())
+    for figure in ("loss_peaks.svg", "step_ratios.svg"):
+        assert (figure in written) == (page.IMAGES / figure).is_file()
+
+
+def test_a_page_of_less_says_what_to_run():
+    some = {name: result for name, result in page.stored().items() if name == "real_shapes"}
+    written = page.render(some)
+    for name in ("loss", "step", "rollouts", "startup", "scaling", "gpu"):
+        assert f"python -m benchmarks.{name} --json" in written
+
+
+def test_the_page_names_every_target_that_was_missed():
+    results = page.stored()
+    missed = sum(len(result.missed) for result in results.values())
+    told = page.render(results).split("## What is measured")[0]
+    assert f"{missed or 'none'} missed" in told
