@@ -47,6 +47,7 @@ from opsd.rollout.engine import Completion
 from opsd.run import environment, read_jsonl, write_atomically
 from opsd.teacher.context import Beside, Solution, StudentPrompt
 from opsd.teacher.lessons import Lesson
+from opsd.teacher.readers import Plan
 from opsd.teacher.score import hidden_rows
 from opsd.types import Finish, Problem, Verdict
 
@@ -111,7 +112,7 @@ class Accumulating(TrainerCallback):
 class Backbone(OPSDTrainer):
     """The same step without teacher, head and loss: the sum of the student's hidden states."""
 
-    def _pass(self, model: nn.Module, part: list[Lesson]) -> Tensor:
+    def _pass(self, model: nn.Module, part: list[Lesson], plan: Plan) -> Tensor:
         prompts = [lesson.prompt_ids for lesson in part]
         padded = pad_right(prompts, [lesson.rollout.completion_ids for lesson in part], 0)
         with self.meter.timed("student"):
