@@ -170,8 +170,11 @@ class Begun(Exception):
 def started(problems: Path) -> dict[str, float]:
     """Seconds from after the imports until the first step asks for its problems; on the clock and
     of the processor."""
-    from opsd.train import train
-    from opsd.trainer import OPSDTrainer
+    from opsd.arguments import importing
+
+    with importing():  # as the command does
+        from opsd.train import train
+        from opsd.trainer import OPSDTrainer
 
     def begun(self: Any, rows: Any, *args: Any) -> Any:
         next(rows)

@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 failed, 2 the input was wrong (one line says what, and how
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import sys
@@ -17,6 +19,7 @@ from opsd.arguments import (
     Json,
     Settings,
     Threads,
+    importing,
     numbers,
     prepare,
 )
@@ -47,7 +50,8 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """Watch a small built-in model learn: base, GRPO and COPSD at equal generated tokens."""
-    from opsd.miniature.quickstart import FULL, SHORT, run
+    with importing():
+        from opsd.miniature.quickstart import FULL, SHORT, run
 
     result = run(output, FULL if full else SHORT)
     if as_json:
@@ -71,11 +75,13 @@ def train(
 
     On several GPUs: accelerate launch --config_file $(opsd launcher fsdp2) -m opsd train RECIPE
     """
-    from opsd import recipe as recipes
+    with importing():
+        from opsd import recipe as recipes
 
     loaded = recipes.load(recipe, set_ or ())
     prepare(threads)
-    from opsd.train import train as run
+    with importing():
+        from opsd.train import train as run
 
     run(loaded, output or Path("runs") / Path(recipe).stem, resume=resume, profile=profile)
 
@@ -90,12 +96,14 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """See what student and teacher will read of real rows, before any training."""
-    from opsd import recipe as recipes
+    with importing():
+        from opsd import recipe as recipes
 
     loaded = recipes.load(recipe, set_ or ())
     prepare(None)
-    from opsd.preview import preview as look
-    from opsd.preview_page import show
+    with importing():
+        from opsd.preview import preview as look
+        from opsd.preview_page import show
 
     content = look(loaded, rows)
     if as_json:
@@ -118,7 +126,8 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """The catalogue: what each method is made of, its paper, its recipes."""
-    from opsd.methods.listing import listing, show
+    with importing():
+        from opsd.methods.listing import listing, show
 
     if as_json:
         print(json.dumps(listing(name), ensure_ascii=False))
@@ -138,8 +147,9 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """The papers' claims, tried in the built-in world: a verdict each, computed from the run."""
-    from opsd.miniature.claim import chosen
-    from opsd.miniature.reproduce import reproduce as run
+    with importing():
+        from opsd.miniature.claim import chosen
+        from opsd.miniature.reproduce import reproduce as run
 
     rows = run(chosen(claims or []), output)
     if page is not None:
@@ -275,6 +285,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait slow a run tenfold on a machine that others use as well.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    atexit.register(_leave)
     try:
         app()
     except SystemExit as end:
@@ -291,6 +302,12 @@ def main() -> None:
         sys.exit(1)
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
         _refuse(f"{error.filename}: {error.strerror}; choose another place")
+
+
+def _leave() -> None:
+    """At its end Python looks for garbage among all modules, which takes 0.3 s with torch's. Only
+    Triton needs it: without, its bindings report every object as a leak."""
+    (gc.unfreeze if "triton" in sys.modules else gc.freeze)()
 
 
 def _refuse(told: str) -> NoReturn:

@@ -43,17 +43,17 @@ def problem(
     """One row as a problem in the language `lang` (ISO 639-3). `columns` maps `prompt`, `answer`
     and the privileged texts to the row's columns, over the usual names; `where` names the row in
     errors. Raises UserError for a row without a problem."""
-    names = {**_found(row, columns, lang), **columns}
-    names.pop("language", None)
-    for name, column in names.items():
+    for name, column in columns.items():
         if column not in row:
             have = ", ".join(map(str, row))
             raise UserError(f"{where}: no column '{column}' for '{name}'; columns: {have}")
+    told = tuple(column for column, value in row.items() if not _empty(value))
+    names = _names(tuple(row), told, tuple(columns.items()), lang)
     if "prompt" not in names:
         have = ", ".join(map(str, row))
         raise UserError(f"{where}: no problem; set data.columns.prompt to one of {have}")
     # An empty cell is a text that is not there: a template that asks for it says so.
-    fields = {name: row[c] for name, c in names.items() if not _empty(row[c])}
+    fields = {name: row[column] for name, column in names.items() if column in told}
     prompt = fields.pop("prompt", None)
     if prompt is None:
         raise UserError(
@@ -89,23 +89,26 @@ def problem(
 def wide_column(row: Row, lang: str) -> str | None:
     """The column of a translation into this language, `problem_<language>`, under any of the
     language's names; None where the row has none."""
-    return _wide_column(tuple(map(str, row)), lang)
+    return _wide_column(tuple(row), lang)
 
 
 @lru_cache
 def _wide_column(columns: tuple[str, ...], lang: str) -> str | None:
-    lower = {column.lower(): column for column in columns}
+    lower = {str(column).lower(): column for column in columns}
     found = (lower.get(f"problem_{name}") for name in language(lang).names)
     return next(filter(None, found), None)
 
 
 def translations(row: Row) -> tuple[str, ...]:
     """The languages other than English into which the row has translations, by such columns."""
-    columns = tuple(map(str, row))
+    columns = tuple(row)
     # Most sets have no such column, and a row is looked at for every problem.
-    if not any(column.lower().startswith("problem_") for column in columns):
-        return ()
-    return _translations(columns, tuple(codes()))
+    return _translations(columns, tuple(codes())) if _has_wide(columns) else ()
+
+
+@lru_cache
+def _has_wide(columns: tuple[str, ...]) -> bool:
+    return any(str(column).lower().startswith("problem_") for column in columns)
 
 
 @lru_cache
@@ -113,23 +116,27 @@ def _translations(columns: tuple[str, ...], known: tuple[str, ...]) -> tuple[str
     return tuple(code for code in known if code != "eng" and _wide_column(columns, code))
 
 
-def _found(row: Row, columns: Mapping[str, str], lang: str) -> dict[str, str]:
-    """Columns under their usual names, for whatever the mapping leaves open."""
+@lru_cache
+def _names(
+    here: tuple[str, ...], told: tuple[str, ...], columns: tuple[tuple[str, str], ...], lang: str
+) -> dict[str, str]:
+    """The columns of a row by what they hold: as they are mapped, else under their usual names.
+    `here` are the row's columns, `told` those that are not empty: alike for most rows of a file."""
+    names = dict(columns)
+    wide = _wide_column(here, lang)
     found = {}
     for name, usual in _USUAL.items():
-        here = [column for column in usual if column in row]
         # Of several usual names the first that says something: MGSM has an empty `answer`.
-        told = [column for column in here if not _empty(row[column])] or here
-        if name not in columns and told:
-            found[name] = told[0]
-    wide = wide_column(row, lang)
-    if "prompt" not in columns and wide is not None and wide != "problem_en":
+        there = [c for c in usual if c in told] or [c for c in usual if c in here]
+        if there:
+            found[name] = there[0]
+    if wide is not None and wide != "problem_en":
         found["prompt"] = wide
     # Beside a translated problem, `problem` is the English one.
-    shown = columns.get("prompt", found.get("prompt"))
-    if shown in (wide, "problem_translated") and "problem" in row and "translation" not in columns:
+    shown = names.get("prompt", found.get("prompt"))
+    if shown in (wide, "problem_translated") and "problem" in here:
         found.setdefault("translation", "problem")
-    return found
+    return {name: column for name, column in {**found, **names}.items() if name != "language"}
 
 
 def _empty(value: Any) -> bool:

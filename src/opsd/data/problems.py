@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,8 +83,7 @@ class Data(BaseModel):
     @property
     def asked(self) -> dict[str, str]:
         """The languages asked for: ISO 639-3 codes, with the spelling that fills `{language}`."""
-        codes = {languages.resolve(name): name for name in self.spellings}
-        return {code: code if Path(name).suffix else name for code, name in codes.items()}
+        return _codes(self.spellings)
 
     def shares(self) -> dict[str, float]:
         """Sampling weights by code. UserError for a language that is not trained on."""
@@ -95,6 +95,12 @@ class Data(BaseModel):
                 f" {', '.join(asked) or 'nothing'}: give every language one weight"
             )
         return weights
+
+
+@lru_cache
+def _codes(spellings: tuple[str, ...]) -> dict[str, str]:
+    codes = {languages.resolve(name): name for name in spellings}
+    return {code: code if Path(name).suffix else name for code, name in codes.items()}
 
 
 def load(
@@ -297,7 +303,7 @@ def _split(
     hash. No problem is in both, in whatever language and with whatever solution."""
     keys = {_key(p) for p in problems}
     size = _dev_size(data, len(keys))
-    held_out = set(sorted(keys, key=_hash)[:size])
+    held_out = set(heapq.nsmallest(size, keys, key=_hash))
     dev: dict[tuple[str, str], Problem] = {}
     for one in problems:
         if _key(one) in held_out and dev.setdefault(_place(one), one) is not one:
@@ -372,7 +378,7 @@ def _streamed(data: Data, account: Account) -> tuple[ProblemStream, list[Problem
         return stream, []
     size = int(data.dev)
     head = stream.head(max(_HEAD, 20 * size))
-    keys = set(sorted({_key(p) for p in head}, key=_hash)[:size])
+    keys = set(heapq.nsmallest(size, {_key(p) for p in head}, key=_hash))
     dev = {_place(p): p for p in head if _key(p) in keys}
     account.dev = len(dev)
     return stream.without(lambda p: _key(p) in keys), [dev[place] for place in sorted(dev)]

@@ -9,9 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.sandbox
-
 from opsd.data.languages import language
 from opsd.types import Problem, UserError, View
 
@@ -23,7 +20,10 @@ INSTRUCTED = "instructed"
 
 
 @cache
-def _template(source: str) -> jinja2.Template:
+def _template(source: str) -> Any:
+    # Imported where it is used: what lists the methods fills no template.
+    import jinja2.sandbox
+
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -75,9 +75,11 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
         **extra,
     }
     begins = " ".join(text.split())[:40]
+    from jinja2 import UndefinedError
+
     try:
         return _template(text).render(names)
-    except jinja2.UndefinedError as error:
+    except UndefinedError as error:
         have = ", ".join(sorted(problem.privileged)) or "none"
         raise UserError(
             f"problem {problem.id}: the prompt template '{begins}' needs a text that the row"
@@ -160,6 +162,8 @@ def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str
             f"the prompt '{view.name}': '{name}' in template_options is no option of a chat"
             " template; leave it out"
         )
+    from jinja2 import TemplateError
+
     try:
         return tokenizer.apply_chat_template(
             list(view.messages),
@@ -167,7 +171,7 @@ def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str
             add_generation_prompt=add_generation_prompt,
             **view.template_options,
         )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except (TemplateError, TypeError, ValueError) as error:
         roles = ", ".join(message["role"] for message in view.messages)
         raise UserError(
             f"the prompt '{view.name}' (turns: {roles}; template_options:"

@@ -62,13 +62,16 @@ def hub_rows(
         ) from error
 
 
+_BYTE_ORDER_MARK = "\ufeff"
+
+
 def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
             if not isinstance(row, dict):

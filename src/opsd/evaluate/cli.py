@@ -24,6 +24,7 @@ from opsd.arguments import (
     Suite,
     Threads,
     columns,
+    importing,
     names,
     numbers,
     prepare,
@@ -65,7 +66,8 @@ def evaluate(
 
     What is not given is as the suite's published numbers were measured, else 4 x 1,024 tokens."""
     prepare(threads)
-    from opsd.evaluate.command import evaluate_models
+    with importing():
+        from opsd.evaluate.command import evaluate_models
 
     outcome = evaluate_models(
         models,

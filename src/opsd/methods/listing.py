@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -44,25 +44,26 @@ def listing(name: str | None = None) -> list[dict[str, Any]]:
 def show(name: str | None = None) -> None:
     """Prints the table of methods, or everything about one of them."""
     console = Console()
-    rows = listing(name)
     if name is not None:
+        (row,) = listing(name)
         console.print(inspect.getdoc(FUNCTIONS[name]), markup=False)
         for coefficient, leaf in leaves(catalogue()[name].signal):
             if leaf.type == "distill":
                 formula = f"{coefficient:g} x {leaf.divergence.formula}"
                 console.print(f"\nFormula: {formula}", markup=False)
-        parts = yaml.safe_dump({k: rows[0][k] for k in ("source", "signal")}, sort_keys=False)
-        console.print(f"\nPaper: {rows[0]['paper']}\nRecipes: {_names(rows[0])}\n\n{parts}")
+        parts = yaml.safe_dump({k: row[k] for k in ("source", "signal")}, sort_keys=False)
+        console.print(f"\nPaper: {row['paper']}\nRecipes: {_names(row['recipes'])}\n\n{parts}")
         return
     table = Table("method", "what it is", "paper", Column("recipes", overflow="fold"))
-    for row in rows:
-        first = (inspect.getdoc(FUNCTIONS[row["name"]]) or "").splitlines()[0]
-        table.add_row(row["name"], first.partition(": ")[2], row["paper"], _names(row))
+    recipes = _recipes()
+    for key, method in catalogue().items():
+        first = (inspect.getdoc(FUNCTIONS[key]) or "").splitlines()[0]
+        table.add_row(key, first.partition(": ")[2], method.paper, _names(recipes.get(key, [])))
     console.print(table)
 
 
-def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(row["recipes"]) or "none"
+def _names(recipes: Sequence[str]) -> str:
+    return ", ".join(recipes) or "none"
 
 
 def _recipes() -> dict[str, list[str]]:
