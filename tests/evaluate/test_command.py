@@ -182,6 +182,8 @@ def test_the_built_in_world_is_data_too(tmp_path: Path, tiny_folder: Path):
         [str(tiny_folder)], **about, samples=1, budgets=[2], output=tmp_path / "out"
     )
     assert [(r["suite"], r["n_problems"]) for r in told["results"]] == [("miniature", 2)] * 2
+    same = compare([tmp_path / "out", shutil.copytree(tmp_path / "out", tmp_path / "other")])
+    assert {row["difference"] for row in same["comparisons"]} == {0.0}
 
 
 def test_one_of_suite_and_data_is_named(tmp_path: Path):

@@ -19,7 +19,7 @@ def slipped(number: int) -> tuple[Problem, str]:
     """A problem, and a trace of it with slips."""
     story = STORIES[number]
     return (
-        problem("miniature-long", "train", "eng", story),
+        problem("miniature-long", "eng", story),
         long_solution(story, "eng", Random(number), reflect=0.3, slip=0.25),
     )
 

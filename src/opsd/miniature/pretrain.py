@@ -174,7 +174,7 @@ class Texts:
         story = self._story(kind, code)
         thinking = self.random.random() < self.recipe.thinking
         shortcut = self.random.random() < kind.shortcut
-        given = problem(self.recipe.world, "pretraining", code, story)
+        given = problem(self.recipe.world, code, story)
         if kind.context.label == "critique":
             given = replace(given, privileged={"critique": given.metadata["trace"]})
         (view,) = kind.context(Group(given, ()), 0) or ()

@@ -57,10 +57,10 @@ def problems(world: str, split: str, language: str, n: int | None = None) -> lis
     if n is not None and not 0 <= n <= size:
         raise UserError(f"split '{split}' of world '{world}' holds {size} problems, not {n}")
     told = _stories(world, split)[: size if n is None else n]
-    return [problem(world, split, language, story) for story in told]
+    return [problem(world, language, story) for story in told]
 
 
-def problem(world: str, split: str, language: str, story: Story) -> Problem:
+def problem(world: str, language: str, story: Story) -> Problem:
     """A story as a problem of a world, in one language."""
     privileged = {"solution": short_solution(story, "eng")}
     if language != "eng":
@@ -75,7 +75,6 @@ def problem(world: str, split: str, language: str, story: Story) -> Problem:
         privileged=privileged,
         metadata={
             "world": world,
-            "split": split,
             "template": story.template,
             "numbers": list(story.numbers),
             "tags": sorted({line.phrase for line in story.lines}),
