@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from opsd.rollout.collate import Ids, pad_left
+from opsd.teacher.score import read_on
 
 
 class Roomy(DynamicLayer):
@@ -131,16 +132,8 @@ class Reader:
         live.mask_BW = pad(live.mask_BW, (0, 1), value=1)
         live.hidden_BD = self._read(ids_B1, live.mask_BW, live.cache)
 
-    def _read(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        read = self.trunk(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=places,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return read.last_hidden_state[:, -1]
+    def _read(self, ids_BL: Tensor, mask_BW: Tensor, cache: DynamicCache) -> Tensor:
+        return read_on(self.trunk, ids_BL, mask_BW, cache)[:, -1]
 
 
 def decode(

@@ -12,11 +12,20 @@ from torch import Tensor, nn
 
 from opsd.rollout.collate import Ids, pad_right
 from opsd.rollout.engine import Completion, Sampling
-from opsd.teacher.score import causal_lm, head_of, hidden_rows
+from opsd.teacher.score import causal_lm, evaluating, head_of, hidden_rows
 from opsd.types import UserError
 
 PROBED = Sampling(temperature=1.0, max_tokens=16)
 """How the completion is drawn that the two are compared on."""
+
+
+def refuse_another(model: nn.Module, base: Any) -> None:
+    """Raises UserError where the weights are another model's than the engine's."""
+    if causal_lm(model) is not base:
+        raise UserError(
+            "engine: vLLM writes with the student's model only, and this method has another one"
+            " write; set engine: hf"
+        )
 
 
 def adapter_of(model: nn.Module) -> Any:
@@ -56,13 +65,9 @@ def disagreement(
 ) -> float:
     """The largest difference, in nats, between the log-probabilities that came with a completion
     and the model's own at this temperature."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         hidden_ND = hidden_rows(model, pad_right([prompt], [made.ids], 0))
         logp = head_of(model, vocab).logits(hidden_ND).div(temperature).log_softmax(-1)
-    finally:
-        model.train(was_training)
     tokens = torch.tensor(made.ids, device=logp.device).unsqueeze(-1)
     theirs = torch.tensor(made.logprobs, device=logp.device)
     return (logp.gather(-1, tokens).squeeze(-1) - theirs).abs().max().item()

@@ -19,7 +19,7 @@ from opsd.objective.head import Head
 from opsd.rollout.decode import Live, Reader, decode
 from opsd.rollout.engine import Completion, Progress, Sampling
 from opsd.sharding import inside
-from opsd.teacher.score import causal_lm, head_of
+from opsd.teacher.score import causal_lm, evaluating, head_of, trunk_of
 from opsd.types import Finish, UserError
 
 
@@ -56,23 +56,18 @@ class HFEngine:
         seeds: Sequence[int],
         progress: Progress | None = None,
     ) -> list[Completion]:
-        base = causal_lm(self.model)
         reader = Reader(
-            trunk=getattr(base, base.base_model_prefix),
-            config=base.config,
+            trunk=trunk_of(self.model),
+            config=causal_lm(self.model).config,
             device=next(self.model.parameters()).device,
             pad_id=self.pad_id,
         )
         writer = _Writer(
             head_of(self.model, self.vocab), sampling, seeds, self.eos_ids, progress or _silent
         )
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            admit = self._admission(prompts, sampling.max_tokens)
+        admit = self._admission(prompts, sampling.max_tokens)
+        with evaluating(self.model):
             inside(self.model, lambda model: decode(reader, prompts, admit, writer))
-        finally:
-            self.model.train(was_training)
         return [writer.done[i] for i in range(len(prompts))]
 
     def _admission(

@@ -19,6 +19,7 @@ from opsd.rollout.handover import (
     PROBED,
     adapter_of,
     disagreement,
+    refuse_another,
     refuse_disagreement,
     save_adapter,
     save_whole,
@@ -76,11 +77,7 @@ class VLLMEngine:
     def sync(self, model: nn.Module) -> None:
         """Generates with these weights from now on. Raises UserError where vLLM then reads
         otherwise than the model does."""
-        if causal_lm(model) is not self.base:
-            raise UserError(
-                "engine: vLLM writes with the student's model only, and this method has another one"
-                " write; set engine: hf"
-            )
+        refuse_another(model, self.base)
         self._wake()
         adapted = adapter_of(model)
         if self.adapter is not None:

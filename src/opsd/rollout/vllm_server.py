@@ -24,6 +24,7 @@ from opsd.rollout.handover import (
     PROBED,
     adapter_of,
     disagreement,
+    refuse_another,
     refuse_disagreement,
     save_adapter,
     save_whole,
@@ -71,11 +72,7 @@ class VLLMServerEngine:
     def sync(self, model: nn.Module) -> None:
         """The server generates with these weights from now on. Raises UserError where it then reads
         otherwise than the model does, EngineDown where it does not answer."""
-        if causal_lm(model) is not self.base:
-            raise UserError(
-                "engine: the server writes with the student's model only, and this method has"
-                " another one write; set engine: hf"
-            )
+        refuse_another(model, self.base)
         before = self.name
         self.syncs += 1
         folder = self.folder / f"step-{self.syncs}-{self.folder.name[-8:]}"

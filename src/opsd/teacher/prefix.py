@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from opsd.objective.head import Head
 from opsd.rollout.collate import PADDED, Ids, Layout, pad_left, pad_right
 from opsd.sharding import inside
-from opsd.teacher.score import causal_lm, evaluating, head_of, lent
+from opsd.teacher.score import causal_lm, evaluating, head_of, lent, read_on, trunk_of
 
 WORTH = 0.2
 """The least share of a pass's tokens that reading prompts once must save. Below it, two passes
@@ -78,12 +78,12 @@ def score_forked(
     heads: list[Head] = []
 
     def begin(model: nn.Module) -> None:
-        read.append(_hidden(model, ids_UP, mask_UP, cache)[:, -1])
+        read.append(read_on(trunk_of(model), ids_UP, mask_UP, cache)[:, -1])
 
     def go_on(model: nn.Module) -> None:
         # What pads a completion comes after it, and is seen by nothing that is read.
         mask_BL = torch.cat([mask_UP[places], torch.ones_like(rest.ids_BL)], dim=-1)
-        hidden_BLD = _hidden(model, rest.ids_BL, mask_BL, cache)
+        hidden_BLD = read_on(trunk_of(model), rest.ids_BL, mask_BL, cache)
         read.append(hidden_BLD.flatten(0, 1).index_select(0, rest.rows_N))
         heads.append(head_of(model, vocab))
 
@@ -96,18 +96,6 @@ def score_forked(
     later = later_ND.split([len(completion) - 1 for completion in completions])
     pairs = zip(first_UD[places].split(1), later, strict=True)
     return torch.cat([rows for pair in pairs for rows in pair]), lent(heads[0], model)
-
-
-def _hidden(model: nn.Module, ids_BL: Tensor, mask_BW: Tensor, cache: Any) -> Tensor:
-    """Last hidden states of tokens that come after what is in the cache."""
-    base = causal_lm(model)
-    return getattr(base, base.base_model_prefix)(
-        input_ids=ids_BL,
-        attention_mask=mask_BW,
-        position_ids=(mask_BW.cumsum(-1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :],
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
 
 
 def _fanned(layer: Any) -> Any:

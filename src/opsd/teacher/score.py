@@ -4,7 +4,7 @@ tokens. The only place that aligns."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,12 @@ from opsd.types import UserError
 def causal_lm(model: nn.Module) -> Any:
     """The Transformers model under a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def trunk_of(model: nn.Module) -> Any:
+    """The model without its output layer."""
+    base = causal_lm(model)
+    return getattr(base, base.base_model_prefix)
 
 
 def head_of(model: nn.Module, vocab: int) -> Head:
@@ -45,12 +51,25 @@ def head_of(model: nn.Module, vocab: int) -> Head:
 
 def hidden_rows(model: nn.Module, sheet: Sheet) -> Tensor:
     """Last hidden states `[N, D]` at the positions that predict the completions' tokens."""
-    base = causal_lm(model)
     sheet = sheet.to(next(model.parameters()).device)
-    trunk = getattr(base, base.base_model_prefix)
     packed = {} if sheet.places_BL is None else {"position_ids": sheet.places_BL}
-    hidden_BLD = trunk(input_ids=sheet.ids_BL, use_cache=False, **packed).last_hidden_state
+    read = trunk_of(model)(input_ids=sheet.ids_BL, use_cache=False, **packed)
+    hidden_BLD = read.last_hidden_state
     return hidden_BLD.flatten(0, 1).index_select(0, sheet.rows_N)
+
+
+def read_on(trunk: Callable[..., Any], ids_BL: Tensor, mask_BW: Tensor, cache: Any) -> Tensor:
+    """Last hidden states `[B, L, D]` of tokens that come after what is in the cache. The mask is of
+    all its positions, and marks those that are a row's own."""
+    places = (mask_BW.cumsum(-1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
+    read = trunk(
+        input_ids=ids_BL,
+        attention_mask=mask_BW,
+        position_ids=places,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return read.last_hidden_state
 
 
 @torch.no_grad()
