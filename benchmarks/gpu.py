@@ -32,12 +32,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+from transformers import TrainerCallback
 
 from benchmarks import loss, real_shapes
-from benchmarks.costs import SHAPES, Shape
 from benchmarks.real_shapes import Given
 from benchmarks.rows import Row, finish, judged, machine, not_measured, note
+from benchmarks.shapes import SHAPES, Shape, network
 from benchmarks.words import text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.rollout.engine import Sampling
@@ -48,26 +48,6 @@ TINY = Shape(64, 128, 2, 4, 2, tied=True, head_dim=16, vocab=512)
 KNOWN = {"tiny": TINY, **SHAPES}
 DEFAULT = ["Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B"]
 MEASURES = ("loss", "step", "largest", "rollouts")
-
-
-def network(shape: Shape, device: str) -> Any:
-    """Random weights, made where they stay."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=shape.vocab,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=shape.tied,
-        max_position_embeddings=40_960,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    with torch.device(device):
-        return Qwen3ForCausalLM(config).to(torch.bfloat16)
 
 
 class Seconds(TrainerCallback):
@@ -127,7 +107,7 @@ def trained(case: Case, batch: int, steps: int) -> list[float]:
             rollout_log_steps=0,
         )
         OPSDTrainer(
-            network(case.shape, case.device),
+            network(case.shape, case.device).to(torch.bfloat16),
             methods.opsd(),
             args,
             case.problems,
@@ -187,7 +167,7 @@ def largest_rows(case: Case, most: int) -> list[Row]:
 def rollout_rows(case: Case) -> list[Row]:
     """32 rollouts; an ending is hardly ever drawn."""
     vocab = case.shape.vocab
-    model = network(case.shape, case.device)
+    model = network(case.shape, case.device).to(torch.bfloat16)
     engine = HFEngine(model, eos_ids=[0], pad_id=0, vocab=vocab)
     prompts = [list(range(10, 210)) for _ in range(32)]
     begun = time.perf_counter()

@@ -18,7 +18,8 @@ from typing import Any
 import jinja2
 import matplotlib
 
-from benchmarks.costs import GPU, SETTINGS, SHAPES, estimate
+from benchmarks.costs import GPU, SETTINGS, estimate
+from benchmarks.shapes import SHAPES
 from opsd.run import write_atomically
 
 ROOT = Path(__file__).parents[1]

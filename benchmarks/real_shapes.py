@@ -32,12 +32,9 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import (
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    TrainerCallback,
-)
+from transformers import TrainerCallback
 
+from benchmarks import shapes
 from benchmarks.loss import peak_bytes
 from benchmarks.words import text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
@@ -56,7 +53,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(shapes.Shape):
     """Qwen3-0.6B's, and the texts': words of the problem and of the solution, completion tokens."""
 
     hidden: int = 1024
@@ -64,8 +61,7 @@ class Shape:
     layers: int = 28
     heads: int = 16
     kv_heads: int = 8
-    head_dim: int = 128
-    vocab: int = 151_936
+    tied: bool = True
     problem: int = 180
     solution: int = 640
     completion: int = 512
@@ -177,19 +173,6 @@ def compare(
 def _trainer(case: Case, folder: str) -> OPSDTrainer:
     """A trainer whose one step is: one rollout, one pass, plain gradient descent (no state)."""
     shape = case.shape
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=shape.vocab,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=True,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
     args = OPSDConfig(
         output_dir=folder,
         max_steps=1,
@@ -207,7 +190,7 @@ def _trainer(case: Case, folder: str) -> OPSDTrainer:
     )
     make = _barycenter if case.method == "barycenter" else methods.FUNCTIONS[case.method or "opsd"]
     return (OPSDTrainer if case.method else Backbone)(
-        model=Qwen3ForCausalLM(config).to(DTYPES[case.dtype]),
+        model=shapes.network(shape).to(DTYPES[case.dtype]),
         method=make(),
         args=args,
         train_dataset=[_problem(shape)],

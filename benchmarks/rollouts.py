@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig
 
 from benchmarks.rows import Row, finish, judged, machine, not_measured, note
+from benchmarks.shapes import network, small
 from opsd.data.prompts import prompt_ids
 from opsd.evaluate.run import evaluate
 from opsd.evaluate.samples import Protocol, protocol
@@ -76,23 +77,6 @@ class Case:
     @property
     def sampling(self) -> Sampling:
         return Sampling(max_tokens=self.horizon)
-
-
-def network() -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCAB,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        tie_word_embeddings=True,
-        eos_token_id=PAD,
-        pad_token_id=PAD,
-    )
-    return Qwen3ForCausalLM(config).eval()
 
 
 def ours(model: Any, ends: Sequence[int]) -> Write:
@@ -163,7 +147,7 @@ def rate(write: Write, case: Case, clock: Callable[[], float]) -> float:
 
 def rollout_row(case: Case, rounds: int) -> Row:
     """Our tokens per CPU second over Transformers'."""
-    model = network()
+    model = network(small(VOCAB)).eval()
     writers = {"own": ours(model, case.ends), "theirs": transformers(model, case.ends)}
     greedy = Sampling(temperature=0.0, max_tokens=min(case.horizon, 64))
     one, other = (write(case.prompts, greedy) for write in writers.values())
@@ -197,7 +181,7 @@ def vllm_row(case: Case, rounds: int) -> Row:
     if importlib.util.find_spec("vllm") is None:
         why = "vllm is not installed here; it has an environment of its own"
         return not_measured("rollouts", why, **about)
-    model = network()
+    model = network(small(VOCAB)).eval()
     writers = {"own": ours(model, case.ends), "vllm": vllm(model, case)}
     rates: dict[str, list[float]] = {name: [] for name in writers}
     for _ in range(rounds):

@@ -33,7 +33,8 @@ import torch
 from benchmarks.loss import Shape, bound, milliseconds
 from benchmarks.loss_peers import ours
 from benchmarks.rows import Row, finish, judged, machine, note
-from benchmarks.step import DISTIL, OURS, Clock, network, reward
+from benchmarks.shapes import network, small
+from benchmarks.step import DISTIL, OURS, Clock, reward
 from benchmarks.words import text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer
 from opsd.rollout.engine import Completion
@@ -106,7 +107,7 @@ def step_seconds(case: Case) -> dict[str, float]:
         )
         clock = Clocks()
         OPSDTrainer(
-            network(VOCAB),
+            network(small(VOCAB)),
             DISTIL,
             args,
             [problem(number) for number in range(case.problems)],

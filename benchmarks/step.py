@@ -28,12 +28,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
 from benchmarks.loss import peak_bytes
 from benchmarks.rows import finish, machine, note
+from benchmarks.shapes import network, small
 from benchmarks.words import text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
@@ -104,24 +105,6 @@ class Replay:
         """No weights are used."""
 
 
-def network(vocab: int) -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=vocab,
-            hidden_size=256,
-            intermediate_size=768,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=64,
-            tie_word_embeddings=True,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-    )
-
-
 def common(folder: str, steps: int) -> dict[str, Any]:
     return {
         "output_dir": folder,
@@ -162,7 +145,7 @@ def reward(problem: Problem, completion: str) -> Verdict:
 def ours(world: World, folder: str, steps: int) -> Any:
     method = DISTIL if world.group == 1 else methods.grpo(group=world.group)
     return OPSDTrainer(
-        network(world.vocab),
+        network(small(world.vocab)),
         method,
         OPSDConfig(**common(folder, steps), trace_steps=0),
         world.problems * steps,
@@ -208,7 +191,7 @@ def sdft(mode: str) -> Callable[[World, str, int], Any]:
             chat_template_kwargs=STUDENT.template_options,
         )
         trainer = Replayed(
-            network(world.vocab),
+            network(small(world.vocab)),
             args,
             rows(world),
             processing_class=tokenizer(world.vocab),
@@ -244,7 +227,7 @@ def grpo(world: World, folder: str, steps: int) -> Any:
         return [float(len(c[0]["content"]) % 2 == 0) for c in completions]
 
     trainer = ReplayedGRPO(
-        network(world.vocab),
+        network(small(world.vocab)),
         score,
         args,
         rows(world).remove_columns("privileged_context"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from benchmarks import gpu, page, rollouts, scaling, startup
 from benchmarks.rows import command, finish, judged, not_measured
+from benchmarks.shapes import network, small
 
 from opsd.data.problems import load
 
@@ -57,7 +58,9 @@ def test_both_write_the_same_without_sampling_and_rows_end_at_different_steps(gr
     case = rollouts.Case(group, 16, rollouts=4)
     row = rollouts.rollout_row(case, 1)
     assert row.keys() >= KEYS and row["greedy_equal"] and row["ratio"] > 0
-    made = rollouts.ours(rollouts.network(), case.ends)(case.prompts, case.sampling)
+    made = rollouts.ours(network(small(rollouts.VOCAB)).eval(), case.ends)(
+        case.prompts, case.sampling
+    )
     assert len({len(ids) for ids in made}) > 1
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks.costs import GPU, SETTINGS, SHAPES, Setting, decode, estimate, memory, step
+from benchmarks.costs import GPU, SETTINGS, Setting, decode, estimate, memory, step
+from benchmarks.shapes import SHAPES
 from peft import LoraConfig, get_peft_model
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 OPSD, GRPO = SETTINGS.values()
 
@@ -16,18 +17,8 @@ OPSD, GRPO = SETTINGS.values()
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_are_those_of_the_model(name: str):
     shape = replace(SHAPES[name], layers=2)
-    config = Qwen3Config(
-        vocab_size=shape.vocab,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=shape.tied,
-    )
     with torch.device("meta"):
-        model = Qwen3ForCausalLM(config)
+        model = Qwen3ForCausalLM(shape.config)
         assert model.num_parameters() == shape.parameters
         lora = LoraConfig(task_type="CAUSAL_LM", r=64, target_modules="all-linear")
         adapted = get_peft_model(model, lora)

@@ -15,7 +15,7 @@ STORED = Path(__file__).parents[1] / "benchmarks" / "results" / "real_shapes.jso
 
 def small(completion: int) -> Shape:
     """A narrow model under Qwen3's vocabulary: next to nothing but its head."""
-    return Shape(64, 128, 2, 4, 2, 16, problem=20, solution=40, completion=completion)
+    return Shape(64, 128, 2, 4, 2, head_dim=16, problem=20, solution=40, completion=completion)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
