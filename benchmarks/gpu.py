@@ -34,11 +34,10 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from benchmarks import loss, real_shapes
-from benchmarks.real_shapes import Given
+from benchmarks import loss
 from benchmarks.rows import Row, finish, judged, machine, not_measured, note
 from benchmarks.shapes import SHAPES, Shape, network
-from benchmarks.words import text, tokenizer
+from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.rollout.engine import Sampling
 from opsd.rollout.hf import HFEngine
@@ -90,7 +89,7 @@ class Case:
 def trained(case: Case, batch: int, steps: int) -> list[float]:
     """Seconds of every step but the first, with so many rollouts in its one pass."""
     clock = Seconds()
-    engine = Given(real_shapes.Shape(vocab=case.shape.vocab, completion=case.completion))
+    engine = Given(case.shape.vocab, [case.completion])
     with tempfile.TemporaryDirectory() as folder:
         args = OPSDConfig(
             output_dir=folder,

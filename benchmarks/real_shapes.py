@@ -19,11 +19,9 @@ import argparse
 import json
 import multiprocessing
 import os
-import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,17 +34,16 @@ from transformers import TrainerCallback
 
 from benchmarks import shapes
 from benchmarks.loss import peak_bytes
-from benchmarks.words import text, tokenizer
+from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
 from opsd.rollout.collate import pad_right
-from opsd.rollout.engine import Completion
 from opsd.run import environment, read_jsonl, write_atomically
 from opsd.teacher.context import Beside, Solution, StudentPrompt
 from opsd.teacher.lessons import Lesson
 from opsd.teacher.readers import Plan
 from opsd.teacher.score import hidden_rows
-from opsd.types import Finish, Problem, Verdict
+from opsd.types import Problem, Verdict
 
 TARGET = 1.1
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -76,23 +73,6 @@ class Case:
     method: str | None = None
     chunk_rows: int | None = None
     resident: bool = False
-
-
-class Given:
-    """An engine that generates nothing: random ids of the whole vocabulary, all of one length."""
-
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
-
-    def generate(
-        self, prompts: Any, sampling: Any, seeds: Sequence[int], progress: Any = None
-    ) -> list[Completion]:
-        vocab, length = self.shape.vocab, self.shape.completion
-        drawn = [tuple(random.Random(seed).choices(range(vocab), k=length)) for seed in seeds]
-        return [Completion(ids, (-1.0,) * length, Finish.LENGTH) for ids in drawn]
-
-    def sync(self, model: nn.Module) -> None:
-        """No weights are used."""
 
 
 class Accumulating(TrainerCallback):
@@ -199,7 +179,7 @@ def _trainer(case: Case, folder: str) -> OPSDTrainer:
         peft_config=LoraConfig(
             task_type="CAUSAL_LM", r=64, lora_alpha=128, target_modules="all-linear"
         ),
-        engine=Given(shape),
+        engine=Given(shape.vocab, [shape.completion]),
         callbacks=[Accumulating()],
     )
 

@@ -35,10 +35,9 @@ from benchmarks.loss_peers import ours
 from benchmarks.rows import Row, finish, judged, machine, note
 from benchmarks.shapes import network, small
 from benchmarks.step import DISTIL, OURS, Clock, reward
-from benchmarks.words import text, tokenizer
+from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer
-from opsd.rollout.engine import Completion
-from opsd.types import Finish, Problem
+from opsd.types import Problem
 
 VOCAB, BATCH, FLAT = 4096, 8, 1.1
 
@@ -50,23 +49,6 @@ class Case:
     problems: int = 100
     completion: int = 64
     steps: int = 8
-
-
-class Given:
-    """An engine that has the completions already: random ids, all of one length."""
-
-    def __init__(self, length: int) -> None:
-        draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(10, VOCAB, (length,), generator=draw).tolist()
-        self.made = Completion(tuple(ids), (-1.0,) * length, Finish.LENGTH)
-
-    def generate(
-        self, prompts: Sequence[Any], sampling: Any, seeds: Any, progress: Any = None
-    ) -> list[Completion]:
-        return [self.made] * len(prompts)
-
-    def sync(self, model: Any) -> None:
-        """No weights are used."""
 
 
 class Clocks(Clock):
@@ -114,7 +96,7 @@ def step_seconds(case: Case) -> dict[str, float]:
             processing_class=tokenizer(VOCAB),
             verifier=reward,
             peft_config=OURS,
-            engine=Given(case.completion),
+            engine=Given(VOCAB, [case.completion]),
             callbacks=[clock],
         ).train()
     apart = [after - before for before, after in zip(clock.wall, clock.wall[1:], strict=False)]

@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +35,13 @@ from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 from benchmarks.loss import peak_bytes
 from benchmarks.rows import finish, machine, note
 from benchmarks.shapes import network, small
-from benchmarks.words import text, tokenizer
+from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
 from opsd.objective.divergences import jsd
 from opsd.objective.signals import Distill, Reduction, Teacher
-from opsd.rollout.engine import Completion
 from opsd.teacher.context import Solution, StudentPrompt
-from opsd.types import Finish, Group, Problem, Verdict
+from opsd.types import Group, Problem, Verdict
 
 ROLLOUTS, GROUP = 8, 4
 LENGTHS = (64, 96, 128, 160, 192, 256, 320, 512)
@@ -79,30 +78,9 @@ class World:
             for i in range(ROLLOUTS // self.group)
         ]
 
-    def completions(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Random ids, none of which ends; the prompts come in the order of the problems."""
-        draw = torch.Generator().manual_seed(0)
-        lengths = self.lengths
-        return [
-            torch.randint(10, self.vocab, (lengths[i],), generator=draw).tolist()
-            for i in range(len(prompts))
-        ]
-
-
-class Replay:
-    """An engine that has the completions already."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    def generate(
-        self, prompts: Any, sampling: Any, seeds: Any, progress: Any = None
-    ) -> list[Completion]:
-        made = self.world.completions(prompts)
-        return [Completion(tuple(ids), (-1.0,) * len(ids), Finish.LENGTH) for ids in made]
-
-    def sync(self, model: Any) -> None:
-        """No weights are used."""
+    @property
+    def given(self) -> Given:
+        return Given(self.vocab, self.lengths)
 
 
 def common(folder: str, steps: int) -> dict[str, Any]:
@@ -152,7 +130,7 @@ def ours(world: World, folder: str, steps: int) -> Any:
         processing_class=tokenizer(world.vocab),
         verifier=reward,
         peft_config=OURS,
-        engine=Replay(world),
+        engine=world.given,
     )
 
 
@@ -177,7 +155,7 @@ def sdft(mode: str) -> Callable[[World, str, int], Any]:
         world: World
 
         def _generate(self, prompt_ids: list[list[int]]) -> Any:
-            return prompt_ids, self.world.completions(prompt_ids)
+            return prompt_ids, self.world.given.ids(len(prompt_ids))
 
     def make(world: World, folder: str, steps: int) -> Any:
         args = SDFTConfig(
@@ -211,7 +189,7 @@ class ReplayedGRPO(GRPOTrainer):
     world: World
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.world.completions(prompt_ids), None
+        return self.world.given.ids(len(prompt_ids)), None
 
 
 def grpo(world: World, folder: str, steps: int) -> Any:
