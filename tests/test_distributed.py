@@ -65,8 +65,12 @@ def run(name: str, case: dict, mode: str, folder: str, output: Path) -> None:
         "held": sum(local(p).numel() for p in trainer.model.parameters()),
         "products": sum(products),
     }
-    torch.save(seen, to / f"{rank()}.pt")
     trainer.save_model(str(to / "model"))
+    if "steps" in case:
+        trainer.state.best_model_checkpoint = str(to / "checkpoint-2")
+        trainer._load_best_model()
+        seen["best"] = trained(trainer)
+    torch.save(seen, to / f"{rank()}.pt")
 
 
 def resume(wrote: str, resumes: str, folder: str, output: Path) -> None:
@@ -334,6 +338,15 @@ def test_the_saved_model_is_whole(name, mode, finished):
     model = load_model(str(finished / f"{name}-{mode}" / "model"), dtype="float32")
     saved = {n.replace(".default", ""): p for n, p in model.named_parameters()}
     assert all(saved[n.replace(".default", "")].equal(p) for n, p in end.items())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_best_checkpoint_comes_back_at_the_end(mode, finished):
+    from opsd.model import load_model
+
+    best = result(finished, f"resumed-{mode}")["best"]
+    model = load_model(str(finished / f"resumed-{mode}" / "checkpoint-2"), dtype="float32")
+    assert all(p.equal(best[n]) for n, p in model.named_parameters() if n in best) and best
 
 
 @pytest.mark.parametrize(("wrote", "resumes"), RESUMED)
