@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -32,22 +33,26 @@ def text(words: int, vocab: int, seed: int) -> str:
 
 
 class Given:
-    """An engine that has the completions already: random ids, none of which ends, of these lengths
-    in turns; the same at every call."""
+    """An engine that has the completions already: random ids, none of which ends, the same at
+    every call; of these lengths in turns, from the shortest prompt on."""
 
     def __init__(self, vocab: int, lengths: Sequence[int]) -> None:
         self.vocab, self.lengths = vocab, lengths
 
-    def ids(self, completions: int) -> list[list[int]]:
+    def ids(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         draw = torch.Generator().manual_seed(0)
-        lengths = [self.lengths[i % len(self.lengths)] for i in range(completions)]
-        return [torch.randint(10, self.vocab, (n,), generator=draw).tolist() for n in lengths]
+        made: dict[int, list[int]] = {}
+        for rank, i in enumerate(sorted(range(len(prompts)), key=lambda i: len(prompts[i]))):
+            length = self.lengths[rank % len(self.lengths)]
+            made[i] = torch.randint(10, self.vocab, (length,), generator=draw).tolist()
+        return [made[i] for i in range(len(prompts))]
 
     def generate(
         self, prompts: Sequence[Any], sampling: Any, seeds: Any, progress: Any = None
     ) -> list[Completion]:
-        made = self.ids(len(prompts))
-        return [Completion(tuple(ids), (-1.0,) * len(ids), Finish.LENGTH) for ids in made]
+        logprob = -math.log(self.vocab)  # as a model draws that knows nothing
+        made = map(tuple, self.ids(prompts))
+        return [Completion(ids, (logprob,) * len(ids), Finish.LENGTH) for ids in made]
 
     def sync(self, model: Any) -> None:
         """No weights are used."""
