@@ -232,9 +232,10 @@ def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:
     account.uniform(data.source, column, column in row, where)
     if column in row:
         return _said(data, str(row[column] or "").strip(), column, where, account)
-    codes = list(data.asked) or ["eng"]
+    asked = data.asked
+    codes = list(asked) or ["eng"]
     usual = (data.columns.get("translation"), "translation", "problem_en")
-    if not data.asked and (told := next((x for x in usual if x and row.get(x)), None)):
+    if not asked and (told := next((x for x in usual if x and row.get(x)), None)):
         raise UserError(
             f"{where}: in which language is the problem? There is '{told}', but no language column:"
             " add one, or set data.language (of `opsd evaluate`, --language)"
