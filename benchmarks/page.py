@@ -133,13 +133,25 @@ def _ratios(results: Mapping[str, Result], axes: Any) -> None:
     for i, measure in enumerate(("time", "peak")):
         values = [_ratio(rows, measure, *name) for name in names]
         places = [place + (i - 0.5) * 0.38 for place in range(len(names))]
-        bars = axes.barh(places, values, 0.36, label=measure, color=("#4477aa", "#ccbb44")[i])
-        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+        bars = axes.barh(
+            places,
+            [value - 1 for value in values],
+            0.36,
+            left=1,
+            label=measure,
+            color=("#4477aa", "#ccbb44")[i],
+        )
+        axes.bar_label(bars, [number(value) for value in values], padding=2, fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), [f"{name}, V={vocab:,}" for name, vocab in names])
     axes.invert_yaxis()
-    axes.set(xlabel="TRL's over ours (above 1: ours takes less)")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(xscale="log", xlabel="TRL's over ours (above 1: ours takes less)")
+    ticks = [
+        n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= 2 * max(row["ratio"] for row in rows)
+    ]
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _ratio(rows: Sequence[Mapping[str, Any]], measure: str, name: str, vocab: int) -> float:
