@@ -364,7 +364,13 @@ def test_help_needs_no_torch_and_the_catalogue_no_transformers(arguments, seen):
 def test_an_interruption_says_how_to_go_on(tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder, train={"max_steps": 500, "save_steps": 500})
     command = [sys.executable, "-m", "opsd", "train", path, "--output", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         while process.poll() is None and not (tmp_path / "run" / "metrics.jsonl").is_file():
             time.sleep(0.05)

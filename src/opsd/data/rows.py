@@ -68,10 +68,11 @@ _BYTE_ORDER_MARK = "\ufeff"
 def _jsonl(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+            if not text.strip():
                 continue
             try:
-                row = json.loads(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
+                row = json.loads(text)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
             if not isinstance(row, dict):
