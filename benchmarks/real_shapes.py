@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from transformers import TrainerCallback
 
 from benchmarks import shapes
 from benchmarks.loss import peak_bytes
+from benchmarks.rows import in_fresh_process
 from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
@@ -125,9 +124,7 @@ def measured(case: Case) -> dict[str, Any]:
     """`measure` in a fresh process, and in another one for resident memory, which the allocator's
     records would swell. In bfloat16 the second one would take too long."""
     cases = [case, replace(case, resident=True)][: 1 + (case.dtype == "fp32")]
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
-        first, *second = pool.map(measure, cases)
+    first, *second = [in_fresh_process(measure, case) for case in cases]
     return {**first, **(second[0] if second else {})}
 
 

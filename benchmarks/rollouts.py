@@ -13,7 +13,7 @@ Without sampling both must write the same tokens, which is checked first.
 loop over `generate` and the same grader, in batches of as many tokens; samples per CPU second.
 
 vLLM, where it can be imported, writes the rollouts as well; its time is on the clock, since it
-works in a process of its own. Exit code 1 when a target is missed.
+chooses its threads itself. Exit code 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,18 +145,27 @@ def rate(write: Write, case: Case, clock: Callable[[], float]) -> float:
     return sum(map(len, made)) / (clock() - begun)
 
 
+def in_turns(
+    writers: Mapping[str, Write], case: Case, rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Every writer's tokens per second, by round."""
+    rates: dict[str, list[float]] = {name: [] for name in writers}
+    for number in range(rounds):
+        torch.manual_seed(number)
+        for name, write in writers.items():
+            rates[name].append(rate(write, case, clock))
+        told = ", ".join(f"{name} {made[-1]:.0f}" for name, made in rates.items())
+        note(f"{case}, tokens/s: {told}")
+    return rates
+
+
 def rollout_row(case: Case, rounds: int) -> Row:
     """Our tokens per CPU second over Transformers'."""
     model = network(small(VOCAB)).eval()
     writers = {"own": ours(model, case.ends), "theirs": transformers(model, case.ends)}
     greedy = Sampling(temperature=0.0, max_tokens=min(case.horizon, 64))
     one, other = (write(case.prompts, greedy) for write in writers.values())
-    rates: dict[str, list[float]] = {name: [] for name in writers}
-    for number in range(rounds):
-        torch.manual_seed(number)
-        for name, write in writers.items():
-            rates[name].append(rate(write, case, time.process_time))
-        note(f"{case}, tokens/s: {rates['own'][-1]:.0f}, theirs {rates['theirs'][-1]:.0f}")
+    rates = in_turns(writers, case, rounds, time.process_time)
     pairs = [o / t for o, t in zip(rates["own"], rates["theirs"], strict=True)]
     ratio = statistics.median(pairs)
     return judged(
@@ -183,10 +192,7 @@ def vllm_row(case: Case, rounds: int) -> Row:
         return not_measured("rollouts", why, **about)
     model = network(small(VOCAB)).eval()
     writers = {"own": ours(model, case.ends), "vllm": vllm(model, case)}
-    rates: dict[str, list[float]] = {name: [] for name in writers}
-    for _ in range(rounds):
-        for name, write in writers.items():
-            rates[name].append(rate(write, case, time.perf_counter))
+    rates = in_turns(writers, case, rounds, time.perf_counter)
     pairs = [o / v for o, v in zip(rates["own"], rates["vllm"], strict=True)]
     told = {f"{name}_tokens_per_s": round(statistics.median(r), 1) for name, r in rates.items()}
     return judged("rollouts", statistics.median(pairs), **about, **told)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from opsd.run import environment, write_atomically
 
 Row = dict[str, Any]
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 def judged(
@@ -27,6 +31,13 @@ def judged(
 def not_measured(measure: str, why: str, **more: Any) -> Row:
     """A row for what cannot be measured here."""
     return judged(measure, None, **more, not_measured=why)
+
+
+def in_fresh_process(measure: Callable[[Argument], Result], argument: Argument) -> Result:
+    """What `measure` returns in a process that finds nothing of an earlier measurement."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+        return pool.submit(measure, argument).result()
 
 
 def machine() -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import socket
 import statistics
@@ -23,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ import torch
 
 from benchmarks.loss import Shape, bound, milliseconds
 from benchmarks.loss_peers import ours
-from benchmarks.rows import Row, finish, judged, machine, note
+from benchmarks.rows import Row, finish, in_fresh_process, judged, machine, note
 from benchmarks.shapes import network, small
 from benchmarks.step import DISTIL, OURS, Clock, reward
 from benchmarks.words import Given, text, tokenizer
@@ -108,20 +106,14 @@ def step_seconds(case: Case) -> dict[str, float]:
     }
 
 
-def in_fresh_process(case: Case) -> dict[str, float]:
-    """So that no case finds what another one has left behind."""
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
-        return pool.submit(step_seconds, case).result()
-
-
 def problem_rows(sizes: Sequence[int], rounds: int, steps: int = 8) -> list[Row]:
     """A step's CPU time over that of the smallest set; of each the least of all steps, since
     whatever else the machine does only adds to it."""
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for number in range(rounds):
         for size in sizes:
-            seconds[size].append(in_fresh_process(Case(size, steps=steps))["least_cpu_s"])
+            took = in_fresh_process(step_seconds, Case(size, steps=steps))
+            seconds[size].append(took["least_cpu_s"])
         note(f"problems, round {number + 1}: {[round(s[-1], 3) for s in seconds.values()]}")
     best = {size: min(s) for size, s in seconds.items()}
     rows = [
@@ -141,10 +133,11 @@ def completion_rows(lengths: Sequence[int], rounds: int, steps: int = 3) -> list
         run = bound(ours(64), Shape(tokens, VOCAB, 256, 64), "cpu", "jsd(0.5)")
         run()
         loss = statistics.median(milliseconds(run, "cpu") for _ in range(rounds)) / tokens
-        step = 1e3 * in_fresh_process(Case(completion=length, steps=steps))["cpu_s"] / tokens
-        for name, took in (("loss", loss), ("step", step)):
-            ratio = took / first.setdefault(name, took)
-            about = {"completion": length, "cpu_ms_per_token": round(took, 4)}
+        took = in_fresh_process(step_seconds, Case(completion=length, steps=steps))
+        step = 1e3 * took["cpu_s"] / tokens
+        for name, per_token in (("loss", loss), ("step", step)):
+            ratio = per_token / first.setdefault(name, per_token)
+            about = {"completion": length, "cpu_ms_per_token": round(per_token, 4)}
             rows.append(judged("completion", ratio, name=name, **about))
         note(f"completions of {length}: {loss:.3f} and {step:.3f} ms per token")
     return rows

@@ -19,7 +19,6 @@ import argparse
 import gc
 import importlib
 import json
-import multiprocessing
 import os
 import random
 import shlex
@@ -29,11 +28,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.rows import Row, finish, judged, machine, note
+from benchmarks.rows import Row, finish, in_fresh_process, judged, machine, note
 
 HELP, OVER_TORCH, START, DATASET = 0.5, 0.5, 10.0, 2**30
 """Targets: seconds of `--help`, of `methods` above torch's, until training starts; bytes."""
@@ -203,14 +201,11 @@ def resident(mark: str) -> int:
 
 def training_rows(rows: int) -> list[Row]:
     """Training on so many rows: until it starts, and what they occupy."""
-    fresh = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         problems = Path(folder) / "problems.jsonl"
         write_problems(problems, rows)
         size = problems.stat().st_size
-        with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
-            there = pool.submit(loaded, problems).result()
-            begun = pool.submit(started, problems).result()
+        there, begun = (in_fresh_process(run, problems) for run in (loaded, started))
     note(f"{rows:,} rows: {begun}, {there}")
     ratio, share = begun["cpu_s"] / START, there["bytes"] / DATASET
     about = {"rows": rows, "file_bytes": size}

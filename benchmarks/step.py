@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
 from benchmarks.loss import peak_bytes
-from benchmarks.rows import finish, machine, note
+from benchmarks.rows import Row, finish, in_fresh_process, judged, machine, note
 from benchmarks.shapes import network, small
 from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
@@ -240,15 +238,15 @@ class Clock(TrainerCallback):
         self.last = now
 
 
-def timed(name: str, world: World) -> tuple[float, list[float]]:
-    """CPU seconds per step, and the losses."""
+def timed(name: str, world: World) -> tuple[float, float]:
+    """CPU seconds per step, and the first one's loss."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = arms(world)[name](world, folder, 3)
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
-        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return statistics.median(clock.seconds), losses
+        loss = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
+    return statistics.median(clock.seconds), loss
 
 
 def peak(job: tuple[str, World]) -> int:
@@ -264,14 +262,11 @@ def arms(world: World) -> dict[str, Callable[[World, str, int], Any]]:
     return DISTILLERS if world.group == 1 else REWARDED
 
 
-def measure(world: World, rounds: int) -> list[dict[str, Any]]:
+def measure(world: World, rounds: int) -> list[Row]:
     """Every peer's time and peak, divided by ours."""
-    jobs = [(name, world) for name in arms(world)]
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
-        peaks = dict(zip(arms(world), pool.map(peak, jobs), strict=True))
+    peaks = {name: in_fresh_process(peak, (name, world)) for name in arms(world)}
     times: dict[str, list[float]] = {name: [] for name in arms(world)}
-    losses: dict[str, list[float]] = {}
+    losses: dict[str, float] = {}
     for number in range(rounds):
         for name in times:
             seconds, losses[name] = timed(name, world)
@@ -279,9 +274,9 @@ def measure(world: World, rounds: int) -> list[dict[str, Any]]:
         told = ", ".join(f"{name} {values[-1]:.2f}" for name, values in times.items())
         note(f"V={world.vocab:,}, round {number + 1} of {rounds}, s: {told}")
     exact = "SDFT, full logits"
-    if exact in losses and not math.isclose(losses[exact][0], losses["ours"][0], rel_tol=1e-3):
+    if exact in losses and not math.isclose(losses[exact], losses["ours"], rel_tol=1e-3):
         raise RuntimeError(f"the losses differ: {losses}")
-    table = []
+    table: list[Row] = []
     for name in list(times)[1:]:
         paired = [t / o for t, o in zip(times[name], times["ours"], strict=True)]
         for what, ratio in (
@@ -289,24 +284,23 @@ def measure(world: World, rounds: int) -> list[dict[str, Any]]:
             ("peak", peaks[name] / peaks["ours"]),
         ):
             target = TARGETS.get((name, what), {}).get(world.vocab)
-            table.append(
-                {
-                    "name": name,
-                    "measure": what,
-                    "vocab": world.vocab,
-                    "tokens": sum(world.lengths),
-                    "ratio": round(ratio, 3),
-                    "target": target,
-                    "ok": target is None or ratio >= target,
-                    "range": [round(min(paired), 3), round(max(paired), 3)],
-                    "cpu_s": round(statistics.median(times[name]), 3),
-                    "own_cpu_s": round(statistics.median(times["ours"]), 3),
-                    "peak_bytes": peaks[name],
-                    "own_peak_bytes": peaks["ours"],
-                    "loss": losses[name][0],
-                    "own_loss": losses["ours"][0],
-                }
+            row = judged(
+                what,
+                ratio,
+                target,
+                target is None or ratio >= target,
+                name=name,
+                vocab=world.vocab,
+                tokens=sum(world.lengths),
+                range=[round(min(paired), 3), round(max(paired), 3)],
+                cpu_s=round(statistics.median(times[name]), 3),
+                own_cpu_s=round(statistics.median(times["ours"]), 3),
+                peak_bytes=peaks[name],
+                own_peak_bytes=peaks["ours"],
+                loss=losses[name],
+                own_loss=losses["ours"],
             )
+            table.append(row)
     return table
 
 
