@@ -97,7 +97,7 @@ def test_a_pair_is_the_divergence_before_its_clip(tmp_path: Path, tiny_folder: P
 def test_a_purified_signal_comes_in_its_parts(tmp_path: Path, tiny_folder: Path, tokenizer):
     row = traces(tmp_path, tiny_folder, methods.purified_opsd())[0]
     names = [reader["name"] for reader in row["readers"]]
-    assert names == ["student", "solution", "reference_only", "student", "target"]
+    assert names == ["student", "solution", "reference_only", "own_prompt", "target"]
     (signal,) = row["signals"]
     pairs = {pair["part"]: pair for pair in signal["pairs"]}
     assert pairs.keys() == {"whole", "reference", "question", "base", "target"}

@@ -16,7 +16,6 @@ from torch.profiler import record_function
 from opsd.data.languages import language
 from opsd.data.prompts import prompt_text
 from opsd.evaluate.traits import count_markers, overlap, repetition
-from opsd.objective import support, targets
 from opsd.objective.table import TokenTable
 from opsd.teacher.lessons import Lesson
 from opsd.types import Finish, Group, Problem, Rollout
@@ -29,9 +28,9 @@ _MEANS = {
     "entropy_teacher": "entropy/teacher",
     "divergence": "divergence",
     "clipped": "clip_fraction",
-    **{name: f"target/{name}" for name in targets.SEEN},
-    **{name: name.replace("_", "/") for name in support.SEEN},
 }
+_PARTS = ("target/", "support/")
+"""What these parts see of a token is logged under the name that they give it."""
 
 
 @dataclass
@@ -108,9 +107,10 @@ class Meter:
         """Means over the taught tokens of one signal; the divergence also by position decile, and
         by the rollouts' `languages`."""
         n = int(taught.sum())
-        for column, name in _MEANS.items():
-            if column in table.statistics:
-                self.add(name, table.statistics[column][taught].sum().item(), n)
+        for column, values in table.statistics.items():
+            name = column if column.startswith(_PARTS) else _MEANS.get(column)
+            if name is not None:
+                self.add(name, values[taught].sum().item(), n)
         if "divergence" in table.statistics:
             divergence = table.statistics["divergence"][taught]
             decile = (10 * table.position // table.length)[taught]

@@ -20,7 +20,7 @@ from opsd.data.stream import ProblemStream
 from opsd.data.tokens import token, tokens
 from opsd.methods import Method
 from opsd.model import adapter_folder, base_of, context_length, eos_ids, load_tokenizer, locate
-from opsd.objective.signals import Leaf, leaves, taught
+from opsd.objective.signals import Leaf, taught
 from opsd.progress_bar import counting
 from opsd.recipe import Recipe
 from opsd.rollout.source import FromDataset, sources
@@ -165,7 +165,7 @@ def _roles(method: Method) -> Iterator[Role]:
     for name, source in zip(("sampler", "second try"), sources(method.source), strict=False):
         if source.view is not None:
             yield Role(name, source.view, source.weights.type if source.weights else "student")
-    teaching = [(leaf, leaf.teacher) for _, leaf in leaves(method.signal) if leaf.teacher]
+    teaching = [(leaf, leaf.teacher) for _, leaf in method.signals if leaf.teacher]
     for number, (leaf, teacher) in enumerate(teaching, 1):
         name = "teacher" if len(teaching) == 1 else f"teacher {number}"
         yield Role(name, teacher.context, teacher.weights.type, leaf)
@@ -290,7 +290,7 @@ def _signals(sheet: Sheet, desk: Desk) -> list[dict[str, Any]]:
                 for kept in taught(leaf, positions)
             ],
         }
-        for _, leaf in leaves(desk.method.signal)
+        for _, leaf in desk.method.signals
     ]
 
 

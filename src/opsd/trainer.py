@@ -50,7 +50,6 @@ from opsd.journal import PHASE, Meter, rollout_row
 from opsd.learner import passes
 from opsd.methods.method import Method
 from opsd.model import vocabulary
-from opsd.objective.signals import leaves
 from opsd.preflight import refuse, refuse_ahead, refuse_other_step, refuse_untold
 from opsd.rollout.engine import Engine
 from opsd.rollout.engines import VLLM, VLLMServer
@@ -104,7 +103,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         args = args or OPSDConfig(output_dir="runs/opsd")
         student, tokenizer = make_student(model, args, processing_class, peft_config)
         self.method = method
-        self.signals = leaves(method.signal)
+        self.signals = method.signals
         self.vocab = vocabulary(tokenizer)
         weights = language_weights or {}
         self.language_weights = {resolve(name): weight for name, weight in weights.items()}

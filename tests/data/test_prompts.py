@@ -10,6 +10,7 @@ import pytest
 from opsd.data.languages import language
 from opsd.data.prompts import fill, prompt_ids, prompt_text, view
 from opsd.miniature.tokenizer import build_tokenizer
+from opsd.teacher.context import StudentPrompt
 from opsd.types import Problem, UserError, View
 
 PROBLEM = Problem(
@@ -199,3 +200,10 @@ def test_a_tokenizer_without_a_chat_template_reads_the_messages():
     plain.chat_template = None
     messages = ({"role": "system", "content": "S"}, {"role": "user", "content": "U"})
     assert prompt_text(plain, View("v", messages, prefill="go")) == "S\n\nU\n\ngo"
+
+
+@pytest.mark.parametrize("name", ["problem", "answer", "instruction", "labels"])
+def test_a_privileged_text_cannot_stand_for_the_problem(name):
+    row = Problem("2 + 2 = ?", answer="4", privileged={name: "It is 4."})
+    with pytest.raises(UserError, match=f"'{name}'.*data.columns"):
+        StudentPrompt().view(row)

@@ -63,7 +63,7 @@ def fill(template: str, problem: Problem, **extra: Any) -> str:
 def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
     lang = language(problem.language)
     instructed = INSTRUCTED in problem.metadata
-    names = {
+    fixed = {
         "problem": problem.text,
         "instruction": "" if instructed else lang.instruction,
         "final_instruction": "" if instructed else lang.closing,
@@ -71,9 +71,14 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
         "think_prefix": lang.think_prefix,
         "labels": lang.labels,
         **({} if problem.answer is None else {"answer": problem.answer}),
-        **problem.privileged,
-        **extra,
     }
+    if taken := fixed.keys() & problem.privileged.keys():
+        raise UserError(
+            f"problem {problem.id}: a privileged text is called '{min(taken)}', which in every"
+            " prompt template means something else, the student's included: give it another name"
+            " in data.columns"
+        )
+    names = {**fixed, **problem.privileged, **extra}
     begins = " ".join(text.split())[:40]
     from jinja2 import UndefinedError
 

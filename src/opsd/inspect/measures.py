@@ -27,7 +27,7 @@ _PARTS = {
 }
 _RATIO = "Orange: the latter finds the token that was written likelier than the former; blue: less."
 # Said elsewhere on the page, or of no use as a colour.
-_KNOWN = ("logp_", "entropy_", "divergence", "clipped")
+_KNOWN = ("logp_", "view/", "entropy_", "divergence", "clipped")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _of_signal(signal: Row, prefix: str, suffix: str) -> Iterator[Series]:
     yield from _learned(signal, prefix, suffix)
     for name, values in signal.get("columns", {}).items():
         if not name.startswith(_KNOWN):
-            label = name.replace("_", " ") + suffix
+            label = name.removeprefix("target/").replace("_", " ").replace("/", " ") + suffix
             told = "As in the diagnostics of the training log."
             yield Series(f"{prefix}columns/{name}", SEEN, label, told, values, unit="")
 

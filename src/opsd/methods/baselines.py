@@ -7,7 +7,7 @@ from opsd.objective.credit import Clipped, GroupNormalised
 from opsd.objective.divergences import reverse_kl
 from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher
 from opsd.rollout.source import FromDataset, KeepCorrect, OnPolicy
-from opsd.teacher.context import Solution, StudentPrompt
+from opsd.teacher.context import OwnPrompt, Solution
 
 
 def grpo(beta: float = 0.0, group: int = 8, reuse: int = 1) -> Method:
@@ -23,7 +23,7 @@ def grpo(beta: float = 0.0, group: int = 8, reuse: int = 1) -> Method:
     """
     sequence = Reduction(unit="sequence")
     reward = Advantage(GroupNormalised(), Clipped(), reduction=sequence)
-    stay = Distill(Teacher(StudentPrompt()), reverse_kl, reduction=sequence)
+    stay = Distill(Teacher(OwnPrompt()), reverse_kl, reduction=sequence)
     return Method(
         name="grpo",
         paper="Shao et al. 2024, arXiv 2402.03300",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from opsd.objective.signals import Signal, leaves
-from opsd.parts import part
+from opsd.objective.signals import Leaf, Signal, leaves
+from opsd.parts import changed, part
 from opsd.rollout.author import AnyAuthor
 from opsd.rollout.source import OnPolicy, Source
-from opsd.teacher.context import StudentPrompt
+from opsd.teacher.context import OwnPrompt, StudentPrompt
 
 
 @part
@@ -29,6 +29,15 @@ class Method:
     student: StudentPrompt = StudentPrompt()
     authors: tuple[AnyAuthor, ...] = ()
     reuse: Annotated[int, Field(gt=0)] = 1
+
+    @property
+    def signals(self) -> list[tuple[float, Leaf]]:
+        """The (coefficient, signal) pairs, with the student's prompt in every `own_prompt`."""
+
+        def bound(x: Any) -> Any:
+            return OwnPrompt(self.student) if isinstance(x, OwnPrompt) else x
+
+        return leaves(changed(self.signal, bound))
 
     def describe(self, temperature: float) -> str:
         """The signals in words, a line each, with the formula in use; `temperature` is the

@@ -12,7 +12,14 @@ from opsd.objective.targets import Barycenter, Mixture, Purified
 from opsd.objective.weighting import ClipImportance
 from opsd.rollout.source import OnPolicy
 from opsd.schedule import Linear
-from opsd.teacher.context import Beside, Demonstration, ReferenceOnly, Solution, StudentPrompt
+from opsd.teacher.context import (
+    Beside,
+    Demonstration,
+    OwnPrompt,
+    ReferenceOnly,
+    Solution,
+    StudentPrompt,
+)
 from opsd.teacher.weights import EMA
 
 
@@ -30,12 +37,11 @@ def purified_opsd(
     What it needs: a column `solution`.
     One command: opsd train purified_opsd
     """
-    student = StudentPrompt(template_options=ANSWERS)
-    views = (Solution(template_options=THINKS), ReferenceOnly(template_options=THINKS), student)
+    views = (Solution(template_options=THINKS), ReferenceOnly(template_options=THINKS), OwnPrompt())
     return Method(
         name="purified_opsd",
         paper="Shen et al. 2026, arXiv 2607.02234",
-        student=student,
+        student=StudentPrompt(template_options=ANSWERS),
         signal=Distill(Teacher(Beside(views), target=Purified(beta, clip)), divergence),
     )
 
@@ -58,7 +64,7 @@ def demopsd(alpha_max: float = 0.15, beta: float = 50.0, k: int = 100, group: in
         source=OnPolicy(group=group),
         signal=Distill(
             Teacher(
-                Beside((Demonstration(), StudentPrompt())),
+                Beside((Demonstration(), OwnPrompt())),
                 weights=EMA(0.95),
                 support=TopK(k),
                 target=Barycenter(alpha_max, beta),

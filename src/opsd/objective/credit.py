@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from opsd.objective.table import TokenTable
+from opsd.objective.table import TokenTable, of_view
 from opsd.parts import part
 from opsd.schedule import Share
 
@@ -110,7 +110,7 @@ class Gated:
         outcome_R = torch.where(table.reward_R > 0, 1.0, -1.0)
         votes: dict[str, Tensor] = {}
         for name, scale_R in table.scales.items():
-            gap = table.column(f"logp_{name}") - table.column("logp_student")
+            gap = table.column(of_view(name)) - table.column("logp_student")
             favour_R = table.mean_R(gap.clamp(-self.bound, self.bound), ~table.markup)
             rho_R = outcome_R * favour_R.sign() * (favour_R.abs() > self.dead_zone)
             # exp overflows to infinity where the gate is shut: g is then 0.

@@ -23,8 +23,8 @@ class Restricted(NamedTuple):
     seen: dict[str, Tensor]
 
 
-SEEN = ("support_student", "support_teacher")
-"""The probability that the chosen entries have for the student, and for the first view."""
+_SIDES = ("student", "teacher")
+"""Whose probability of the chosen entries is seen: the student's, and the first view's."""
 
 
 class Support(Protocol):
@@ -80,7 +80,7 @@ class TopK:
     ) -> Restricted:
         chooser = student if self.by == "student" else views[_index(self.by, names)]
         ids = chooser.topk(min(self.k, chooser.shape[-1]), dim=-1).indices
-        sides = zip(SEEN, (student, *views[:1]), strict=False)
+        sides = zip(_SIDES, (student, *views[:1]), strict=False)
         seen = {name: _mass(logits, ids, temperature) for name, logits in sides}
         if self.rest == "renormalise" or ids.shape[-1] == student.shape[-1]:
 

@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 
 
+def of_view(name: str) -> str:
+    """The statistic that holds a view's log-probability of the sampled token. Views are named by
+    users; no fixed statistic's name has a slash."""
+    return f"view/{name}"
+
+
 @dataclass(frozen=True)
 class TokenTable:
     """One row per token [N]; per-rollout columns [R] are read through `rollout` (row -> rollout).
 
     `statistics` are what a term saw while its rows were in memory: `logp_student`, `logp_target`
-    and `logp_<view>` at the sampled token, `entropy_student`, `entropy_teacher`, `divergence`,
-    `clipped`. Log-probabilities and divergences in nats. `scales` are the weights [R] that a
+    and `of_view(name)` at the sampled token, `entropy_student`, `entropy_teacher`, `divergence`,
+    `clipped`, and what target and support saw, as `target/<name>` and `support/<name>`.
+    Log-probabilities and divergences in nats. `scales` are the weights [R] that a
     context gives its views, by name; `markup` marks special tokens, thinking tags and bare line
     breaks [N].
     """

@@ -77,11 +77,6 @@ def barycenter(
 
 
 _PARTS = ("reference", "question")
-SEEN = (
-    *("alpha", "disagreement"),
-    *(f"{mark}{what}_{p}" for mark in ("", "p_") for what in ("cosine", "share") for p in _PARTS),
-)
-"""What targets see of a row, by name."""
 
 
 class Aim(NamedTuple):

@@ -3,7 +3,7 @@ loop computes on every chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -23,6 +23,7 @@ from opsd.objective.divergences import (
 from opsd.objective.head import Head, View
 from opsd.objective.shards import WHOLE, Across
 from opsd.objective.support import Full, Support
+from opsd.objective.table import of_view
 from opsd.objective.targets import Mixture, Separate, Single, Target
 from opsd.types import UserError
 
@@ -63,7 +64,7 @@ class DivergenceTerm:
             statistics["logp_student"] = token_logp(student, tokens, temperature)
         if len(views) > 1:
             for name, logits in zip(names, views, strict=True):
-                statistics[f"logp_{name}"] = token_logp(logits, tokens, temperature)
+                statistics[of_view(name)] = token_logp(logits, tokens, temperature)
         if not self._keeps_logits:
             student = _tempered(student, temperature)
             views = [_tempered(view, temperature) for view in views]
@@ -78,15 +79,8 @@ class DivergenceTerm:
             self.across,
         )
         outcome = self.divergence.outcome(rows)
-        statistics |= (
-            aimed
-            | restricted.seen
-            | seen
-            | {
-                "divergence": outcome.unclipped,
-                "clipped": outcome.clipped.float(),
-            }
-        )
+        statistics |= _under("target", aimed) | _under("support", restricted.seen) | seen
+        statistics |= {"divergence": outcome.unclipped, "clipped": outcome.clipped.float()}
         gradient = restricted.expand(outcome.gradient)
         return TermRows(outcome.value, _by_raw(gradient, self.temperature), statistics)
 
@@ -120,13 +114,13 @@ class SampledTerm:
         statistics: dict[str, Tensor] = {}
         if views and isinstance(self.target, Separate):
             for view, logits in zip(self.views, views, strict=True):
-                statistics[f"logp_{view.name}"] = token_logp(logits, tokens, self.temperature)
+                statistics[of_view(view.name)] = token_logp(logits, tokens, self.temperature)
         elif views:
             tempered = [_tempered(view, self.temperature) for view in views]
             own = student / self.temperature
             aim = self.target(tempered, own)
             target, q = normalised(aim.logits)
-            statistics |= aim.seen
+            statistics |= _under("target", aim.seen)
             statistics["logp_target"] = _at(target, tokens)
             statistics["entropy_teacher"] = -(q * target).sum(-1)
         logp, p = normalised(student, self.temperature)
@@ -176,6 +170,11 @@ def token_logp(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tens
     """Log-probability [C] of each row's token at a temperature."""
     norm = logits.logsumexp(-1) if temperature == 1.0 else (logits / temperature).logsumexp(-1)
     return _at(logits, tokens) / temperature - norm
+
+
+def _under(owner: str, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a part saw, under names that no other part and no fixed statistic has."""
+    return {f"{owner}/{name}": column for name, column in seen.items()}
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:

@@ -16,7 +16,7 @@ from pydantic import Field
 from opsd.data.prompts import answered, view
 from opsd.parts import part
 from opsd.teacher.weights import AnyWeights
-from opsd.types import Group, Problem, Rollout, View
+from opsd.types import Group, Problem, Rollout, UserError, View
 
 Include = Literal["problem", "translation", "solution"]
 
@@ -49,6 +49,24 @@ class StudentPrompt(Prompt):
     def view(self, problem: Problem) -> View:
         """The one view that every problem has."""
         return _view(self, problem)
+
+
+@part
+class OwnPrompt:
+    """The very prompt that the method's student reads, whatever that is: with the starting weights
+    it is the base model that a student may be kept near to. `Method.signals` sets `prompt`."""
+
+    prompt: StudentPrompt | None = None
+    type: Literal["own_prompt"] = "own_prompt"
+
+    @property
+    def label(self) -> str:
+        return self.type
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+        if self.prompt is None:
+            raise UserError("the context 'own_prompt' is for teachers, not for what students read")
+        return (replace(self.prompt.view(group.problem), name=self.type),)
 
 
 @part
@@ -274,6 +292,7 @@ class Skills(Prompt):
 
 Plain = Annotated[
     StudentPrompt
+    | OwnPrompt
     | Solution
     | ReferenceOnly
     | Crosslingual
