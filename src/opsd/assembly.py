@@ -18,10 +18,13 @@ from opsd.model import (
     context_length,
     eos_ids,
     load_model,
+    load_teacher,
     load_tokenizer,
+    mend_generation_config,
     padded,
+    refuse_named_adapter,
     refuse_other_tokenizer,
-    switch_dropout_off,
+    switch_randomness_off,
     with_adapter,
 )
 from opsd.rollout.collate import Layout
@@ -33,8 +36,8 @@ from opsd.teacher.keeper import Keeper, keep
 from opsd.teacher.prefix import attends
 from opsd.teacher.readers import Readers
 from opsd.teacher.score import check_head
-from opsd.teacher.start import layout_for, starts_as_base
-from opsd.teacher.weights import AnyWeights, still
+from opsd.teacher.start import layout_for, refuse_other_training_pass, starts_as_base
+from opsd.teacher.weights import AnyWeights, External, still
 
 if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
@@ -53,7 +56,9 @@ def make_student(
     refuse_other_tokenizer(student, tokenizer)
     if peft_config is not None:
         student = with_adapter(student, peft_config, args.seed)
-    switch_dropout_off(student)
+    refuse_named_adapter(student)
+    mend_generation_config(student)
+    switch_randomness_off(student)
     accept_objectives(student)
     return student, tokenizer
 
@@ -100,8 +105,17 @@ def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
     probe = trainer.processing_class(PROBE)["input_ids"]
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     check_head(model, probe, vocab, tolerance)
+    with trainer.accelerator.autocast():
+        refuse_other_training_pass(model, probe, vocab)
     as_base = starts_as_base(model, probe, vocab)
-    keepers = {w: keep(w, model, starts_as_base=as_base) for w in dict.fromkeys(chosen)}
+    tokenizer = trainer.processing_class
+
+    def load(choice: External) -> nn.Module:
+        return load_teacher(
+            choice.path, tokenizer, None if choice.dtype == "auto" else choice.dtype
+        )
+
+    keepers = {w: keep(w, model, starts_as_base=as_base, load=load) for w in dict.fromkeys(chosen)}
     for keeper in keepers.values():
         with keeper.use(model) as reader:
             check_head(reader, probe, vocab, tolerance)
@@ -150,6 +164,7 @@ def make_sampler(trainer: OPSDTrainer) -> Sampler:
         too_long=args.prompt_too_long,
         autocast=lambda: trainer.accelerator.autocast(),
         observe=trainer.meter.rollouts,
+        heed=trainer.stop.heed,
     )
 
 

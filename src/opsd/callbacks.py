@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 from transformers import TrainerCallback
 
+from opsd import checkpoint
 from opsd.progress_bar import bar
+from opsd.stopping import Stopped
+from opsd.teacher.weights import moves
+from opsd.types import RunFailed
 
 
 class TrainingProgress(TrainerCallback):
@@ -40,33 +47,124 @@ class TrainingProgress(TrainerCallback):
 
 
 class AfterStep(TrainerCallback):
-    """Moves the teachers' weights after every optimizer step; stops when the tokens are spent."""
+    """Moves the teachers' weights after every optimizer step; stops when the tokens are spent, and
+    when the run is told to."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Where a step is left in the middle, all before it has to be written down already.
+        alone = args.world_size == 1 and not args.rollouts_ahead
+        logged = args.logging_strategy == "steps" and args.logging_steps == 1
+        self.trainer.stop.at_once = alone and logged
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for keeper in self.trainer.keepers.values():
-            keeper.update(self.trainer.model, state.global_step, state.max_steps)
-        budget, spent = args.max_generated_tokens, self.trainer.sampler.generated_tokens
-        if budget is not None and sum(gather_object([spent])) >= budget:
+        trainer = self.trainer
+        trainer.before_step = None
+        for weights, keeper in trainer.keepers.items():
+            if moves(weights, state.global_step, trainer.method.reuse):
+                keeper.update(trainer.model, state.global_step, state.max_steps)
+        told = gather_object([(trainer.sampler.generated_tokens, trainer.stop.number)])
+        budget = args.max_generated_tokens
+        if budget is not None and sum(spent for spent, _ in told) >= budget:
             control.should_training_stop = True
+        numbers = [number for _, number in told if number is not None]
+        if numbers:
+            trainer.stop.number = numbers[0]
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
         # What is measured but not logged yet is in no checkpoint.
         control.should_log |= control.should_save
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_log |= control.should_save
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.stop.number is not None and control.should_training_stop:
+            raise Stopped
+
+
+class FiniteSteps(TrainerCallback):
+    """Leaves steps out whose loss or gradient is no number (NaN, infinite): weights and teachers
+    stay as they are, and no checkpoint takes the place of a better one. After `LIMIT` such steps in
+    a row the run ends."""
+
+    LIMIT = 3
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.norm: Any = 0.0
+        self.in_a_row = self.left_out = self.without_loss = 0
+        self._bad_loss = False
+
+    def counted(self, loss: Tensor) -> Tensor:
+        """A loss as the Trainer may add it up: 0 in place of one that is no number."""
+        bad = not bool(torch.isfinite(loss))
+        self._bad_loss |= bad
+        return torch.zeros_like(loss) if bad else loss
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        bad = self._bad_loss or not math.isfinite(float(self.norm or 0.0))
+        if args.world_size > 1:
+            bad = any(gather_object([bad]))
+        self.without_loss += self._bad_loss
+        self._bad_loss = False
+        if not bad or trainer.accelerator.scaler is not None:  # which leaves such steps out itself
+            self.in_a_row = 0
+            return
+        if trainer.is_deepspeed_enabled:  # its step has been taken
+            raise RunFailed(f"step {state.global_step + 1}: {self._told(state)}")
+        trainer.optimizer.zero_grad()
+        self.in_a_row += 1
+        self.left_out += 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.in_a_row:
+            control.should_save = control.should_evaluate = False
+            control.should_log = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.refuse()
+
+    def tell(self, logs: dict[str, Any], steps: int) -> None:
+        """Adds to a log line of the last `steps` how many were left out; its loss is the mean of
+        those that had one."""
+        if self.without_loss:
+            known = steps - self.without_loss
+            logs["loss"] = logs["loss"] * steps / known if known > 0 else math.nan
+        if self.left_out:
+            logs["nonfinite_steps"] = self.left_out
+        self.left_out = self.without_loss = 0
+
+    def refuse(self) -> None:
+        """Raises RunFailed where too many steps in a row were left out."""
+        if self.in_a_row >= self.LIMIT:
+            state = self.trainer.state
+            raise RunFailed(
+                f"{self.in_a_row} steps in a row to step {state.global_step}: {self._told(state)}"
+            )
+
+    def _told(self, state: Any) -> str:
+        newest = max(checkpoint.complete(self.trainer.run.path), default=None)
+        kept = f"checkpoint-{newest} is the last one" if newest else "there is no checkpoint before"
+        return (
+            "the loss or its gradient is no number (NaN, or infinite); lower learning_rate or"
+            f" max_grad_norm. {kept}"
+        )
+
 
 def _note(logs: dict[str, Any]) -> str:
     """The few numbers that say whether a run is well."""
     shown = (
-        ("loss", "loss", ".4f"),
         ("divergence", "divergence", ".4f"),
+        ("loss", "loss", ".4f"),
         ("accuracy", "correct", ".2f"),
         ("completions/mean_length", "length", ".0f"),
         ("generated_tokens", "tokens", ",d"),
         ("eval_avg@k", "dev avg@k", ".3f"),
         ("eval_format_rate", "dev format", ".2f"),
+        ("nonfinite_steps", "steps left out", "d"),
     )
     return "  ".join(f"{label} {logs[key]:{form}}" for key, label, form in shown if key in logs)

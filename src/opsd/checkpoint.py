@@ -1,7 +1,7 @@
 """Our part of a checkpoint: teachers, counters, unspent rollouts, sizes of the run's files.
 
-It is written into the checkpoint folder before the Trainer's own files, of which
-`trainer_state.json` comes last: a folder where both parse is complete.
+It is written into the checkpoint folder before the Trainer's own files. Sizes and checksums of all
+of them come last: a checkpoint counts if every file is as they say.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opsd.run import log, write_atomically
 from opsd.types import Advice, Finish, Group, Problem, Rollout, UserError, Verdict
 
-_STATE = "opsd/state.json"
+_STATE, _MANIFEST = "opsd/state.json", "opsd/manifest.json"
 
 
 def save(
     folder: Path, state: Mapping[str, Any], teachers: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Writes the shared state; `state.json` last, since it says that the rest is there."""
+    """Writes the shared state."""
     for name, tensors in teachers.items():
         if tensors:
             path = folder / "opsd" / f"teacher-{name}.safetensors"
@@ -58,46 +59,68 @@ def load_rollouts(folder: Path, rank: int) -> list[Group] | None:
     return [_group(row) for row in json.loads(file.read_text("utf-8"))]
 
 
+def seal(folder: Path) -> None:
+    """Writes down the size and a checksum of every file of a checkpoint: the last thing that is
+    written, without which the checkpoint does not count."""
+    files = {name: [file.stat().st_size, _checksum(file)] for name, file in _files(folder).items()}
+    write_atomically(folder / _MANIFEST, json.dumps({"files": files}, indent=1))
+
+
 def complete(run: Path) -> dict[int, Path]:
-    """The complete checkpoints of a run folder by their steps, the newest one last."""
+    """The checkpoints of a run folder that were written to their end, by their steps, the newest
+    one last."""
     found = sorted(
         (int(folder.name.split("-")[1]), folder)
         for folder in run.glob("checkpoint-*")
-        if folder.name.split("-")[1].isdigit() and _complete(folder)
+        if folder.name.split("-")[1].isdigit() and (folder / _MANIFEST).is_file()
     )
     return dict(found)
 
 
 def newest(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run folder, or None."""
-    return next(reversed(complete(run).values()), None)
+    """The newest checkpoint of a run folder of which every file is as it was written, or None. Says
+    which ones are passed over."""
+    for folder in reversed(complete(run).values()):
+        damage = damaged(folder)
+        if damage is None:
+            return folder
+        log(f"{folder} is passed over: {damage}")
+    return None
 
 
-def _complete(folder: Path) -> bool:
-    """Whether a run can go on from here as if nothing had happened; says so where something is
-    missing that a kill does not explain."""
+def damaged(folder: Path) -> str | None:
+    """What of a checkpoint is not as it was written; None of one that is whole."""
     try:
-        for name in (_STATE, "trainer_state.json"):
-            json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    optimizer = (folder / "optimizer.pt").is_file() or any(folder.glob("global_step*"))
-    weights = [file for file in folder.glob("*.safetensors") if _whole(file)]
-    if optimizer and weights:
-        return True
-    lost = "its weights" if optimizer else "the optimizer's state"
-    log(f"{folder} is passed over: {lost} cannot be read")
-    return False
+        files = json.loads((folder / _MANIFEST).read_text("utf-8"))["files"]
+        written = {str(name): (int(size), str(digest)) for name, (size, digest) in files.items()}
+    except OSError:
+        return "it was not written to its end"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} is damaged"
+    for name, (size, digest) in written.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size or _checksum(file) != digest:
+            return f"{name} is damaged"
+    if not any(name.endswith(".safetensors") and "/" not in name for name in written):
+        return "it has no weights"
+    optimizer = "optimizer.pt" in written or any(name.startswith("global_step") for name in written)
+    return None if optimizer else "it has no optimizer's state (save_only_model)"
 
 
-def _whole(file: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
+def _files(folder: Path) -> dict[str, Path]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    named = {file.relative_to(folder).as_posix(): file for file in files}
+    return {n: f for n, f in named.items() if n != _MANIFEST and not n.endswith(".part")}
 
-    try:
-        with safe_open(file, "pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
+
+def _checksum(file: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as content:
+        while block := content.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _group(row: dict[str, Any]) -> Group:

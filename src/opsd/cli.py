@@ -23,9 +23,9 @@ from opsd.arguments import (
     numbers,
     prepare,
 )
+from opsd.credentials import cleaned
 from opsd.evaluate import cli as evaluation
-from opsd.rollout.engine import EngineDown
-from opsd.types import UserError
+from opsd.types import RunFailed, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -296,12 +296,11 @@ def main() -> None:
             print(f"opsd: {told}", file=sys.stderr)
         raise
     except UserError as error:
-        _refuse(str(error))
-    except EngineDown as error:
-        print(f"opsd: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        _end(str(error), 2)
+    except RunFailed as error:
+        _end(str(error), 1)
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
-        _refuse(f"{error.filename}: {error.strerror}; choose another place")
+        _end(f"{error.filename}: {error.strerror}; choose another place", 2)
 
 
 def _leave() -> None:
@@ -310,6 +309,6 @@ def _leave() -> None:
     (gc.unfreeze if "triton" in sys.modules else gc.freeze)()
 
 
-def _refuse(told: str) -> NoReturn:
-    print(f"opsd: {' '.join(told.split())}", file=sys.stderr)
-    sys.exit(2)
+def _end(told: str, code: int) -> NoReturn:
+    print(f"opsd: {cleaned(' '.join(told.split()))}", file=sys.stderr)
+    sys.exit(code)

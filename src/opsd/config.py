@@ -2,10 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from transformers import TrainingArguments
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import SchedulerType, TrainingArguments
+
+from opsd.rollout.engine import LEAST_TEMPERATURE
+
+Count = Annotated[int, Field(ge=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+SCORES = ("avg@k", "pass@k", "format_rate", "mean_length")
+"""What dev problems are scored by."""
+
+
+class Values(BaseModel):
+    """What numbers and choices may be, where neither their type nor Transformers says so."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    seed: Seed = 0
+    data_seed: Seed = 0
+    learning_rate: NotNegative = 0
+    weight_decay: NotNegative = 0
+    adam_beta1: Below1 = 0
+    adam_beta2: Below1 = 0
+    adam_epsilon: NotNegative = 0
+    max_grad_norm: NotNegative = 0
+    warmup_steps: NotNegative = 0
+    max_steps: Literal[-1] | Count = 1
+    num_train_epochs: Positive = 1
+    per_device_train_batch_size: Count = 1
+    gradient_accumulation_steps: Count = 1
+    logging_steps: Positive = 1
+    save_steps: Positive = 1
+    eval_steps: Positive = 1
+    eval_delay: NotNegative = 0
+    save_total_limit: Count = 1
+    temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE)] = 1
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1
+    top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Below1 = 0
+    max_completion_length: Count = 1
+    max_length: Count = 1
+    max_generated_tokens: Count = 1
+    generation_batch_tokens: Count = 1
+    max_tokens_per_pass: Count = 1
+    loss_chunk_rows: Count = 1
+    eval_samples: Count = 1
+    collapse_patience: Count = 1
+    trace_steps: Annotated[int, Field(ge=0)] = 0
+    rollout_log_steps: Annotated[int, Field(ge=0)] = 0
+    prompt_too_long: Literal["error", "skip"] = "error"
+    collapse: Literal["warn", "stop", "ignore"] = "warn"
+    packing: Literal["auto", "on", "off"] = "auto"
+    loss_kernel: Literal["auto", "eager", "compiled", "triton"] = "auto"
+
+
+_RESUME = "a run is gone on with by opsd train --resume, or train(resume_from_checkpoint=True)"
+UNSUPPORTED = {
+    "neftune_noise_alpha": "noise on the student's embeddings makes student and teacher read one"
+    " prompt differently",
+    "auto_find_batch_size": "a step's rollouts are counted beforehand",
+    "torch_compile": "the loss runs inside the model's forward, which is not compiled",
+    "use_liger_kernel": "its forward would take the place of the one that the loss runs in",
+    "ignore_data_skip": "a resumed run would see other problems",
+    "enable_jit_checkpoint": "a run that is told to stop saves a checkpoint by itself",
+    "resume_from_checkpoint": _RESUME,
+    "include_num_input_tokens_seen": "generated_tokens is logged instead",
+}
+"""Settings of the Trainer's that would break what this one promises, and why."""
+
+WITHOUT_EFFECT = {
+    "label_smoothing_factor": "the loss is the method's",
+    "per_device_eval_batch_size eval_accumulation_steps prediction_loss_only batch_eval_metrics"
+    " eval_do_concat_batches eval_use_gather_object include_for_metrics label_names": "dev problems"
+    " are sampled and graded, see eval_samples",
+    "dataloader_drop_last dataloader_num_workers dataloader_persistent_workers"
+    " dataloader_prefetch_factor train_sampling_strategy length_column_name": "problems are held in"
+    " memory, in an order that the seed decides",
+    "average_tokens_across_devices": "tokens are always counted over all processes",
+    "torch_empty_cache_steps": "a step's passes are opsd's own",
+    "do_train do_eval do_predict": "the command says what is done",
+}
+"""Settings of the Trainer's that nothing here reads, and why."""
 
 
 @dataclass
@@ -88,33 +173,57 @@ class OPSDConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        """Raises ValueError for a value that cannot be."""
         import torch
 
         if self.bf16 is None:
             gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
-        if self.prompt_too_long not in ("error", "skip"):
-            raise ValueError(f"prompt_too_long is 'error' or 'skip', not '{self.prompt_too_long}'")
-        if self.collapse not in ("warn", "stop", "ignore"):
-            raise ValueError(f"collapse is 'warn', 'stop' or 'ignore', not '{self.collapse}'")
-        if self.packing not in ("auto", "on", "off"):
-            raise ValueError(f"packing is 'auto', 'on' or 'off', not '{self.packing}'")
-        if self.loss_kernel not in ("auto", "eager", "compiled", "triton"):
-            raise ValueError(
-                f"loss_kernel is 'auto', 'eager', 'compiled' or 'triton', not '{self.loss_kernel}'"
-            )
-        for name, least in (
-            *(("per_device_train_batch_size", 1), ("gradient_accumulation_steps", 1)),
-            *(("learning_rate", 0), ("max_completion_length", 1)),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
-        if self.max_steps == 0:
-            raise ValueError("max_steps is a number of steps, or -1 for whole epochs; not 0")
-        if self.temperature <= 0:
-            raise ValueError("temperature is above 0: the student learns from its own distribution")
+        check_values(self)
         self.remove_unused_columns = False
+        # A loss that is no number is a step that is left out, and is logged as such.
+        self.logging_nan_inf_filter = False
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "eval_avg@k"
             self.greater_is_better = True
         super().__post_init__()
+
+
+def check_values(args: OPSDConfig) -> None:
+    """Raises ValueError for values that no run can have, and for settings of the Trainer's that
+    would break what this one promises."""
+    values = {name: getattr(args, name) for name in Values.model_fields}
+    try:
+        Values.model_validate({name: x for name, x in values.items() if x is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        told = f"{first['msg'].replace('Input should be', 'it should be')}, not {values[name]!r}"
+        raise ValueError(f"{name}: {told}") from None
+    for name, why in UNSUPPORTED.items():
+        if getattr(args, name) not in (None, False, "no"):
+            raise ValueError(f"{name}: {why}; leave it out")
+    metric = args.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_").split("/")[0] not in SCORES:
+        raise ValueError(f"metric_for_best_model: '{metric}' is not one of {', '.join(SCORES)}")
+    if isinstance(args.deepspeed, str) and not Path(args.deepspeed).is_file():
+        raise ValueError(f"deepspeed: there is no file '{args.deepspeed}'")
+
+
+def without_effect(args: OPSDConfig) -> list[str]:
+    """Settings that were given and change nothing, a line each with the remedy."""
+    defaults = {f.name: f.default for f in fields(OPSDConfig) if f.default is not MISSING}
+    lines = [
+        f"train.{name} changes nothing here ({why}): leave it out"
+        for names, why in WITHOUT_EFFECT.items()
+        for name in names.split()
+        if getattr(args, name) not in (defaults.get(name), None, [])
+    ]
+    if args.warmup_steps and args.lr_scheduler_type == SchedulerType.CONSTANT:
+        lines.append(
+            "train.warmup_steps changes nothing under the schedule 'constant': set"
+            " train.lr_scheduler_type to constant_with_warmup"
+        )
+    if args.save_only_model and args.save_strategy != "no":
+        lines.append("train.save_only_model: no run can be resumed from such checkpoints")
+    return lines

@@ -45,7 +45,7 @@ def generated(trainer: OPSDTrainer, problems: Sequence[Problem], step: int) -> l
     if not told:
         return groups
     if step > 0 and step not in checkpoint.complete(trainer.run.path):
-        trainer._save_checkpoint(trainer.model, None)
+        trainer._save_checkpoint(trainer.model, None, trainer.before_step)
     raise EngineDown(f"{told[0]}; {step} steps are saved: mend it, and go on with --resume")
 
 

@@ -60,7 +60,7 @@ def fall(history: Sequence[Row], draws: int, patience: int, measure: str = "loss
     best = max(earlier, key=lambda row: row["eval_avg@k"])
     if not all(_below(row["eval_avg@k"], best["eval_avg@k"], draws) for row in recent):
         return None
-    values = [(row["step"], row[measure]) for row in history if measure in row]
+    values = [(row["step"], row[measure]) for row in history if row.get(measure) is not None]
     before = [value for step, value in values if step <= best["step"]]
     since = [value for step, value in values if step > best["step"]]
     if not before:  # the best model is the untrained one

@@ -24,9 +24,9 @@ from transformers.utils.hub import PushInProgress
 
 from opsd.card import card
 from opsd.methods.method import Method
-from opsd.model import reason
+from opsd.model import nonfinite, reason
 from opsd.run import log, write_atomically
-from opsd.types import UserError
+from opsd.types import RunFailed, UserError
 
 MODEL_FILES = (
     "README.md",
@@ -79,6 +79,7 @@ class Publishing(Trainer):
     """Saves without pickles; pushes `<output_dir>/model`, or a checkpoint's model, and a card."""
 
     method: Method
+    save_total_limit: int | None
     push_in_progress: PushInProgress | None = None
 
     def init_hf_repo(self, token: str | None = None) -> None:
@@ -91,6 +92,12 @@ class Publishing(Trainer):
             super().init_hf_repo(token)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        if name := nonfinite(weights):
+            raise RunFailed(
+                f"the weight '{name}' holds numbers that are none (NaN, infinite), so nothing is"
+                " saved: go on from the last checkpoint with a lower learning_rate"
+            )
         super()._save(output_dir, state_dict)
         # The arguments as a pickle: opening it runs code, and nothing reads it again.
         Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink(missing_ok=True)
@@ -132,7 +139,7 @@ class Publishing(Trainer):
             return
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         # A folder that is on its way must not be rotated away: where old ones are, this waits.
-        if busy and not self.args.hub_always_push and self.args.save_total_limit is None:
+        if busy and not self.args.hub_always_push and self.save_total_limit is None:
             return
         self._finish_current_push()
         folder = Path(checkpoint_folder)

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import errors as hub
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from opsd.config import OPSDConfig
+from opsd.credentials import cleaned
 from opsd.data.boundary import end_of_turn
 from opsd.miniature import NAMES, model_path
 from opsd.quantized import Bits
 from opsd.quantized import quantization as quantize
+from opsd.run import log
+from opsd.sharding import local
 from opsd.teacher.start import refuse_prompt_learning
 from opsd.types import UserError
 
+_RANDOM = re.compile("dropout|pdrop|layerdrop|drop_path|jitter")
+"""Attributes by which modules are told how much chance there is in a training pass."""
 _ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -27,6 +35,13 @@ _ADAPTER_FILES = (
     "vocab.*",
     "merges.txt",
 )
+_TEXTS = (
+    "The answer to 12 + 345 = 357 is therefore \\boxed{357}.",
+    "  def f(x):\n\treturn x ** 2  # 1,000.5 %\n\n",
+    "Jibu ni kumi na mbili; mọ́kàndínlógún, ƙidaya, ukubala.",
+    "Größe, où, năm, ответ, απάντηση, תשובה, الجواب, उत्तर, উত্তর, คำตอบ, 答案是, 答えは, 답은 🙂",
+)
+"""What tokenizers are told apart by: digits, code, marks, white space, many scripts."""
 _REFUSALS: tuple[tuple[type[BaseException], str], ...] = (
     (hub.GatedRepoError, "it is gated: ask for access on its page, then log in (hf auth login)"),
     (
@@ -41,7 +56,6 @@ _REFUSALS: tuple[tuple[type[BaseException], str], ...] = (
         "no folder here, not in the cache of downloads, and the hub cannot be reached",
     ),
 )
-_TOKEN = re.compile(r"\bhf_\w{8,}")
 
 
 def resolve(name: str) -> str:
@@ -125,6 +139,42 @@ def load_tokenizer(
     return padded(tokenizer)
 
 
+def load_teacher(name: str, tokenizer: Any, dtype: str | None) -> Any:
+    """Another model than the student, that is to read what the student writes.
+
+    Raises UserError where it cannot be loaded whole, where its tokenizer makes other tokens of
+    texts than the student's `tokenizer`, and where it has no logits for some of them.
+    """
+    model = load_model(name, dtype=dtype)
+    if difference := told_apart(tokenizer, load_tokenizer(name)):
+        raise UserError(
+            f"'{name}' has another tokenizer than the student: {difference}. A teacher grades the"
+            " student's own tokens, so that both must have the same"
+        )
+    rows, needed = model.get_output_embeddings().weight.shape[0], vocabulary(tokenizer)
+    if rows < needed:
+        raise UserError(f"'{name}' has logits for {rows} ids, but the tokenizer makes {needed}")
+    return model
+
+
+def told_apart(one: Any, other: Any) -> str | None:
+    """What two tokenizers do differently, to texts in many scripts and to the first one's special
+    tokens; None where they do the same."""
+    texts = [*_TEXTS, *(str(token) for token in one.added_tokens_decoder.values())]
+    for text in texts:
+        ids, others = (t(text, add_special_tokens=False)["input_ids"] for t in (one, other))
+        if ids != others:
+            return f"{text!r} is {_some_ids(ids)} here, {_some_ids(others)} there"
+        written = [t.decode(ids) for t in (one, other)]
+        if written[0] != written[1]:
+            return f"{_some_ids(ids)} is {written[0]!r} here, {written[1]!r} there"
+    return None
+
+
+def _some_ids(ids: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, ids[:6]))}{', ...' if len(ids) > 6 else ''}]"
+
+
 def padded(tokenizer: Any) -> Any:
     """The tokenizer, with its end-of-sequence token for padding where it names none."""
     if tokenizer.pad_token_id is None:
@@ -163,13 +213,26 @@ def accept_objectives(model: nn.Module) -> None:
     model.forward = forward
 
 
-def switch_dropout_off(model: nn.Module) -> None:
-    """A teacher that is the student must read the same text the same way."""
+def switch_randomness_off(model: nn.Module) -> None:
+    """A teacher that is the student must read the same text the same way: no dropout, no noise in
+    the routing of experts, no layer that is skipped at random. What other names hide is found by
+    `opsd.teacher.start.refuse_other_training_pass`."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, _DropoutNd):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        for name, value in vars(module).items():
+            if isinstance(value, float) and _RANDOM.search(name):
+                setattr(module, name, 0.0)
+
+
+def refuse_named_adapter(model: Any) -> None:
+    """Raises UserError for adapters that PEFT saves where no checkpoint is looked for."""
+    names = list(getattr(model, "peft_config", {"default": None}))
+    if names != ["default"]:
+        raise UserError(
+            f"the model has the adapter(s) {', '.join(names)}: one is trained, and its name is"
+            " 'default' (get_peft_model's own)"
+        )
 
 
 def refuse_other_tokenizer(model: Any, tokenizer: Any) -> None:
@@ -270,7 +333,7 @@ def reason(error: BaseException) -> str:
             " you trust them: AutoModelForCausalLM.from_pretrained(NAME).save_pretrained(FOLDER)"
         )
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _TOKEN.sub("hf_...", lines[0])
+    return cleaned(lines[0])
 
 
 def _whole(path: str, **options: Any) -> Any:
@@ -296,7 +359,52 @@ def _whole(path: str, **options: Any) -> Any:
     if wrong:
         raise UserError(f"{path} is not the checkpoint of its config.json: {_some(wrong)}")
     model.config._commit_hash = _commit(path, options.get("revision"))
+    refuse_nonfinite(model, path)
+    mend_generation_config(model)
     return model
+
+
+def nonfinite(weights: Mapping[str, Any]) -> str | None:
+    """The first weight that holds a number that is none (NaN, infinite); None where none does."""
+    for name, weight in weights.items():
+        if isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel():
+            low, high = torch.aminmax(local(weight))
+            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+                return name
+    return None
+
+
+def refuse_nonfinite(model: nn.Module, where: str) -> None:
+    """Raises UserError for a model that would only ever compute NaN."""
+    if name := nonfinite(dict(model.named_parameters())):
+        raise UserError(
+            f"{where}: the weight '{name}' holds numbers that are none (NaN, infinite): take an"
+            " earlier checkpoint"
+        )
+
+
+def mend_generation_config(model: Any) -> None:
+    """Some models say that they are not to be sampled and how, which Transformers reads, and
+    refuses to write again. Raises UserError for what that does not explain."""
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    try:
+        config.validate(strict=True)
+        return
+    except ValueError:
+        config.do_sample = True
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        raise UserError(
+            f"'{model.config._name_or_path}': its generation_config.json cannot be written again"
+            f" with the trained model: {' '.join(str(error).split())}"
+        ) from error
+    log(
+        f"'{model.config._name_or_path}': its generation_config.json says how to sample, and not"
+        " to; do_sample is set to true in what is saved"
+    )
 
 
 def _commit(path: str, revision: str | None) -> str | None:
@@ -335,6 +443,7 @@ def _under_adapter(folder: Path, *, trainable: bool, **options: Any) -> Any:
     wrong += [f"{key} has no place in it" for key in found.unexpected_keys]
     if wrong:
         raise UserError(f"the adapter {folder} does not fit '{path}': {_some(wrong)}")
+    refuse_nonfinite(model, str(folder))
     return model
 
 

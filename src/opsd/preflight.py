@@ -3,6 +3,8 @@ hour in vain."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from opsd import checkpoint
 from opsd.assembly import rollouts_per_step, step_shape
+from opsd.config import without_effect
 from opsd.data.boundary import notes, prompt_notes
 from opsd.data.prompts import prompt_text
 from opsd.data.stream import ProblemStream
@@ -25,9 +28,10 @@ from opsd.objective.weighting import ClipImportance
 from opsd.parts import parts_of
 from opsd.quantized import is_quantized
 from opsd.rollout.source import sources
+from opsd.run import RunFolder
 from opsd.schedule import at
 from opsd.teacher.weights import EMA, External, Live, Snapshot
-from opsd.types import Group, Problem, UserError
+from opsd.types import Group, Problem, UserError, Verdict
 
 if TYPE_CHECKING:
     from opsd.trainer import OPSDTrainer
@@ -130,6 +134,45 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
         )
 
 
+def refuse_verdict(problem: Problem, verdict: Any) -> None:
+    """What a verifier of the user's own must not say."""
+    if verdict is None or (isinstance(verdict, Verdict) and math.isfinite(verdict.reward)):
+        return
+    said = f"the reward {verdict.reward}" if isinstance(verdict, Verdict) else repr(verdict)[:80]
+    raise UserError(
+        f"the verifier gave {said} for problem {problem.id}: it returns a Verdict whose reward is"
+        " a finite number, or None for no verdict"
+    )
+
+
+def nothing_to_resume(run: RunFolder) -> str:
+    """Why a run cannot be gone on with, and what to do."""
+    if not run.begun:
+        return f"{run.path} holds no run to go on with: check --output, or leave --resume out"
+    return (
+        f"{run.path} holds a run without a checkpoint to go on from; its logs stay as they are:"
+        " begin anew in another --output, or move this folder away"
+    )
+
+
+@contextlib.contextmanager
+def settings_errors() -> Iterator[None]:
+    """What Transformers, Accelerate and torch say of a setting, in one line: UserError."""
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        ImportError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        if "out of memory" in str(error):
+            raise
+        raise UserError(f"train: {' '.join(str(error).split())}") from error
+
+
 def refuse_ahead(trainer: OPSDTrainer) -> None:
     """Rollouts can only be written meanwhile by an engine with weights of its own, of the student's
     alone, and while each step spends its own."""
@@ -169,8 +212,13 @@ def learns_from_rewards(method: Method) -> bool:
 def traps(trainer: OPSDTrainer) -> list[str]:
     """What is allowed but known to go wrong, a line each with its remedy. A setting that a paper
     publishes can be among them."""
-    checks = (_unwatched, _steps, _weights, _sampling, _readings)
+    checks = (_settings, _unwatched, _steps, _weights, _sampling, _readings)
     return [line for check in checks for line in check(trainer)]
+
+
+def _settings(trainer: OPSDTrainer) -> Iterator[str]:
+    """Settings that were given and change nothing."""
+    yield from without_effect(trainer.args)
 
 
 def _unwatched(trainer: OPSDTrainer) -> Iterator[str]:

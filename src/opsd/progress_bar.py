@@ -61,6 +61,7 @@ def counting(description: str, total: int, unit: str) -> Iterator[Any]:
         task = progress.add_task(description, total=total, unit=unit, note="")
 
         def advance(n: int = 1) -> None:
-            progress.update(task, advance=n)
+            if n:
+                progress.update(task, advance=n)
 
         yield advance

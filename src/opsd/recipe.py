@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from opsd.credentials import without_credentials
 from opsd.data.problems import Data
 from opsd.grade.verifier import MathVerifier
 from opsd.methods import FUNCTIONS, Method
 from opsd.recipe_files import find
+from opsd.rollout.engine import LEAST_TEMPERATURE
 from opsd.rollout.engines import AnyEngine
 from opsd.types import UserError
 from opsd.yaml_files import explain, mapping
@@ -30,8 +32,8 @@ class Strict(BaseModel):
 class Lora(Strict):
     """A LoRA adapter (PEFT's LoraConfig); the defaults are OPSD's."""
 
-    r: int = 64
-    lora_alpha: int = 128
+    r: Annotated[int, Field(gt=0)] = 64
+    lora_alpha: Annotated[int, Field(gt=0)] = 128
     target_modules: str | list[str] = "all-linear"
 
 
@@ -57,7 +59,7 @@ class Model(Strict):
 class Sampling(Strict):
     """How rollouts are drawn; `max_completion_length` in tokens."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.1
+    temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE)] = 1.1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     top_k: Annotated[int, Field(ge=0)] = 20
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -166,8 +168,10 @@ def _engine(value: Any, where: str) -> Any:
 
 
 def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML; loading it again gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved recipe as YAML; loading it again gives the same recipe, but for credentials,
+    which are never written."""
+    content = without_credentials(recipe.model_dump(mode="json"))
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:

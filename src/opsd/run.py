@@ -6,9 +6,13 @@ to those. A line that a kill left half-written is then never read.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -17,9 +21,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from opsd.credentials import cleaned
 from opsd.types import UserError
 
-_JOURNALS = ("metrics.jsonl", "samples.jsonl", "rollouts/*.jsonl", "traces/*.jsonl")
+_JOURNAL = re.compile(r"metrics\.jsonl|rollouts/rank\d+\.jsonl|traces/rank0\.jsonl")
+_BEFORE_THE_FIRST_STEP = {"env.json", "recipe.yaml", "data.json", "languages", "profile", "runs"}
+"""What a start that failed may have left, TensorBoard's `runs` included: nothing of worth."""
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "math-verify", "vllm")
 
 
@@ -30,32 +37,123 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run has written something here that it may go on from, or that is of worth."""
+        return bool(self._journals()) or any(self.path.glob("checkpoint-*"))
+
+    def refuse_taken(self) -> None:
+        """Raises UserError where the folder holds a run already, or files that are no run's: what
+        is there is neither mixed with a new run's files nor overwritten by them."""
+        if self.begun:
+            raise UserError(
+                f"{self.path} holds a run already: add --resume to go on with it, or choose another"
+                " --output"
+            )
+        found = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        # A run's own recipe stands beside its environment, which is written first.
+        ours = _BEFORE_THE_FIRST_STEP if "env.json" in found else set()
+        if foreign := sorted(name for name in found - ours if not name.endswith(".part")):
+            raise UserError(
+                f"{self.path} holds {foreign[0]}, and is no run folder: choose another --output"
+            )
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps other processes from training into this folder. UserError where one does."""
+        return held(self.path, "training run")
+
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows to a JSONL file, in one write."""
         if not rows:
             return
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(to_json(row) + "\n" for row in rows)
         with target.open("a", encoding="utf-8") as file:
             file.write(text)
 
-    def sizes(self) -> dict[str, int]:
-        """Bytes in every JSONL file of this run's training, by name relative to the folder."""
-        return {str(f.relative_to(self.path)): f.stat().st_size for f in self._journals()}
+    def sizes(self, rank: int = 0) -> dict[str, int]:
+        """Bytes in the JSONL files that a process of this run's training writes, by their names
+        relative to the folder: its own rollouts, and on the first process all else."""
+        sizes = {str(f.relative_to(self.path)): f.stat().st_size for f in self._journals()}
+        own = f"rollouts/rank{rank}.jsonl"
+        return {n: s for n, s in sizes.items() if n == own or not (rank or "rollouts/" in n)}
 
     def cut_back(self, sizes: Mapping[str, int]) -> None:
-        """Returns every JSONL file to an earlier size, and removes those that came later."""
+        """Returns every JSONL file to an earlier size, and removes those that came later. Of one
+        that is shorter than it was, what is whole stays, and a line says what is lost."""
         for file in self._journals():
-            size = sizes.get(str(file.relative_to(self.path)))
+            size, there = sizes.get(str(file.relative_to(self.path))), file.stat().st_size
             if size is None:
                 file.unlink(missing_ok=True)
-            else:
+            elif size <= there:
                 os.truncate(file, size)
+            else:
+                whole = file.read_bytes().rpartition(b"\n")
+                os.truncate(file, len(whole[0] + whole[1]))
+                log(f"{file} is shorter than at the checkpoint: {size - there:,} bytes are lost")
+        for name in sizes:
+            if not (self.path / name).is_file():
+                log(f"{self.path / name} was there at the checkpoint, and is lost")
 
     def _journals(self) -> list[Path]:
-        # By name: a run folder may hold files of the user's own, which nothing here may cut.
-        return [file for name in _JOURNALS for file in sorted(self.path.glob(name))]
+        # By their very names: a run folder may hold files of the user's own, which nothing may cut.
+        files = sorted(self.path.glob("*.jsonl")) + sorted(self.path.glob("*/*.jsonl"))
+        return [f for f in files if _JOURNAL.fullmatch(str(f.relative_to(self.path)))]
+
+
+_HELD: dict[Path, int] = {}
+"""How often this process holds a folder."""
+
+
+@contextlib.contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Holds a folder, which is made where there is none, for one process; a kill lets go of it.
+
+    Raises UserError where another process has it; `what` says what that would be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder.resolve()
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not _HELD.get(place):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another {what} is writing to {folder}: wait for it, or choose another"
+                    " --output"
+                ) from error
+            except OSError:  # a file system without locks
+                log(f"{folder} cannot be locked: see to it that no other {what} writes there")
+        _HELD[place] = _HELD.get(place, 0) + 1
+        try:
+            yield
+        finally:
+            _HELD[place] -= 1
+    finally:
+        os.close(handle)
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON of plain values, in which a number that is none (NaN, infinite) is null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, **options)
+
+
+def finite(value: Any) -> bool:
+    """False of NaN and of infinite numbers, true of anything else."""
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _finite(value: Any) -> Any:
+    if not finite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(x) for name, x in value.items()}
+    return [_finite(x) for x in value] if isinstance(value, list | tuple) else value
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -135,4 +233,4 @@ def _git() -> dict[str, Any] | None:
 
 def log(text: str) -> None:
     """A line for people: standard error, so that `--json` keeps standard output to itself."""
-    print(text, file=sys.stderr, flush=True)
+    print(cleaned(text), file=sys.stderr, flush=True)

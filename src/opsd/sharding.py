@@ -61,15 +61,15 @@ def lent(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     of a sharded model's."""
     parameters = dict(model.named_parameters())
     own: dict[str, Tensor] = {}
-    for name, value in values.items():
-        parameter = parameters[name]
-        if isinstance(parameter, DTensor):
-            own[name] = local(parameter).clone()
-            local(parameter).copy_(local(value))
-        else:
-            own[name] = parameter.data
-            parameter.data = value.to(parameter.device, parameter.dtype)
     try:
+        for name, value in values.items():
+            parameter = parameters[name]
+            if isinstance(parameter, DTensor):
+                own[name] = local(parameter).clone()
+                local(parameter).copy_(local(value))
+            else:
+                own[name] = parameter.data
+                parameter.data = value.to(parameter.device, parameter.dtype)
         yield
     finally:
         for name, value in own.items():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import TrainerCallback
 
 from opsd import checkpoint
@@ -17,20 +20,25 @@ from opsd.config import OPSDConfig
 from opsd.data import languages, problems
 from opsd.data.filters import Account
 from opsd.data.stream import ProblemStream
+from opsd.preflight import nothing_to_resume, settings_errors
 from opsd.profiling import Profiling
 from opsd.recipe import Recipe
 from opsd.run import RunFolder, environment, log, write_atomically
 from opsd.trainer import OPSDTrainer
 from opsd.types import Problem, UserError
 
-_DIVISION = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_tokens_per_pass",
-    "packing",
-    "generation_batch_tokens",
-)
-"""How a step is divided among processes and passes, which may change when a run goes on."""
+_MAY_CHANGE = {
+    # How a step is divided among processes and passes.
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens_per_pass"),
+    *("packing", "generation_batch_tokens"),
+    # How long the run is, and what is written down and shown of it from here on.
+    *("max_steps", "num_train_epochs", "max_generated_tokens", "collapse", "collapse_patience"),
+    *("logging_steps", "save_steps", "save_total_limit", "eval_steps", "eval_strategy"),
+    *("save_strategy", "trace_steps", "rollout_log_steps", "report_to", "run_name", "project"),
+    *("disable_tqdm", "push_to_hub", "hub_model_id", "hub_strategy", "hub_token"),
+    *("hub_private_repo", "hub_always_push", "load_best_model_at_end", "metric_for_best_model"),
+}
+"""What may change of `train` when a run goes on, since nothing that was learned depends on it."""
 
 
 def train(
@@ -42,7 +50,15 @@ def train(
     Raises UserError where `output` holds a run already and `resume` is not asked for, or where
     `resume` would go on with another recipe.
     """
-    _claim(recipe, output, resume)
+    run = RunFolder(output)
+    main = os.environ.get("RANK", "0") == "0"
+    with run.held() if main else contextlib.nullcontext():
+        return _train(recipe, run, resume=resume, profile=profile)
+
+
+def _train(recipe: Recipe, run: RunFolder, *, resume: bool, profile: bool) -> OPSDTrainer:
+    output = run.path
+    _claim(recipe, run, resume)
     account = Account()
     train_set, dev_set = problems.load(recipe.data, account)
     _same_data(account, output / "data.json", resume)
@@ -108,8 +124,8 @@ def _said_of(train_set: Any, dev_set: Sequence[Problem], account: Account) -> st
 def record(recipe: Recipe, output: Path, seed: int) -> None:
     """Writes down what runs, and on what: `recipe.yaml`, resolved, and `env.json`."""
     about = environment() | {"seed": seed, "model": recipe.model.name}
-    write_atomically(output / "recipe.yaml", recipes.dump(recipe))
     write_atomically(output / "env.json", json.dumps(about, indent=1))
+    write_atomically(output / "recipe.yaml", recipes.dump(recipe))
 
 
 def make_trainer(
@@ -123,32 +139,25 @@ def make_trainer(
     settings = _on_dev(recipe.train) if dev_set else {}
     settings |= recipe.sampling.model_dump() | recipe.train
     settings.setdefault("model_init_kwargs", recipe.model.options)
-    try:
+    with settings_errors():
         args = OPSDConfig(output_dir=str(output), **settings)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"train: {' '.join(str(error).split())}") from error
     adapter = None
     if recipe.model.lora is not None:
         from peft import LoraConfig
 
         adapter = LoraConfig(task_type="CAUSAL_LM", **recipe.model.lora.model_dump())
-    try:
-        return OPSDTrainer(
-            model=recipe.model.name,
-            method=recipe.method,
-            args=args,
-            train_dataset=train_set,
-            eval_dataset=dev_set or None,
-            verifier=recipe.verifier,
-            peft_config=adapter,
-            engine=None if recipe.engine == "hf" else recipe.engine,
-            callbacks=list(callbacks),
-            language_weights=recipe.data.shares(),
-        )
-    except RuntimeError as error:
-        if "install" not in str(error):  # a tracker of train.report_to that is not there
-            raise
-        raise UserError(f"train.report_to: {' '.join(str(error).split())}") from error
+    return OPSDTrainer(
+        model=recipe.model.name,
+        method=recipe.method,
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=dev_set or None,
+        verifier=recipe.verifier,
+        peft_config=adapter,
+        engine=None if recipe.engine == "hf" else recipe.engine,
+        callbacks=list(callbacks),
+        language_weights=recipe.data.shares(),
+    )
 
 
 def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
@@ -162,26 +171,29 @@ def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
     return {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
 
 
-def _claim(recipe: Recipe, output: Path, resume: bool) -> None:
-    """Makes sure that a run neither overwrites another nor goes on as a different one."""
-    written = output / "recipe.yaml"
+def _claim(recipe: Recipe, run: RunFolder, resume: bool) -> None:
+    """Makes sure that a run neither overwrites anything nor goes on as a different one."""
     if not resume:
-        # A start that failed before its first step leaves nothing to protect, and may be mended.
-        if (output / "metrics.jsonl").exists() or checkpoint.newest(output):
-            raise UserError(
-                f"{output} holds a run already: add --resume to go on with it, or choose another"
-                " --output"
-            )
-        RunFolder(output).cut_back({})
+        run.refuse_taken()
         return
-    if written.is_file() and _learned(recipes.load(str(written))) != _learned(recipe):
+    if not checkpoint.complete(run.path):
+        raise UserError(nothing_to_resume(run))
+    written = run.path / "recipe.yaml"
+    if written.is_file() and (changed := _changed(recipes.load(str(written)), recipe)):
         raise UserError(
-            f"{output} was started with another recipe than this one (see {written}): resume with"
-            " the same recipe and the same --set"
+            f"{run.path} was started with another {', '.join(changed)} (see {written}): go on with"
+            " what it began with, or begin a run of its own in another --output"
         )
 
 
-def _learned(recipe: Recipe) -> str:
-    """What of a recipe decides what is learned, whatever the number of processes."""
-    train = {key: value for key, value in recipe.train.items() if key not in _DIVISION}
-    return recipes.dump(recipe.model_copy(update={"train": train}))
+def _changed(before: Recipe, now: Recipe) -> list[str]:
+    """The keys in which two recipes differ that decide what a run has learned by now."""
+    one, other = (yaml.safe_load(recipes.dump(recipe)) for recipe in (before, now))
+    for content in (one, other):
+        del content["published"]
+        content["train"] = {k: v for k, v in content["train"].items() if k not in _MAY_CHANGE}
+    differ = [key for key in one if key != "train" and one[key] != other[key]]
+    keys = dict.fromkeys([*one["train"], *other["train"]])
+    return differ + [
+        f"train.{key}" for key in keys if one["train"].get(key) != other["train"].get(key)
+    ]

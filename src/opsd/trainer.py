@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from opsd import checkpoint
 from opsd.ahead import Ahead
@@ -34,7 +34,7 @@ from opsd.assembly import (
     make_student,
     rollouts_per_step,
 )
-from opsd.callbacks import AfterStep, TrainingProgress
+from opsd.callbacks import AfterStep, FiniteSteps, TrainingProgress
 from opsd.config import OPSDConfig
 from opsd.data.batches import ProblemLoader, StreamLoader
 from opsd.data.languages import resolve
@@ -50,13 +50,22 @@ from opsd.journal import PHASE, Meter, rollout_row
 from opsd.learner import passes
 from opsd.methods.method import Method
 from opsd.model import vocabulary
-from opsd.preflight import refuse, refuse_ahead, refuse_other_step, refuse_untold
+from opsd.preflight import (
+    nothing_to_resume,
+    refuse,
+    refuse_ahead,
+    refuse_other_step,
+    refuse_untold,
+    refuse_verdict,
+    settings_errors,
+)
 from opsd.rollout.engine import Engine
 from opsd.rollout.engines import VLLM, VLLMServer
-from opsd.run import RunFolder
+from opsd.run import RunFolder, finite, log
 from opsd.schedule import at
 from opsd.sharded_files import ShardedFiles
 from opsd.sharding import gathered, whole_on_first
+from opsd.stopping import Stopped, StopSignal
 from opsd.teacher.keeper import fingerprint
 from opsd.teacher.lessons import Lesson, lessons
 from opsd.teacher.readers import Plan, together
@@ -110,24 +119,30 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self.run = RunFolder(str(args.output_dir))
         self.verifier = verifier or MathVerifier()
         self._groups: list[Group] | None = None
+        self.save_total_limit = args.save_total_limit
+        self.before_step: dict[str, Any] | None = None
+        self.stop = StopSignal()
+        self.finite = FiniteSteps(self)
         self.synced: int | None = None
         self.ahead = Ahead()
         self._judging = threading.Lock()
         train_set = None if train_dataset is None else as_problems(train_dataset)
         self.meter = Meter(by_language=_several_languages(train_set))
-        super().__init__(
-            model=student,
-            args=args,
-            train_dataset=train_set,
-            eval_dataset=None if eval_dataset is None else as_problems(eval_dataset),
-            processing_class=tokenizer,
-            callbacks=[*(callbacks or []), AfterStep(self), Watch(self)],
-            optimizers=optimizers,
-        )
+        with settings_errors():
+            super().__init__(
+                model=student,
+                args=args,
+                train_dataset=train_set,
+                eval_dataset=None if eval_dataset is None else as_problems(eval_dataset),
+                processing_class=tokenizer,
+                callbacks=[*(callbacks or []), self.finite, AfterStep(self), Watch(self)],
+                optimizers=optimizers,
+            )
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
+        self.progress = TrainingProgress()
         if not args.disable_tqdm:
-            self.add_callback(TrainingProgress())
+            self.add_callback(self.progress)
         refuse(self)
         self.starting_weights = fingerprint(self.model)
         self.authors = [author.begin() for author in method.authors]
@@ -146,6 +161,9 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
         """A step's lessons, dealt by length into exactly `num_batches` lists."""
+        self.finite.refuse()
+        self.before_step = self._own_state()
+        self.stop.heed()
         rows = self.ahead.next_rows(epoch_iterator, num_batches)
         step, total_steps = self.state.global_step, self.state.max_steps
         self.learner.signals = at(self.signals, step, total_steps)
@@ -182,10 +200,11 @@ class OPSDTrainer(Publishing, ShardedFiles):
         parts = [*([[]] * (len(plans) - len(parts))), *parts]
         loss = torch.zeros((), device=self.args.device)
         for i, part in enumerate(parts):
+            self.stop.heed()
             last = i == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 loss += self._pass(model, part, plans[i])
-        return loss
+        return self.finite.counted(loss)
 
     def _pass(self, model: nn.Module, part: list[Lesson], plan: Plan) -> Tensor:
         """One forward and backward. Gradients and the returned loss are multiplied by the number
@@ -206,6 +225,32 @@ class OPSDTrainer(Publishing, ShardedFiles):
             ]
             self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
         return loss.detach()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises UserError for an optimizer that cannot be had with its settings."""
+        with settings_errors():
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises UserError for a schedule that cannot be had with its settings."""
+        with settings_errors():
+            return super().create_scheduler(*args, **kwargs)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        self.finite.norm = super()._get_grad_norm(*args, **kwargs)
+        return self.finite.norm
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler: Any = self.lr_scheduler
+        if checkpoint is not None and hasattr(scheduler, "lr_lambdas"):
+            # By this run's length: that of the checkpoint may have ended there, at a rate of 0.
+            each = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            scheduler._last_lr = [rate * factor(scheduler.last_epoch) for rate, factor in each]
+            for group, rate in zip(
+                scheduler.optimizer.param_groups, scheduler._last_lr, strict=True
+            ):
+                group["lr"] = rate
 
     def _summed(self, counts: Tensor) -> Any:
         return self.accelerator.reduce(counts.to(self.args.device), "sum")
@@ -237,6 +282,8 @@ class OPSDTrainer(Publishing, ShardedFiles):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the step measured; writes training and evaluation lines to metrics.jsonl."""
         if "loss" in logs:
+            self.finite.tell(logs, self.state.global_step - self._last_told)
+            self._last_told = self.state.global_step
             measured = self.meter.merged(gather_object)
             measured["time/student"] -= measured.get("time/loss", 0.0)
             logs.update(measured)
@@ -251,6 +298,9 @@ class OPSDTrainer(Publishing, ShardedFiles):
             logs["generated_tokens"] = sum(g[0] for g in gathered)
             logs["skipped_prompts"] = sum(g[1] for g in gathered)
         super().log(logs, start_time)
+        # What is no number is none in JSON, the Trainer's own included.
+        history = self.state.log_history
+        history[-1] = {k: v if finite(v) else None for k, v in history[-1].items()}
         if self.args.should_save and ("loss" in logs or any(k.startswith("eval_") for k in logs)):
             self.run.append("metrics.jsonl", [{"step": self.state.global_step, **logs}])
 
@@ -280,16 +330,44 @@ class OPSDTrainer(Publishing, ShardedFiles):
     # What a checkpoint holds, and how a run goes on
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, or
-        starts anew where a kill came before the first one."""
-        folder: Path | None = None
-        if resume_from_checkpoint is True:
+        """Trains. `resume_from_checkpoint=True` goes on from the newest checkpoint that is whole; a
+        path, from that one. A run that is told to stop (SIGTERM, Ctrl-C) saves a checkpoint of its
+        last finished step, and ends with SystemExit(143) or KeyboardInterrupt.
+
+        Raises UserError where there is nothing to go on from, or where a new run would begin in the
+        folder of another one; RunFailed where numbers are no longer numbers.
+        """
+        main = self.args.should_save
+        with self.run.held() if main else contextlib.nullcontext(), self.stop.listening():
+            folder = self._starts_from(resume_from_checkpoint)
+            try:
+                return self._train(folder, **kwargs)
+            except Stopped:
+                self._save_last_step()
+                raise self.stop.ending from None
+            finally:
+                self.progress.progress.stop()
+
+    def _starts_from(self, asked: str | bool | None) -> Path | None:
+        """The checkpoint to go on from; None for a new run."""
+        if not asked:
+            if self.run.begun:
+                self.run.refuse_taken()
+            return None
+        if asked is True:
             folder = checkpoint.newest(self.run.path)
-        elif resume_from_checkpoint:
-            folder = Path(resume_from_checkpoint)
-        if resume_from_checkpoint and self.args.should_save:
-            self.run.cut_back(checkpoint.load(folder)["sizes"] if folder else {})
+            if folder is None:
+                raise UserError(nothing_to_resume(self.run))
+            return folder
+        damage = checkpoint.damaged(Path(asked))
+        if damage:
+            raise UserError(f"{asked} is no checkpoint to go on from: {damage}")
+        return Path(asked)
+
+    def _train(self, folder: Path | None, **kwargs: Any) -> Any:
         if folder is not None:
+            if self.args.should_save:
+                self.run.cut_back(checkpoint.load(folder)["sizes"])
             state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
             refuse_other_step(self, folder, state.global_step)
             spent = self._restore(folder, state.global_step)
@@ -299,10 +377,28 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 # The Trainer would take one more step before it notices that it has arrived.
                 self._load_from_checkpoint(str(folder))
                 self.state = state
+                self._find_best()
                 if self.args.load_best_model_at_end and state.best_model_checkpoint:
                     self._load_best_model()
                 return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=str(folder) if folder else None, **kwargs)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        started = super()._init_training_state(*args, **kwargs)
+        self._find_best()
+        self._last_told = self.state.global_step
+        return started
+
+    def _find_best(self) -> None:
+        """Where the best checkpoint is by now: the run may have been moved, or begun under a
+        relative path. Says so where it is not there any more, or damaged."""
+        if not self.state.best_global_step:
+            return
+        best = self.run.path / f"checkpoint-{self.state.best_global_step}"
+        damage = checkpoint.damaged(best)
+        self.state.best_model_checkpoint = None if damage else str(best)
+        if damage and self.args.load_best_model_at_end:
+            log(f"{best}, the best checkpoint so far, cannot be used: {damage}")
 
     def go_to(self, folder: Path) -> None:
         """Takes the student's weights, the teachers' and the authors' state from a checkpoint."""
@@ -311,13 +407,35 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self._load_from_checkpoint(str(folder))
         self.synced = None
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _own_state(self) -> dict[str, Any]:
+        """What this process has counted and written."""
+        return {
+            "generated_tokens": self.sampler.generated_tokens,
+            "skipped": self.sampler.skipped,
+            "authors": [author.state_dict() for author in self.authors],
+            "sizes": self.run.sizes(self.args.process_index),
+        }
+
+    def _save_last_step(self) -> None:
+        """Saves the last finished step, as it was before anything of the next one was counted or
+        written, unless it is saved. Says where."""
+        step = self.state.global_step
+        folder = self.run.path / f"checkpoint-{step}"
+        if step > 0 and step not in checkpoint.complete(self.run.path):
+            self._save_checkpoint(self.model, None, self.before_step)
+        if self.args.should_save:
+            saved = f"saved in {folder}; --resume goes on from there" if step else "nothing to save"
+            log(f"stopped after step {step}: {saved}")
+
+    def _save_checkpoint(
+        self, model: nn.Module, trial: Any, own: dict[str, Any] | None = None
+    ) -> None:
         folder = self.run.path / f"checkpoint-{self.state.global_step}"
+        (folder / "opsd").mkdir(parents=True, exist_ok=True)
         unspent = self._groups if self.state.global_step % self.method.reuse else self.ahead.wait()
         if unspent is not None:
             checkpoint.save_rollouts(folder, self.args.process_index, unspent)
-        counts = gather_object([(self.sampler.generated_tokens, self.sampler.skipped)])
-        authors = gather_object([[author.state_dict() for author in self.authors]])
+        states = gather_object([own or self._own_state()])
         teachers = {
             f"{i}-{weights.type}": whole_on_first(keeper.state_dict())
             for i, (weights, keeper) in enumerate(self.keepers.items())
@@ -328,13 +446,27 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 "starting_weights": self.starting_weights,
                 "processes": self.args.world_size,
                 "rollouts_per_step": rollouts_per_step(self),
-                "generated_tokens": sum(count[0] for count in counts),
-                "skipped": sum(count[1] for count in counts),
-                "authors": authors,
-                "sizes": self.run.sizes(),
+                "generated_tokens": sum(state["generated_tokens"] for state in states),
+                "skipped": sum(state["skipped"] for state in states),
+                "authors": [state["authors"] for state in states],
+                "sizes": {name: n for state in states for name, n in state["sizes"].items()},
             }
             checkpoint.save(folder, state, teachers)
-        super()._save_checkpoint(model, trial)
+        # Older checkpoints go once this one counts, not before.
+        self.args.save_total_limit = None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = self.save_total_limit
+        self.accelerator.wait_for_everyone()  # every process has written its part
+        if self.args.should_save:
+            checkpoint.seal(folder)
+            rotate_checkpoints(
+                output_dir=str(self.run.path),
+                save_total_limit=self.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
     def _restore(self, folder: Path, step: int) -> int:
         """Takes our state from a checkpoint; returns the tokens generated until then."""
@@ -371,7 +503,10 @@ class OPSDTrainer(Publishing, ShardedFiles):
         with self._judging, record_function(f"{PHASE}grade"):
             if isinstance(self.verifier, MathVerifier):
                 return self.verifier.many(attempts)
-            return [self.verifier(problem, completion) for problem, completion in attempts]
+            verdicts = [self.verifier(problem, text) for problem, text in attempts]
+        for (problem, _), verdict in zip(attempts, verdicts, strict=True):
+            refuse_verdict(problem, verdict)
+        return verdicts
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A tied head is not stored: that it is missing is no news."""

@@ -128,5 +128,10 @@ class View:
     scale: float = 1.0
 
 
+class RunFailed(Exception):
+    """A run that cannot go on, through no mistake in its input. One line: what happened, what is
+    saved, and what to do. Exit code 1."""
+
+
 class UserError(Exception):
     """The user's input is wrong. One line: what, where, and how to mend it. Exit code 2."""

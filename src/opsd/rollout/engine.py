@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from opsd.types import Finish
+from opsd.types import Finish, RunFailed, UserError
 
 Progress = Callable[[int], None]
+"""Told how many completions have ended since it was told last, 0 included, as often as an engine
+can; it may raise, which ends the call."""
+
+
+def silent(done: int) -> None:
+    """Nobody watches."""
+
 
 PROBE = "Check: 1 + 2 = 3."
 """What two readings of the same weights are compared on."""
+
+
+LEAST_TEMPERATURE = 0.01
+"""Below it, logits divided by the temperature leave the range of their numbers."""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How completions are drawn. `temperature=0` is greedy; `max_tokens` is the horizon.
 
-    `top_k=0`, `top_p=1` and `min_p=0` leave the distribution whole.
+    `top_k=0`, `top_p=1` and `min_p=0` leave the distribution whole. Raises UserError for a
+    temperature between 0 and `LEAST_TEMPERATURE`.
     """
 
     temperature: float = 1.0
@@ -27,6 +40,13 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise UserError(
+                f"a temperature of {self.temperature:g}: 0 is greedy, else it is at least"
+                f" {LEAST_TEMPERATURE:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -40,8 +60,8 @@ class Completion:
     finish: Finish
 
 
-class EngineDown(Exception):
-    """An engine that was there has gone. One line: which, and how it was noticed. Exit code 1."""
+class EngineDown(RunFailed):
+    """An engine that was there has gone. One line: which, and how it was noticed."""
 
 
 class Engine(Protocol):

@@ -17,7 +17,7 @@ from transformers import (
 
 from opsd.objective.head import Head
 from opsd.rollout.decode import Live, Reader, decode
-from opsd.rollout.engine import Completion, Progress, Sampling
+from opsd.rollout.engine import Completion, Progress, Sampling, silent
 from opsd.sharding import inside
 from opsd.teacher.score import causal_lm, evaluating, head_of, trunk_of
 from opsd.types import Finish, UserError
@@ -63,7 +63,7 @@ class HFEngine:
             pad_id=self.pad_id,
         )
         writer = _Writer(
-            head_of(self.model, self.vocab), sampling, seeds, self.eos_ids, progress or _silent
+            head_of(self.model, self.vocab), sampling, seeds, self.eos_ids, progress or silent
         )
         admit = self._admission(prompts, sampling.max_tokens)
         with evaluating(self.model):
@@ -130,6 +130,7 @@ class _Writer:
             self.warpers.append(MinPLogitsWarper(sampling.min_p))
 
     def __call__(self, hidden_BD: Tensor, rows: Sequence[int]) -> list[int | None]:
+        self.progress(0)
         drafts = [self._draft(row) for row in rows]
         logits = self.head.logits(hidden_BD)
         if self.sampling.temperature > 0:
@@ -173,7 +174,3 @@ class _Writer:
         del self.drafts[row]
         self.progress(1)
         return None
-
-
-def _silent(done: int) -> None:
-    """Nobody watches."""

@@ -100,7 +100,8 @@ class Sampler:
     """Turns problems into graded groups with one engine call per phase.
 
     `generated_tokens` and `skipped` count over the whole run; `limit` is in tokens, prompt and
-    horizon together. `observe` is shown all that is sampled, also what a source then leaves out.
+    horizon together. `observe` is shown all that is sampled, also what a source then leaves out;
+    `heed` is called while the engine works, and may raise.
     `earlier` counts problems, by id, that other processes sample in the same step: the same prompt
     must not meet the same random numbers again.
     """
@@ -118,6 +119,7 @@ class Sampler:
     too_long: Literal["error", "skip"] = "error"
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     observe: Callable[[Sequence[Group]], None] = lambda groups: None
+    heed: Callable[[], None] = lambda: None
     generated_tokens: int = 0
     skipped: int = 0
     earlier: Mapping[str, int] = field(default_factory=dict)
@@ -174,6 +176,7 @@ class Sampler:
                 [ids for _, ids, _ in rows],
                 sampling,
                 [prompt_seed(self.seed, step, p.id, i, phase) for p, _, i in rows],
+                progress=lambda done: self.heed(),
             )
         self.generated_tokens += sum(len(c.ids) for c in completions)
         return completions

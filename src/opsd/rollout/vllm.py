@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from opsd.rollout.collate import Ids
-from opsd.rollout.engine import Completion, Progress, Sampling
+from opsd.rollout.engine import Completion, Progress, Sampling, silent
 from opsd.rollout.engines import VLLM
 from opsd.rollout.handover import (
     PROBED,
@@ -149,12 +149,13 @@ class VLLMEngine:
             asked = {"prompt_token_ids": list(prompt)}
             engine.add_request(str(i), asked, how, lora_request=self.adapter)
         made: dict[int, Completion] = {}
+        progress = progress or silent
         while engine.has_unfinished_requests():
+            progress(0)
             for output in engine.step():
                 if output.finished:
                     made[int(output.request_id)] = _completion(output.outputs[0])
-                    if progress is not None:
-                        progress(1)
+                    progress(1)
         return [made[i] for i in range(len(prompts))]
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -158,13 +158,20 @@ class Other:
         """Nothing to restore."""
 
 
-def keep(choice: AnyWeights, model: nn.Module, *, starts_as_base: bool) -> Keeper:
+def keep(
+    choice: AnyWeights,
+    model: nn.Module,
+    *,
+    starts_as_base: bool,
+    load: Callable[[External], nn.Module],
+) -> Keeper:
     """The keeper of a choice of weights. `starts_as_base`: whether the model with its adapter off
-    reads exactly as the model does now, so that `frozen` needs no copy."""
+    reads exactly as the model does now, so that `frozen` needs no copy. `load` gives another
+    model."""
     if isinstance(choice, Live):
         return Stateless()
     if isinstance(choice, External):
-        return Other(_load(choice, model))
+        return Other(load(choice).requires_grad_(False).eval())
     if isinstance(choice, Frozen) and starts_as_base:
         return Stateless(adapter_off=True)
     return Shadow.of(model, choice)
@@ -183,23 +190,3 @@ def fingerprint(model: nn.Module) -> str:
         sample = flat[:: max(1, flat.numel() // 256)].float().cpu().contiguous()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _load(choice: External, model: nn.Module) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    from opsd.model import refuse_lost_adapter, resolve
-
-    try:
-        path = resolve(choice.path)
-        refuse_lost_adapter(path)
-        other = AutoModelForCausalLM.from_pretrained(path, dtype=choice.dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"teacher weights: cannot load '{choice.path}': {error}") from error
-    config: Any = model.config
-    if other.config.vocab_size < config.vocab_size:
-        raise UserError(
-            f"teacher '{choice.path}' has {other.config.vocab_size} tokens, the student"
-            f" {config.vocab_size}: an external teacher must share the student's tokenizer"
-        )
-    return other.requires_grad_(False).eval()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from opsd.rollout.collate import PACKED, PADDED, Ids, Layout, pad_right
+from opsd.objective.divergences import forward_kl
+from opsd.rollout.collate import PACKED, PADDED, Ids, Layout, Sheet, pad_right
 from opsd.teacher.keeper import trainable
 from opsd.teacher.prefix import attends
 from opsd.teacher.score import causal_lm, evaluating, head_of, hidden_rows
@@ -15,6 +17,11 @@ from opsd.types import UserError
 
 AGREEMENT = 1e-6
 """Largest difference, in nats, at which two readings of one prompt count as the same."""
+
+LOW_PRECISION = 1e-2
+"""The same below float32, where kernels of the two modes may round differently."""
+
+_REPEATS = 8
 
 LEAK = 0.05
 """Largest difference of packed rows from padded ones, relative to their size, that may be rounding.
@@ -53,6 +60,81 @@ def starts_as_base(model: nn.Module, ids: Ids, vocab: int) -> bool:
         with model.disable_adapter():  # type: ignore[operator]
             base = head_of(model, vocab).logits(hidden_rows(model, padded)).log_softmax(-1)
     return bool((student - base).abs().max() <= AGREEMENT)
+
+
+def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
+    """Raises UserError where the model, in training mode, reads the same text differently from one
+    time to the next, or differently from evaluation mode, in which teachers read: noise, dropout,
+    layers left out, anything that only training has. Then no divergence would mean what it says.
+
+    Differences are divergences, in nats per token, of a text's next-token distributions.
+    """
+    sheet = pad_right([ids[:1]], [ids[1:]], 0)
+
+    def read(training: bool) -> Tensor:
+        was_training = model.training
+        model.train(training)
+        try:
+            return head_of(model, vocab).logits(hidden_rows(model, sheet)).log_softmax(-1).detach()
+        finally:
+            model.train(was_training)
+
+    read_once, read_again = read(False), read(False)
+    floor = _apart(read_once, read_again)
+    trained = [read(True) for _ in range(_REPEATS)]
+    noise = max(_apart(trained[0], again) for again in trained[1:])
+    gap = _apart(read_once, trained[0])
+    exact = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled()
+    allowed = AGREEMENT if exact else LOW_PRECISION
+    if noise <= max(AGREEMENT, 10 * floor) and gap <= max(allowed, 10 * floor):
+        return
+    kind = type(causal_lm(model)).__name__
+    found = f"; it begins in {culprit}" if (culprit := _first_other(model, sheet)) else ""
+    raise UserError(
+        f"{kind} reads one text differently in training mode (by {max(noise, gap):.2g} nats a"
+        f" token){found}: student and teacher could never agree. Set what makes it random to 0 in"
+        " the model's config.json"
+    )
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest divergence of two rows of log-probabilities, in nats."""
+    return float(forward_kl(one.double(), other.double()).abs().max())
+
+
+def _first_other(model: nn.Module, sheet: Sheet) -> str | None:
+    """The first module, from the inside out, whose output in training mode differs from that in
+    evaluation mode."""
+    outputs: list[dict[str, Tensor]] = [{}, {}]
+    for seen, training in zip(outputs, (False, True), strict=True):
+        hooks = [
+            module.register_forward_hook(_keeping(seen, name))
+            for name, module in model.named_modules()
+            if name
+        ]
+        was_training = model.training
+        model.train(training)
+        try:
+            with torch.no_grad():
+                hidden_rows(model, sheet)
+        finally:
+            model.train(was_training)
+            for hook in hooks:
+                hook.remove()
+    for name, output in outputs[0].items():
+        other = outputs[1].get(name)
+        if other is None or other.shape != output.shape or not torch.allclose(output, other):
+            return f"'{name}' ({type(model.get_submodule(name)).__name__})"
+    return None
+
+
+def _keeping(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def keep(module: nn.Module, given: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, Tensor):
+            seen[name] = first.detach().float().clone()
+
+    return keep
 
 
 def layout_for(model: nn.Module, packing: str, ids: Ids) -> Layout:

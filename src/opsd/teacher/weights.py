@@ -24,9 +24,14 @@ class Frozen:
 @part
 class EMA:
     """An exponential moving average of the student, kept in float32 from its starting weights:
-    average <- decay average + (1 - decay) student, after every optimizer step."""
+    average <- decay average + (1 - decay) student.
+
+    `per` says when: after every batch of rollouts, as SDPO and DemoPSD do, or after every optimizer
+    step. The two differ where a batch is used for several steps (`reuse`).
+    """
 
     decay: Decay = 0.999
+    per: Literal["batch", "step"] = "batch"
     type: Literal["ema"] = "ema"
 
 
@@ -55,6 +60,13 @@ class External:
 
 
 AnyWeights = Annotated[Frozen | EMA | Live | Snapshot | External, Field(discriminator="type")]
+
+
+def moves(weights: AnyWeights, step: int, reuse: int) -> bool:
+    """Whether weights may follow the student after this optimizer step, counted from 1, of a method
+    that uses a batch of rollouts for `reuse` steps."""
+    per_batch = isinstance(weights, EMA) and weights.per == "batch"
+    return not per_batch or step % reuse == 0
 
 
 def still(weights: AnyWeights) -> bool:

@@ -1,0 +1,47 @@
+"""What must not be written down: passwords, keys and tokens. The one place that takes them out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+HIDDEN = "***"
+
+_NAME = re.compile(r"(^|_)(token|password|passwd|secret|api_?key|authorization)$", re.IGNORECASE)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_KEY = re.compile(
+    r"\b(hf_|sk-|ghp_|gho_|github_pat_|xox[bp]-)[A-Za-z0-9_-]{8,}|\bAKIA[0-9A-Z]{16}\b"
+)
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/-]{8,}=*")
+
+
+def without_credentials(value: Any) -> Any:
+    """Plain values without what a stranger may not read: entries whose name says that they are a
+    token, a key or a password are left out; in texts keys are hidden, and addresses stand without
+    `user:word@` and `?key=...`.
+
+    >>> without_credentials({"base_url": "http://me:word@host:8000/v1?key=1", "hub_token": "x"})
+    {'base_url': 'http://host:8000/v1'}
+    """
+    if isinstance(value, Mapping):
+        kept = {k: v for k, v in value.items() if not (_NAME.search(str(k)) and v is not None)}
+        return {k: without_credentials(v) for k, v in kept.items()}
+    if isinstance(value, list | tuple):
+        return [without_credentials(v) for v in value]
+    return cleaned(value) if isinstance(value, str) else value
+
+
+def cleaned(text: str) -> str:
+    """A text without keys, and without the credentials of the addresses in it."""
+    text = _URL.sub(lambda found: _address(found[0]), text)
+    return _BEARER.sub(rf"\g<1>{HIDDEN}", _KEY.sub(lambda found: (found[1] or "") + HIDDEN, text))
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return HIDDEN
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

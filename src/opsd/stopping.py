@@ -1,0 +1,60 @@
+"""How a run that is told to stop (SIGTERM, Ctrl-C) ends: with a checkpoint of its last step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_TOLD = b"told to stop: a checkpoint is saved first; a second signal ends the run at once\n"
+
+
+class Stopped(BaseException):
+    """Unwinds a step that is not to be finished. No error: nothing but the trainer catches it."""
+
+
+@dataclass
+class StopSignal:
+    """The signal that has come, if any. `at_once` says that a step may be left in the middle; where
+    it may not (several processes must end together), the run stops after it."""
+
+    number: int | None = None
+    at_once: bool = False
+
+    def heed(self) -> None:
+        """Raises Stopped where a signal has come. To be called wherever a step can be left: with
+        the student's own weights in place, or where leaving puts them back."""
+        if self.number is not None and self.at_once:
+            raise Stopped
+
+    @property
+    def ending(self) -> BaseException:
+        """What the signal means to a process: exit code 130 or 143."""
+        return KeyboardInterrupt() if self.number == signal.SIGINT else SystemExit(143)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes signals, while training; the second one ends the process as it always did.
+        Outside the main thread Python lets nobody listen."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[int, Any] = {}
+
+        def receive(number: int, frame: Any) -> None:
+            self.number = number
+            for own, handler in before.items():
+                signal.signal(own, handler)
+            os.write(2, _TOLD)  # print may be what the signal has come into
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, receive)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
