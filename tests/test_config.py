@@ -36,8 +36,8 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_dev_score(tmp_path: Pat
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 25}
     args = config(tmp_path, **best)
     assert (args.metric_for_best_model, args.greater_is_better) == ("eval_avg@k", True)
-    args = config(tmp_path, **best, metric_for_best_model="loss")
-    assert (args.metric_for_best_model, args.greater_is_better) == ("loss", False)
+    args = config(tmp_path, **best, metric_for_best_model="format_rate")
+    assert (args.metric_for_best_model, args.greater_is_better) == ("format_rate", True)
 
 
 def test_every_field_of_ours_has_a_help_text():
@@ -50,10 +50,17 @@ def test_every_field_of_ours_has_a_help_text():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"prompt_too_long": "truncate"}, "prompt_too_long is 'error' or 'skip'"),
-        ({"loss_kernel": "cuda"}, "loss_kernel is 'auto', 'eager', 'compiled' or 'triton'"),
-        ({"packing": "always"}, "packing is 'auto', 'on' or 'off'"),
-        ({"temperature": 0.0}, "temperature is above 0"),
+        (
+            {"prompt_too_long": "truncate"},
+            "prompt_too_long: it should be 'error' or 'skip', not 'truncate'",
+        ),
+        (
+            {"loss_kernel": "cuda"},
+            "loss_kernel: it should be 'auto', 'eager', 'compiled' or 'triton'",
+        ),
+        ({"packing": "always"}, "packing: it should be 'auto', 'on' or 'off'"),
+        ({"temperature": 0.0}, "temperature: it should be greater than or equal to 0.01"),
+        ({"max_steps": 0}, "max_steps: it should be a number of steps, or -1 for whole epochs"),
     ],
 )
 def test_values_that_would_go_wrong_later_are_refused(tmp_path: Path, change: dict, told: str):

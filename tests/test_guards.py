@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from tests.arrange import config, problems
 
 from opsd import methods
-from opsd.guards import ERRORS, FLOOR, Watch, cut_short, diagnosis, fall, idle
+from opsd.guards import ERRORS, FLOOR, Watch, clip_turns, cut_short, diagnosis, fall, idle
 from opsd.methods import Method
 from opsd.miniature.arms import shuffled
 from opsd.model import load_model
@@ -489,3 +490,61 @@ def test_losses_that_need_sampling_log_probabilities_refuse_an_engine_that_tells
     run("distilled", methods.opsd()).train()
     with pytest.raises(UserError, match="'advantage' reckons with the log-probabilities"):
         run("rewarded", methods.grpo(group=2)).train()
+
+
+# A clip that turns the objective round
+
+
+def curves(loss: Sequence[float], divergence: Sequence[float]) -> list[dict]:
+    pairs = enumerate(zip(loss, divergence, strict=True), 1)
+    return [{"step": i, "loss": x, "divergence": d} for i, (x, d) in pairs]
+
+
+MEASURED = curves([0.056, 0.024, 0.018, 0.010, 0.002], [0.121, 0.139, 0.151, 0.178, 0.172])
+"""SmolLM2-135M-Instruct, OPSD with its cap of 0.05, learning rate 5e-4."""
+
+
+def test_a_loss_that_falls_while_the_divergence_rises_is_told_at_once():
+    told = clip_turns(MEASURED)
+    assert told and "from step 1 to 5 the divergence from the teacher rose from 0.1210 to" in told
+    assert "from 0.0560 to 0.0020" in told and "clip_summands" in told and "clip_tokens" in told
+    assert clip_turns(MEASURED[:4]) is None
+    more = [*MEASURED, {"step": 6, "loss": 0.001, "divergence": 0.18}]
+    assert clip_turns(more) is None  # it has been said
+    below = curves([0.0018, -0.003, -0.004, -0.006, -0.0103], [1.1, 1.3, 1.4, 1.5, 1.6])
+    assert "below zero" in (clip_turns(below) or "")
+
+
+def test_learning_is_no_inversion():
+    measured = [0.121, 0.131, 0.091, 0.078, 0.060, 0.082, 0.086, 0.083]
+    assert all(clip_turns(curves(measured[:n], measured[:n])) is None for n in range(9))
+    assert clip_turns(curves(falling(9), falling(9, 0.1, 0.0999))) is None
+    assert clip_turns(curves([math.nan] * 0, [])) is None
+    missing = [{"step": i, "loss": None, "divergence": 0.1 * i} for i in range(9)]
+    assert clip_turns(missing) is None
+
+
+def test_noise_is_seldom_taken_for_an_inversion():
+    draw = np.random.default_rng(0)
+    told = 0
+    for _ in range(100):
+        rows = curves(draw.normal(1, 0.2, 40).tolist(), draw.normal(1, 0.2, 40).tolist())
+        told += any(clip_turns(rows[:n]) for n in range(5, 41))
+    assert told <= 15
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_a_run_says_that_its_clip_turns_the_objective_round(tmp_path, capsys, clipped):
+    """At this rate the built-in model leaves its teacher, and the loss does not show it."""
+    method = methods.opsd() if clipped else methods.opsd(divergence=forward_kl)
+    args = config(
+        tmp_path,
+        max_steps=10,
+        per_device_train_batch_size=16,
+        max_completion_length=40,
+        temperature=1.1,
+        max_grad_norm=0.1,
+    )
+    OPSDTrainer("miniature", method, args, problems(200)).train()
+    told = capsys.readouterr().err
+    assert ("warning: the clip turns the objective round: from step 1 to" in told) == clipped

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from transformers import SchedulerType, TrainingArguments
 
 from opsd.rollout.engine import LEAST_TEMPERATURE
@@ -19,6 +19,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 SCORES = ("avg@k", "pass@k", "format_rate", "mean_length")
 """What dev problems are scored by."""
+
+
+def _steps_or_epochs(steps: int) -> int:
+    if steps != -1 and steps < 1:
+        raise ValueError("it should be a number of steps, or -1 for whole epochs")
+    return steps
 
 
 class Values(BaseModel):
@@ -35,7 +41,7 @@ class Values(BaseModel):
     adam_epsilon: NotNegative = 0
     max_grad_norm: NotNegative = 0
     warmup_steps: NotNegative = 0
-    max_steps: Literal[-1] | Count = 1
+    max_steps: Annotated[int, AfterValidator(_steps_or_epochs)] = 1
     num_train_epochs: Positive = 1
     per_device_train_batch_size: Count = 1
     gradient_accumulation_steps: Count = 1
@@ -88,7 +94,7 @@ WITHOUT_EFFECT = {
     " memory, in an order that the seed decides",
     "average_tokens_across_devices": "tokens are always counted over all processes",
     "torch_empty_cache_steps": "a step's passes are opsd's own",
-    "do_train do_eval do_predict": "the command says what is done",
+    "do_train do_predict": "the command says what is done",
 }
 """Settings of the Trainer's that nothing here reads, and why."""
 
@@ -198,8 +204,8 @@ def check_values(args: OPSDConfig) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        told = f"{first['msg'].replace('Input should be', 'it should be')}, not {values[name]!r}"
-        raise ValueError(f"{name}: {told}") from None
+        told = first["msg"].replace("Input should", "it should").removeprefix("Value error, ")
+        raise ValueError(f"{name}: {told}, not {values[name]!r}") from None
     for name, why in UNSUPPORTED.items():
         if getattr(args, name) not in (None, False, "no"):
             raise ValueError(f"{name}: {why}; leave it out")

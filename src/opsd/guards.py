@@ -13,6 +13,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from opsd.methods.method import Method
+from opsd.objective.divergences import ClipSummands
+from opsd.objective.signals import Distill
 from opsd.preflight import compares_rewards, learns_from_rewards, traps
 from opsd.run import log
 from opsd.schedule import check
@@ -28,6 +31,7 @@ runs where all problems are equally hard, in about 1 % where they are not."""
 _WINDOW = 10
 _IDLE_STEPS = 5
 _CUT = 0.9
+_FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,55 @@ def idle(history: Sequence[Row]) -> str | None:
     )
 
 
+def clip_turns(history: Sequence[Row]) -> str | None:
+    """Speaks where a clipped loss does not rise, or falls, while the divergence that it stands for
+    rises."""
+    rows = [row for row in history if None not in (row.get("loss"), row.get("divergence"))]
+    # After the beginning only now and then: who looks often enough sees a trend in any noise.
+    stride = 1 if len(rows) <= _WINDOW else _FEWEST
+    if len(rows) % stride or not _turned(rows[-_WINDOW:]) or _turned(rows[:-stride][-_WINDOW:]):
+        return None
+    first, last = rows[-_WINDOW:][0], rows[-1]
+    below = " (below zero, where no divergence can be)" if last["loss"] < 0 else ""
+    return (
+        f"the clip turns the objective round: from step {first['step']} to {last['step']} the"
+        f" divergence from the teacher rose from {first['divergence']:.4f} to"
+        f" {last['divergence']:.4f}, while the clipped loss went from {first['loss']:.4f} to"
+        f" {last['loss']:.4f}{below}. Capped summands pull no longer, and the others push away from"
+        " the teacher: take the divergence without 'clip_summands', raise its cap, cap whole tokens"
+        " instead (weighting clip_tokens), or lower learning_rate"
+    )
+
+
+def _turned(rows: Sequence[Row]) -> bool:
+    """Kendall's tau against the step, one-sided, over at least 5 log lines: both trends at the 5 %
+    level, or the divergence's at 0.5 % and none upwards in the loss. A divergence that rises by less
+    than a tenth does not count."""
+    from scipy.stats import kendalltau
+
+    if len(rows) < _FEWEST:
+        return False
+
+    def trend(key: str, way: str) -> float:
+        values = [row[key] for row in rows]
+        return float(kendalltau(range(len(rows)), values, alternative=way).pvalue)
+
+    half = len(rows) // 2
+    before, after = (_mean([row["divergence"] for row in x]) for x in (rows[:half], rows[-half:]))
+    rises = trend("divergence", "greater")
+    if rises >= 0.05 or (after or 0.0) < 1.1 * (before or 0.0):
+        return False
+    return trend("loss", "less") < 0.05 or (rises < 0.005 and trend("loss", "greater") >= 0.05)
+
+
+def clips_everything(method: Method) -> bool:
+    """Whether the loss is made of capped summands alone."""
+    return all(
+        isinstance(leaf, Distill) and isinstance(leaf.divergence, ClipSummands)
+        for _, leaf in method.signals
+    )
+
+
 class Watch(TrainerCallback):
     """Tells of traps at the start, of rollouts that teach nothing, and of a dev score that falls.
 
@@ -170,6 +223,7 @@ class Watch(TrainerCallback):
         method, history = self.trainer.method, state.log_history
         told = [cut_short(history)] if learns_from_rewards(method) else []
         told += [idle(history)] if compares_rewards(method) else []
+        told += [clip_turns(history)] if clips_everything(method) else []
         for line in filter(None, told):
             log(f"warning: {line}")
 

@@ -161,6 +161,7 @@ def settings_errors() -> Iterator[None]:
     try:
         yield
     except (
+        FileNotFoundError,
         ValueError,
         TypeError,
         KeyError,
