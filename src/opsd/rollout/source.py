@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from opsd.data.prompts import prompt_ids
+from opsd.data.tokens import completion_text
 from opsd.parts import part
 from opsd.rollout.engine import Completion, Engine, Sampling, prompt_seed
 from opsd.rollout.horizon import AnyHorizon, FullHorizon
@@ -217,8 +218,8 @@ class Sampler:
         return False
 
     def text(self, ids: Sequence[int]) -> str:
-        """What a completion says, without special tokens; for verdicts and for people."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """What a completion says (`opsd.data.tokens.completion_text`)."""
+        return completion_text(self.tokenizer, ids)
 
 
 def _correct(group: Group) -> Group:
