@@ -22,7 +22,7 @@ from opsd.data.prompts import INSTRUCTED
 from opsd.data.rows import Row, file_rows, hub_rows, is_file
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
 from opsd.miniature import NAMES
-from opsd.types import Problem, UserError
+from opsd.types import WHERE, Problem, UserError
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -130,8 +130,7 @@ def read(data: Data, account: Account | None = None) -> list[Problem]:
     problems: list[Problem] = []
     for part in _parts(data):
         number = 0
-        for number, row in enumerate(_rows(part), 1):
-            where = f"{part.source}, row {number}"
+        for number, (where, row) in enumerate(_rows(part), 1):
             problems += _problems(part, row, where, account, {"row": number - 1})
         if number == 0:
             raise UserError(f"{part.source} holds no rows")
@@ -163,7 +162,7 @@ def as_problems(rows: Iterable[Problem | Row]) -> list[Problem] | ProblemStream:
 
 def first_row(data: Data) -> Row:
     """A source's first row; empty where it has none."""
-    return next(_rows(_parts(data)[0]), {})
+    return next((row for _, row in _rows(_parts(data)[0])), {})
 
 
 def _parts(data: Data) -> list[Data]:
@@ -192,10 +191,12 @@ def _for_language(data: Data, code: str, spelling: str) -> Data:
     )
 
 
-def _rows(data: Data) -> Iterator[Row]:
+def _rows(data: Data) -> Iterator[tuple[str, Row]]:
+    """Rows, each with where it stands."""
     if is_file(data.source):
         return file_rows(Path(data.source))
-    return iter(hub_rows(data.source, data.config, data.split, data.revision))
+    rows = hub_rows(data.source, data.config, data.split, data.revision)
+    return ((f"{data.source}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _problems(
@@ -207,7 +208,8 @@ def _problems(
 ) -> Iterator[Problem]:
     """A row's problems: one, or one per language whose translation it has."""
     account.rows += 1
-    told = {INSTRUCTED: True} if data.instructed else {}
+    _refuse_halves(row, where)
+    told = {WHERE: where, **({INSTRUCTED: True} if data.instructed else {})}
     for lang in _languages(data, row, where, account):
         reason = data.filters.row_fault(row, lang, data.columns, where)
         if reason is None and data.choices is not None:
@@ -221,6 +223,33 @@ def _problems(
                 yield made
         if reason is not None:
             account.drop(reason, where)
+
+
+def _refuse_halves(row: Row, where: str) -> None:
+    """JSON can write half a character alone, which no file can hold and no tokenizer reads."""
+    for column, value in row.items():
+        try:
+            for text in _texts((column, value)):
+                text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):x}"
+            raise UserError(
+                f"{where}: the column {column!a} holds half a character ({half}): write both halves"
+                " of the pair, or leave it out"
+            ) from error
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, however deep."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
 
 
 def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:
@@ -308,7 +337,7 @@ def _split(
     dev: dict[tuple[str, str], Problem] = {}
     for one in problems:
         if _key(one) in held_out and dev.setdefault(_place(one), one) is not one:
-            account.drop("the same as a dev problem", _where(data, one))
+            account.drop("the same as a dev problem", one.name)
     train = [p for p in problems if _key(p) not in held_out]
     if not train:
         raise UserError(f"data.dev takes {size} of {len(problems)} problems: none is left to train")
@@ -317,10 +346,6 @@ def _split(
 
 def _place(problem: Problem) -> tuple[str, str]:
     return _hash(_key(problem)), problem.language
-
-
-def _where(data: Data, problem: Problem) -> str:
-    return f"{data.source}, row {problem.metadata['row'] + 1}"
 
 
 def _limited(problems: list[Problem], data: Data, account: Account) -> list[Problem]:
@@ -333,7 +358,7 @@ def _limited(problems: list[Problem], data: Data, account: Account) -> list[Prob
         if seen[one.language] <= data.limit:
             kept.append(one)
         else:
-            account.drop("beyond data.limit", _where(data, one))
+            account.drop("beyond data.limit", one.name)
     return kept
 
 

@@ -34,14 +34,21 @@ class Comparison:
 
 
 def gold_answer(text: str) -> str:
-    r"""The final answer in a reference: its last box, else what follows `####`, else all of it.
+    r"""The final answer in a reference: its last box, else what its last `<answer>` holds, else
+    what follows `####`, else all of it.
 
-    `#### 42` ends the worked solutions of GSM8K (Cobbe et al. 2021, arXiv 2110.14168).
+    `#### 42` ends the worked solutions of GSM8K (Cobbe et al. 2021, arXiv 2110.14168),
+    `<answer>42</answer>` those of DeepSeek-R1 (arXiv 2501.12948).
 
     >>> gold_answer("3 + 4 = 7 eggs\n#### 7"), gold_answer(r"so \boxed{8}"), gold_answer(" 9 ")
     ('7', '8', '9')
+    >>> gold_answer("<think>2 + 2</think> <answer> 4 </answer>")
+    '4'
     """
-    return extract_boxed(text) or text.rpartition("####")[2].strip()
+    if boxed := extract_boxed(text):
+        return boxed
+    tagged = text.rpartition("</answer>")[0].rpartition("<answer>")
+    return (tagged[2] if tagged[1] else text.rpartition("####")[2]).strip()
 
 
 def answers_match(answer: str, gold: str, decimal_mark: DecimalMark = ".") -> bool:

@@ -99,6 +99,6 @@ class ChoiceVerifier:
         """Grade one completion; `ValueError` for a problem without options or a right letter."""
         options = options_of(problem)
         if not problem.answer or problem.answer not in _letters(options):
-            raise ValueError(f"problem {problem.id} is no multiple choice with a right letter")
+            raise ValueError(f"{problem.name} is no multiple choice with a right letter")
         said = chosen(answer_part(completion, self.after_think), options)
         return Verdict(float(said == problem.answer), said == problem.answer, said is not None)

@@ -195,7 +195,7 @@ class Sampler:
         """A group of one rollout: a text of the dataset, closed with the end-of-sequence token."""
         if name not in problem.privileged:
             have = ", ".join(sorted(problem.privileged)) or "none"
-            raise UserError(f"problem {problem.id} has no '{name}' to learn from (it has: {have})")
+            raise UserError(f"{problem.name} has no '{name}' to learn from (it has: {have})")
         view = self.student.view(problem)
         ids = prompt_ids(self.tokenizer, view)
         text = problem.privileged[name]
@@ -210,7 +210,7 @@ class Sampler:
             return True
         if self.too_long == "error":
             raise UserError(
-                f"problem {problem.id}: the prompt '{view.name}' has {len(ids)} tokens, with"
+                f"{problem.name}: the prompt '{view.name}' has {len(ids)} tokens, with"
                 f" {horizon} for the completion more than the limit of {self.limit}. Raise"
                 " max_length, or set prompt_too_long: skip to leave such rows out"
             )
