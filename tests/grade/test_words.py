@@ -24,6 +24,7 @@ from opsd.grade.words import bare_number, changes_a_number, drop_unit, opposed, 
      r"\text{Answer} = 12", r"\text{KSh }12", "12 cents", "12 miles", "12 p.m.",
      r"12^\circ\text{ W}", "about 12", "approximately 12 km", "12 more", "12 fewer apples",
      "12 double rooms", "12 square meters", "12 fifth graders", "12 under-fives", "12 years older",
+     "12 in one day",
      "12 in total", "12 left", "maximum 12", "12 degrees above zero", "12 dollars owed"],
 )  # fmt: skip
 def test_units_currencies_nouns_and_names_may_stand_around_a_number(text: str):
@@ -49,7 +50,8 @@ def test_units_currencies_nouns_and_names_may_stand_around_a_number(text: str):
      "12 degrees below zero", "12 in debt", "double 12", r"\text{double }12", "triple 12",
      "half of 12", "12 doubled", "at least 12", "at most 12", "12 at least", "over 12", "under 12",
      "more than 12", "up to 12", "almost 12", "a third of 12", "2 thirds of 12", "square 12",
-     "quarter to 12", "au moins 12", "plus de 12", "al menos 12", "mindestens 12", "über 12",
+     "quarter to 12", "one in 12", "two 12s",
+     "au moins 12", "plus de 12", "al menos 12", "mindestens 12", "über 12",
      "12 unter null", "almeno 12", "не менее 12", "12 ниже нуля", "angalau 12", "至少12",
      "12以上", "零下12", "최소 12", "12 이상", "เกือบ 12 อย่างน้อย", "ít nhất 12"],
 )  # fmt: skip

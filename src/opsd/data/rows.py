@@ -53,11 +53,11 @@ def hub_rows(
     """A dataset of the hub, or of the local cache where the hub is not reached: whole, or as a
     `datasets.IterableDataset` that is downloaded while it is read."""
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetsError
 
     try:
         return load_dataset(name, config, split=split, revision=revision, streaming=streaming)
-    except (DatasetNotFoundError, ConnectionError, OSError, ValueError, RuntimeError) as error:
+    except (DatasetsError, ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"data.source: '{name}' is neither a file nor a dataset that can be loaded"
             f" ({str(error).splitlines()[0]})"

@@ -65,9 +65,11 @@ _CHANGES_A_NUMBER = """
     nhất dưới nợ الأقل الأكثر تحت কমপক্ষে অন্তত కనీసం ቢያንስ
     최소* 최대* 이상* 이하* 미만* 초과* 영하*
 """
-# What does so before a number only: `over 12`, `double 12`, but `12 double rooms`, `12 more`.
+# What does so before a number only: `over 12`, `double 12`, `one in 12`, but `12 double rooms`,
+# `12 more`, `12 in one day`.
 _CHANGES_WHAT_FOLLOWS = """
     double triple quadruple over under above beyond exceeding past up third quarter square cube
+    one two three four five six seven eight nine ten
     plus doble más mas dobro triplo mais doppio triplo più doppelt* dreifach* über более менее
     больше меньше двойн* удвоенн* zaidi kurang lebih hơn gấp ضعف أكثر أقل কম বেশি कम ज़्यादा अधिक
 """
