@@ -19,7 +19,7 @@ from opsd.data.choices import Choices
 from opsd.data.columns import USUAL, problem, translations, wide_column
 from opsd.data.filters import Account, Filters
 from opsd.data.prompts import INSTRUCTED
-from opsd.data.rows import Row, file_rows, hub_rows, is_file
+from opsd.data.rows import Row, file_rows, hub_rows, is_file, refuse_halves
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
 from opsd.miniature import NAMES
 from opsd.types import WHERE, Problem, UserError
@@ -208,7 +208,7 @@ def _problems(
 ) -> Iterator[Problem]:
     """A row's problems: one, or one per language whose translation it has."""
     account.rows += 1
-    _refuse_halves(row, where)
+    refuse_halves(row, where)
     told = {WHERE: where, **({INSTRUCTED: True} if data.instructed else {})}
     for lang in _languages(data, row, where, account):
         reason = data.filters.row_fault(row, lang, data.columns, where)
@@ -223,33 +223,6 @@ def _problems(
                 yield made
         if reason is not None:
             account.drop(reason, where)
-
-
-def _refuse_halves(row: Row, where: str) -> None:
-    """JSON can write half a character alone, which no file can hold and no tokenizer reads."""
-    for column, value in row.items():
-        try:
-            for text in _texts((column, value)):
-                text.encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(error.object[error.start]):x}"
-            raise UserError(
-                f"{where}: the column {column!a} holds half a character ({half}): write both halves"
-                " of the pair, or leave it out"
-            ) from error
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a value, however deep."""
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Mapping):
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple):
-            waiting += value
 
 
 def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:

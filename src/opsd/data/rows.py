@@ -64,6 +64,34 @@ def hub_rows(
         ) from error
 
 
+def refuse_halves(row: Row, where: str) -> None:
+    """UserError where a text holds half a character (a surrogate without its other): JSON can write
+    it, but no file can hold it and no tokenizer reads it."""
+    for column, value in row.items():
+        try:
+            for text in _texts((column, value)):
+                text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):x}"
+            raise UserError(
+                f"{where}: the column {column!a} holds half a character ({half}): write both halves"
+                " of the pair, or leave it out"
+            ) from error
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, however deep."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
 _BYTE_ORDER_MARK = "\ufeff"
 
 
