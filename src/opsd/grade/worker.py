@@ -64,7 +64,7 @@ def decimals(parsed: list[list[Any]]) -> int:
     from sympy import Basic, Float  # pyright: ignore[reportMissingTypeStubs]
 
     read: list[Any] = [e for expressions in parsed for e in expressions if isinstance(e, Basic)]
-    floats = [abs(number) for expression in read for number in expression.doit().atoms(Float)]
+    floats = [abs(float(number)) for whole in read for number in whole.doit().atoms(Float)]
     smallest = min(filter(None, floats), default=1)
     return max(6, 4 - math.floor(math.log10(smallest)))
 
