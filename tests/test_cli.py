@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -380,3 +381,15 @@ def test_an_interruption_says_how_to_go_on(tmp_path, tiny_folder):
         process.kill()
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("opsd: interrupted; what is written stays")
+
+
+def test_grade_reads_nothing_but_utf_8(command, monkeypatch):
+    for given, told in (
+        (["-", "--answer", "4"], "standard input is not UTF-8 (byte 4)"),
+        (["caf\udce9 \\boxed{4}", "--answer", "4"], "the completion is not UTF-8 (byte 4)"),
+        (["\\boxed{4}", "--answer", "4\udce9"], "--answer is not UTF-8 (byte 2)"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 \\boxed{4}")))
+        assert refused(command("grade", *given)).startswith(told)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é \\boxed{4}".encode())))
+    assert command("grade", "-", "--answer", "4")[1] == "right\n"

@@ -342,6 +342,13 @@ def weights(choice: Any) -> methods.Method:
     return with_teacher(teacher=replace(methods.copsd().signal.teacher, weights=choice))
 
 
+def test_gold_answers_that_nothing_matches_are_told_of(tmp_path, tiny_folder):
+    text = "Because 1 + 1 = 2 the right answer is 12 apples"
+    given = [replace(p, answer=text) for p in problems(8)]
+    lines = told(tmp_path, tiny_folder, methods.copsd(), [*given, *problems(2)])
+    assert lines.startswith("8 of 10 gold answers are sentences")
+
+
 def test_an_ordinary_method_is_told_of_nothing(tmp_path, tiny_folder):
     assert told(tmp_path, tiny_folder, methods.copsd()) == ""
     assert told(tmp_path, tiny_folder, methods.sft()) == ""

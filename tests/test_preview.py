@@ -329,3 +329,11 @@ def test_nothing_in_a_row_acts_on_the_terminal(tmp_path, capsys):
     joined = re.sub(r"[│\s⏎]|(?<=\n)", "", out)
     assert "[red]5[/red]" in joined and "[link=x]y[/link]" in joined
     assert "␛" in joined and "␇" in joined and "⟨202E⟩" in joined and "⟨009B⟩" in joined
+
+
+def test_gold_answers_that_nothing_matches_are_remarked_on(tmp_path: Path):
+    given = rows()
+    given[2]["answer"] = "Because 1 + 1 = 2 the right answer is 12 apples"
+    (remark,) = (note for note in told(preview(recipe(tmp_path, given=given))).items() if note[1])
+    assert remark[0].startswith("gold answers are sentences") and remark[1] == 1
+    assert "rows.jsonl, line 3: " in remark[0]

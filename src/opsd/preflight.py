@@ -20,6 +20,7 @@ from opsd.data.boundary import notes, prompt_notes
 from opsd.data.prompts import prompt_text
 from opsd.data.stream import ProblemStream
 from opsd.generation import writers
+from opsd.grade.gold import gold_remarks
 from opsd.grade.verifier import MathVerifier
 from opsd.methods.method import Method
 from opsd.objective.credit import GroupNormalised
@@ -122,14 +123,14 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
     if learns_from_rewards(method) and lacking:
         raise UserError(
             f"{method.name} learns from right and wrong answers, but {len(lacking)}"
-            f" problems have none (the first: {lacking[0].id}); map a column to 'answer'"
+            f" problems have none (the first: {lacking[0].name}); map a column to 'answer'"
         )
     dev = trainer.eval_dataset or ()
     lacking = [problem for problem in dev if not problem.answer]
     if lacking:
         raise UserError(
             f"dev problems are graded, but {len(lacking)} of {len(dev)} have no answer (the first:"
-            f" {lacking[0].id}); map a column to 'answer', or leave such rows out with"
+            f" {lacking[0].name}); map a column to 'answer', or leave such rows out with"
             " data.filters.answered"
         )
 
@@ -140,7 +141,7 @@ def refuse_verdict(problem: Problem, verdict: Any) -> None:
         return
     said = f"the reward {verdict.reward}" if isinstance(verdict, Verdict) else repr(verdict)[:80]
     raise UserError(
-        f"the verifier gave {said} for problem {problem.id}: it returns a Verdict whose reward is"
+        f"the verifier gave {said} for {problem.name}: it returns a Verdict whose reward is"
         " a finite number, or None for no verdict"
     )
 
@@ -213,7 +214,7 @@ def learns_from_rewards(method: Method) -> bool:
 def traps(trainer: OPSDTrainer) -> list[str]:
     """What is allowed but known to go wrong, a line each with its remedy. A setting that a paper
     publishes can be among them."""
-    checks = (_settings, _unwatched, _steps, _weights, _sampling, _readings)
+    checks = (_settings, _unwatched, _steps, _weights, _sampling, _readings, _golds)
     return [line for check in checks for line in check(trainer)]
 
 
@@ -316,6 +317,16 @@ def _readings(trainer: OPSDTrainer) -> Iterator[str]:
             " nothing to learn from it; set another method.signal.teacher.context"
         )
     yield from dict.fromkeys(lines)
+
+
+def _golds(trainer: OPSDTrainer) -> Iterator[str]:
+    """Gold answers that no rollout can match. A stream's are not read ahead for it."""
+    if not isinstance(trainer.verifier, MathVerifier):
+        return
+    for problems in (trainer.train_dataset or (), trainer.eval_dataset or ()):
+        if not isinstance(problems, ProblemStream):
+            for remark, count in gold_remarks(problems):
+                yield f"{count:,} of {len(problems):,} {remark}"
 
 
 def _teachers(trainer: OPSDTrainer) -> list[tuple[Leaf, Teacher]]:

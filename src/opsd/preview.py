@@ -18,6 +18,7 @@ from opsd.data.filters import Account
 from opsd.data.prompts import prompt_ids, prompt_parts
 from opsd.data.stream import ProblemStream
 from opsd.data.tokens import token, tokens
+from opsd.grade.gold import gold_remarks
 from opsd.methods import Method
 from opsd.model import adapter_folder, base_of, context_length, eos_ids, load_tokenizer, locate
 from opsd.objective.signals import Leaf, taught
@@ -297,7 +298,7 @@ def _signals(sheet: Sheet, desk: Desk) -> list[dict[str, Any]]:
 def _scan(given: Sequence[Problem], desk: Desk) -> dict[str, Any]:
     """Prompt lengths by role, and how many rows each remark is true of."""
     reads: dict[tuple[str, str], list[Read]] = defaultdict(list)
-    notes: Counter[str] = Counter()
+    notes: Counter[str] = Counter(dict(gold_remarks(given)))
     broken = []
     with counting("rows", len(given), "row") as advance:
         for problem in given:

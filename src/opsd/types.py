@@ -12,6 +12,9 @@ from typing import Any
 Message = dict[str, str]
 Messages = tuple[Message, ...]
 
+WHERE = "where"
+"""Where a problem's row stands, among its metadata: a file and a line."""
+
 
 class Finish(StrEnum):
     """Why a completion ended: the model stopped by itself, or the horizon cut it off."""
@@ -45,6 +48,15 @@ class Problem:
             text = json.dumps(content, ensure_ascii=False, sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()
             object.__setattr__(self, "id", digest[:16])
+
+    @property
+    def name(self) -> str:
+        """How messages call it: by its file and line where it has one, else by its id.
+
+        >>> Problem("?", metadata={"where": "a.jsonl, line 7"}).name, Problem("?", id="x").name
+        ('a.jsonl, line 7', 'problem x')
+        """
+        return self.metadata.get(WHERE, f"problem {self.id}")
 
     @property
     def text(self) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 from pydantic import ValidationError
 
 from opsd.data.columns import problem
 from opsd.data.filters import Account, Filters
 from opsd.data.problems import Data, as_problems, load, read
+from opsd.data.stream import ProblemStream
+from opsd.grade import is_correct
 from opsd.types import Problem, UserError
 
 ROWS = [
@@ -151,7 +157,7 @@ def test_a_conversation_that_ends_with_the_assistant_is_refused():
 @pytest.mark.parametrize("empty", ["", "   ", "\n", None, []])
 def test_an_empty_prompt_names_its_row(tmp_path: Path, empty: Any):
     path = write(tmp_path, "jsonl", [*ROWS, {"problem": empty, "answer": "1"}])
-    told = f"{path}, row 3: the column 'problem' is empty"
+    told = f"{path}, line 3: the column 'problem' is empty"
     assert message(Data(source=str(path))).startswith(told)
 
 
@@ -165,7 +171,7 @@ def test_a_missing_column_names_those_that_are_there(tmp_path: Path):
     path = write(tmp_path, "jsonl", ROWS)
     told = message(Data(source=str(path), columns={"solution": "reasoning"}))
     assert told == (
-        f"{path}, row 1: no column 'reasoning' for 'solution'; columns: problem, solution, answer"
+        f"{path}, line 1: no column 'reasoning' for 'solution'; columns: problem, solution, answer"
     )
 
 
@@ -200,8 +206,18 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, kind: str, text: str):
         ("json", '[\n{"problem": "p",}\n]', "line 2: not JSON"),
         ("json", '{"data": []}', "a JSON file of problems is a list of objects"),
         ("csv", "problem,answer\nWhat is 1,000 + 2?,1002\n", "row 1: more cells than the header"),
-        ("csv", 'problem\n"never closed\n', "unexpected end of data"),
+        ("csv", 'problem\n"never closed\n', "line 2: unexpected end of data"),
+        ("csv", "problem\na\nb\0c\n", "line 3: a NUL byte"),
+        ("csv", "\0\0\0", "line 1: a NUL byte"),
         ("parquet", "not parquet at all", "rows.parquet: "),
+        ("parquet", "", "rows.parquet: "),
+        ("jsonl", '\n{"problem": ' + "9" * 5000 + "}", "line 2: a whole number of more than 4,300"),
+        ("json", '[{"answer": ' + "9" * 5000 + "}]", "a whole number of more than 4,300 digits"),
+        ("jsonl", '{"problem": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: lists or objects"),
+        ("json", "[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ("jsonl", '{"problem": "\\ud800"}', "line 1: the column 'problem' holds half a character"),
+        ("jsonl", '{"messages": [{"content": "\\ude00"}]}', "half a character (\\ude00)"),
+        ("json", '[{"problem": "p", "\\ud800": 1}]', "row 1: the column '\\ud800' holds half"),
     ],
 )
 def test_a_broken_file_is_named_with_the_place(tmp_path: Path, kind: str, text: str, told: str):
@@ -209,6 +225,95 @@ def test_a_broken_file_is_named_with_the_place(tmp_path: Path, kind: str, text: 
     path.write_text(text)
     shown = message(Data(source=str(path)))
     assert str(path) in shown and told in shown
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path):
+    path = write(tmp_path, "parquet", many(500))
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:60] + b"\xff" * 40 + whole[100:]):
+        path.write_bytes(damaged)
+        told = message(Data(source=str(path)))
+        assert told.startswith(f"{path}: ") and "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("cell", "gold"),
+    [
+        ('["3", "5"]', "3, 5"),
+        ('["7"]', "7"),
+        ("[3, 0.5]", "3, 0.5"),
+        ("true", "true"),
+        ("7.0", "7.0"),
+        ('"so <answer> 7 </answer>"', "7"),
+        ('"48 / 2 = 24\\n#### 24"', "24"),
+        *((empty, None) for empty in ("null", "NaN", "[]", "[null]", '""')),
+    ],
+)
+def test_answers_of_several_types_are_read(tmp_path: Path, cell: str, gold: str | None):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"problem": "p", "answer": {cell}, "solution": NaN, "level": NaN}}')
+    (made,) = read(Data(source=str(path)))
+    assert made.answer == gold
+    assert "nan" not in f"{made.privileged} {made.metadata}".lower()
+    assert gold is None or is_correct(rf"\boxed{{{gold}}}", gold)
+
+
+@pytest.mark.parametrize("cell", ["Infinity", '[["3"], "5"]', '[{"a": 1}]', '["3", null]', "[NaN]"])
+def test_what_can_be_no_answer_is_refused_with_its_line_and_column(tmp_path: Path, cell: str):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'\n{{"problem": "p", "jibu": {cell}}}')
+    told = message(Data(source=str(path), columns={"answer": "jibu"}))
+    assert told.startswith(f"{path}, line 2: the column 'jibu' holds ")
+    assert "map data.columns.answer" in told
+
+
+def test_a_privileged_text_is_no_list_of_lists():
+    with pytest.raises(UserError, match="row 1: the column 'solution' holds a list within a list"):
+        as_problems([{"problem": "p", "solution": [["a"]]}])
+
+
+def test_a_problem_is_called_by_its_file_and_line(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\n{"problem": "p"}\n\n{"problem": "q"}\n')
+    assert [p.name for p in read(Data(source=str(path)))] == [f"{path}, line {n}" for n in (2, 4)]
+    (stream, _) = load(Data(source=str(path), streaming=True))
+    assert isinstance(stream, ProblemStream)
+    lines = {f"{path}, line {n}" for n in (2, 4)}
+    assert {next(stream.read(seed=seed)).name for seed in range(9)} == lines
+    assert as_problems([{"problem": "p"}])[0].name == "row 1"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+ROW = st.dictionaries(
+    st.sampled_from(["problem", "answer", "solution", "messages", "language", "id", "problem_swa"]),
+    JSON | st.text(st.characters(), max_size=8),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(ROW, max_size=3))
+def test_rows_are_read_or_refused_in_one_line(rows: list[dict[str, Any]]):
+    try:
+        made = as_problems(json.loads(json.dumps(rows)))
+    except UserError as error:
+        assert str(error).startswith("row ") and "\n" not in str(error)
+    else:
+        assert all(p.answer != "" and json.dumps([p.answer, p.text]).encode() for p in made)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.binary(max_size=80), st.sampled_from(["jsonl", "json", "csv", "tsv", "parquet"]))
+def test_whatever_bytes_a_file_has_it_is_read_or_refused(text: bytes, kind: str):
+    with tempfile.NamedTemporaryFile(suffix=f".{kind}") as file:
+        Path(file.name).write_bytes(text)
+        with contextlib.suppress(UserError):
+            read(Data(source=file.name))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
@@ -348,30 +453,30 @@ def test_rows_of_any_sequence_become_problems_and_problems_stay():
 @pytest.mark.parametrize(
     ("rows", "asked", "told"),
     [
-        ([{"problem": "E", "problem_yor": "Y"}], "swa", "row 1: no problem in swa"),
+        ([{"problem": "E", "problem_yor": "Y"}], "swa", "line 1: no problem in swa"),
         ([{"problem": "E", "problem_yor": "Y"}], ("yor", "swa"), "no problem in swa"),
-        ([{"problem": "E"}], ("yor", "swa"), "row 1: no problem in yor"),
+        ([{"problem": "E"}], ("yor", "swa"), "line 1: no problem in yor"),
         (
             [{"problem": "E", "problem_swa": "S"}, {"problem": "E"}],
             "swa",
-            "row 2: no column 'problem_swa', which other rows have",
+            "line 2: no column 'problem_swa', which other rows have",
         ),
         (
             [{"problem": "E"}, {"problem": "E", "problem_swa": "S"}],
             "swa",
-            "row 2: a column 'problem_swa', which the rows before it do not have",
+            "line 2: a column 'problem_swa', which the rows before it do not have",
         ),
         (
             [{"problem": "S", "language": "swa"}, {"problem": "E"}],
             None,
-            "row 2: no column 'language', which other rows have",
+            "line 2: no column 'language', which other rows have",
         ),
         ([{"problem": "S", "translation": "E"}], None, "in which language is the problem?"),
         ([{"problem_translated": "S", "problem_en": "E"}], None, "There is 'problem_en'"),
         ([{"problem_translated": "S", "translation": "E"}], None, "or set data.language"),
-        ([{"problem": "S", "language": " "}], "swa", "row 1: the column 'language' is empty"),
-        ([{"problem": "S", "language": None}], None, "row 1: the column 'language' is empty"),
-        ([{"problem": "S", "language": "xx-none"}], None, "row 1: unknown language"),
+        ([{"problem": "S", "language": " "}], "swa", "line 1: the column 'language' is empty"),
+        ([{"problem": "S", "language": None}], None, "line 1: the column 'language' is empty"),
+        ([{"problem": "S", "language": "xx-none"}], None, "line 1: unknown language"),
     ],
 )
 def test_a_problem_in_a_language_that_nobody_named_is_refused(tmp_path, rows, asked, told):

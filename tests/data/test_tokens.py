@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from tests.data.families import FAMILIES, tokenizer_of
+from tokenizers import Tokenizer
 
 from opsd.data.prompts import prompt_ids, prompt_parts
-from opsd.data.tokens import token, tokens
+from opsd.data.tokens import completion_reader, completion_text, token, tokens
+from opsd.miniature.tokenizer import THINK, build_tokenizer
 from opsd.teacher.context import StudentPrompt
 from opsd.types import Problem, View
 
@@ -51,3 +53,26 @@ def test_one_token_by_its_id():
     tokenizer = tokenizer_of("qwen3")
     end = tokenizer.eos_token_id
     assert token(tokenizer, end) == {"id": end, "text": "<|im_end|>", "kind": "special"}
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_completion_is_read_with_its_tags_and_without_control_tokens(special: bool):
+    tokenizer = build_tokenizer()
+    if special:
+        tokenizer.add_special_tokens({"extra_special_tokens": list(THINK)})
+    ids = tokenizer("<think>2 + 2</think> It is 4.<|im_end|><|endoftext|>")["input_ids"]
+    assert ("<think>" in tokenizer.decode(ids, skip_special_tokens=True)) is not special
+    assert completion_text(tokenizer, ids) == "<think>2 + 2</think> It is 4."
+    file = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    assert completion_reader(file)(ids) == "<think>2 + 2</think> It is 4."
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_where_no_tag_is_special_it_is_as_the_library_leaves_special_tokens_out(name: str):
+    tokenizer = tokenizer_of(name)
+    text = "".join([*FAMILIES[name].special, "x = 7½ 🙂", tokenizer.eos_token])
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    plain = tokenizer.decode(ids, skip_special_tokens=True)
+    assert completion_text(tokenizer, ids).replace("<think>", "").replace("</think>", "") == (
+        plain.replace("<think>", "").replace("</think>", "")
+    )

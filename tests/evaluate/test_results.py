@@ -47,6 +47,19 @@ def test_a_result_says_exactly_this():
     ]
 
 
+@pytest.mark.parametrize(("language", "share"), [("deu", 1.0), ("eng", 0.0)])
+def test_votes_are_counted_as_numbers_are_written_in_the_language(language: str, share: float):
+    # In German 1.234 is 1234; in English it is another answer.
+    votes = [("2.50", False), ("2,5", False), ("1.234", True), ("1234", True), ("1.234 kg", True)]
+    made = [
+        sample("a", i, right, language=language, answer="1234")
+        for i, (_, right) in enumerate(votes)
+    ]
+    for row, (text, _) in zip(made, votes, strict=True):
+        row["budgets"] = {b: j | {"said": text} for b, j in row["budgets"].items()}
+    assert results("m", "suite", made, (4,), 5)[0]["maj@k"] == share
+
+
 def test_what_samples_are_like_beside_being_right():
     small, large = scored(rows({"a": [True, False, False], "b": [True, True, True]}))
     assert (small["mean_length"], large["mean_length"]) == (4, 6)  # never beyond the budget

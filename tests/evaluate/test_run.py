@@ -19,6 +19,7 @@ from opsd.evaluate import run
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.evaluate.run import batches, evaluate
 from opsd.evaluate.samples import Protocol, claimed, described, protocol, sample_row
+from opsd.miniature.tokenizer import build_tokenizer
 from opsd.rollout.engine import Completion, Sampling
 from opsd.run import read_jsonl
 from opsd.teacher.context import StudentPrompt
@@ -169,6 +170,18 @@ def test_a_sample_is_judged_by_what_it_has_said_within_each_budget(tokenizer):
         (False, True, False, "5"),
     ]
     assert row["row"] == 7
+
+
+def test_thinking_is_seen_also_where_its_tags_are_special_tokens():
+    thinking = build_tokenizer()
+    thinking.add_special_tokens({"extra_special_tokens": ["<think>", "</think>"]})
+    said = r"<think>\boxed{5}?</think> \boxed{4}<|im_end|>"
+    made = Completion(tuple(thinking(said)["input_ids"]), (), Finish.STOP)
+    how = asked(budgets=(len(made.ids),), after_think=True)
+    row = sample_row({"sample": 0}, Problem("2 + 2?", answer="4"), made, thinking, how)
+    assert row["completion"] == said.removesuffix("<|im_end|>")
+    (judged,) = row["budgets"].values()
+    assert (judged["correct"], judged["format_ok"], judged["said"]) == (True, True, "4")
 
 
 def test_a_think_prefix_is_prompt_and_not_part_of_the_budget(tmp_path: Path, tiny_folder: Path):

@@ -69,6 +69,10 @@ def test_the_verifier_knows_the_right_letter(form: str, letter: str, right: str)
         (r"\boxed{$3.2$ eV}", None),
         (r"\boxed{D: 3.2 eV}", "D"),
         ("B. blue", "B"),
+        ("Option B", "B"),
+        (r"\boxed{B) blue}", "B"),
+        (r"\boxed{\textbf{(B)}\ \text{blue}}", "B"),
+        (r"\boxed{(B) dark red}", None),
         # Not an option, or not one.
         (r"\boxed{E}", None),
         (r"\boxed{B. dark red}", None),

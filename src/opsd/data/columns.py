@@ -7,8 +7,10 @@ GSM8K, MATH, MGSM, AfriMGSM, PolyMath, AIME, both COPSD schemas (`problem_transl
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -65,11 +67,14 @@ def problem(
     for name, value in fields.items():
         if isinstance(value, Mapping):
             raise UserError(f"{where}: the column '{names[name]}' holds a mapping, not a text")
-    answer = fields.pop("answer", None)
-    worked = str(answer) if answer is not None else ""
+    worked = _answer(fields.pop("answer", ""), f"{where}: the column '{names.get('answer')}'")
     if "solution" not in fields and _gsm8k_answer(worked):
         fields["solution"] = worked
-    privileged = {n: _text(value) for n, value in fields.items() if value is not None}
+    privileged = {
+        name: _text(value, f"{where}: the column '{names.get(name, name)}'")
+        for name, value in fields.items()
+        if value is not None
+    }
     if "solution" in privileged:
         privileged["solution"] = _boxed(privileged["solution"])
     # A worked solution that ends in a box says its own answer.
@@ -80,7 +85,7 @@ def problem(
         language=lang,
         privileged=privileged,
         metadata={
-            **{name: row[name] for name in _METADATA if row.get(name) is not None},
+            **{name: row[name] for name in _METADATA if not _empty(row.get(name))},
             **(metadata or {}),
         },
     )
@@ -142,15 +147,40 @@ def _names(
 def _empty(value: Any) -> bool:
     if isinstance(value, str):
         return not value or value.isspace()
-    return value is None or value == []
-
-
-def _text(value: Any) -> str:
-    """A cell as text; a conversation is its turns' contents."""
     if isinstance(value, list | tuple):
-        contents = [turn.get("content") if isinstance(turn, Mapping) else turn for turn in value]
-        return "\n\n".join(str(content) for content in contents if content)
-    return str(value)
+        return all(part is None or part == "" for part in value)
+    return value is None or value != value  # NaN is how tables without a missing value write it
+
+
+def _answer(value: Any, where: str) -> str:
+    """A cell of answers as text: of several, all of them. UserError for what can be no answer."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    for part in parts:
+        finite = not isinstance(part, float) or math.isfinite(part)
+        if not isinstance(part, str | int | float | Decimal) or not finite:
+            raise UserError(
+                f"{where} holds {_described(part)}, which is no answer; map data.columns.answer to"
+                " texts, numbers, or lists of them"
+            )
+    texts = (str(part).lower() if isinstance(part, bool) else str(part) for part in parts)
+    return ", ".join(texts)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "a list within a list"
+    return "a mapping within a list" if isinstance(value, Mapping) else f"{str(value)[:40]!r}"
+
+
+def _text(value: Any, where: str) -> str:
+    """A cell as text; a conversation is its turns' contents. UserError for lists within lists."""
+    if not isinstance(value, list | tuple):
+        return str(value)
+    contents = [turn.get("content") if isinstance(turn, Mapping) else turn for turn in value]
+    for content in contents:
+        if isinstance(content, list | tuple | Mapping):
+            raise UserError(f"{where} holds {_described(content)}, not texts or turns of one")
+    return "\n\n".join(str(content) for content in contents if content)
 
 
 def _dialogue(messages: Any, solution: Any) -> tuple[Any, Any]:

@@ -32,6 +32,8 @@ SUFFIXES = {".yaml", ".yml"}
 FOLDER = "languages"
 """Where a run keeps the user's own language files, below its folder."""
 
+_SHOWN = 60
+
 _OWN: dict[str, Language] = {}
 """Languages of the user's own files that were resolved in this process, by code."""
 
@@ -149,7 +151,8 @@ def _unknown(name: str) -> UserError:
     near = difflib.get_close_matches(_key(name), names, 1, cutoff=0.75)
     known = {code: f"{code} ({language(code).name})" for code in codes()}
     mend = f"did you mean {known[names[near[0]]]}? " if near else ""
+    shown = " ".join(name.split())[:_SHOWN]  # it may be any cell of a table
     return UserError(
-        f"unknown language '{name}'; {mend}known: {', '.join(known.values())};"
+        f"unknown language '{shown}'; {mend}known: {', '.join(known.values())};"
         " or the path of a language file (.yaml)"
     )

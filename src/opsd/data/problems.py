@@ -19,10 +19,10 @@ from opsd.data.choices import Choices
 from opsd.data.columns import USUAL, problem, translations, wide_column
 from opsd.data.filters import Account, Filters
 from opsd.data.prompts import INSTRUCTED
-from opsd.data.rows import Row, file_rows, hub_rows, is_file
+from opsd.data.rows import Row, file_rows, hub_rows, is_file, refuse_halves
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
 from opsd.miniature import NAMES
-from opsd.types import Problem, UserError
+from opsd.types import WHERE, Problem, UserError
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -130,8 +130,7 @@ def read(data: Data, account: Account | None = None) -> list[Problem]:
     problems: list[Problem] = []
     for part in _parts(data):
         number = 0
-        for number, row in enumerate(_rows(part), 1):
-            where = f"{part.source}, row {number}"
+        for number, (where, row) in enumerate(_rows(part), 1):
             problems += _problems(part, row, where, account, {"row": number - 1})
         if number == 0:
             raise UserError(f"{part.source} holds no rows")
@@ -163,7 +162,7 @@ def as_problems(rows: Iterable[Problem | Row]) -> list[Problem] | ProblemStream:
 
 def first_row(data: Data) -> Row:
     """A source's first row; empty where it has none."""
-    return next(_rows(_parts(data)[0]), {})
+    return next((row for _, row in _rows(_parts(data)[0])), {})
 
 
 def _parts(data: Data) -> list[Data]:
@@ -192,10 +191,12 @@ def _for_language(data: Data, code: str, spelling: str) -> Data:
     )
 
 
-def _rows(data: Data) -> Iterator[Row]:
+def _rows(data: Data) -> Iterator[tuple[str, Row]]:
+    """Rows, each with where it stands."""
     if is_file(data.source):
         return file_rows(Path(data.source))
-    return iter(hub_rows(data.source, data.config, data.split, data.revision))
+    rows = hub_rows(data.source, data.config, data.split, data.revision)
+    return ((f"{data.source}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _problems(
@@ -207,7 +208,8 @@ def _problems(
 ) -> Iterator[Problem]:
     """A row's problems: one, or one per language whose translation it has."""
     account.rows += 1
-    told = {INSTRUCTED: True} if data.instructed else {}
+    refuse_halves(row, where)
+    told = {WHERE: where, **({INSTRUCTED: True} if data.instructed else {})}
     for lang in _languages(data, row, where, account):
         reason = data.filters.row_fault(row, lang, data.columns, where)
         if reason is None and data.choices is not None:
@@ -308,7 +310,7 @@ def _split(
     dev: dict[tuple[str, str], Problem] = {}
     for one in problems:
         if _key(one) in held_out and dev.setdefault(_place(one), one) is not one:
-            account.drop("the same as a dev problem", _where(data, one))
+            account.drop("the same as a dev problem", one.name)
     train = [p for p in problems if _key(p) not in held_out]
     if not train:
         raise UserError(f"data.dev takes {size} of {len(problems)} problems: none is left to train")
@@ -317,10 +319,6 @@ def _split(
 
 def _place(problem: Problem) -> tuple[str, str]:
     return _hash(_key(problem)), problem.language
-
-
-def _where(data: Data, problem: Problem) -> str:
-    return f"{data.source}, row {problem.metadata['row'] + 1}"
 
 
 def _limited(problems: list[Problem], data: Data, account: Account) -> list[Problem]:
@@ -333,7 +331,7 @@ def _limited(problems: list[Problem], data: Data, account: Account) -> list[Prob
         if seen[one.language] <= data.limit:
             kept.append(one)
         else:
-            account.drop("beyond data.limit", _where(data, one))
+            account.drop("beyond data.limit", one.name)
     return kept
 
 

@@ -87,7 +87,7 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
     except UndefinedError as error:
         have = ", ".join(sorted(problem.privileged)) or "none"
         raise UserError(
-            f"problem {problem.id}: the prompt template '{begins}' needs a text that the row"
+            f"{problem.name}: the prompt template '{begins}' needs a text that the row"
             f" lacks ({error.message}); privileged texts it has: {have}. Map a column to it"
         ) from error
     except Exception as error:  # whatever a user's template does wrong, an escape included

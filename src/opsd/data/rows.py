@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,18 @@ def is_file(source: str) -> bool:
     return False
 
 
-def file_rows(path: Path) -> Iterator[Row]:
-    """A file's rows, read as they are asked for (a .json file at once). What its format's reader
-    cannot read is a UserError with the place."""
+def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """A file's rows, each with where it stands (`rows.jsonl, line 7`), read as they are asked for
+    (a .json file at once). What its format's reader cannot read is a UserError with the place."""
     from pyarrow import ArrowException
 
     try:
-        yield from _READERS[path.suffix](path)
+        for place, row in _READERS[path.suffix](path):
+            yield f"{path}, {place}", row
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error.reason})") from error
-    except (csv.Error, ArrowException) as error:
-        raise UserError(f"{path}: {error}") from error
+    except (ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def hub_rows(
@@ -51,68 +53,126 @@ def hub_rows(
     """A dataset of the hub, or of the local cache where the hub is not reached: whole, or as a
     `datasets.IterableDataset` that is downloaded while it is read."""
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetsError
 
     try:
         return load_dataset(name, config, split=split, revision=revision, streaming=streaming)
-    except (DatasetNotFoundError, ConnectionError, OSError, ValueError, RuntimeError) as error:
+    except (DatasetsError, ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"data.source: '{name}' is neither a file nor a dataset that can be loaded"
             f" ({str(error).splitlines()[0]})"
         ) from error
 
 
+def refuse_halves(row: Row, where: str) -> None:
+    """UserError where a text holds half a character (a surrogate without its other): JSON can write
+    it, but no file can hold it and no tokenizer reads it."""
+    for column, value in row.items():
+        try:
+            for text in _texts((column, value)):
+                text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):x}"
+            raise UserError(
+                f"{where}: the column {column!a} holds half a character ({half}): write both halves"
+                " of the pair, or leave it out"
+            ) from error
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, however deep."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
 _BYTE_ORDER_MARK = "\ufeff"
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             if not text.strip():
                 continue
+            place = f"line {number}"
             try:
-                row = json.loads(text)
+                row = _decoded(text, f"{path}, {place}")
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
+                raise UserError(f"{path}, {place}: not JSON ({error.msg})") from error
             if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: not a JSON object")
-            yield row
+                raise UserError(f"{path}, {place}: not a JSON object")
+            yield place, row
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path) -> Iterator[tuple[str, Row]]:
     """A list of objects; or JSON lines under the wrong name, as several releases have it."""
     text = path.read_text("utf-8-sig")
     try:
-        rows = json.loads(text)
+        rows = _decoded(text, str(path))
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _jsonl(path)
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: a JSON file of problems is a list of objects")
-    return iter(rows)
+    return _numbered(rows)
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _decoded(text: str, where: str) -> Any:
+    """JSON as values. UserError for what is JSON, but more than Python reads; JSONDecodeError for
+    what is none."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{where}: lists or objects nested too deeply to be read") from error
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # Python's limit on the digits of a whole number
+        raise UserError(
+            f"{where}: a whole number of more than {sys.get_int_max_str_digits():,} digits: put it"
+            " in quotes"
+        ) from error
+
+
+def _numbered(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
+    return ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(2**31 - 1)  # a long solution is no broken file
     delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline().rstrip("\r\n").split(delimiter)
         file.seek(0)
+        lines = _without_nul(file, path)
         if delimiter == "\t" and len(first) == 2 and _is_number(first[1]):
             # MGSM's form: a text and a number, neither header nor quotes.
             reader: Any = csv.DictReader(
-                file, ("question", "answer"), delimiter=delimiter, quoting=csv.QUOTE_NONE
+                lines, ("question", "answer"), delimiter=delimiter, quoting=csv.QUOTE_NONE
             )
         else:
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        for number, row in enumerate(reader, 1):
-            if None in row:  # an unquoted comma would cut the text at it
-                raise UserError(
-                    f"{path}, row {number}: more cells than the header; quote its texts"
-                )
-            yield row
+            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        try:
+            for place, row in _numbered(reader):
+                if None in row:  # an unquoted comma would cut the text at it
+                    raise UserError(f"{path}, {place}: more cells than the header; quote its texts")
+                yield place, row
+        except csv.Error as error:
+            raise UserError(f"{path}, line {reader.reader.line_num}: {error}") from error
+
+
+def _without_nul(lines: Iterable[str], path: Path) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise UserError(f"{path}, line {number}: a NUL byte, which no text has: not a CSV file")
+        yield line
 
 
 def _is_number(text: str) -> bool:
@@ -123,14 +183,14 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     from pyarrow import parquet
 
     batches = parquet.ParquetFile(path).iter_batches()
-    return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    return _numbered(itertools.chain.from_iterable(batch.to_pylist() for batch in batches))
 
 
-_READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
+_READERS: dict[str, Callable[[Path], Iterable[tuple[str, Row]]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,

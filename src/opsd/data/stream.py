@@ -23,6 +23,9 @@ SHUFFLED = 1000
 LOOKED = 10_000
 """Rows looked through for a stream's first few problems, at most."""
 
+_PLACE = "\0place"
+"""The key under which a file's streamed row says where it stands; no column has this name."""
+
 Convert = Callable[[Row, str, Account], Iterator[Problem]]
 
 
@@ -46,12 +49,15 @@ class StreamPart:
             own.set_epoch(epoch)
             made = 0
             for number, row in enumerate(own, 1):
-                where = f"{self.name}, streamed row {number}"
-                for problem in self.convert(row, where, account):
+                for problem in self._made(row, f"streamed row {number}", account):
                     made += 1
                     yield problem
             if not made:
                 raise UserError(f"{self.name}: no problem for process {rank} of {world}")
+
+    def _made(self, row: Row, counted: str, account: Account) -> Iterator[Problem]:
+        columns = {name: value for name, value in row.items() if name != _PLACE}
+        return self.convert(columns, row.get(_PLACE, f"{self.name}, {counted}"), account)
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class ProblemStream:
             made = (
                 problem
                 for number, row in enumerate(part.rows.take(max(LOOKED, 2 * problems)), 1)
-                for problem in part.convert(row, f"{part.name}, row {number}", account)
+                for problem in part._made(row, f"row {number}", account)
                 if not self.held_out(problem)
             )
             found += itertools.islice(made, problems)
@@ -108,4 +114,4 @@ def row_stream(source: str, config: str | None, split: str, revision: str | None
 
 def _file(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
     for path in paths:
-        yield from (dict(row) for row in file_rows(Path(path)))
+        yield from ({**row, _PLACE: place} for place, row in file_rows(Path(path)))

@@ -61,6 +61,25 @@ def pieces(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> list[t
     return found
 
 
+def completion_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """What a completion says, for verdicts, for contexts and for people: all that was written, the
+    tags around thinking among it also where they are special tokens, but no control tokens, such
+    as the end of the sequence and padding."""
+    return completion_reader(tokenizer)(ids)
+
+
+def completion_reader(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """`completion_text` of one tokenizer (of `transformers`, or of `tokenizers`), many times."""
+    known = getattr(tokenizer, "get_added_tokens_decoder", lambda: tokenizer.added_tokens_decoder)
+    tags = (OPENING, CLOSING)
+    control = {i for i, t in known().items() if t.special and t.content not in tags}
+
+    def read(ids: Sequence[int]) -> str:
+        return tokenizer.decode([i for i in ids if i not in control], skip_special_tokens=False)
+
+    return read
+
+
 def markup_ids(tokenizer: Any) -> set[int]:
     """Ids of tokens that say nothing: control tokens, the tags around thinking, line breaks."""
     breaks = {"\n", "\r", "\u010a", "\u010d"}  # the last two: byte-level vocabularies' line breaks

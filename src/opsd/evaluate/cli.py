@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,14 +143,27 @@ def grade(
     from opsd.grade.format import last_box
     from opsd.types import Problem
 
+    answer = _utf8(os.fsencode(answer), "--answer")
     problem = Problem("", answer=answer, language=resolve(language))
     gold = gold_answer(answer)
     place, boxed = last_box(gold)
     if not gold or (place >= 0 and not boxed):
         raise UserError(f"--answer '{answer.strip()}' is empty: there is nothing to grade against")
-    text = sys.stdin.read() if completion == "-" else completion
+    if completion == "-":
+        text = _utf8(sys.stdin.buffer.read(), "standard input")
+    else:
+        text = _utf8(os.fsencode(completion), "the completion")
     verdict, steps = explain(problem, text, after_think)
     print(steps if why else "right" if verdict.correct else "wrong")
+
+
+def _utf8(said: bytes, where: str) -> str:
+    try:
+        return said.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 (byte {error.start + 1:,}): {error.reason}"
+        ) from error
 
 
 def convert(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from opsd.grade.answer import answers_match
+from opsd.grade.answer import answers_agree
 
 # Rows of resampled problems held at once; bounds the memory, does not change the numbers.
 _RESAMPLES_PER_CHUNK = 500
@@ -52,7 +52,7 @@ def avg_at_k(correct: Sequence[bool]) -> float:
 def maj_at_k(
     answers: Sequence[str | None],
     gold: str,
-    same: Callable[[str, str], bool] = answers_match,
+    same: Callable[[str, str], bool] = answers_agree,
 ) -> float:
     r"""1 where the answer that most samples give is right, else 0.
 
@@ -68,7 +68,7 @@ def maj_at_k(
 
 
 def majority(
-    answers: Sequence[str | None], same: Callable[[str, str], bool] = answers_match
+    answers: Sequence[str | None], same: Callable[[str, str], bool] = answers_agree
 ) -> int | None:
     """The number of the first of the samples that give the most frequent answer; None where no
     sample answers. Classes and ties as in `maj_at_k`.

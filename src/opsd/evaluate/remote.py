@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from opsd.evaluate.samples import Protocol
@@ -33,9 +34,11 @@ class Endpoint:
 
 
 class Pieces:
-    """A tokenizer of completions whose tokens are texts already."""
+    """A tokenizer of completions whose tokens are texts already, control tokens left out."""
 
-    def decode(self, ids: Sequence[Any], skip_special_tokens: bool = True) -> str:
+    added_tokens_decoder: Mapping[Any, Any] = MappingProxyType({})
+
+    def decode(self, ids: Sequence[Any], skip_special_tokens: bool = False) -> str:
         return b"".join(ids).decode("utf-8", "replace")
 
 

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from opsd.evaluate.metrics import (
 )
 from opsd.evaluate.samples import Row
 from opsd.evaluate.weighted import weighted
-from opsd.grade.verifier import MathVerifier
+from opsd.grade.answer import answers_agree
+from opsd.grade.verifier import MathVerifier, decimal_mark
 from opsd.run import write_atomically
 from opsd.types import Problem, UserError
 
@@ -36,6 +38,7 @@ class Judged:
     format_ok: bool
     cut_off: bool
     said: str | None = None
+    language: str = "eng"
     tokens: int = 0
     repetition: tuple[int, int] = (0, 0)
     """Its 4-grams that have occurred in it before, and all of them."""
@@ -55,7 +58,8 @@ def passes(group: Sequence[Judged]) -> float:
 
 def majority_right(group: Sequence[Judged]) -> float:
     """maj@k of one problem's k samples: whether the answer that most of them give is right."""
-    first = majority([s.said for s in group])
+    same = partial(answers_agree, decimal_mark=decimal_mark(group[0].language))
+    first = majority([s.said for s in group], same)
     return 0.0 if first is None else float(group[first].correct)
 
 
@@ -89,6 +93,7 @@ def judged(row: Row, budget: int, labels: str) -> Judged | None:
         by_then["format_ok"],
         by_then["cut_off"],
         by_then["said"],
+        row["language"],
         min(row["tokens"], budget),
         tuple(by_then.get("repetition", (0, 0))),
         tuple(by_then.get("fidelity", (0, 0))),

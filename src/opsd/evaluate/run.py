@@ -220,9 +220,9 @@ class _Sampler:
         long = [key for key, ids in made.items() if len(ids) + budget > limit]
         if long and not skip_long:
             raise UserError(
-                f"problem {long[0]}: its prompt has {len(made[long[0]])} tokens, with a budget of"
-                f" {budget} more than the model's {limit} ({len(long)} of {len(made)} problems);"
-                " lower --budget, or leave them out with --skip-long"
+                f"{self.problems[long[0]].name}: its prompt has {len(made[long[0]])} tokens, with a"
+                f" budget of {budget} more than the model's {limit} ({len(long)} of {len(made)}"
+                " problems); lower --budget, or leave them out with --skip-long"
             )
         if len(long) == len(made):
             raise UserError(f"{self.suite}: no prompt leaves room for a budget of {budget} tokens")

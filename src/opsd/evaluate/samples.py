@@ -19,6 +19,7 @@ from typing import Any
 
 from opsd.data.languages import language
 from opsd.data.prompts import template_text
+from opsd.data.tokens import completion_text
 from opsd.evaluate.fidelity import fidelity
 from opsd.evaluate.traits import repetition
 from opsd.grade.choice import ChoiceVerifier, chosen, options_of
@@ -91,7 +92,7 @@ def sample_row(
     budgets = {}
     for budget in protocol.budgets:
         ids = completion.ids[:budget]
-        text = tokenizer.decode(ids, skip_special_tokens=True)
+        text = completion_text(tokenizer, ids)
         verdict = verifier(problem, text)
         budgets[str(budget)] = {
             "correct": verdict.correct,
@@ -108,7 +109,7 @@ def sample_row(
         **({"split": problem.metadata["split"]} if "split" in problem.metadata else {}),
         "prompt": problem.text,
         "answer": problem.answer,
-        "completion": tokenizer.decode(completion.ids, skip_special_tokens=True),
+        "completion": completion_text(tokenizer, completion.ids),
         "tokens": len(completion.ids),
         "finish": completion.finish.value,
         "budgets": budgets,

@@ -1,31 +1,27 @@
 r"""Is an answer right? The one comparison that rewards and evaluation share.
 
 What is judged is the completion's last complete `\boxed{}`. Two numbers or two words are compared
-here; anything else goes to Math-Verify in a process of its own, which may be killed (`process.py`).
-Its yes stands, but for numbers that it adds up and words that it multiplies out. Where the gold is
-one number an answer is right, too, if a speaker of the problem's language reads that number in it.
+here, and what Math-Verify would misread (`misread.py`); anything else goes to it, in a process of
+its own, which may be killed (`process.py`). Where the gold is one number an answer is right if
+that number is read in it in English, or by a speaker of the problem's language.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
 from opsd.grade.format import answer_part, extract_boxed
-from opsd.grade.numerals import (
-    DecimalMark,
-    far_apart,
-    juxtaposed,
-    normalise,
-    one_number,
-    same_number,
-    tidy,
-)
+from opsd.grade.letters import lettered
+from opsd.grade.misread import based, juxtaposed, repeats, subscripted
+from opsd.grade.numerals import DecimalMark, normalise, one_number, same_number, tidy
 from opsd.grade.process import Comparer
-from opsd.grade.words import drop_unit, spelling
+from opsd.grade.words import drop_unit, opposed, spelling
 
 # No sensible final answer is longer, and the parser's time grows faster than the length.
 MAX_ANSWER_CHARS = 2000
+_RATIO = re.compile(r"\d ?:")
 _comparer = Comparer()
 
 
@@ -38,14 +34,21 @@ class Comparison:
 
 
 def gold_answer(text: str) -> str:
-    r"""The final answer in a reference: its last box, else what follows `####`, else all of it.
+    r"""The final answer in a reference: its last box, else what its last `<answer>` holds, else
+    what follows `####`, else all of it.
 
-    `#### 42` ends the worked solutions of GSM8K (Cobbe et al. 2021, arXiv 2110.14168).
+    `#### 42` ends the worked solutions of GSM8K (Cobbe et al. 2021, arXiv 2110.14168),
+    `<answer>42</answer>` those of DeepSeek-R1 (arXiv 2501.12948).
 
     >>> gold_answer("3 + 4 = 7 eggs\n#### 7"), gold_answer(r"so \boxed{8}"), gold_answer(" 9 ")
     ('7', '8', '9')
+    >>> gold_answer("<think>2 + 2</think> <answer> 4 </answer>")
+    '4'
     """
-    return extract_boxed(text) or text.rpartition("####")[2].strip()
+    if boxed := extract_boxed(text):
+        return boxed
+    tagged = text.rpartition("</answer>")[0].rpartition("<answer>")
+    return (tagged[2] if tagged[1] else text.rpartition("####")[2]).strip()
 
 
 def answers_match(answer: str, gold: str, decimal_mark: DecimalMark = ".") -> bool:
@@ -83,28 +86,80 @@ def compared(answer: str, gold: str, decimal_mark: DecimalMark = ".") -> Compari
 
 @lru_cache(maxsize=65536)  # the rollouts of one group repeat each other, bombs included
 def _same_value(answer: str, gold: str, decimal_mark: DecimalMark) -> Comparison:
-    named = "=" in gold or ":" in gold  # `x = 5` is more than 5, and 3:4 is two numbers
-    if not named and (gold_number := one_number(gold)):
-        number = one_number(answer)
-        for reading in (number, one_number(answer, decimal_mark)):
-            if reading and same_number(reading, gold_number):
-                return Comparison(True, f"'{answer}', read as one number, is {gold_number}")
-        # A parser could only compare the two numbers, and multiply out the words beside them.
-        if spelling(answer) is not None:
-            return Comparison(False, f"'{answer}' is words, the gold the number {gold_number}")
-        if number and far_apart(number, gold_number):
-            return Comparison(False, f"'{answer}' is the number {number}, not {gold_number}")
-    words, gold_words = spelling(answer), spelling(gold)
-    if words is not None and gold_words is not None:
-        return Comparison(words == gold_words, f"as words, '{words}' beside '{gold_words}'")
+    if opposed(answer, gold):
+        return Comparison(False, f"'{answer}' is on the side opposite to '{gold}'")
+    told = _as_numbers(answer, gold, decimal_mark) or _as_words(answer, gold)
+    if told is not None:
+        return told
     answer, gold = drop_unit(normalise(answer)), drop_unit(normalise(gold))
     if answer == gold:
         return Comparison(True, f"without units and in plain digits both are '{gold}'")
+    told = _as_written(answer, gold)
+    if told is not None:
+        return told
+    same = _comparer.compare(answer, gold)
+    said = "takes for the same" if same else "does not take for the same, or not within a second:"
+    return Comparison(same, f"Math-Verify {said} '{answer}' and '{gold}'")
+
+
+def _as_numbers(answer: str, gold: str, decimal_mark: DecimalMark) -> Comparison | None:
+    """The judgement where the gold is one number, and the answer one, too, or words."""
+    named = "=" in gold or _RATIO.search(gold)  # `x = 5` is more than 5, and 3:4 is two numbers
+    number = None if named else one_number(gold)
+    if number is None:
+        return None
+    readings = list(filter(None, (one_number(answer), one_number(answer, decimal_mark))))
+    if any(same_number(reading, number) for reading in readings):
+        return Comparison(True, f"'{answer}', read as one number, is {number}")
+    if readings:
+        return Comparison(False, f"'{answer}' is the number {readings[0]}, not {number}")
+    if spelling(answer) is not None:
+        return Comparison(False, f"'{answer}' is words, the gold the number {number}")
+    return None
+
+
+def _as_words(answer: str, gold: str) -> Comparison | None:
+    """The judgement where both are words, or the gold is an option's letter."""
+    words, gold_words = spelling(answer), spelling(gold)
+    if words is not None and gold_words is not None:
+        return Comparison(words == gold_words, f"as words, '{words}' beside '{gold_words}'")
+    if len(gold) == 1 and gold.isupper() and (said := lettered(answer)) is not None:
+        return Comparison(said[0] == gold, f"'{answer}' is the option {said[0]}")
+    return None
+
+
+def _as_written(answer: str, gold: str) -> Comparison | None:
+    """The judgement on two expressions that a parser would read as less than they say."""
     if juxtaposed(answer) or juxtaposed(gold):
         return Comparison(False, "numbers stand side by side, and are not added up")
-    same = _comparer.compare(answer, gold)
-    told = "takes for the same" if same else "does not take for the same, or not within a second:"
-    return Comparison(same, f"Math-Verify {told} '{answer}' and '{gold}'")
+    if repeats(answer) != repeats(gold):
+        return Comparison(False, "one of the two names an element again, the other does not")
+    one, other = based(answer), based(gold)
+    if one or other:
+        digits = [x.digits if x else text for x, text in ((one, answer), (other, gold))]
+        bases = {x.base for x in (one, other) if x}
+        same = digits[0] == digits[1] and len(bases) == 1  # the problem may have said the base
+        return Comparison(same, f"digits and base of '{answer}' beside those of '{gold}'")
+    if subscripted(answer) or subscripted(gold):
+        return Comparison(False, "digits with subscripts are compared as they are written only")
+    return None
+
+
+def answers_agree(one: str, other: str, decimal_mark: DecimalMark = ".") -> bool:
+    """Whether two answers in one language are the same; neither is a gold in English writing.
+
+    >>> answers_agree("1,5", "1.50", ","), answers_agree("1.234,5 kg", "1234,5", ",")
+    (True, True)
+    >>> answers_agree("1.234", "1,234", ",")
+    False
+    """
+    if max(len(one), len(other)) > MAX_ANSWER_CHARS:
+        return one == other
+    first, second = tidy(one), tidy(other)
+    numbers = [one_number(x, decimal_mark) or one_number(x) for x in (first, second)]
+    if numbers[0] and numbers[1] and not opposed(first, second):
+        return same_number(numbers[0], numbers[1])
+    return answers_match(one, other, decimal_mark)
 
 
 def is_correct(

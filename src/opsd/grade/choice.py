@@ -15,24 +15,17 @@ from typing import Literal
 from opsd.data.choices import CHOICES
 from opsd.grade.answer import MAX_ANSWER_CHARS
 from opsd.grade.format import answer_part, last_box
+from opsd.grade.letters import CLOSE, OPEN, TEX, lettered
 from opsd.parts import part
 from opsd.types import Problem, Verdict
 
-_OPEN, _CLOSE = r"[\s*_$({\[\"']*+", r"[\s*_$)}\]\"']*+"
-_TEX = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|rm|bf)\b|\\[()\[\]]")
 # `The answer is B`, `**Answer:** (B)`, `the correct option is B`; not `the answer is B or C`, nor
 # `the answer is A dog`.
 _PHRASE = re.compile(
     r"\b(?i:answer|(?:correct|right)\s+(?:option|choice))[*_\"']*+(?:\s+(?i:is)\b:?|\s*:)"
-    rf"{_OPEN}(?:(?i:option|choice)\s+{_OPEN})?(?P<letter>[A-Z])(?![\w'\u2019])"
-    rf"(?![ \t]+(?!because\b|since\b|as\b)[a-z]){_CLOSE}"
+    rf"{OPEN}(?:(?i:option|choice)\s+{OPEN})?(?P<letter>[A-Z])(?![\w'\u2019])"
+    rf"(?![ \t]+(?!because\b|since\b|as\b)[a-z]){CLOSE}"
     r"(?!(?:/|,?\s*(?i:or|and|nor)\b|,\s*[A-Z]\b))"
-)
-# A letter alone, perhaps called an answer or an option, perhaps with its option's text behind it.
-_LETTER = re.compile(
-    rf"{_OPEN}(?:(?i:(?:final\s+)?answer|option|choice)[\s:*_]*+)?{_OPEN}"
-    rf"(?P<letter>[A-Za-z])(?![\w'\u2019]){_CLOSE}(?:[.:]{_CLOSE}(?P<text>.*))?",
-    re.DOTALL,
 )
 
 
@@ -65,12 +58,11 @@ def _letters(options: Sequence[str]) -> str:
 
 def _by_letter(text: str, options: Sequence[str]) -> str | None:
     """The option that a box or a line names by its letter, or by its letter and its text."""
-    found = _LETTER.fullmatch(_TEX.sub("", text).strip()) if len(text) <= MAX_ANSWER_CHARS else None
-    letter = found["letter"].upper() if found else ""
-    if found is None or letter not in _letters(options):
+    said = lettered(text) if len(text) <= MAX_ANSWER_CHARS else None
+    if said is None or said[0] not in _letters(options):
         return None
-    own = options[ascii_uppercase.index(letter)]
-    return letter if _plain(found["text"] or "") in ("", _plain(own)) else None
+    letter, rest = said
+    return letter if _plain(rest) in ("", _plain(options[ascii_uppercase.index(letter)])) else None
 
 
 def _by_text(text: str, options: Sequence[str]) -> str | None:
@@ -82,7 +74,7 @@ def _by_text(text: str, options: Sequence[str]) -> str | None:
 
 def _plain(text: str) -> str:
     """A text without case, without TeX's words for upright type, without marks at its ends."""
-    return " ".join(_TEX.sub("", text).casefold().strip(" \n$*_{}.").split())
+    return " ".join(TEX.sub("", text).casefold().strip(" \n$*_{}.").split())
 
 
 def options_of(problem: Problem) -> Sequence[str]:
@@ -107,6 +99,6 @@ class ChoiceVerifier:
         """Grade one completion; `ValueError` for a problem without options or a right letter."""
         options = options_of(problem)
         if not problem.answer or problem.answer not in _letters(options):
-            raise ValueError(f"problem {problem.id} is no multiple choice with a right letter")
+            raise ValueError(f"{problem.name} is no multiple choice with a right letter")
         said = chosen(answer_part(completion, self.after_think), options)
         return Verdict(float(said == problem.answer), said == problem.answer, said is not None)

@@ -19,6 +19,7 @@ from opsd.grade.scripts import (
     ascii_numerals,
     east_asian_numerals,
 )
+from opsd.grade.spoken import digits
 from opsd.grade.words import bare_number
 
 DecimalMark = Literal[".", ","]
@@ -41,11 +42,11 @@ _NUMBER = re.compile(
     r"(?:\{ ?(?P<bottom_tex>\d+) ?\}|(?P<bottom_digit>\d))) ?(?P<percent>%)?"
 )
 _SEPARATED = re.compile(
-    rf"(?P<sign>[-+]?) ?(?P<digits>\d*(?:[ ',.{ARABIC_DECIMAL}{ARABIC_GROUP}]\d+)*)(?P<percent>%?)"
+    rf"(?P<sign>[-+]?) ?(?P<digits>\d*(?:[ ',.{ARABIC_DECIMAL}{ARABIC_GROUP}]\d+)*)"
+    r"(?P<power>(?:[eE][-+]?\d{1,3})?)(?P<percent>%?)"
 )
 # Groups of three, or as in India of two and a last one of three; a first one of zeros is none.
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?: \d{3})+|[1-9]\d?(?: \d{2})+ \d{3}")
-_ADDED = re.compile(r"(?<![\w,.^\\])(?<![a-zA-Z_^] )\d(?:[\d.,]*\d)? \d")
 
 
 class PlainNumber(NamedTuple):
@@ -105,7 +106,7 @@ def one_number(tidied: str, mark: DecimalMark | None = None) -> PlainNumber | No
     >>> one_number("1,5", ".").value, one_number("1,5")
     (Fraction(3, 2), None)
     """
-    number = bare_number(east_asian_numerals(tidied))
+    number = bare_number(digits(east_asian_numerals(tidied)))
     if number is None:
         return None
     if mark is None:
@@ -113,9 +114,10 @@ def one_number(tidied: str, mark: DecimalMark | None = None) -> PlainNumber | No
     separated = _SEPARATED.fullmatch(number)
     if separated is None:
         return None
-    sign, digits, percent = separated.groups()
-    plain = _without_separators(digits, mark)
-    return None if plain is None else plain_number(sign + plain + percent)
+    plain = _without_separators(separated["digits"], mark)
+    if plain is None:
+        return None
+    return plain_number(separated["sign"] + plain + separated["power"] + separated["percent"])
 
 
 def _without_separators(digits: str, mark: DecimalMark) -> str | None:
@@ -166,48 +168,30 @@ def plain_number(text: str) -> PlainNumber | None:
     return PlainNumber(value, "." not in (decimal or ""), match["percent"] is not None)
 
 
-def same_number(answer: PlainNumber, gold: PlainNumber) -> bool:
+def same_number(one: PlainNumber, other: PlainNumber) -> bool:
     """Whether two numbers agree: exactly, or to six decimals where one is written as a decimal.
 
-    The tolerance never exceeds a ten-thousandth of the gold, so that small numbers stay apart.
-    A percentage agrees with its number and with its hundredth: 50% is 50 and is 0.5.
+    The tolerance never exceeds a ten-thousandth of the smaller one, so that small numbers stay
+    apart. A percentage is its hundredth. Beside a number above 1, which is no share, the percent
+    sign may be a unit as well: 50% is 0.5 and 50, and 1% is 0.01, but not 1.
 
     >>> third = plain_number("1/3")
     >>> same_number(plain_number("0.333333"), third), same_number(plain_number("0.33"), third)
     (True, False)
     """
-    exact = answer.exact and gold.exact
-    tolerance = 0 if exact else min(Fraction(1, 10**6), abs(gold.value) / 10**4)
-    return _distance(answer, gold) <= tolerance
+    exact = one.exact and other.exact
+    for x, y in _values(one, other):
+        tolerance = 0 if exact else min(Fraction(1, 10**6), abs(x) / 10**4, abs(y) / 10**4)
+        if abs(x - y) <= tolerance:
+            return True
+    return False
 
 
-def far_apart(answer: PlainNumber, gold: PlainNumber) -> bool:
-    """Whether two numbers differ by more than a parser's rounding, to six decimals, may bridge.
-
-    >>> far_apart(plain_number("17"), plain_number("18"))
-    True
-    >>> far_apart(plain_number("0.333333"), plain_number("1/3"))
-    False
-    """
-    return _distance(answer, gold) > Fraction(1, 10**4)
-
-
-def _distance(answer: PlainNumber, gold: PlainNumber) -> Fraction:
-    """How far apart two numbers are, where a percentage may also mean its hundredth."""
-    distances = [answer.value - gold.value]
-    if answer.percent and not gold.percent:
-        distances.append(answer.value / 100 - gold.value)
-    if gold.percent and not answer.percent:
-        distances.append(answer.value - gold.value / 100)
-    return min(map(abs, distances))
-
-
-def juxtaposed(text: str) -> bool:
-    r"""Whether numbers stand side by side with only a space between, which means nothing certain.
-
-    Math-Verify adds them, and so takes `1 2` for 3. The arguments of a command are not meant.
-
-    >>> juxtaposed("1 2"), juxtaposed("1, 2"), juxtaposed(r"\frac 1 2"), juxtaposed(r"\log_2 8")
-    (True, False, False, False)
-    """
-    return _ADDED.search(text) is not None
+def _values(one: PlainNumber, other: PlainNumber) -> list[tuple[Fraction, Fraction]]:
+    """The pairs of values of which one has to agree."""
+    if one.percent == other.percent:
+        whole = 100 if one.percent else 1
+        return [(one.value / whole, other.value / whole)]
+    share, plain = (one, other) if one.percent else (other, one)
+    as_unit = [(share.value, plain.value)] if abs(plain.value) > 1 else []
+    return [(share.value / 100, plain.value), *as_unit]

@@ -21,10 +21,20 @@ _ALIKE = {
     "\u2044": "/",
     "\u2215": "/",
     "\u00b0": r"^\circ",
+    "\u00b1": r"\pm ",
+    "\u00b7": r"\cdot ",
+    "\u00d7": r"\times ",
+    "\u2208": r"\in ",
+    "\u221e": r"\infty ",
+    "\u2248": r"\approx ",
+    "\u2264": r"\le ",
+    "\u2265": r"\ge ",
     "$": CURRENCY,
 }
+_ROOT = re.compile(r"\u221a ?(?:(\d+|[a-zA-Z])|\(([^()]*)\))")
+_MINUS_ABOVE = "\u207b"
 _SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
-_SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
+_SUPERSCRIPT_RUN = re.compile(f"{_MINUS_ABOVE}?[{_SUPERSCRIPTS}]+")
 
 _ETHIOPIC_RUN = re.compile(r"(?<!\d)[\u1369-\u137c]+(?![\d\u1369-\u137c])")
 _ETHIOPIC_SECTION = re.compile(
@@ -74,11 +84,14 @@ def ascii_numerals(text: str) -> str:
     r"""The text with its numerals, signs and spaces in ASCII, and currency signs all the same one.
 
     Digits of every decimal system, full-width forms, minus signs, vulgar fractions, superscripts,
-    the degree sign and Ethiopic numbers. Invisible characters go. Only the Arabic decimal and
+    the degree sign and Ethiopic numbers; signs of mathematics that a parser does not know become
+    TeX. Invisible characters go. Only the Arabic decimal and
     group separators stay, since no other marks are unambiguous.
 
     >>> ascii_numerals("\uff11\uff12"), ascii_numerals("\u22125\u00bd"), ascii_numerals("x\u00b2")
     ('12', '-5 1/2', 'x^{2}')
+    >>> ascii_numerals("\u221a2"), ascii_numerals("3\u00d710\u207b\u2078")
+    ('\\sqrt{2}', '3\\times 10^{-8}')
     >>> ascii_numerals("\u136a\u137b\u1375\u136d")
     '245'
     """
@@ -86,11 +99,13 @@ def ascii_numerals(text: str) -> str:
         return text.replace("$", CURRENCY)
     text = "".join(map(_plain_character, text))
     text = _SUPERSCRIPT_RUN.sub(_caret, text)
+    text = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", text)
     return _ETHIOPIC_RUN.sub(_ethiopic, text)
 
 
 def _caret(run: re.Match[str]) -> str:
-    return "^{" + "".join(str(_SUPERSCRIPTS.index(character)) for character in run[0]) + "}"
+    digits = (str(_SUPERSCRIPTS.find(c)) if c != _MINUS_ABOVE else "-" for c in run[0])
+    return "^{" + "".join(digits) + "}"
 
 
 def _ethiopic(run: re.Match[str]) -> str:

@@ -41,7 +41,7 @@ class MathVerifier:
         """Grade one completion; `ValueError` for a problem that has no gold answer."""
         if not (problem.answer and problem.answer.strip()):
             raise ValueError(
-                f"problem {problem.id} has no answer to grade against: give it one, or leave the "
+                f"{problem.name} has no answer to grade against: give it one, or leave the "
                 "problem out"
             )
         mark = decimal_mark(problem.language)

@@ -1,8 +1,10 @@
 r"""Words in an answer: the words that are all of it, and those around a number.
 
-Around a number stand units, currencies and nouns, which an answer may name or leave out. A word is
-none of these where it changes the number (`5 million`, `5 and a half`), or where it is more likely
-a variable (`5t`, `2 x`, `12ab`).
+Around a number stand units, currencies and nouns, which an answer may name or leave out. They are
+too many to list in every language; what is listed are the words that are none of these, because
+they change the number (`5 million`, `5 and a half`, `at least 5`, `5 below zero`). Nor is a word
+that is more likely a variable (`5t`, `2 x`, `12ab`). Some say on which of two sides a number is
+(`3 p.m.`, `30 W`): they may be left out, too, but not be the opposite.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ _TEXT = r"\\(?:text(?:rm|bf|it|sf|tt|normal|up)?|mathrm|mbox|operatorname) ?"
 _SPELLED = re.compile(rf"{_TEXT}\{{(?P<wrapped>[^{{}}\d]+)\}}|(?P<bare>(?:{_LETTER}| )*)")
 
 # What changes a number, in the languages of the multilingual benchmarks: hundred to trillion,
-# dozen, half, minus. A star stands for any ending. Not here: "cent" and "miles", more often money
-# and a length than a French hundred and Spanish thousands.
+# dozen, half, minus, twice, at least, below, in debt, almost. A star stands for any ending. Not
+# here: "cent" and "miles", more often money and a length than a French hundred and Spanish
+# thousands; "maximum", more often a name (`maximum 12`) than a bound.
 _CHANGES_A_NUMBER = """
     hundred* thousand* million* billion* trillion* lakh* crore* dozen* half halves and or than not
-    twice minus negative squared cubed factorial pi sqrt root log ln exp sin cos tan cot
-    arcsin arccos arctan mod gcd lcm
+    twice thrice doubled tripled quadrupled halved thirds fourths fifths sixths eighths tenths
+    hundredths thousandths least most below debt overdrawn almost nearly except
+    reciprocal inverse opposite minus negative squared cubed factorial pi sqrt root log ln exp
+    sin cos tan cot arcsin arccos arctan mod gcd lcm
     mn mln mio bn mrd bln tn
     mille mila millier* milliard* centaine* douzaine* demi demie moins
     mil millón* millon* millar* cien ciento cientos docena* medio media menos
@@ -54,12 +59,61 @@ _CHANGES_A_NUMBER = """
     nghìn ngàn triệu tỷ tỉ trăm vạn chục rưỡi nửa âm
     ribu juta bilion* miliar* ratus puluh lusin setengah separuh negatif
     만* 억* 천* 백* 반 마이너스 マイナス
+    dette* presque deuda* casi dívida* quase debito* almeno quasi
+    mindestens höchstens wenigstens schulden unter fast knapp negativ
+    не ниже долг* почти angalau deni chini akalla hutang utang bawah hampir
+    nhất dưới nợ الأقل الأكثر تحت কমপক্ষে অন্তত కనీసం ቢያንስ
+    최소* 최대* 이상* 이하* 미만* 초과* 영하*
 """
-_ENTRIES = [unicodedata.normalize("NFC", entry) for entry in _CHANGES_A_NUMBER.split()]
-_WHOLE = frozenset(entry for entry in _ENTRIES if not entry.endswith("*"))
-_BEGINNINGS = tuple(entry[:-1] for entry in _ENTRIES if entry.endswith("*"))
-# Scripts without spaces put these anywhere: Chinese half, dozen, minus; Thai half.
-_WITHIN = re.compile("[\u534a\u6253\u8d1f\u8ca0]|\u0e04\u0e23\u0e36\u0e48\u0e07")
+# What does so before a number only: `over 12`, `double 12`, `one in 12`, but `12 double rooms`,
+# `12 more`, `12 in one day`.
+_CHANGES_WHAT_FOLLOWS = """
+    double triple quadruple over under above beyond exceeding past up third quarter square cube
+    one two three four five six seven eight nine ten
+    plus doble más mas dobro triplo mais doppio triplo più doppelt* dreifach* über более менее
+    больше меньше двойн* удвоенн* zaidi kurang lebih hơn gấp ضعف أكثر أقل কম বেশি कम ज़्यादा अधिक
+"""
+
+
+class _Words:
+    """Words of a list in which a star stands for any ending."""
+
+    def __init__(self, listed: str) -> None:
+        entries = unicodedata.normalize("NFC", listed).split()
+        self.whole = frozenset(entry for entry in entries if not entry.endswith("*"))
+        self.beginnings = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
+
+    def __contains__(self, word: str) -> bool:
+        return word in self.whole or word.startswith(self.beginnings)
+
+
+_CHANGING, _CHANGING_WHAT_FOLLOWS = _Words(_CHANGES_A_NUMBER), _Words(_CHANGES_WHAT_FOLLOWS)
+# Scripts without spaces put these anywhere. Chinese and Japanese: half, dozen, minus, owing, below
+# zero, at least, at most, from, up to, less than, more than. Thai: half, at least, at most, more
+# than, less than, below zero.
+_WITHIN = re.compile(
+    "[\u534a\u6253\u8d1f\u8ca0\u6b20]|\u96f6\u4e0b|\u81f3\u5c11|\u6700\u591a|\u4ee5\u4e0a|\u4ee5\u4e0b|\u672a[\u6e80\u6ee1]"
+    "|\u8d85[\u8fc7\u904e]|\u4e0d\u5230|\u0e04\u0e23\u0e36\u0e48\u0e07|อย่างน้อย|อย่างมาก|มากกว่า|น้อยกว่า|ติดลบ"
+)
+
+# Two sides a line. What is written in capitals here is meant in capitals only.
+_OPPOSITES = """
+    am | pm
+    N north | S south
+    E east | W west
+    clockwise | counterclockwise anticlockwise
+    left | right
+    up upward upwards | down downward downwards
+    AD CE | BC BCE
+    gain profit increase | loss decrease
+"""
+_COMMAND, _WITHIN_WORD = re.compile(r"\\[a-zA-Z]+"), re.compile("[.-]")
+_SIDES = {
+    word: (axis, side)
+    for axis, line in enumerate(_OPPOSITES.strip().splitlines())
+    for side, words in enumerate(line.split("|"))
+    for word in words.split()
+}
 
 # Of one letter, or of two that touch the number, only these are units: `2h` and `5kg`, but `5t` and
 # `12ab` hold variables. The endings of ordinals (`5th`) are as harmless.
@@ -83,7 +137,7 @@ _UNIT_AT_END = re.compile(
     rf"|(?:centi|kilo|milli)?met(?:er|re)s?|dollars?|cents?|hours?|minutes?|seconds?){_EXPONENT}?$"
 )
 _BOLD = re.compile(r"\\(?:mathbf|mathit|mathsf|boldsymbol|bm) ?\{([^{}]*)\}")
-_DEGREES = re.compile(r"(?<=\d) ?\^ ?(?:\\circ|\{ ?\\circ ?\}) ?[CFK]?$")
+_DEGREES = re.compile(rf"(?<=\d) ?\^ ?(?:\\circ|\{{ ?\\circ ?\}}) ?[CFKNSEW{_UNIT}]?$")
 # After `m`, after a word of three letters: `3R^2` and `2pr^2` hold variables.
 _POWER = re.compile(
     rf"(?:(?<={_LETTER}{{3}})|(?<=[m{_UNIT}])|(?<=in)|(?<=ft)|(?<=yd)|(?<=mi)){_EXPONENT}$"
@@ -91,9 +145,10 @@ _POWER = re.compile(
 _FRANCS = re.compile(
     r"(?<![^\W\d])F\.? ?CFA\b"
 )  # of West and Central Africa: one unit in two words
+_NOON = re.compile(r"\b([ap])\. ?m\b", re.IGNORECASE)
 _SHILLINGS = re.compile(r"(?<=\d) ?/[=-]$")  # 500/= and 500/- are 500 shillings
 _PER = re.compile(rf" ?/(?={_LETTER}{{2}})")  # 5/kg is a price; 5/k may be a quotient
-_NAME = re.compile(r"[^\d=<>!\\]*= ?|[^\d=:\\]{2,}: ?")
+_NAME = re.compile(r"[^\d=<>!\\]*(?:=|\\approx) ?|[^\d=:\\]{2,}: ?")
 _AROUND = re.compile(r"(?P<before>\D*)(?P<number>\d(?:.*\d)?)(?P<after>\D*)", re.DOTALL)
 # What before the first digit belongs to the number: a sign, the head of a fraction, a decimal mark
 # that ends no abbreviation (`Rs.12`).
@@ -118,18 +173,40 @@ def spelling(text: str) -> str | None:
     return " ".join(words.casefold().split()) or None
 
 
-def changes_a_number(phrase: str) -> bool:
+def changes_a_number(phrase: str, before: bool = False) -> bool:
     """Whether a phrase beside a number makes it another number: `million`, `na nusu`, `minus`.
+    Some do only where they stand `before` it.
 
     >>> changes_a_number("US million"), changes_a_number("km"), changes_a_number("elfu")
     (True, False, True)
+    >>> changes_a_number("double", before=True), changes_a_number("double rooms")
+    (True, False)
     """
     if phrase.strip() in _CONSTANTS_AND_UNKNOWNS or _WITHIN.search(phrase):
         return True
     if any(unicodedata.numeric(character, None) is not None for character in phrase):
         return True
     words = re.split(r"[ /.]+", unicodedata.normalize("NFC", phrase.casefold()))
-    return any(word in _WHOLE or word.startswith(_BEGINNINGS) for word in words)
+    return any(w in _CHANGING or (before and w in _CHANGING_WHAT_FOLLOWS) for w in words)
+
+
+def opposed(one: str, other: str) -> bool:
+    r"""Whether two normalised answers name opposite sides: before and after noon, east and west.
+
+    >>> opposed(r"3\text{ p.m.}", "3 AM"), opposed("3 pm", "3"), opposed("30 E", "30 N")
+    (True, False, False)
+    """
+    here, there = _sides(one), _sides(other)
+    return any(here[axis].isdisjoint(there[axis]) for axis in here.keys() & there.keys())
+
+
+def _sides(text: str) -> dict[int, set[int]]:
+    """The sides that a text names, by what they are sides of."""
+    found: dict[int, set[int]] = {}
+    for word in re.findall(r"[^\W\d_]+", _WITHIN_WORD.sub("", _COMMAND.sub(" ", text))):
+        if side := _SIDES.get(word) or _SIDES.get(word.lower()):
+            found.setdefault(side[0], set()).add(side[1])
+    return found
 
 
 def drop_unit(text: str) -> str:
@@ -158,7 +235,7 @@ def bare_number(text: str) -> str | None:
     """
     for _ in range(2):
         text = _MARKED.sub(_stand_in, _BOLD.sub(r"\1", text))
-    text = _FRANCS.sub(" FCFA", text)
+    text = _FRANCS.sub(" FCFA", _NOON.sub(r"\1m", text))
     text = _POWER.sub("", _SHILLINGS.sub("", _DEGREES.sub("", text.strip())))
     name = _NAME.match(text)
     around = _AROUND.fullmatch(text[name.end() if name else 0 :])
@@ -192,7 +269,8 @@ def _stand_in(marked: re.Match[str]) -> str:
         return marked[1]
     if words in _PERCENT:
         return "%"
-    return marked[0] if changes_a_number(words) else _UNIT
+    before = re.search(r"\d", marked.string[: marked.start()]) is None
+    return marked[0] if changes_a_number(words, before) else _UNIT
 
 
 def _are_units(phrase: str, before: bool) -> bool:
@@ -202,7 +280,7 @@ def _are_units(phrase: str, before: bool) -> bool:
     phrase = _PER.sub("", phrase)
     touching = not phrase.startswith(" ")
     words = re.split(r" ?/ ?| ", phrase.strip())
-    return not changes_a_number(phrase) and all(
+    return not changes_a_number(phrase, before) and all(
         _is_unit(word, before, touching and place == 0) for place, word in enumerate(words)
     )
 

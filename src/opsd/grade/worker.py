@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -50,9 +51,22 @@ def load_comparison() -> Callable[[str, str], bool]:
             parse(f"${text}$", [latex], fallback_mode="no_fallback", parsing_timeout=0)
             for text in (gold, answer)
         ]
-        return all(parsed) and verify(parsed[0], parsed[1], timeout_seconds=0)
+        return all(parsed) and verify(
+            parsed[0], parsed[1], float_rounding=decimals(parsed), timeout_seconds=0
+        )
 
     return compare
+
+
+def decimals(parsed: list[list[Any]]) -> int:
+    """To how many decimals expressions are compared: to six, and where decimal numbers in them are
+    small to four significant digits of the smallest, so that 4e-7 is not 1e-7."""
+    from sympy import Basic, Float  # pyright: ignore[reportMissingTypeStubs]
+
+    read: list[Any] = [e for expressions in parsed for e in expressions if isinstance(e, Basic)]
+    floats = [abs(float(number)) for whole in read for number in whole.doit().atoms(Float)]
+    smallest = min(filter(None, floats), default=1)
+    return max(6, 4 - math.floor(math.log10(smallest)))
 
 
 def serve(compare: Callable[[str, str], bool], replies: TextIO) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from opsd.data.prompts import prompt_ids
+from opsd.data.tokens import completion_text
 from opsd.miniature.world import LANGUAGES, problems
 from opsd.teacher.context import Context, Crosslingual, Solution, StudentPrompt
 from opsd.types import Group, Problem
@@ -79,7 +80,7 @@ def accuracy(
 ) -> float:
     r"""Share of completions whose last `\boxed{}` holds the answer."""
     right = [
-        re.findall(r"\\boxed\{([^{}]*)\}", tokenizer.decode(ids))[-1:] == [p.answer]
+        re.findall(r"\\boxed\{([^{}]*)\}", completion_text(tokenizer, ids))[-1:] == [p.answer]
         for p, completions in zip(given, texts, strict=True)
         for ids in completions
     ]

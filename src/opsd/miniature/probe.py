@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from opsd.data.tokens import completion_text
 from opsd.miniature.rules import critic
 from opsd.rollout.critique import shared_prefix, steps
 from opsd.teacher.lessons import Lesson, lessons
@@ -73,6 +74,6 @@ def _tokens_until(lesson: Lesson, tokenizer: Any, characters: int) -> int:
     """How many tokens spell the first characters of a completion."""
     ids = lesson.rollout.completion_ids
     for n in range(len(ids) + 1):
-        if len(tokenizer.decode(ids[:n], skip_special_tokens=True)) >= characters:
+        if len(completion_text(tokenizer, ids[:n])) >= characters:
             return n
     return len(ids)

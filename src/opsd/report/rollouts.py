@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opsd.data.tokens import pieces
+from opsd.data.tokens import completion_reader, pieces
 from opsd.report.runs import Row, Run
 from opsd.run import read_jsonl
 
@@ -111,7 +110,7 @@ def _sample(row: Row, darkest: float | None, tokenizer: Any) -> Sample:
     completion = str(row.get("completion", ""))
     texts = None
     if tokenizer is not None and divergence:
-        texts = pieces(partial(tokenizer.decode, skip_special_tokens=True), ids)
+        texts = pieces(completion_reader(tokenizer), ids)
     in_text = texts is not None and "".join(text for text, _ in texts) == completion
     spans = texts if in_text and texts is not None else [("", 1)] * len(divergence)
     step = row.get("step", 0)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from opsd.data.prompts import prompt_ids
+from opsd.data.tokens import completion_text
 from opsd.parts import part
 from opsd.rollout.engine import Completion, Engine, Sampling, prompt_seed
 from opsd.rollout.horizon import AnyHorizon, FullHorizon
@@ -197,7 +198,7 @@ class Sampler:
         """A group of one rollout: a text of the dataset, closed with the end-of-sequence token."""
         if name not in problem.privileged:
             have = ", ".join(sorted(problem.privileged)) or "none"
-            raise UserError(f"problem {problem.id} has no '{name}' to learn from (it has: {have})")
+            raise UserError(f"{problem.name} has no '{name}' to learn from (it has: {have})")
         view = self.student.view(problem)
         ids = prompt_ids(self.tokenizer, view)
         text = problem.privileged[name]
@@ -212,7 +213,7 @@ class Sampler:
             return True
         if self.too_long == "error":
             raise UserError(
-                f"problem {problem.id}: the prompt '{view.name}' has {len(ids)} tokens, with"
+                f"{problem.name}: the prompt '{view.name}' has {len(ids)} tokens, with"
                 f" {horizon} for the completion more than the limit of {self.limit}. Raise"
                 " max_length, or set prompt_too_long: skip to leave such rows out"
             )
@@ -220,8 +221,8 @@ class Sampler:
         return False
 
     def text(self, ids: Sequence[int]) -> str:
-        """What a completion says, without special tokens; for verdicts and for people."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """What a completion says (`opsd.data.tokens.completion_text`)."""
+        return completion_text(self.tokenizer, ids)
 
 
 def _correct(group: Group) -> Group:
