@@ -156,7 +156,7 @@ def clip_turns(history: Sequence[Row]) -> str | None:
 
 def _turned(rows: Sequence[Row]) -> bool:
     """Kendall's tau against the step, one-sided, over at least 5 log lines: both trends at the 5 %
-    level, or the divergence's at 0.5 % and none upwards in the loss. A divergence that rises by less
+    level, or the divergence's at 0.5 % and none upwards in the loss. One that rises by less
     than a tenth does not count."""
     from scipy.stats import kendalltau
 
