@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from opsd.evaluate.compare import compare
-from opsd.evaluate.metrics import paired_bootstrap, stratified_bootstrap
+from opsd.evaluate.intervals import CHANGE, estimate
 from opsd.types import UserError
 
 from .folders import evaluated, rows
@@ -41,12 +41,12 @@ def test_numbers_are_those_of_the_problems_one_by_one(tmp_path: Path):
     told = compare(pair(tmp_path, rows(ONE), rows(TWO)))
     assert told["baseline"] == "base" and len(told["comparisons"]) == 6  # 2 budgets, 3 metrics
     average = cell(told, budget=8, metric="avg@k")
-    difference, low, high = paired_bootstrap([1.0, 0.5, 0.5], [0.5, 0.0, 1.0])
+    expected = estimate([[0.5, 0.5, -0.5]], bounds=CHANGE)
     assert average == {
         **{"model": "tuned", "suite": "suite", "language": "swa", "labels": "upstream"},
         **{"budget": 8, "n_problems": 3, "metric": "avg@k"},
         **{"baseline": pytest.approx(0.5), "value": pytest.approx(2 / 3)},
-        **{"difference": difference, "interval": [low, high]},
+        **{"difference": expected.value, "interval": list(expected.interval)},
         **{"wins": 2, "losses": 1, "ties": 0},
         # Of the eight ways to sign 0.5, 0.5 and -0.5, four come to no less.
         **{"p": 1.0, "p_adjusted": 1.0},
@@ -197,15 +197,6 @@ def test_folders_without_samples_are_refused(tmp_path: Path):
     folder = evaluated(tmp_path / "m" / "suite", rows(ONE))
     with pytest.raises(UserError, match="only m has samples there"):
         compare([folder, folder])
-
-
-def test_the_stratified_bootstrap_is_the_plain_one_of_a_single_group():
-    scores = list(map(float, range(20)))
-    mean, low, high = stratified_bootstrap([scores])
-    assert (mean, low, high) == paired_bootstrap(scores, [0.0] * 20)
-    for wrong in ([], [[]], [[1.0], []]):
-        with pytest.raises(ValueError):
-            stratified_bootstrap(wrong)
 
 
 def test_suites_that_share_problems_are_said_to(tmp_path: Path, capsys):

@@ -24,7 +24,8 @@ def test_all_right_is_one_and_all_wrong_is_nought(right: bool):
     for row in scored(rows({"a": [right] * 3, "b": [right] * 3})):
         share = float(right)
         assert (row["avg@k"], row["pass@k"], row["format_rate"]) == (share, share, share)
-        assert row["interval"] == [share, share]
+        low, high = row["interval"]
+        assert low <= share <= high and high - low > 0.5  # two problems say next to nothing
         assert row["cut_off"] == 1 - share
         assert row["accuracy_given_format"] == (1.0 if right else None)
 
@@ -132,6 +133,19 @@ def test_means_count_languages_alike_and_leave_those_aside_out():
     assert upstream["language"] == corrected["language"] == "mean"
     assert upstream["accuracy_given_format"] == pytest.approx(0.2)  # of those that have one
     assert means(made[2:3]) == [] and means(made[2:], ["eng"]) == []
+
+
+def test_a_mean_over_languages_is_surer_than_one_of_them():
+    made = [result(code, 0.5, interval=[0.44, 0.56]) for code in ("swa", "zul", "yor", "hau")]
+    (mean,) = means(made)
+    assert mean["interval"] == pytest.approx([0.47, 0.53], abs=1e-3)
+
+
+@pytest.mark.parametrize(("problems", "told"), [(5, "5 problems are too few"), (6, "")])
+def test_too_few_problems_are_said_to_be(problems: int, told: str, capsys):
+    show_results(scored(rows({f"p{i}": [True] for i in range(problems)}), samples=1), ())
+    said = capsys.readouterr().err
+    assert told in said and ("too few" in said) == bool(told)
 
 
 def test_tables_show_what_there_is(capsys, monkeypatch):

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opsd.evaluate.contamination import shared
+from opsd.evaluate.intervals import CHANGE, estimate
 from opsd.evaluate.labels import UPSTREAM
-from opsd.evaluate.metrics import false_discovery, permutation_test, stratified_bootstrap
+from opsd.evaluate.metrics import false_discovery, permutation_test
 from opsd.evaluate.results import METRICS, Judged, groups, label_sets, split_weights
 from opsd.evaluate.samples import PROTOCOL, Row, claims, judged_rows, unlike
 from opsd.evaluate.show import show_comparisons
@@ -282,12 +283,10 @@ def _comparison(
     metric: str,
     scores: Sequence[Sequence[Stratum]],
 ) -> dict[str, Any]:
-    """`scores`: per language. Languages count alike, splits by their shares; problems are resampled
-    within both, as neither was drawn."""
+    """`scores`: per language. Languages count alike, splits by their shares."""
     strata = [stratum for own in scores for stratum in own]
     differences = [stratum.differences for stratum in strata]
-    made = stratified_bootstrap(differences, weights=[stratum.share for stratum in strata])
-    difference, low, high = made
+    made = estimate(differences, [stratum.share for stratum in strata], CHANGE)
     every = [d for group in differences for d in group]
     # The test counts all of its groups alike.
     weighed = [[s.share * d for d in s.differences] for s in strata]
@@ -299,8 +298,8 @@ def _comparison(
         "metric": metric,
         "baseline": sum(s.share * _mean(s.base) for s in strata) / len(scores),
         "value": sum(s.share * _mean(s.model) for s in strata) / len(scores),
-        "difference": difference,
-        "interval": [low, high],
+        "difference": made.value,
+        "interval": list(made.interval),
         "p": permutation_test(weighed),
         "wins": sum(d > 0 for d in every),
         "losses": sum(d < 0 for d in every),

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opsd.evaluate.intervals import estimate
 from opsd.evaluate.labels import CORRECTED, UPSTREAM, fix_of
 from opsd.evaluate.metrics import (
     accuracy_given_format,
     avg_at_k,
-    bootstrap_interval,
     format_rate,
     majority,
     pass_at_k,
-    stratified_bootstrap,
 )
 from opsd.evaluate.samples import Row
 from opsd.evaluate.weighted import weighted
@@ -149,9 +148,9 @@ def _scored(
     own = {s: groups([r for r in rows if r.get("split") == s], budget, labels) for s in splits}
     own = {split: found for split, found in own.items() if found}
     scores = [[average(group) for group in found.values()] for found in own.values()]
-    _, *ends = stratified_bootstrap(scores, weights=[splits[split] for split in own])
+    ends = estimate(scores, [splits[split] for split in own]).interval
     parts = {split: _scores(found, samples) for split, found in own.items()}
-    return weighted(parts, splits) | {"interval": ends}
+    return weighted(parts, splits) | {"interval": list(ends)}
 
 
 def _scores(found: Mapping[str, Sequence[Judged]], samples: int) -> dict[str, Any]:
@@ -172,7 +171,7 @@ def _scores(found: Mapping[str, Sequence[Judged]], samples: int) -> dict[str, An
         "format_rate": format_rate(formed),
         "accuracy_given_format": accuracy_given_format([s.correct for s in every], formed),
         "cut_off": sum(sample.cut_off for sample in every) / len(every),
-        "interval": list(bootstrap_interval(averages)),
+        "interval": list(estimate([averages]).interval),
     }
 
 

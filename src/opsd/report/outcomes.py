@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from opsd.evaluate.intervals import FEWEST
 from opsd.evaluate.labels import UPSTREAM
 from opsd.report.figures import Panel, lines, scatter
 from opsd.report.runs import Row, Run, language_name, number
@@ -119,6 +120,8 @@ def sentences(outcome: Outcome) -> Iterator[str]:
         f" ({100 * row['difference']:+.1f} points, 95% interval {100 * low:+.1f} to"
         f" {100 * high:+.1f}, {_p(row['p'])})."
     )
+    if row["n_problems"] < FEWEST:
+        yield f"That is too few problems to tell: {row['n_problems']}."
     if len(languages) > 1:
         sure = [own for own in languages if own["p_adjusted"] <= LEVEL]
         better, worse = (

@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from opsd import __version__
+from opsd.evaluate.intervals import FEWEST
 from opsd.pages import templates, writable
 from opsd.report import outcomes, tables
 from opsd.report.figures import placed, swatch
@@ -203,6 +204,9 @@ def _outcome(comparison: Comparison) -> Iterator[str]:
     ]
     if parts:
         yield f"Mean accuracy{' over the languages' if several else ''}: {_listed(parts)}."
+    problems = [len(score.scores) for score in comparison.scores if score.scores]
+    if problems and min(problems) < FEWEST:
+        yield f"Too few problems to tell methods apart: {min(problems)} in a language."
     if comparison.seconds:
         yield f"All of it took {duration(comparison.seconds)}."
 

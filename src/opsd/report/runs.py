@@ -30,7 +30,8 @@ class Score:
     """One evaluation: shares between 0 and 1, None where nobody measured them.
 
     `where` names what was measured (a suite and its budget, the dev split, ...); `metric` and
-    `passing` are the names of the two accuracies, such as `avg@4` and `pass@4`.
+    `passing` are the names of the two accuracies, such as `avg@4` and `pass@4`; `scores` are the
+    first of the two of the single problems, in an order that seeds and methods share.
     """
 
     where: str
@@ -45,6 +46,7 @@ class Score:
     generated_tokens: int | None
     seed: int | None = None
     model: str = ""
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ def _score(row: Row, where: str, method: str, seed: int | None) -> Score:
         generated_tokens=None if tokens is None else int(tokens),
         seed=seed,
         model=str(row.get("model", "")),
+        scores=_numbers(row.get("scores")),
     )
 
 
@@ -326,6 +329,13 @@ def _ends(interval: Any) -> tuple[float, float] | None:
         return float(low), float(high)
     except (TypeError, ValueError):
         return None
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """A list of finite numbers; nothing where something else is written."""
+    listed = {str(i): v for i, v in enumerate(values)} if isinstance(values, list) else {}
+    found = [number(listed, name) for name in listed]
+    return () if None in found else tuple(v for v in found if v is not None)
 
 
 def _results(file: Path) -> list[Row]:

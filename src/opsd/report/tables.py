@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from opsd.evaluate.intervals import estimate
 from opsd.evaluate.published import ours
 from opsd.report.runs import Comparison, Run, Score, language_name, mapping, number
 
@@ -310,23 +311,34 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _over_seeds(method: str, found: Sequence[Score], base: float | None) -> tuple[Any, ...]:
-    """One row of means. The interval's ends are means of the seeds' ends: no narrower than the
-    interval of the mean would be."""
+    """One row of means."""
     average = _mean([score.average for score in found])
-    ends = [score.interval for score in found if score.interval is not None]
     by_seed = _by_seed(found)
     gain = None if method == BASE or base is None or average is None else average - base
     return (
         method,
         len(by_seed) or None,
         average,
-        (_mean([e[0] for e in ends]), _mean([e[1] for e in ends])) if ends else None,
+        interval(found),
         gain,
         (min(by_seed.values()), max(by_seed.values())) if len(by_seed) > 1 else None,
         _mean([score.solved for score in found]),
         _mean([score.format_rate for score in found]),
         _mean([score.generated_tokens for score in found]),
     )
+
+
+def interval(found: Sequence[Score]) -> Interval | None:
+    """The 95 % interval of the mean of scores, over the seeds and problems of each language; None
+    where several are averaged of which the single problems' scores are not known."""
+    if len(found) == 1:
+        return found[0].interval
+    languages: dict[str, list[tuple[float, ...]]] = {}
+    for score in found:
+        languages.setdefault(score.language, []).append(score.scores)
+    strata = list(languages.values())
+    known = all(len({len(s) for s in seeds}) == 1 and seeds[0] for seeds in strata)
+    return estimate(strata).interval if known and strata else None
 
 
 def _by_seed(found: Iterable[Score]) -> Mapping[int | None, float]:
