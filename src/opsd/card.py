@@ -22,6 +22,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from opsd.data.filters import languages_of
 from opsd.evaluate.published import ours
 from opsd.methods import FUNCTIONS, Method
+from opsd.methods.description import describe
 from opsd.objective.signals import leaves
 from opsd.run import read_jsonl
 from opsd.types import UserError
@@ -30,6 +31,8 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}(?:v\d+)?\b")
 _PLACE = re.compile(r"/[^/]+(/[^/]+)+/?|[A-Za-z]:\\.+")
+_PATH = re.compile(r"(?<![\w./])/(?:[^\s,()/]+/)+([^\s,()/]+)")
+"""A place in a line of text; its last name is kept."""
 _SECRET = re.compile(r"\bhf_\w{8,}")
 _MARKS = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -53,7 +56,8 @@ def card(
     account = _content(run / "data.json")
     results, dev = _results(run), _dev(run)
     method = method or _method(recipe)
-    described = method.describe(_temperature(recipe)).splitlines() if method else []
+    described = describe(method, _temperature(recipe)).splitlines() if method else []
+    described = [_PATH.sub(r"\1", _SECRET.sub("hf_...", line)) for line in described]
     base = base or str((recipe.get("model") or {}).get("name", "A model"))
     text = shown(recipe)
     place = repository if repository and _HUB_NAME.fullmatch(repository) else "PATH_OR_REPOSITORY"

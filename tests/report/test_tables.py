@@ -115,8 +115,23 @@ def test_provenance_is_said_once_where_runs_agree(tmp_path: Path):
     assert shared["git commit"] == "0123abcd with uncommitted changes"
     assert shared["seed"] == "7" and shared["torch"] == "2.13.0"
     assert differing is not None
-    assert differing.rows == (("a", "copsd"), ("b", "grpo"))
+    assert [column.name for column in differing.columns] == ["Key", "a", "b"]
+    assert differing.rows == (("method", "copsd", "grpo"),)
     assert tables.provenance(load(paths[:1]).runs)[1] is None
+
+
+def test_every_key_of_the_recipes_that_differs_is_listed(tmp_path: Path):
+    one, other = run_folder(tmp_path / "a"), run_folder(tmp_path / "b", "grpo")
+    recipe = other / "recipe.yaml"
+    text = recipe.read_text().replace("learning_rate: 0.001", "learning_rate: 0.1, beta: 2")
+    recipe.write_text(text.replace("{name: grpo}", "{name: grpo, source: {group: 8}}"))
+    _, differing = tables.provenance(load([one, other]).runs)
+    assert differing is not None and differing.rows == (
+        ("method", "copsd", "grpo"),
+        ("train.learning_rate", "0.001", "0.1"),
+        ("method.source.group", None, "8"),
+        ("train.beta", None, "2"),
+    )
 
 
 def test_a_published_number_stands_beside_ours_of_the_same_kind(tmp_path: Path):

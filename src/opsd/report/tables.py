@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from opsd.evaluate.intervals import estimate
 from opsd.evaluate.published import ours
+from opsd.parts import flat
 from opsd.report.runs import Comparison, Run, Score, language_name, mapping, number
 
 Kind = Literal["text", "share", "points", "interval", "span", "p", "count", "seconds"]
@@ -267,25 +268,33 @@ def time_spent(run: Run) -> tuple[Span, ...]:
 
 
 def provenance(runs: Sequence[Run]) -> tuple[dict[str, str], Table | None]:
-    """What all runs share, and a table of what differs between them."""
+    """What all runs share, and a table of what differs between them: facts, and keys of their
+    recipes."""
     facts = [dict(_facts(run)) for run in runs]
-    names = list(dict.fromkeys(name for known in facts for name in known))
     shared = {
-        name: facts[0][name]
-        for name in names
-        if name in facts[0] and all(known.get(name) == facts[0][name] for known in facts)
+        name: value for name, value in facts[0].items() if all(f.get(name) == value for f in facts)
     }
-    differing = [name for name in names if name not in shared]
+    asked = [dict(_asked(run)) for run in runs]
+    known = [told | own for told, own in zip(facts, asked, strict=True)]
+    differing = [
+        name
+        for name in dict.fromkeys(name for own in known for name in own)
+        if any(own.get(name) != known[0].get(name) for own in known)
+    ]
     if not differing:
         return shared, None
     return shared, Table(
         caption="What differs between the runs",
-        columns=(Column("Run"), *(Column(name) for name in differing)),
-        rows=tuple(
-            (run.label, *(known.get(name) for name in differing))
-            for run, known in zip(runs, facts, strict=True)
-        ),
+        columns=(Column("Key"), *(Column(run.label) for run in runs)),
+        rows=tuple((name, *(own.get(name) for own in known)) for name in differing),
     )
+
+
+def _asked(run: Run) -> Iterator[tuple[str, str]]:
+    """Every key of a run's recipe but those that are facts already, and what papers print."""
+    for name, value in flat({k: v for k, v in run.recipe.items() if k != "published"}).items():
+        if name not in ("model", "model.name", "method", "method.name", "train.seed"):
+            yield name, "null" if value is None else str(value)
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
