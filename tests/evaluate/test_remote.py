@@ -121,7 +121,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
         read_jsonl(folder / "samples.jsonl"), key=lambda row: (row["problem"], row["sample"])
     )
     for row in rows:
-        del row["model"]
+        del row["model"], row["check"]
         for judged in row["budgets"].values():
             del judged["repetition"]
     return rows

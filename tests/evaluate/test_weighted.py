@@ -146,13 +146,13 @@ def test_a_folder_keeps_the_weights_of_all_calls_and_older_ones_have_none(
     tmp_path: Path, tiny_folder: Path
 ):
     how = protocol(StudentPrompt(), Sampling(), (8,))
-    (tmp_path / "samples.jsonl").write_text("{}\n")
 
     def hold(splits: dict[str, float] | None, aside: list[str] | None) -> dict[str, Any]:
         with claimed(tmp_path, described(how, str(tiny_folder), ["swa"], "", splits, aside)):
             return claim_of(tmp_path) or {}
 
-    hold({"low": 1}, ["eng"])
+    assert hold({"low": 1}, ["eng"]) == {}
+    (tmp_path / "samples.jsonl").write_text("{}\n")
     both = hold({"top": 8}, None)
     assert (both["splits"], both["aside"]) == ({"low": 1, "top": 8}, ["eng"])
     with pytest.raises(UserError, match="of another kind: other weights of splits, other lang"):

@@ -18,8 +18,8 @@ from typing import Any
 from opsd import __version__
 from opsd.evaluate.labels import UPSTREAM
 from opsd.evaluate.results import METRICS, judged
-from opsd.evaluate.samples import SAMPLES, Row, claims
-from opsd.run import log, read_jsonl, write_atomically
+from opsd.evaluate.samples import SAMPLES, Row, claims, sampled_rows
+from opsd.run import log, write_atomically
 from opsd.types import UserError
 
 
@@ -96,7 +96,7 @@ def tasks(folder: Path, claim: Row) -> Iterator[Task]:
     several. UserError for an evaluation that is not finished."""
     budgets = claim["protocol"]["budgets"]
     strata: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(dict)
-    for row in read_jsonl(folder / SAMPLES):
+    for row in sampled_rows(folder):
         stratum = row["language"], str(row.get("split", ""))
         strata[stratum].setdefault(row["problem"], []).append(row)
     for (language, split), problems in strata.items():

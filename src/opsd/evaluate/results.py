@@ -19,12 +19,12 @@ from opsd.evaluate.metrics import (
     pass_at_k,
 )
 from opsd.evaluate.samples import Row
+from opsd.evaluate.schema import RESULT, SAMPLES, read
 from opsd.evaluate.weighted import weighted
 from opsd.grade.verifier import MathVerifier
+from opsd.json_files import Damaged, sealed
 from opsd.run import write_atomically
 from opsd.types import Problem, UserError
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ def label_sets(rows: Iterable[Row]) -> list[str]:
 def judged(row: Row, budget: int, labels: str) -> Judged | None:
     """One sample's judgement; None for a problem that these labels leave out, having none that is
     right."""
+    if str(budget) not in row["budgets"]:
+        about = f"problem {row['problem']}, sample {row['sample']}"
+        raise UserError(f"{SAMPLES}: {about} of {row['model']} is not judged at {budget} tokens")
     by_then = row["budgets"][str(budget)]
     correct = by_then["correct"]
     fix = None
@@ -187,22 +190,15 @@ def _mean(values: Iterable[float]) -> float:
     return sum(known) / len(known)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The results in a folder, none where there is no `result.json` yet. UserError where it is
-    broken, which writing never leaves behind."""
-    file = folder / RESULT
-    if not file.is_file():
-        return []
-    try:
-        rows = json.loads(file.read_text("utf-8"))["results"]
-        if all(isinstance(row["language"], str) for row in rows):
-            return rows
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(
-        f"{file}: not as `opsd evaluate` writes it; delete it, and evaluate again: it is made anew"
-        " from the samples"
-    )
+def refuse_missing(folder: Path, there: Mapping[str, int]) -> None:
+    """Damaged where `result.json` was made of more samples of a language than are `there`."""
+    for row in read(folder):
+        language, made = row["language"], row["n_problems"] * row["samples"]
+        if made > there.get(language, 0):
+            raise Damaged(
+                f"{folder / SAMPLES}: {there.get(language, 0)} samples of {language}, but {RESULT}"
+                f" was made of {made}; evaluate again, which draws what is missing"
+            )
 
 
 def write(folder: Path, seconds: float, made: Sequence[Mapping[str, Any]]) -> None:
@@ -210,7 +206,7 @@ def write(folder: Path, seconds: float, made: Sequence[Mapping[str, Any]]) -> No
     languages = {row["language"] for row in made}
     others = [row for row in read(folder) if row["language"] not in languages]
     content = {"seconds": seconds, "results": [*others, *made]}
-    write_atomically(folder / RESULT, json.dumps(content, indent=1, ensure_ascii=False))
+    write_atomically(folder / RESULT, json.dumps(sealed(content), indent=1, ensure_ascii=False))
 
 
 def split_weights(folder: Path) -> dict[str, float]:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from opsd.evaluate.intervals import estimate
 from opsd.evaluate.published import ours
+from opsd.json_files import mapping, number, sequence
 from opsd.parts import flat
-from opsd.report.runs import Comparison, Run, Score, language_name, mapping, number
+from opsd.report.runs import Comparison, Run, Score, language_name
 
 Kind = Literal["text", "share", "points", "interval", "span", "p", "count", "seconds"]
 Interval = tuple[float, float]
@@ -215,14 +216,14 @@ def published_table(runs: Sequence[Run]) -> Table | None:
         (
             run.label,
             " ".join(str(about[key]) for key in ("suite", "split", "metric") if about.get(key)),
-            language_name(about["language"]) if about.get("language") else "mean",
-            own.budget if own else about.get("budget"),
+            language_name(str(about["language"])) if about.get("language") else "mean",
+            own.budget if own else number(about, "budget"),
             (number(about, "value") or 0.0) / 100,
             own.value if own else None,
             str(about.get("where", "")),
         )
         for run in runs
-        for about in map(mapping, run.recipe.get("published") or ())
+        for about in map(mapping, sequence(run.recipe.get("published")))
         for own in ours(about, run.results) or [None]
     ]
     columns = (
@@ -239,11 +240,14 @@ def rows_table(runs: Sequence[Run]) -> Table | None:
         (
             run.label,
             number(account, "rows"),
-            sum(mapping(account.get("kept")).values()),
+            sum(
+                number(mapping(account.get("kept")), code) or 0
+                for code in mapping(account.get("kept"))
+            ),
             number(account, "dev"),
             "; ".join(
                 f"{drop.get('count')}: {drop.get('reason')}"
-                for drop in map(mapping, account.get("dropped") or ())
+                for drop in map(mapping, sequence(account.get("dropped")))
             ),
         )
         for run, account in counted
@@ -314,7 +318,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         if environment.get(name) not in (None, ""):
             yield name, str(environment[name])
     if environment.get("gpus"):
-        yield "gpus", ", ".join(map(str, environment["gpus"]))
+        yield "gpus", ", ".join(map(str, sequence(environment["gpus"])))
     for package, version in mapping(environment.get("versions")).items():
         yield str(package), str(version)
 
