@@ -10,7 +10,15 @@ import pytest
 from opsd.report.page import page, write_report
 from opsd.report.runs import load
 
-from .folders import jsonl, quickstart_folder, rollout, run_folder, train_line, without_teacher
+from .folders import (
+    dev_line,
+    jsonl,
+    quickstart_folder,
+    rollout,
+    run_folder,
+    train_line,
+    without_teacher,
+)
 
 VOID = {"meta", "br", "path", "use", "rect"}
 EVIL = "<script>alert(1)</script>\"'>{{ 7 * 7 }}\u202e$x_{$"
