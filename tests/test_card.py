@@ -124,7 +124,7 @@ def test_method_paper_and_data_are_told(run):
 
 
 def test_a_changed_method_is_not_credited_to_its_paper_and_shows_no_place(run):
-    external = {"type": "external", "path": "/home/somebody/secret/teacher"}
+    external = {"type": "external", "path": "/srv/somebody/secret/teacher"}
     changed = {"name": "opsd", "signal": {"teacher": {"weights": external}}, "reuse": 2}
     text = card(run, adapter=True, method=parse_method(changed))
     assert "arXiv 2601.18734v3, changed as below)" in text

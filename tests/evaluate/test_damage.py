@@ -17,6 +17,7 @@ from tests.report.folders import rollout, run_folder
 
 from opsd.card import card
 from opsd.evaluate.compare import compare
+from opsd.evaluate.layouts import convert
 from opsd.evaluate.results import results, write
 from opsd.evaluate.run import evaluate as sample
 from opsd.evaluate.samples import claimed, described, protocol, sampled_rows
@@ -49,7 +50,8 @@ def evaluate(run: Path) -> dict[str, Any]:
         folder = run / "eval" / name / "suite"
         right = {f"p{i}": [name == "tuned", i % 3 == 0] for i in range(12)}
         with claimed(folder, described(how, model, ["swa"])):
-            made = rows(right, model=model)
+            texts = {"prompt": "2 + 2?", "completion": "4", "finish": "stop"}
+            made = rows(right, model=model, **texts)
             lines = "".join(json.dumps(sealed(row)) + "\n" for row in made)
             (folder / "samples.jsonl").write_text(lines)
             told[name] = results(model, "suite", made, (4, 8), 2)
@@ -154,6 +156,15 @@ def commands(run: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         return text[text.index("## Results") : text.index("## Use")]
 
     yield "card", results_of_card
+    yield "convert", lambda: converted(run)
+
+
+def converted(run: Path) -> dict[str, Any]:
+    convert([run], "lm-eval", run / "out")
+    files = (run / "out").rglob("results_*.json")
+    made = {file.parent.name: json.loads(file.read_text())["results"] for file in files}
+    shutil.rmtree(run / "out")
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def test_what_is_no_mean_has_the_spread_that_it_has_over_other_draws(type_: str)
 @pytest.mark.parametrize(
     ("rate", "at_least", "verdict"),
     [
-        (0.9, 0.2, "reproduced"),
+        (0.9, 0.1, "reproduced"),
         (0.9, 0.9, "not reproduced"),
         (0.5, 0.05, "not reproduced"),
         (0.5, -0.3, "reproduced"),

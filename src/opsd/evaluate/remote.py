@@ -6,6 +6,7 @@ come the tokens themselves, so that one generation serves every budget, as it do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ class Endpoint:
     concurrency: int = 8
     timeout: float = 600.0
     retries: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < math.inf:
+            raise UserError(f"--timeout {self.timeout:g}: write a number of seconds above 0")
 
 
 class Pieces:
