@@ -17,6 +17,7 @@ from opsd import methods
 from opsd.card import card, plain
 from opsd.evaluate.results import write
 from opsd.recipe import dump, parse
+from opsd.recipe import method as parse_method
 from opsd.train import train
 from opsd.types import UserError
 
@@ -122,6 +123,15 @@ def test_method_paper_and_data_are_told(run):
     assert ", enable_thinking=True" in text
 
 
+def test_a_changed_method_is_not_credited_to_its_paper_and_shows_no_place(run):
+    external = {"type": "external", "path": "/srv/somebody/secret/teacher"}
+    changed = {"name": "opsd", "signal": {"teacher": {"weights": external}}, "reuse": 2}
+    text = card(run, adapter=True, method=parse_method(changed))
+    assert "arXiv 2601.18734v3, changed as below)" in text
+    assert "changed from the paper: reuse: 1 -> 2" in text
+    assert "weights: external (path teacher, dtype auto)" in text and "somebody" not in text
+
+
 def test_results_stand_beside_the_printed_numbers(run):
     text = card(run, adapter=True)
     rows = table(text, "suite | language | labels | tokens | problems")
@@ -202,5 +212,5 @@ def test_a_broken_file_is_named(tmp_path, text):
     file = tmp_path / "eval" / "result.json"
     file.parent.mkdir()
     file.write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=r"result\.json: (cannot be read|not a mapping)"):
+    with pytest.raises(UserError, match=r"result\.json: (not JSON|not a mapping)"):
         card(tmp_path, adapter=False)

@@ -310,7 +310,8 @@ def test_methods_lists_the_catalogue_as_json(command):
     listed = json.loads(out)
     assert [row["name"] for row in listed] == list(FUNCTIONS)
     for row in listed:
-        assert set(row) == {"name", "paper", "source", "signal", "recipes"}
+        parts = {"source", "student", "authors", "signal", "reuse"}
+        assert set(row) == {"name", "paper", "recipes", *parts}
         assert row["name"] in row["recipes"]
     (one,) = json.loads(command("methods", "copsd", "--json")[1])
     assert one == next(row for row in listed if row["name"] == "copsd")

@@ -90,7 +90,7 @@ def test_the_inspector_reads_traces_and_computes_nothing():
     for name, tree in TREES.items():
         if name.startswith("inspect/"):
             own = {n for n in imports(tree) if within(n, "opsd")}
-            known = ("inspect", "data", "pages", "run", "types", "visible")
+            known = ("inspect", "data", "json_files", "pages", "run", "types", "visible")
             foreign = {n for n in own if n != "opsd.__version__"}
             assert all(any(within(n, f"opsd.{k}") for k in known) for n in foreign - {"opsd"}), name
             assert not any(within(n, "torch") for n in imports(tree)), name

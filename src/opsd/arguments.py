@@ -49,6 +49,9 @@ EndpointURL = Annotated[
 EngineName = Annotated[
     str, typer.Option("--engine", help="Who generates: hf (Transformers), or vllm.")
 ]
+Timeout = Annotated[
+    float, typer.Option(help="Seconds that the endpoint has for one answer.", min=1)
+]
 KeyVariable = Annotated[
     str, typer.Option(help="The environment variable that holds the endpoint's key.")
 ]

@@ -8,9 +8,8 @@ left out.
 from __future__ import annotations
 
 import inspect
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,20 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from opsd.data.filters import languages_of
 from opsd.evaluate.published import ours
+from opsd.evaluate.schema import RESULT, read
+from opsd.json_files import document, mapping, number, rows, sequence
 from opsd.methods import FUNCTIONS, Method
+from opsd.methods.description import describe
 from opsd.objective.signals import leaves
-from opsd.run import read_jsonl
 from opsd.types import UserError
+from opsd.yaml_files import mapping as yaml_mapping
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}(?:v\d+)?\b")
 _PLACE = re.compile(r"/[^/]+(/[^/]+)+/?|[A-Za-z]:\\.+")
+_PATH = re.compile(r"(?<![\w./])/(?:[^\s,()/]+/)+([^\s,()/]+)")
+"""A place in a line of text; its last name is kept."""
 _SECRET = re.compile(r"\bhf_\w{8,}")
 _MARKS = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -49,12 +53,14 @@ def card(
     `method` is needed for a run that no recipe describes; `repository` is where the model goes.
     """
     recipe = _content(run / "recipe.yaml")
-    data = recipe.get("data") or {}
+    data = mapping(recipe.get("data"))
     account = _content(run / "data.json")
     results, dev = _results(run), _dev(run)
     method = method or _method(recipe)
-    described = method.describe(_temperature(recipe)).splitlines() if method else []
-    base = base or str((recipe.get("model") or {}).get("name", "A model"))
+    described = describe(method, _temperature(recipe)).splitlines() if method else []
+    described = [_PATH.sub(r"\1", _SECRET.sub("hf_...", line)) for line in described]
+    base = base or str(mapping(recipe.get("model")).get("name", "A model"))
+    dropped = [mapping(drop) for drop in sequence(account.get("dropped"))]
     text = shown(recipe)
     place = repository if repository and _HUB_NAME.fullmatch(repository) else "PATH_OR_REPOSITORY"
     return _template().render(
@@ -70,16 +76,20 @@ def card(
         languages=sorted(languages_of(data, account)),
         account=account,
         trained=next((row for row in reversed(_metrics(run)) if "loss" in row), {}),
-        kept=sum((account.get("kept") or {}).values()) or None,
-        left_out=sum(drop["count"] for drop in account.get("dropped") or []),
+        kept=_total(mapping(account.get("kept")).values()) or None,
+        dropped=dropped,
+        left_out=_total(drop.get("count") for drop in dropped),
         results=results,
         dev=dev,
-        published=[{**row, "ours": _ours(row, results)} for row in recipe.get("published") or []],
+        published=[
+            {**row, "ours": _ours(row, results)}
+            for row in map(mapping, sequence(recipe.get("published")))
+        ],
         place=place,
         options=_options(method),
         recipe=text,
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0)),
-        versions=_content(run / "env.json").get("versions") or {},
+        versions=mapping(_content(run / "env.json").get("versions")),
     )
 
 
@@ -115,7 +125,7 @@ def _front(
     adapter: bool,
 ) -> str:
     """The hub's metadata. A licence is for the user to choose: it is the base model's business."""
-    source = str((recipe.get("data") or {}).get("source", ""))
+    source = str(mapping(recipe.get("data")).get("source", ""))
     scores = [
         EvalResult(
             task_type="text-generation",
@@ -129,7 +139,7 @@ def _front(
         for row in results
         for kind in ("avg", "pass")
     ]
-    languages = sorted(languages_of(recipe.get("data") or {}, _content(run / "data.json")))
+    languages = sorted(languages_of(mapping(recipe.get("data")), _content(run / "data.json")))
     taught = method is not None and any(leaf.teacher for _, leaf in leaves(method.signal))
     return ModelCardData(
         base_model=base if _on_hub(base) else None,
@@ -152,14 +162,7 @@ def _content(path: Path) -> dict[str, Any]:
     """A YAML or JSON file's mapping; empty where there is no such file. UserError for another."""
     if not path.is_file():
         return {}
-    read = json.loads if path.suffix == ".json" else yaml.safe_load
-    try:
-        content = read(path.read_text("utf-8")) or {}
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a mapping of keys")
-    return content
+    return document(path) if path.suffix == ".json" else yaml_mapping(path)
 
 
 def _method(recipe: Mapping[str, Any]) -> Method | None:
@@ -179,7 +182,11 @@ def _what(method: Method | None) -> str:
 
 
 def _temperature(recipe: Mapping[str, Any]) -> float:
-    return float((recipe.get("sampling") or {}).get("temperature", 1.0))
+    return number(mapping(recipe.get("sampling")), "temperature") or 1.0
+
+
+def _total(counts: Iterable[Any]) -> int:
+    return sum(count for count in counts if isinstance(count, int))
 
 
 def _options(method: Method | None) -> str:
@@ -223,24 +230,25 @@ def shown(recipe: Mapping[str, Any]) -> str:
 def _results(run: Path) -> list[dict[str, Any]]:
     """Evaluations of this run's model inside its folder."""
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for file in sorted(run.glob("eval/**/result.json")):
-            yield from _content(file).get("results") or []
-
     own = (run.resolve().name, "model")
-    return [row for row in rows() if Path(str(row.get("model"))).parts[-2:] == own]
+    return [
+        row
+        for file in sorted(run.glob(f"eval/**/{RESULT}"))
+        for row in read(file.parent)
+        if Path(row["model"]).parts[-2:] == own
+    ]
 
 
 def _dev(run: Path) -> list[dict[str, Any]]:
     """The dev scores of training's best checkpoint and of its last one."""
-    scored = [row for row in _metrics(run) if "eval_avg@k" in row]
+    scored = [row for row in _metrics(run) if number(row, "eval_avg@k") is not None]
     best = max(scored, key=lambda row: row["eval_avg@k"], default={})
     return [{"which": "best", **best}, {"which": "last", **scored[-1]}] if scored else []
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
-    return [*read_jsonl(path)] if path.is_file() else []
+    return [*rows(path)] if path.is_file() else []
 
 
 def _ours(printed: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str | None:

@@ -37,6 +37,21 @@ def changed(value: Any, change: Callable[[Any], Any]) -> Any:
     return replace(value, **new) if new else value
 
 
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Plain values inside one another by the path of keys to each.
+
+    >>> flat({"train": {"lr": 0.1}, "terms": [[1, {"type": "a"}]]})
+    {'train.lr': 0.1, 'terms.0.0': 1, 'terms.0.1.type': 'a'}
+    """
+    inside = dict(enumerate(value)) if isinstance(value, list) else value
+    if not isinstance(inside, dict) or not inside:
+        return {path: value}
+    found: dict[str, Any] = {}
+    for key, own in inside.items():
+        found |= flat(own, f"{path}.{key}" if path else str(key))
+    return found
+
+
 @dataclass_transform(frozen_default=True)
 def part(cls: type) -> type:
     """A frozen, validated value with a `type` tag; unknown keys are refused."""

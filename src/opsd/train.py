@@ -20,6 +20,7 @@ from opsd.config import OPSDConfig
 from opsd.data import languages, problems
 from opsd.data.filters import Account
 from opsd.data.stream import ProblemStream
+from opsd.methods.description import describe
 from opsd.preflight import nothing_to_resume, settings_errors
 from opsd.profiling import Profiling
 from opsd.recipe import Recipe
@@ -66,7 +67,7 @@ def _train(recipe: Recipe, run: RunFolder, *, resume: bool, profile: bool) -> OP
     if trainer.args.should_save:
         record(recipe, output, trainer.args.seed)
         languages.keep(recipe.data.spellings, output)
-        log(recipe.method.describe(trainer.args.temperature))
+        log(describe(recipe.method, trainer.args.temperature))
         shape = step_shape(trainer)
         rollouts = rollouts_per_step(trainer)
         log(f"a step: {rollouts} rollouts = {shape.problems_per_step} problems x {shape.group}")

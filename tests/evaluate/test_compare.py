@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from opsd.evaluate.compare import compare
-from opsd.evaluate.metrics import paired_bootstrap, stratified_bootstrap
+from opsd.evaluate.intervals import CHANGE, estimate
+from opsd.evaluate.results import results, write
 from opsd.types import UserError
 
 from .folders import evaluated, rows
@@ -41,12 +43,12 @@ def test_numbers_are_those_of_the_problems_one_by_one(tmp_path: Path):
     told = compare(pair(tmp_path, rows(ONE), rows(TWO)))
     assert told["baseline"] == "base" and len(told["comparisons"]) == 6  # 2 budgets, 3 metrics
     average = cell(told, budget=8, metric="avg@k")
-    difference, low, high = paired_bootstrap([1.0, 0.5, 0.5], [0.5, 0.0, 1.0])
+    expected = estimate([[0.5, 0.5, -0.5]], bounds=CHANGE)
     assert average == {
         **{"model": "tuned", "suite": "suite", "language": "swa", "labels": "upstream"},
         **{"budget": 8, "n_problems": 3, "metric": "avg@k"},
         **{"baseline": pytest.approx(0.5), "value": pytest.approx(2 / 3)},
-        **{"difference": difference, "interval": [low, high]},
+        **{"difference": expected.value, "interval": list(expected.interval)},
         **{"wins": 2, "losses": 1, "ties": 0},
         # Of the eight ways to sign 0.5, 0.5 and -0.5, four come to no less.
         **{"p": 1.0, "p_adjusted": 1.0},
@@ -93,6 +95,60 @@ def test_in_a_run_the_model_that_it_started_from_is_the_baseline(tmp_path: Path)
         for folder in (tmp_path, tmp_path / "eval"):
             told = compare([folder])
             assert (told["baseline"], told["comparisons"][0]["model"]) == (start, other)
+
+
+@pytest.mark.parametrize("how", ["adapter", "recipe", "exported", "run"])
+def test_the_model_that_another_was_trained_from_is_the_baseline_whatever_folders_are_called(
+    tmp_path: Path, how: str
+):
+    """The trained model's folder comes first in the alphabet, and was evaluated first."""
+    model = tmp_path / "a-run" / "model"
+    model.mkdir(parents=True)
+    if how == "adapter":
+        told = {"base_model_name_or_path": "z/base"}
+        (model / "adapter_config.json").write_text(json.dumps(told))
+    elif how != "run":
+        place = model if how == "exported" else model.parent
+        (place / "recipe.yaml").write_text("model: {name: z/base}\n")
+    else:
+        (model.parent / "env.json").write_text(json.dumps({"model": "z/base"}))
+    output = model.parent / "eval" if how == "run" else tmp_path / "eval"
+    evaluated(output / "a-run_model" / "suite", rows({"p": [True]}), str(model))
+    evaluated(output / "z_base" / "suite", rows({"p": [False]}), "z/base")
+    told = compare([output])
+    assert (told["baseline"], told["baseline_is"]) == ("z/base", "trained from")
+    assert cell(told, metric="avg@k", budget=4)["difference"] == 1.0
+
+
+def test_what_a_model_was_trained_from_is_kept_with_its_samples(tmp_path: Path):
+    model = tmp_path / "a-run" / "model"
+    model.mkdir(parents=True)
+    (model / "adapter_config.json").write_text('{"base_model_name_or_path": "z/base"}')
+    evaluated(tmp_path / "eval" / "a" / "suite", rows(TWO), str(model))
+    evaluated(tmp_path / "eval" / "z" / "suite", rows(ONE), "z/base")
+    shutil.rmtree(model)
+    assert compare([tmp_path / "eval"])["baseline"] == "z/base"
+
+
+def test_without_a_model_that_another_was_trained_from_the_first_evaluated_is_the_baseline(
+    tmp_path: Path, capsys
+):
+    for name in ("z", "a"):
+        evaluated(tmp_path / name / "suite", rows(ONE), name)
+    told = compare([tmp_path])
+    assert (told["baseline"], told["baseline_is"]) == ("z", "first")
+    assert "baseline: z (the first that is named, or that was evaluated)" in capsys.readouterr().err
+
+
+def test_samples_that_are_fewer_than_the_results_were_made_of_are_refused(tmp_path: Path):
+    _, tuned = pair(tmp_path, rows(ONE), rows(TWO))
+    write(tuned, 1.0, results("tuned", "suite", rows(TWO), (4, 8), 2))
+    compare([tmp_path])
+    lines = (tuned / "samples.jsonl").read_text().splitlines(keepends=True)
+    (tuned / "samples.jsonl").write_text("".join(lines[:4]))
+    for common in (False, True):
+        with pytest.raises(UserError, match=r"tuned/suite/samples\.jsonl: 4 samples of swa, but"):
+            compare([tmp_path], common=common)
 
 
 def test_languages_are_pooled_with_equal_weights(tmp_path: Path):
@@ -197,15 +253,6 @@ def test_folders_without_samples_are_refused(tmp_path: Path):
     folder = evaluated(tmp_path / "m" / "suite", rows(ONE))
     with pytest.raises(UserError, match="only m has samples there"):
         compare([folder, folder])
-
-
-def test_the_stratified_bootstrap_is_the_plain_one_of_a_single_group():
-    scores = list(map(float, range(20)))
-    mean, low, high = stratified_bootstrap([scores])
-    assert (mean, low, high) == paired_bootstrap(scores, [0.0] * 20)
-    for wrong in ([], [[]], [[1.0], []]):
-        with pytest.raises(ValueError):
-            stratified_bootstrap(wrong)
 
 
 def test_suites_that_share_problems_are_said_to(tmp_path: Path, capsys):

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from opsd.evaluate.metrics import (
     accuracy_given_format,
     avg_at_k,
-    bootstrap_interval,
     false_discovery,
     format_rate,
     maj_at_k,
     majority,
-    paired_bootstrap,
     pass_at_k,
     permutation_test,
 )
@@ -95,66 +93,10 @@ def test_rates():
         accuracy_given_format([True, True], [True])
 
 
-@pytest.mark.parametrize(
-    "metric", [avg_at_k, format_rate, bootstrap_interval, lambda _: maj_at_k([], "1")]
-)
+@pytest.mark.parametrize("metric", [avg_at_k, format_rate, lambda _: maj_at_k([], "1")])
 def test_nothing_has_no_average(metric):
     with pytest.raises(ValueError):
         metric([])
-
-
-def test_the_interval_has_the_width_of_the_normal_one_for_many_problems():
-    scores = [float(n % 4 == 0) for n in range(1000)]
-    low, high = bootstrap_interval(scores)
-    half = 1.96 * math.sqrt(0.25 * 0.75 / 1000)
-    assert (low, high) == (
-        pytest.approx(0.25 - half, abs=0.004),
-        pytest.approx(0.25 + half, abs=0.004),
-    )
-
-
-def test_the_interval_of_two_problems_is_that_of_a_coin():
-    # Means 0, 1/2 and 1 come with chances 1/4, 1/2 and 1/4.
-    assert bootstrap_interval([0.0, 1.0], level=0.9) == (0.0, 1.0)
-    assert bootstrap_interval([0.0, 1.0], level=0.4) == (0.5, 0.5)
-
-
-def test_the_interval_depends_on_the_seed_alone():
-    scores = list(np.random.default_rng(1).random(40))
-    assert bootstrap_interval(scores) == bootstrap_interval(scores)
-    assert bootstrap_interval(scores) != bootstrap_interval(scores, seed=1)
-    state = np.random.get_state()[1].tolist()
-    bootstrap_interval(scores)
-    assert np.random.get_state()[1].tolist() == state
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_a_wider_level_contains_a_narrower_one(scores: list[float]):
-    low, high = bootstrap_interval(scores, resamples=400)
-    inner_low, inner_high = bootstrap_interval(scores, level=0.5, resamples=400)
-    slack = 1e-12
-    assert min(scores) - slack <= low <= inner_low <= inner_high <= high <= max(scores) + slack
-
-
-@pytest.mark.parametrize("wrong", [{"level": 0.0}, {"level": 1.0}, {"level": 95}, {"resamples": 0}])
-def test_the_interval_refuses_senseless_settings(wrong: dict[str, float]):
-    with pytest.raises(ValueError):
-        bootstrap_interval([0.5, 1.0], **wrong)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="finite"):
-        bootstrap_interval([0.5, float("nan")])
-
-
-def test_pairing_takes_out_what_problems_share():
-    difficulty = np.random.default_rng(0).random(200)
-    a, b = list(difficulty + 0.1), list(difficulty)
-    mean, low, high = paired_bootstrap(a, b)
-    assert mean == pytest.approx(0.1) and high - low < 1e-9
-    own_low, own_high = bootstrap_interval(a)
-    assert own_high - own_low > 0.05
-    assert paired_bootstrap(b, a)[0] == -mean
-    with pytest.raises(ValueError, match="200 scores against 1"):
-        paired_bootstrap(a, [0.5])
 
 
 @settings(deadline=None)

@@ -3,9 +3,12 @@ at home, whatever fails on the way."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,10 +20,12 @@ import pytest
 from tests.arrange import engine_for, problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from opsd.evaluate.cli import _engine
 from opsd.evaluate.command import evaluate_models
 from opsd.evaluate.remote import Endpoint, Pieces, _completion
 from opsd.evaluate.run import evaluate
 from opsd.evaluate.samples import Protocol, protocol
+from opsd.rollout import endpoint
 from opsd.rollout.engine import Sampling
 from opsd.run import read_jsonl
 from opsd.teacher.context import StudentPrompt
@@ -33,7 +38,8 @@ KEY = "sk-not-to-be-seen"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers greedily, as vLLM's server does; `script` holds statuses for the first requests."""
+    """Answers greedily, as vLLM's server does; `script` holds statuses for the first requests, or
+    bodies that are sent in place of an answer, `pauses` seconds before each."""
 
     daemon_threads = True
 
@@ -42,7 +48,8 @@ class Server(ThreadingHTTPServer):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.engine = engine_for(model, self.tokenizer)
-        self.script: list[int] = []
+        self.script: list[int | str] = []
+        self.pauses: list[float] = []
         self.asked: list[dict[str, Any]] = []
         self.logprobs = True
         self.lock = threading.Lock()
@@ -92,11 +99,17 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.asked.append(body | {"key": self.headers["Authorization"]})
-            status = self.server.script.pop(0) if self.server.script else 200
+            scripted = self.server.script.pop(0) if self.server.script else 200
+            pause = self.server.pauses.pop(0) if self.server.pauses else 0.0
+            status = scripted if isinstance(scripted, int) else 200
             reply = self.server.answer(body) if status == 200 else {"error": {"message": "no"}}
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(json.dumps(reply).encode())
+        time.sleep(pause)
+        with contextlib.suppress(ConnectionError):  # nobody may be waiting any more
+            self.send_response(status)
+            self.send_header("Retry-After-Ms", "1")
+            self.end_headers()
+            told = scripted if isinstance(scripted, str) else json.dumps(reply)
+            self.wfile.write(told.encode())
 
     def log_message(self, *args: object) -> None:
         """Says nothing."""
@@ -121,7 +134,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
         read_jsonl(folder / "samples.jsonl"), key=lambda row: (row["problem"], row["sample"])
     )
     for row in rows:
-        del row["model"]
+        del row["model"], row["check"]
         for judged in row["budgets"].values():
             del judged["repetition"]
     return rows
@@ -156,6 +169,33 @@ def test_what_failed_is_asked_for_again_by_the_same_command(server, tmp_path):
     outcome = evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, engine=server.endpoint)
     assert len(server.asked) == 12 and len(told(tmp_path)) == 10
     assert [row["n_problems"] for row in outcome["results"]] == [3, 3, 2, 2]
+
+
+@pytest.mark.parametrize("reply", ['{"choices": [', "a text", "{}", '{"choices": []}', 503, 429])
+def test_a_reply_that_is_none_is_asked_for_again_and_that_is_said(server, tmp_path, capsys, reply):
+    server.script = [200, reply]
+    patient = replace(server.endpoint, retries=1)
+    outcome = evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=patient)
+    assert len(server.asked) == 6 and len(told(tmp_path)) == 5
+    assert [row["n_problems"] for row in outcome["results"]] == [3, 3, 2, 2]
+    assert re.search(r"evaluate: .*; again in [0-9.]+ s \(tries left: 1\)", capsys.readouterr().err)
+
+
+def test_an_endpoint_that_does_not_answer_in_time_is_said_to_be_slow_and_given_up(
+    server, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(endpoint, "SLOW", 0.1)
+    server.pauses = [0.0, 1.0]
+    hasty = replace(server.endpoint, timeout=0.4, concurrency=1)
+    with pytest.raises(UserError, match=r"1 of 5 samples have no answer .*timed out"):
+        evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=hasty)
+    said = capsys.readouterr().err
+    assert "for 0.1 s; one try may take 0.4 s" in said and said.count("no answer from") == 1
+    assert len(told(tmp_path)) == 4
+
+
+def test_the_commands_timeout_is_the_endpoints():
+    assert _engine("hf", "http://here/v1", "KEY", 7.0).timeout == 7.0
 
 
 def test_a_refusal_ends_it_at_once(server, tmp_path):
@@ -195,7 +235,7 @@ def test_nobody_there_is_told_soon(tmp_path):
 
 def test_a_reply_of_another_kind_is_one_line(server, tmp_path, monkeypatch):
     monkeypatch.setattr(Server, "answer", lambda self, body: {"choices": []})
-    with pytest.raises(UserError, match="sends what an endpoint does not answer"):
+    with pytest.raises(UserError, match=r"no sample is answered at .* sends what is no answer"):
         evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=server.endpoint)
 
 

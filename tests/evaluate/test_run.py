@@ -19,6 +19,7 @@ from opsd.evaluate import run
 from opsd.evaluate.dev import dev_scores, summarise
 from opsd.evaluate.run import batches, evaluate
 from opsd.evaluate.samples import Protocol, claimed, described, protocol, sample_row
+from opsd.json_files import sealed
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.rollout.engine import Completion, Sampling
 from opsd.run import read_jsonl
@@ -129,7 +130,7 @@ def test_fewer_samples_than_there_are_score_the_first_ones(
 def test_a_complete_evaluation_is_read_and_not_repeated(whole: Path, tmp_path: Path):
     """The model is not even loaded: the folder that it names is gone."""
     claim = json.loads((whole / "protocol.json").read_text()) | {"model": "gone", "weights": []}
-    (tmp_path / "protocol.json").write_text(json.dumps(claim))
+    (tmp_path / "protocol.json").write_text(json.dumps(sealed(claim)))
     (tmp_path / "samples.jsonl").write_bytes((whole / "samples.jsonl").read_bytes())
     outcome = evaluate("gone", [*SWA, *ZUL], "suite", asked(), 3, tmp_path)
     assert results(outcome) == [{**row, "model": "gone"} for row in result_of(whole)]
@@ -232,7 +233,7 @@ def test_a_template_that_was_edited_is_another_protocol(tmp_path: Path, tiny_fol
 def test_texts_of_a_language_are_part_of_the_protocol(half: Path, tiny_folder: Path):
     claim = json.loads((half / "protocol.json").read_text())
     claim["languages"]["swa"] = "another"
-    (half / "protocol.json").write_text(json.dumps(claim))
+    (half / "protocol.json").write_text(json.dumps(sealed(claim)))
     with pytest.raises(UserError, match="samples of another kind"):
         evaluate(str(tiny_folder), SWA, "suite", asked(), 3, half)
     evaluate(str(tiny_folder), ZUL, "suite", asked(), 3, half)

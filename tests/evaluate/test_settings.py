@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from opsd.evaluate.command import evaluate_models
+from opsd.evaluate.remote import Endpoint
 from opsd.evaluate.settings import Settings, deviations
 from opsd.evaluate.suite_files import Setting
 from opsd.evaluate.suites import SUITES
@@ -47,3 +49,28 @@ def test_published_settings_are_those_of_the_papers():
         assert (setting.samples, setting.budgets, setting.temperature) == (12, (38912,), 1.0)
     african = SUITES["afrimgsm"].protocol
     assert african is not None and african.budgets == (1024, 2048, 4096)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"samples": 0}, "--samples 0: write a whole number"),
+        ({"samples": -2}, "--samples -2: write a whole number"),
+        ({"budgets": (1024, 0)}, "--budget 0: write a whole number"),
+        ({"budgets": (-1,)}, "--budget -1: write a whole number"),
+        ({"limit": 0}, "--limit 0: write a whole number"),
+        ({"limit": -5}, "--limit -5: write a whole number"),
+        ({"temperature": -0.5}, "--temperature -0.5: write a number, 0 or above"),
+        ({"temperature": float("nan")}, "--temperature nan: write a number"),
+        ({"temperature": float("inf")}, "--temperature inf: write a number"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(wrong: dict, told: str):
+    with pytest.raises(UserError, match=told):
+        evaluate_models(["miniature"], data="miniature", **wrong)
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_endpoint_has_some_time_and_not_all(timeout: float):
+    with pytest.raises(UserError, match=r"--timeout .*: write a number of seconds above 0"):
+        Endpoint("http://here/v1", timeout=timeout)

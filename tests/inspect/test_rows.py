@@ -35,8 +35,8 @@ def test_a_half_written_line_is_left_for_later(tmp_path: Path):
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        ({"tokens": None}, "'tokens' is not there"),
-        ({"readers": [{"name": "student"}]}, "lacks its name, its top"),
+        ({"tokens": None}, "tokens: Input should be a valid list"),
+        ({"readers": [{"name": "student"}]}, "readers.0.top: Field required"),
         ({"signals": [{"type": "distill", "value": [0.1]}]}, "1 values of 'value' for 6 tokens"),
     ],
 )

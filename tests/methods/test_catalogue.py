@@ -14,8 +14,10 @@ from tests.arrange import config, every_second, gap, odd_length, problems, weigh
 
 from opsd import methods, recipe
 from opsd.methods import FUNCTIONS, Method, catalogue
+from opsd.methods.description import describe
 from opsd.objective.divergences import jsd, reverse_kl
-from opsd.objective.signals import Sum, leaves
+from opsd.objective.signals import Reduction, Sum, Teacher, leaves
+from opsd.parts import parts_of
 from opsd.recipe_files import shipped
 from opsd.rollout.librarian import BankUpdate, SkillAuthor
 from opsd.run import read_jsonl
@@ -77,13 +79,57 @@ def test_no_two_methods_are_the_same():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_method_describes_every_signal_in_a_line(name: str):
+def test_a_description_has_every_part_by_its_type_and_every_number(name: str):
     method = VARIANTS[name]
-    first, *rest = method.describe(1.1).splitlines()
-    assert first == f"method {method.name} ({method.paper})"
-    assert len(rest) == len(leaves(method.signal))
-    for line, (_, leaf) in zip(rest, leaves(method.signal), strict=True):
-        assert leaf.type in line and f"averaged per {leaf.reduction.unit}" in line
+    text = describe(method, 1.1)
+    for x in parts_of(method):
+        if not isinstance(x, Method | Sum | Teacher | Reduction):
+            assert getattr(x, "formula", getattr(x, "type", "")) in text, x
+    for _, leaf in leaves(method.signal):
+        reduction = leaf.reduction
+        assert f"averaged per {reduction.unit}, over {reduction.over} units" in text
+    assert f"reuse: each batch of rollouts for {method.reuse} optimizer step" in text
+
+
+def test_what_the_catalogue_has_is_credited_to_the_paper_alone():
+    for name, method in catalogue().items():
+        text = describe(method, 1.0)
+        assert text.startswith(f"method {name} ({method.paper})\n") and "changed" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"source": {"horizon": {"type": "truncated"}}}, "source.horizon.type: full -> truncated"),
+        ({"source": {"group": 4}}, "source.group: 1 -> 4"),
+        ({"reuse": 3}, "reuse: 1 -> 3"),
+        (
+            {"signal": {"teacher": {"weights": {"type": "ema", "decay": 0.5}}}},
+            "signal.teacher.weights.type: frozen -> ema",
+        ),
+        (
+            {"signal": {"teacher": {"support": {"type": "top_k"}}}},
+            "signal.teacher.support.type: full -> top_k",
+        ),
+        ({"signal": {"weighting": [{"type": "pass_rate"}]}}, "signal.weighting"),
+        ({"signal": {"reduction": {"unit": "group"}}}, "signal.reduction.unit: token -> group"),
+        ({"divergence": "reverse_kl"}, "signal.divergence.type: clip_summands -> reverse_kl"),
+        ({"student": {"prefill": "Hm"}}, "student.prefill: '' -> Hm"),
+    ],
+)
+def test_what_is_changed_from_the_paper_is_said(given: dict, told: str):
+    if "divergence" in given:
+        given = {"divergence": {"type": "reverse_kl"}}
+    method = recipe.method({"name": "opsd", **given})
+    text = describe(method, 1.0)
+    changed = [line for line in text.splitlines() if "changed from the paper: " in line]
+    assert len(changed) == 1 + ("weighting" in told) and told in changed[0]
+    assert text.splitlines()[0] == f"method opsd ({method.paper}, changed as below)"
+
+
+def test_a_method_of_ones_own_name_is_compared_with_none():
+    text = describe(replace(methods.opsd(), name="mine", reuse=2), 1.0)
+    assert "changed" not in text
 
 
 def test_the_kl_of_grpo_is_a_second_signal_with_its_own_coefficient():

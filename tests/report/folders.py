@@ -137,6 +137,7 @@ def result(language: str, method: str, seed: int, average: float, tokens: int) -
         "pass@4": average + 0.05,
         "format_rate": 0.9,
         "interval": [average - 0.04, average + 0.04],
+        "scores": [average + 0.05 * (-1) ** i for i in range(50)],
         "generated_tokens": tokens,
     }
 

@@ -10,7 +10,15 @@ import pytest
 from opsd.report.page import page, write_report
 from opsd.report.runs import load
 
-from .folders import jsonl, quickstart_folder, rollout, run_folder, train_line, without_teacher
+from .folders import (
+    dev_line,
+    jsonl,
+    quickstart_folder,
+    rollout,
+    run_folder,
+    train_line,
+    without_teacher,
+)
 
 VOID = {"meta", "br", "path", "use", "rect"}
 EVIL = "<script>alert(1)</script>\"'>{{ 7 * 7 }}\u202e$x_{$"
@@ -184,3 +192,16 @@ def test_the_style_covers(tmp_path: Path, theme: str):
     assert theme in html and "Content-Security-Policy" in html
     # Figures take their colours from the page, so that they follow its theme.
     assert re.search(r"stroke: var\(--series-0\)", html) and "stroke: #" not in html
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_said_to_be(tmp_path: Path, value: float | None):
+    lines = [train_line(step) for step in range(1, 7)]
+    for line in lines[3:]:
+        line |= {"loss": value, "divergence": value}
+    path = run_folder(tmp_path / "mine", rollouts=[rollout(0, divergence=[0.5, value, 0.1])])
+    jsonl(path / "metrics.jsonl", [*lines, dev_line(6, 0.5) | {"eval_avg@k": value}])
+    text = check(made(path)).text
+    assert "logged numbers that are not finite" in text
+    assert "loss (3), divergence (3), eval_avg@k (1)" in " ".join(text.split())
+    assert "not finite" not in check(made(run_folder(tmp_path / "finite"))).text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from opsd.evaluate.intervals import estimate
 from opsd.report import tables
 from opsd.report.runs import load
 
@@ -22,11 +23,34 @@ def test_a_comparison_is_means_over_seeds_and_gains_over_base(tmp_path: Path):
     seeds, average, interval, gain, spread, solved, formed, tokens = rows["Yoruba", "copsd"]
     assert seeds == 2
     assert average == pytest.approx(0.89) and gain == pytest.approx(0.89 - 0.301)
-    assert interval == pytest.approx((0.85, 0.93)) and spread == pytest.approx((0.88, 0.90))
+    by_seed = [[a + 0.05 * (-1) ** i for i in range(50)] for a in (0.88, 0.90)]
+    assert interval == estimate([by_seed]).interval and spread == pytest.approx((0.88, 0.90))
     assert (solved, formed, tokens) == pytest.approx((0.94, 0.9, 24_000.5))
     base = rows["Swahili", "base"]
     assert base[0] == 1 and base[1] == 0.372 and base[3] is None and base[4] is None
     assert rows["All languages", "grpo"][3] == pytest.approx(0.47 - (0.372 + 0.301) / 2)
+
+
+def test_several_seeds_have_no_interval_without_the_scores_of_single_problems(tmp_path: Path):
+    path = quickstart_folder(tmp_path / "q")
+    content = json.loads((path / "result.json").read_text())
+    for row in content["results"]:
+        del row["scores"]
+    (path / "result.json").write_text(json.dumps(content))
+    (comparison,) = load([path]).comparisons
+    rows = {row[:2]: row[4] for row in tables.comparison_table(comparison).rows}
+    assert rows["Yoruba", "base"] == pytest.approx((0.261, 0.341))
+    assert rows["Yoruba", "copsd"] is rows["All languages", "base"] is None
+
+
+def test_the_mean_over_languages_is_of_all_problems_of_each(tmp_path: Path):
+    (comparison,) = load([quickstart_folder(tmp_path / "q")]).comparisons
+    rows = {row[:2]: row[4] for row in tables.comparison_table(comparison).rows}
+    widths = [high - low for low, high in (rows[name, "base"] for name in ("Swahili", "Yoruba"))]
+    low, high = rows["All languages", "base"]
+    strata = [s.scores for s in comparison.scores if s.method == "base"]
+    assert (low, high) == estimate(strata).interval
+    assert widths[0] == pytest.approx(0.08) and high - low < 0.03
 
 
 def test_a_base_that_was_not_measured_gives_no_gain(tmp_path: Path):
@@ -91,8 +115,23 @@ def test_provenance_is_said_once_where_runs_agree(tmp_path: Path):
     assert shared["git commit"] == "0123abcd with uncommitted changes"
     assert shared["seed"] == "7" and shared["torch"] == "2.13.0"
     assert differing is not None
-    assert differing.rows == (("a", "copsd"), ("b", "grpo"))
+    assert [column.name for column in differing.columns] == ["Key", "a", "b"]
+    assert differing.rows == (("method", "copsd", "grpo"),)
     assert tables.provenance(load(paths[:1]).runs)[1] is None
+
+
+def test_every_key_of_the_recipes_that_differs_is_listed(tmp_path: Path):
+    one, other = run_folder(tmp_path / "a"), run_folder(tmp_path / "b", "grpo")
+    recipe = other / "recipe.yaml"
+    text = recipe.read_text().replace("learning_rate: 0.001", "learning_rate: 0.1, beta: 2")
+    recipe.write_text(text.replace("{name: grpo}", "{name: grpo, source: {group: 8}}"))
+    _, differing = tables.provenance(load([one, other]).runs)
+    assert differing is not None and differing.rows == (
+        ("method", "copsd", "grpo"),
+        ("train.learning_rate", "0.001", "0.1"),
+        ("method.source.group", None, "8"),
+        ("train.beta", None, "2"),
+    )
 
 
 def test_a_published_number_stands_beside_ours_of_the_same_kind(tmp_path: Path):

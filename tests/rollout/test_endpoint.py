@@ -149,8 +149,8 @@ def test_a_failure_is_tried_again(failures, server, tmp_path):
     [
         ((429, {"error": {"message": "slow down"}}), 3, "slow down"),
         ((500, {}), 3, "500"),
-        ((200, "cut"), 3, "not what an endpoint answers"),
-        ((200, {"choices": []}), 3, "not what an endpoint answers"),
+        ((200, "cut"), 3, "sends what is no answer"),
+        ((200, {"choices": []}), 3, "sends what is no answer"),
         ((400, {"error": {"message": "too long"}}), 1, "too long"),
     ],
 )
@@ -164,6 +164,7 @@ def test_after_the_last_try_there_is_no_text_and_nothing_is_cached(
     assert made.notes[1]["critique"] == "of answered with second"
     said = capsys.readouterr().err
     assert "1 of 2 questions have no answer" in said and told in said
+    assert said.count("; again in ") == tries - 1
     (made,) = at_work([group("first")], None, 0)
     assert made.notes[0]["critique"] == "of answered with first"
 

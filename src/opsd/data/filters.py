@@ -96,7 +96,8 @@ def languages_of(data: Mapping[str, Any], account: Mapping[str, Any]) -> list[st
     counted, asked = account.get("kept"), data.get("language")
     if isinstance(counted, Mapping) and counted:
         return [*counted]
-    return [asked] if isinstance(asked, str) else [str(x) for x in asked or () if x]
+    listed = asked if isinstance(asked, list | tuple) else [asked]
+    return [str(x) for x in listed if x]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from opsd.evaluate.results import average, groups
 from opsd.evaluate.samples import Row, judged_rows, keyed
 from opsd.evaluate.suite_files import Suite
 from opsd.evaluate.weighted import shares
-from opsd.run import read_jsonl
+from opsd.json_files import number, rows
 from opsd.types import Problem
 
 _HALVES = 1_000
@@ -46,14 +46,14 @@ def selections(
     for model, folder in folders.items():
         step = _CHECKPOINT.fullmatch(Path(model).name)
         if step and (Path(model).parent / "metrics.jsonl").is_file():
-            rows = (
+            asked = (
                 row
                 for row in judged_rows(folder)
                 if row["problem"] in keys
                 and row["sample"] < samples
                 and row["language"] not in aside
             )
-            runs[Path(model).parent][int(step[1])] = scores(rows, budget)
+            runs[Path(model).parent][int(step[1])] = scores(asked, budget)
     return [
         selection(made, dev_scores(run), suite.splits) | {"run": str(run), "budget": budget}
         for run, made in runs.items()
@@ -74,11 +74,10 @@ def scores(rows: Iterable[Row], budget: int) -> Scores:
 
 def dev_scores(run: Path) -> dict[int, float]:
     """avg@k on the dev split by step, of what a run has logged."""
-    return {
-        row["step"]: row["eval_avg@k"]
-        for row in read_jsonl(run / "metrics.jsonl")
-        if "eval_avg@k" in row
-    }
+    scored = (
+        (number(row, "step"), number(row, "eval_avg@k")) for row in rows(run / "metrics.jsonl")
+    )
+    return {int(step): score for step, score in scored if step is not None and score is not None}
 
 
 def selection(

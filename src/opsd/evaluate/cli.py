@@ -24,6 +24,7 @@ from opsd.arguments import (
     SkipLong,
     Suite,
     Threads,
+    Timeout,
     columns,
     importing,
     names,
@@ -60,6 +61,7 @@ def evaluate(
     engine: EngineName = "hf",
     endpoint: EndpointURL = None,
     key_variable: KeyVariable = "OPENAI_API_KEY",
+    timeout: Timeout = 600.0,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -89,13 +91,13 @@ def evaluate(
         skip_long=skip_long,
         seed=seed,
         output=output,
-        engine=_engine(engine, endpoint, key_variable),
+        engine=_engine(engine, endpoint, key_variable, timeout),
     )
     if as_json:
         print(json.dumps(outcome, ensure_ascii=False))
 
 
-def _engine(name: str, endpoint: str | None, key_variable: str) -> Any:
+def _engine(name: str, endpoint: str | None, key_variable: str, timeout: float) -> Any:
     """Who generates, as a value; None for the model as Transformers loads it."""
     from opsd.evaluate.remote import Endpoint
     from opsd.rollout.engines import VLLM
@@ -105,7 +107,7 @@ def _engine(name: str, endpoint: str | None, key_variable: str) -> Any:
     if endpoint is not None and name != "hf":
         raise UserError("--engine and --endpoint: the endpoint generates already; leave one out")
     if endpoint is not None:
-        return Endpoint(endpoint, key_variable)
+        return Endpoint(endpoint, key_variable, timeout=timeout)
     return VLLM(gpu_memory_utilization=0.9) if name == "vllm" else None
 
 

@@ -54,16 +54,16 @@ def evaluate_models(
     samples, 1,024 tokens, temperature 1, top-p 0.95. `output` is by default the run's own `eval`
     folder where all trained models lie in one run, else `runs/eval`. At an endpoint, models are
     names that it knows."""
+    said = Settings(samples, budgets, temperature, top_p)
     models = list(models) if isinstance(engine, Endpoint) else _there(models)
     whole = _suite(suite, data, columns or {}, splits)
-    setting = whole.protocol
-    asked = asking(models, recipe, plain, thinking, setting.thinking if setting else None)
+    asked = asking(models, recipe, plain, thinking, getattr(whole.protocol, "thinking", None))
     if data is not None:
         whole = suites.own(data, *splits, columns=columns or {}, trained_columns=asked.columns)
         languages = _trained_on(asked, languages)
     chosen = whole if data is not None else suites.parts(whole, splits)
     problems = suites.read(chosen, languages, data_dir, limit)
-    settings = Settings(samples, budgets, temperature, top_p).over(setting)
+    settings = said.over(whole.protocol)
     _say_how(whole, settings, asked)
     rest = {"seed": seed, "after_think": asked.after_think}
     how = protocol(asked.prompt, settings.sampling, settings.budgets, **rest)

@@ -6,8 +6,7 @@ makes a problem hard is the same for both.
 
 from __future__ import annotations
 
-import contextlib
-import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opsd.evaluate.contamination import shared
+from opsd.evaluate.intervals import CHANGE, estimate
 from opsd.evaluate.labels import UPSTREAM
-from opsd.evaluate.metrics import false_discovery, permutation_test, stratified_bootstrap
-from opsd.evaluate.results import METRICS, Judged, groups, label_sets, split_weights
-from opsd.evaluate.samples import PROTOCOL, Row, claims, judged_rows, unlike
+from opsd.evaluate.metrics import false_discovery, permutation_test
+from opsd.evaluate.results import (
+    METRICS,
+    Judged,
+    groups,
+    label_sets,
+    refuse_missing,
+    split_weights,
+)
+from opsd.evaluate.samples import PROTOCOL, Row, claims, judged_rows, trained_from, unlike
 from opsd.evaluate.show import show_comparisons
 from opsd.evaluate.suites import SUITES
 from opsd.evaluate.weighted import shares
+from opsd.json_files import document
+from opsd.model import resolve
 from opsd.run import log
 from opsd.types import UserError
 
@@ -42,13 +51,15 @@ Part = tuple[float, Sequence[str]]
 
 @dataclass(frozen=True)
 class Sampled:
-    """What one model wrote on one suite. `rows` by language."""
+    """What one model wrote on one suite. `rows` by language; `base` is what it was trained from, as
+    far as is known."""
 
     folder: Path
     model: str
     suite: str
     claim: Row
     rows: Mapping[str, Sequence[Row]]
+    base: str | None = None
 
     @property
     def budgets(self) -> list[int]:
@@ -97,6 +108,11 @@ class Stratum:
 def compare(folders: Sequence[Path], *, common: bool = False) -> dict[str, Any]:
     """`compared`, and a table of it."""
     told = compared(folders, common=common)
+    whys = {
+        "trained from": "another one was trained from it",
+        "first": "the first that is named, or that was evaluated",
+    }
+    log(f"baseline: {told['baseline']} ({whys[told['baseline_is']]})")
     show_comparisons(told["comparisons"], told["baseline"])
     return told
 
@@ -123,28 +139,48 @@ def compared(folders: Sequence[Path], *, common: bool = False) -> dict[str, Any]
         if name != baseline
         for comparison in _against(models[baseline], suites, name, common)
     ]
-    return {"baseline": baseline, "comparisons": _corrected(comparisons)}
+    start = next(iter(models[baseline].values())).model
+    why = "trained from" if _is_base(start, found) else "first"
+    return {"baseline": baseline, "baseline_is": why, "comparisons": _corrected(comparisons)}
 
 
 def _sampled(folder: Path) -> list[Sampled]:
-    """The evaluations in a folder: those of the model that the folder's run started from, then the
-    others, by path."""
+    """The evaluations in a folder: those of the model that others were trained from, then the
+    others, in the order in which they were begun."""
     found = []
+    start = _started_from(folder)
     for place, claim in claims(folder):
         rows: dict[str, list[Row]] = defaultdict(list)
         for row in sorted(judged_rows(place), key=_place):
             rows[row["language"]].append(row)
+        refuse_missing(place, {language: len(own) for language, own in rows.items()})
         suite = next(iter(rows.values()))[0]["suite"]
-        found.append(Sampled(place, claim["model"], suite, claim, rows))
-    start = _started_from(folder)
-    return sorted(found, key=lambda sampled: sampled.model != start)
+        model = claim["model"]
+        base = claim["trained_from"] or trained_from(Path(model)) or start
+        base = None if base is None or _same(base, model) else base
+        found.append(Sampled(place, model, suite, claim, rows, base))
+
+    def order(sampled: Sampled) -> tuple[bool, bool, float]:
+        trained = any(sampled.base and _same(sampled.base, other.model) for other in found)
+        return not _is_base(sampled.model, found), trained, sampled.claim["begun"]
+
+    return sorted(found, key=order)
+
+
+def _is_base(model: str, found: Iterable[Sampled]) -> bool:
+    """Whether any of these was trained from it."""
+    return any(other.base and _same(other.base, model) for other in found)
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.normpath(resolve(one)) == os.path.normpath(resolve(other))
 
 
 def _started_from(folder: Path) -> str | None:
     """The model that a run folder, or the run around an `eval` folder, started from."""
     for place in (folder, folder.resolve().parent):
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads((place / "env.json").read_text("utf-8"))["model"]
+        if (place / "env.json").is_file():
+            return document(place / "env.json").get("model")
     return None
 
 
@@ -282,12 +318,10 @@ def _comparison(
     metric: str,
     scores: Sequence[Sequence[Stratum]],
 ) -> dict[str, Any]:
-    """`scores`: per language. Languages count alike, splits by their shares; problems are resampled
-    within both, as neither was drawn."""
+    """`scores`: per language. Languages count alike, splits by their shares."""
     strata = [stratum for own in scores for stratum in own]
     differences = [stratum.differences for stratum in strata]
-    made = stratified_bootstrap(differences, weights=[stratum.share for stratum in strata])
-    difference, low, high = made
+    made = estimate(differences, [stratum.share for stratum in strata], CHANGE)
     every = [d for group in differences for d in group]
     # The test counts all of its groups alike.
     weighed = [[s.share * d for d in s.differences] for s in strata]
@@ -299,8 +333,8 @@ def _comparison(
         "metric": metric,
         "baseline": sum(s.share * _mean(s.base) for s in strata) / len(scores),
         "value": sum(s.share * _mean(s.model) for s in strata) / len(scores),
-        "difference": difference,
-        "interval": [low, high],
+        "difference": made.value,
+        "interval": list(made.interval),
         "p": permutation_test(weighed),
         "wins": sum(d > 0 for d in every),
         "losses": sum(d < 0 for d in every),

@@ -13,7 +13,7 @@ from typing import Any
 
 from opsd.data.rows import SUFFIXES
 from opsd.evaluate.suite_files import Overlap, Suite
-from opsd.run import read_jsonl
+from opsd.json_files import mapping, rows, sequence
 from opsd.types import Problem
 
 SHORTEST = 24
@@ -94,9 +94,9 @@ def trained_on(problems: Sequence[Problem], run: Path) -> dict[str, int] | None:
 
 
 def _prompts(file: Path) -> Iterator[str]:
-    for row in read_jsonl(file):
+    for row in rows(file):
         yield str(row.get("prompt", ""))
-        yield from (str(view.get("prompt", "")) for view in row.get("views") or ())
+        yield from (str(mapping(view).get("prompt", "")) for view in sequence(row.get("views")))
 
 
 def bare(text: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +17,9 @@ from typing import Any
 
 from opsd import __version__
 from opsd.evaluate.labels import UPSTREAM
-from opsd.evaluate.results import METRICS, judged
-from opsd.evaluate.samples import SAMPLES, Row, claims
-from opsd.run import log, read_jsonl, write_atomically
+from opsd.evaluate.results import METRICS, judged, refuse_missing
+from opsd.evaluate.samples import SAMPLES, Row, claims, sampled_rows
+from opsd.run import log, write_atomically
 from opsd.types import UserError
 
 
@@ -96,9 +96,13 @@ def tasks(folder: Path, claim: Row) -> Iterator[Task]:
     several. UserError for an evaluation that is not finished."""
     budgets = claim["protocol"]["budgets"]
     strata: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(dict)
-    for row in read_jsonl(folder / SAMPLES):
+    for row in sampled_rows(folder):
         stratum = row["language"], str(row.get("split", ""))
         strata[stratum].setdefault(row["problem"], []).append(row)
+    there: Counter[str] = Counter()
+    for (language, _), problems in strata.items():
+        there[language] += sum(map(len, problems.values()))
+    refuse_missing(folder, there)
     for (language, split), problems in strata.items():
         counts = {len(rows) for rows in problems.values()}
         if len(counts) > 1:

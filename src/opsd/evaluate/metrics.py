@@ -1,7 +1,6 @@
 """Numbers that summarise graded samples: pure functions of verdicts, scores and answers.
 
-All are shares between 0 and 1. A suite's number is the mean over its problems; the intervals
-resample problems, because the samples of one problem are not independent.
+All are shares between 0 and 1. A suite's number is the mean over its problems.
 """
 
 from __future__ import annotations
@@ -9,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opsd.grade.answer import answers_agree
 
-# Rows of resampled problems held at once; bounds the memory, does not change the numbers.
-_RESAMPLES_PER_CHUNK = 500
-_SIGNS = 10_000
+# Random signs of all differences, and how many are held at once.
+_SIGNS, _CHUNK = 10_000, 500
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -110,34 +107,6 @@ def accuracy_given_format(correct: Sequence[bool], format_ok: Sequence[bool]) ->
     return sum(stated) / len(stated) if stated else None
 
 
-def bootstrap_interval(
-    per_problem_scores: Sequence[float],
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean score, over problems (Efron 1979).
-
-    With few problems it is somewhat narrow: it covers less often than `level` says. Equal scores
-    give an interval of no width.
-
-    >>> bootstrap_interval([0.5, 0.5, 0.5])
-    (0.5, 0.5)
-    """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be between 0 and 1, for instance 0.95, not {level}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, not {resamples}")
-    scores = np.asarray(per_problem_scores, dtype=np.float64)
-    if scores.ndim != 1 or scores.size == 0:
-        raise ValueError("an interval needs one score for each problem, and at least one problem")
-    if not np.isfinite(scores).all():
-        raise ValueError("a problem's score is not a finite number")
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(_resampled_means(scores, resamples, seed), [tail, 1.0 - tail])
-    return float(low), float(high)
-
-
 def permutation_test(groups: Sequence[Sequence[float]], seed: int = 0) -> float:
     """Two-sided p-value of 'the mean of the groups' mean differences is nothing but chance'.
 
@@ -160,8 +129,8 @@ def permutation_test(groups: Sequence[Sequence[float]], seed: int = 0) -> float:
         generator, own = np.random.default_rng(seed), 1  # what was seen is one of the drawn
         drawn = np.concatenate(
             [
-                (1.0 - 2.0 * generator.integers(0, 2, (_RESAMPLES_PER_CHUNK, shares.size))) @ shares
-                for _ in range(_SIGNS // _RESAMPLES_PER_CHUNK)
+                (1.0 - 2.0 * generator.integers(0, 2, (_CHUNK, shares.size))) @ shares
+                for _ in range(_SIGNS // _CHUNK)
             ]
         )
     # Sums of the same numbers in another order differ in their last digits.
@@ -179,65 +148,3 @@ def false_discovery(p_values: Sequence[float]) -> list[float]:
     from scipy import stats
 
     return [float(p) for p in stats.false_discovery_control(p_values)] if len(p_values) else []
-
-
-def _resampled_means(scores: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for start in range(0, resamples, _RESAMPLES_PER_CHUNK):
-        rows = min(_RESAMPLES_PER_CHUNK, resamples - start)
-        drawn = generator.integers(scores.size, size=(rows, scores.size))
-        means[start : start + rows] = scores[drawn].mean(axis=1)
-    return means
-
-
-def paired_bootstrap(
-    a: Sequence[float],
-    b: Sequence[float],
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Mean of `a - b` over the same problems, in the same order, and its interval's two ends.
-
-    Problems are resampled together for both, which is much sharper than two separate intervals.
-
-    >>> paired_bootstrap([1.0, 0.5], [0.5, 0.0])
-    (0.5, 0.5, 0.5)
-    """
-    if len(a) != len(b):
-        raise ValueError(f"a pair needs the same problems: {len(a)} scores against {len(b)}")
-    differences = [float(x) - float(y) for x, y in zip(a, b, strict=True)]
-    low, high = bootstrap_interval(differences, level, resamples, seed)
-    return sum(differences) / len(differences), low, high
-
-
-def stratified_bootstrap(
-    groups: Sequence[Sequence[float]],
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-    weights: Sequence[float] | None = None,
-) -> tuple[float, float, float]:
-    """Mean of the groups' means, and its interval's two ends.
-
-    Every group counts alike, however many problems it has (the macro average over languages), or by
-    its one of the `weights` (levels of difficulty).
-    Problems are resampled within their group, since the groups themselves were not drawn.
-
-    >>> stratified_bootstrap([[1.0, 1.0, 1.0], [0.5]])
-    (0.75, 0.75, 0.75)
-    """
-    if len(groups) == 0:
-        raise ValueError("a mean over groups needs at least one group")
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be between 0 and 1, for instance 0.95, not {level}")
-    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
-    if any(array.ndim != 1 or array.size == 0 for array in arrays):
-        raise ValueError("every group needs one score for each problem, and at least one problem")
-    drawn = [_resampled_means(array, resamples, seed + i) for i, array in enumerate(arrays)]
-    means = np.average(drawn, axis=0, weights=weights)
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    mean = np.average([array.mean() for array in arrays], weights=weights)
-    return float(mean), float(low), float(high)

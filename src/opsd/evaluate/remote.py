@@ -6,6 +6,7 @@ come the tokens themselves, so that one generation serves every budget, as it do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from opsd.evaluate.samples import Protocol
 from opsd.progress_bar import counting
-from opsd.rollout.endpoint import REFUSED, make_client, one_line, refusal, shown
+from opsd.rollout.endpoint import ChatEndpoint, NoAnswer, connect, shown
 from opsd.rollout.engine import Completion, prompt_seed
 from opsd.types import Finish, Message, Problem, UserError
 
@@ -32,6 +33,10 @@ class Endpoint:
     timeout: float = 600.0
     retries: int = 5
 
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < math.inf:
+            raise UserError(f"--timeout {self.timeout:g}: write a number of seconds above 0")
+
 
 class Pieces:
     """A tokenizer of completions whose tokens are texts already, control tokens left out."""
@@ -46,15 +51,11 @@ class Pieces:
 class _Asked:
     """What there is to ask of one endpoint."""
 
-    endpoint: Endpoint
-    model: str
+    endpoint: ChatEndpoint
     protocol: Protocol
-    client: Any
 
     def __call__(self, problem: Problem, item: Item) -> Completion:
         """One completion, its tokens as bytes."""
-        import openai
-
         view = self.protocol.prompt.view(problem)
         messages: list[Message] = list(view.messages)
         extra: dict[str, Any] = {}
@@ -67,30 +68,19 @@ class _Asked:
         extra |= {"top_k": sampling.top_k} if sampling.top_k else {}
         extra |= {"min_p": sampling.min_p} if sampling.min_p else {}
         seed = prompt_seed(self.protocol.seed, 0, item[0], item[1], "evaluate")
-        try:
-            reply = self.client.chat.completions.create(
-                model=self.model,
-                messages=messages,
-                max_tokens=sampling.max_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=seed % 2**31,
-                logprobs=True,
-                extra_body=extra,
-            )
-        except openai.APIStatusError as error:
-            if error.status_code in REFUSED:
-                told = refusal("evaluate", self.endpoint.base_url, self.model, error)
-                raise UserError(told) from error
-            raise
-        try:
-            return _completion(reply, self.endpoint.base_url)
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            where = shown(self.endpoint.base_url)
-            raise UserError(f"{where} sends what an endpoint does not answer") from error
+        return self.endpoint.ask(
+            lambda reply: _completion(reply, self.endpoint.base_url),
+            messages=messages,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=seed % 2**31,
+            logprobs=True,
+            extra_body=extra,
+        )
 
 
-def _completion(reply: Any, base_url: str) -> Completion:
+def _completion(reply: Any, base_url: str | None) -> Completion:
     choice = reply.choices[0]
     said = choice.message.content or ""
     content = choice.logprobs and choice.logprobs.content
@@ -119,17 +109,12 @@ def draw(
 ) -> None:
     """Asks for what is missing, several at a time; `keep` is given each as it comes.
 
-    Raises UserError, at once where the endpoint refuses whatever is asked, or where nobody is there
-    to begin with, else in the end where some have no answer: what has come is kept, and the same
-    command asks for the rest.
+    Raises UserError, at once where the endpoint refuses whatever is asked, or where none of the
+    first questions has an answer, else in the end where some have none: what has come is kept, and
+    the same command asks for the rest.
     """
-    client = make_client(
-        *(endpoint.base_url, endpoint.key_variable, endpoint.timeout, endpoint.retries),
-        who="evaluate",
-    )
-    import openai  # which that call has seen to be there
-
-    ask = _Asked(endpoint, model, protocol, client)
+    about = (endpoint.base_url, endpoint.key_variable, endpoint.timeout, endpoint.retries)
+    ask = _Asked(connect(model, *about, who="evaluate"), protocol)
     failed: list[str] = []
     came = 0
     with (
@@ -142,12 +127,12 @@ def draw(
                 try:
                     keep(waiting[future], future.result())
                     came += 1
-                except openai.APIError as error:
-                    failed.append(one_line(error))
-                    nobody = isinstance(error, openai.APIConnectionError) and not came
-                    if nobody and len(failed) >= endpoint.concurrency:
+                except NoAnswer as error:
+                    failed.append(str(error))
+                    if not came and len(failed) >= 2 * endpoint.concurrency:
+                        who = "no sample is answered" if error.reached else "nobody answers"
                         raise UserError(
-                            f"nobody answers at {shown(endpoint.base_url)} ({failed[-1]})"
+                            f"{who} at {shown(endpoint.base_url)} ({failed[-1]})"
                         ) from error
                 advance(1)
         except BaseException:

@@ -10,24 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from opsd.evaluate.intervals import estimate
 from opsd.evaluate.labels import CORRECTED, UPSTREAM, fix_of
 from opsd.evaluate.metrics import (
     accuracy_given_format,
     avg_at_k,
-    bootstrap_interval,
     format_rate,
     majority,
     pass_at_k,
-    stratified_bootstrap,
 )
 from opsd.evaluate.samples import Row
+from opsd.evaluate.schema import RESULT, SAMPLES, read
 from opsd.evaluate.weighted import weighted
 from opsd.grade.answer import answers_agree
 from opsd.grade.verifier import MathVerifier, decimal_mark
+from opsd.json_files import Damaged, sealed
 from opsd.run import write_atomically
 from opsd.types import Problem, UserError
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,9 @@ def label_sets(rows: Iterable[Row]) -> list[str]:
 def judged(row: Row, budget: int, labels: str) -> Judged | None:
     """One sample's judgement; None for a problem that these labels leave out, having none that is
     right."""
+    if str(budget) not in row["budgets"]:
+        about = f"problem {row['problem']}, sample {row['sample']}"
+        raise UserError(f"{SAMPLES}: {about} of {row['model']} is not judged at {budget} tokens")
     by_then = row["budgets"][str(budget)]
     correct = by_then["correct"]
     fix = None
@@ -154,9 +156,9 @@ def _scored(
     own = {s: groups([r for r in rows if r.get("split") == s], budget, labels) for s in splits}
     own = {split: found for split, found in own.items() if found}
     scores = [[average(group) for group in found.values()] for found in own.values()]
-    _, *ends = stratified_bootstrap(scores, weights=[splits[split] for split in own])
+    ends = estimate(scores, [splits[split] for split in own]).interval
     parts = {split: _scores(found, samples) for split, found in own.items()}
-    return weighted(parts, splits) | {"interval": ends}
+    return weighted(parts, splits) | {"interval": list(ends)}
 
 
 def _scores(found: Mapping[str, Sequence[Judged]], samples: int) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def _scores(found: Mapping[str, Sequence[Judged]], samples: int) -> dict[str, An
         "format_rate": format_rate(formed),
         "accuracy_given_format": accuracy_given_format([s.correct for s in every], formed),
         "cut_off": sum(sample.cut_off for sample in every) / len(every),
-        "interval": list(bootstrap_interval(averages)),
+        "interval": list(estimate([averages]).interval),
     }
 
 
@@ -193,22 +195,15 @@ def _mean(values: Iterable[float]) -> float:
     return sum(known) / len(known)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The results in a folder, none where there is no `result.json` yet. UserError where it is
-    broken, which writing never leaves behind."""
-    file = folder / RESULT
-    if not file.is_file():
-        return []
-    try:
-        rows = json.loads(file.read_text("utf-8"))["results"]
-        if all(isinstance(row["language"], str) for row in rows):
-            return rows
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(
-        f"{file}: not as `opsd evaluate` writes it; delete it, and evaluate again: it is made anew"
-        " from the samples"
-    )
+def refuse_missing(folder: Path, there: Mapping[str, int]) -> None:
+    """Damaged where `result.json` was made of more samples of a language than are `there`."""
+    for row in read(folder):
+        language, made = row["language"], row["n_problems"] * row["samples"]
+        if made > there.get(language, 0):
+            raise Damaged(
+                f"{folder / SAMPLES}: {there.get(language, 0)} samples of {language}, but {RESULT}"
+                f" was made of {made}; evaluate again, which draws what is missing"
+            )
 
 
 def write(folder: Path, seconds: float, made: Sequence[Mapping[str, Any]]) -> None:
@@ -216,7 +211,7 @@ def write(folder: Path, seconds: float, made: Sequence[Mapping[str, Any]]) -> No
     languages = {row["language"] for row in made}
     others = [row for row in read(folder) if row["language"] not in languages]
     content = {"seconds": seconds, "results": [*others, *made]}
-    write_atomically(folder / RESULT, json.dumps(content, indent=1, ensure_ascii=False))
+    write_atomically(folder / RESULT, json.dumps(sealed(content), indent=1, ensure_ascii=False))
 
 
 def split_weights(folder: Path) -> dict[str, float]:

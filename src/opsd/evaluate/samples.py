@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,21 +22,26 @@ from opsd.data.languages import language
 from opsd.data.prompts import template_text
 from opsd.data.tokens import completion_text
 from opsd.evaluate.fidelity import fidelity
+from opsd.evaluate.schema import CLAIM, PROTOCOL, RESULT, SAMPLE, SAMPLES
 from opsd.evaluate.traits import repetition
 from opsd.grade.choice import ChoiceVerifier, chosen, options_of
 from opsd.grade.format import answer_part, extract_boxed
 from opsd.grade.verifier import MathVerifier
+from opsd.json_files import Damaged, as_type, document, mapping, rows, sealed
 from opsd.model import resolve
 from opsd.rollout.engine import Completion, Sampling
-from opsd.run import read_jsonl, write_atomically
+from opsd.run import write_atomically
 from opsd.teacher.context import StudentPrompt
 from opsd.types import Finish, Problem, UserError
+from opsd.yaml_files import mapping as mapping_of
 
 Row = dict[str, Any]
-SAMPLES, PROTOCOL = "samples.jsonl", "protocol.json"
 _LONG = ("prompt", "completion")
 _MERGED = ("languages", "splits")
 """Parts of a claim that later calls may add to."""
+_ASIDE = ("begun", "trained_from")
+"""Parts of a claim that do not tell samples of another kind."""
+_REDRAWN = "; delete that line, and `opsd evaluate` draws the sample again"
 _TEXTS = {"instruction", "transition", "think_prefix", "labels"}
 
 
@@ -102,7 +108,7 @@ def sample_row(
             "repetition": repetition(ids),
             "fidelity": fidelity(text, problem.language),
         }
-    return {
+    row = {
         **about,
         "language": problem.language,
         "row": problem.metadata.get("row"),
@@ -114,16 +120,24 @@ def sample_row(
         "finish": completion.finish.value,
         "budgets": budgets,
     }
+    return sealed(row)
 
 
 def _said(text: str, options: Sequence[str]) -> str | None:
     return chosen(text, options) if options else extract_boxed(text)
 
 
+def sampled_rows(folder: Path) -> Iterator[Row]:
+    """The samples of a folder. UserError names a line that is none, or was changed."""
+    path = folder / SAMPLES
+    for number, row in enumerate(rows(path, _REDRAWN) if path.is_file() else (), 1):
+        as_type(SAMPLE, row, f"{path}, line {number}", _REDRAWN)
+        yield row
+
+
 def judged_rows(folder: Path) -> Iterator[Row]:
     """The samples without their texts: what scores are made of."""
-    path = folder / SAMPLES
-    for row in read_jsonl(path) if path.is_file() else ():
+    for row in sampled_rows(folder):
         yield {name: value for name, value in row.items() if name not in _LONG}
 
 
@@ -157,6 +171,7 @@ def claimed(folder: Path, about: Row) -> Iterator[None]:
         before = claim_of(folder)
         if before is not None:
             about = about | {part: {**before[part], **about[part]} for part in _MERGED}
+            about["begun"] = before["begun"]
             if about["aside"] is None:
                 about["aside"] = before["aside"]
             if unlike(before, about):
@@ -165,20 +180,24 @@ def claimed(folder: Path, about: Row) -> Iterator[None]:
                     f"{folder} holds samples of another kind: {other}"
                     f" (see {folder / PROTOCOL}); choose another --output"
                 )
-        write_atomically(folder / PROTOCOL, json.dumps(about, indent=1, sort_keys=True))
+        write_atomically(folder / PROTOCOL, json.dumps(sealed(about), indent=1, sort_keys=True))
         yield
     finally:
         os.close(handle)
 
 
 def claim_of(folder: Path) -> Row | None:
-    """What the samples of a folder have in common; None where there are none yet."""
+    """What the samples of a folder have in common; None where there are none yet. UserError where
+    there are some of which nobody can say how they were drawn."""
     samples, written = folder / SAMPLES, folder / PROTOCOL
-    if not (samples.is_file() and samples.stat().st_size and written.is_file()):
+    if not (samples.is_file() and samples.stat().st_size):
         return None
+    hint = f": how {samples} were drawn is not known; put the file back, or choose another --output"
+    claim = document(written, hint)
+    as_type(CLAIM, claim, str(written), hint)
     # What older folders do not say.
-    unsaid = {"languages": {}, "splits": {}, "aside": None}
-    return unsaid | json.loads(written.read_text("utf-8"))
+    unsaid = {"languages": {}, "splits": {}, "aside": None, "trained_from": None}
+    return unsaid | {"begun": samples.stat().st_mtime} | claim
 
 
 def claims(folder: Path) -> list[tuple[Path, Row]]:
@@ -186,18 +205,30 @@ def claims(folder: Path) -> list[tuple[Path, Row]]:
     common. Raises UserError where there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that `opsd evaluate` wrote")
-    places = [written.parent for written in sorted(folder.rglob(PROTOCOL))]
-    found = [
-        (place, claim)
-        for place in places
-        if (claim := claim_of(place)) is not None and next(judged_rows(place), None) is not None
-    ]
+    found = evaluations(folder)
     if not found:
         raise UserError(
             f"{folder} holds no {SAMPLES} beside a {PROTOCOL}; name a folder that `opsd evaluate`"
             " wrote"
         )
     return found
+
+
+def evaluations(folder: Path) -> list[tuple[Path, Row]]:
+    """As `claims`, and nothing where there are none. UserError where a file of one is gone."""
+    named = {file.parent for name in (PROTOCOL, SAMPLES) for file in folder.rglob(name)}
+    places = [place for place in sorted(named) if (place / PROTOCOL).exists() or _judged(place)]
+    for place in places:
+        samples = place / SAMPLES
+        if (place / RESULT).exists() and not (samples.exists() and samples.stat().st_size):
+            raise Damaged(f"{samples}: gone or empty, while {RESULT}, made of it, is there")
+    found = [(place, claim) for place in places if (claim := claim_of(place)) is not None]
+    return [(place, claim) for place, claim in found if any(judged_rows(place))]
+
+
+def _judged(place: Path) -> bool:
+    """Whether a folder's samples are an evaluation's: a quickstart has some of its own."""
+    return "budgets" in next(rows(place / SAMPLES), {})
 
 
 def unlike(one: Row, other: Row) -> list[str]:
@@ -207,7 +238,7 @@ def unlike(one: Row, other: Row) -> list[str]:
 
 
 def _same(part: str, one: Any, other: Any) -> bool:
-    if part == "aside" and None in (one, other):
+    if part in _ASIDE or (part == "aside" and None in (one, other)):
         return True
     if part in _MERGED:
         return all(one[name] == other[name] for name in one.keys() & other.keys())
@@ -229,8 +260,18 @@ def _different(before: Row, about: Row) -> list[str]:
 def base_of(model: Path) -> str | None:
     """The model under an adapter, as its folder names it; None of what is no adapter's folder."""
     file = model / "adapter_config.json"
-    told = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    return told.get("base_model_name_or_path")
+    return document(file).get("base_model_name_or_path") if file.is_file() else None
+
+
+def trained_from(model: Path) -> str | None:
+    """The model that one was trained from, as the recipe in its folder or its run's says, or the
+    configuration of an adapter; None of one of which nobody says so."""
+    for folder in (model, model.parent):
+        recipe = folder / "recipe.yaml"
+        if model.is_dir() and recipe.is_file():
+            named = mapping_of(recipe).get("model")
+            return str(mapping(named).get("name", named))
+    return base_of(model)
 
 
 def described(
@@ -257,5 +298,7 @@ def described(
         "languages": {c: hashlib.sha256(t.encode()).hexdigest()[:16] for c, t in texts.items()},
         "splits": dict(splits or {}),
         "aside": None if aside is None else sorted(aside),
+        "trained_from": trained_from(Path(model)),
+        "begun": time.time(),
     }
     return json.loads(json.dumps(about))

@@ -3,6 +3,7 @@ published numbers were measured, else as usual."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"--top-p {self.top_p:g}: write a number above 0, at most 1")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise UserError(f"--temperature {self.temperature:g}: write a number, 0 or above")
+        counts = (("--samples", self.samples), *(("--budget", budget) for budget in self.budgets))
+        for option, count in counts:
+            if count is not None and count < 1:
+                raise UserError(f"{option} {count}: write a whole number, 1 or above")
 
     def over(self, setting: Setting | None) -> Settings:
         """These, and for what they leave open a suite's setting, then the usual."""

@@ -8,12 +8,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from opsd.evaluate.intervals import FEWEST, Estimate, combined, recalled
 from opsd.evaluate.labels import CORRECTED, UPSTREAM
 from opsd.evaluate.published import ours
 from opsd.evaluate.suite_files import Suite
 from opsd.run import log
 
 Row = Mapping[str, Any]
+MEAN = "mean"
+"""Stands for the mean over languages."""
 _SHARES = (
     *("avg@k", "pass@k", "maj@k", "format_rate", "accuracy_given_format", "cut_off"),
     *("repetition", "language_fidelity"),
@@ -29,7 +32,7 @@ def show_results(results: Sequence[Row], aside: Sequence[str]) -> None:
 
 
 def _show_model(model: str, rows: Sequence[Row]) -> None:
-    counts = [row["n_problems"] for row in rows if row["interval"] is not None]
+    counts = [row["n_problems"] for row in rows if row["language"] != MEAN]
     least, most = min(counts), max(counts)
     asked = f"{most:,}" if least == most else f"{least:,} to {most:,}"
     table = _table(
@@ -47,6 +50,7 @@ def _show_model(model: str, rows: Sequence[Row]) -> None:
             _add_scores(table, named, {**scores, "budget": row["budget"]})
         _add_scores(table, f"{_language(row)}{' weighted' if splits else ''}", row)
     _print(table)
+    _warn_of_few(least)
 
 
 def _add_scores(table: Table, named: str, row: Row) -> None:
@@ -85,12 +89,12 @@ def means(results: Sequence[Row], aside: Sequence[str] = ()) -> list[dict[str, A
             made.append(
                 {
                     "model": model,
-                    "language": "mean",
+                    "language": MEAN,
                     "labels": labels,
                     "budget": budget,
                     "n_problems": sum(row["n_problems"] for row in chosen.values()),
                     "samples": samples,
-                    "interval": None,
+                    "interval": list(combined(list(map(_estimate, chosen.values()))).interval),
                     **{
                         name: _mean(row.get(name) for row in chosen.values())
                         for name in (*_SHARES, "mean_length")
@@ -98,6 +102,10 @@ def means(results: Sequence[Row], aside: Sequence[str] = ()) -> list[dict[str, A
                 }
             )
     return made
+
+
+def _estimate(row: Row) -> Estimate:
+    return recalled(row["avg@k"], row["interval"], row["n_problems"])
 
 
 def show_published(numbers: Sequence[Row], results: Sequence[Row], suite: Suite) -> None:
@@ -143,8 +151,7 @@ def show_selection(told: Row) -> None:
 
 def show_comparisons(comparisons: Sequence[Row], baseline: str) -> None:
     """A table per model, suite and budget: one line per comparison with the baseline."""
-    keys = dict.fromkeys((row["model"], row["suite"], row["budget"]) for row in comparisons)
-    for key in keys:
+    for key in dict.fromkeys(map(_key, comparisons)):
         model, suite, budget = key
         table = _table(
             ("language",),
@@ -152,9 +159,20 @@ def show_comparisons(comparisons: Sequence[Row], baseline: str) -> None:
             title=f"{model} against {baseline}, {suite} at {budget:,} tokens",
         )
         for row in comparisons:
-            if (row["model"], row["suite"], row["budget"]) == key:
+            if _key(row) == key:
                 _add_comparison(table, row)
         _print(table)
+        _warn_of_few(min(r["n_problems"] for r in comparisons if _key(r) == key))
+
+
+def _key(row: Row) -> tuple[str, str, int]:
+    return row["model"], row["suite"], row["budget"]
+
+
+def _warn_of_few(problems: int) -> None:
+    if problems < FEWEST:
+        named = f"{problems} problem{'s are' if problems != 1 else ' is'}"
+        log(f"{named} too few to tell one model from another: ask at least {FEWEST}")
 
 
 def _add_comparison(table: Table, row: Row) -> None:

@@ -70,8 +70,11 @@ def read(
     for, by default (or as `all`) in every one that it has. `folder` holds local copies, instead of
     the hub.
 
-    Raises UserError for a language that the suite, or the folder, does not have.
+    Raises UserError for a language that the suite, or the folder, does not have, and for a limit
+    that leaves nothing.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: write a whole number, 1 or above")
     names = [name for name in asked if name != ALL]
     if names and ALL in asked:
         raise UserError(

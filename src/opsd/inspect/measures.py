@@ -72,7 +72,7 @@ def series_of(row: Row) -> Iterator[Series]:
         yield Series(key, ENTROPY, f"entropy, {name}", told, reader["entropy"])
     student = next((r for r in row["readers"] if r["name"] == "student"), {})
     if "logp" in student:
-        surprise = [-value for value in student["logp"]]
+        surprise = [None if value is None else -value for value in student["logp"]]
         told = "Minus log p of the token that was written."
         yield Series("surprise", ENTROPY, "surprise, student", told, surprise)
 
@@ -170,8 +170,11 @@ def _learned(signal: Row, prefix: str, suffix: str) -> Iterator[Series]:
         yield series("loss", "loss, after weighting", told, signal["loss"], "nats")
 
 
-def _close(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(abs(a - b) <= 1e-4 + 1e-3 * abs(b) for a, b in zip(one, other, strict=True))
+def _close(one: Sequence[float | None], other: Sequence[float | None]) -> bool:
+    return all(
+        a == b if a is None or b is None else abs(a - b) <= 1e-4 + 1e-3 * abs(b)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def _round_up(value: float) -> float:

@@ -123,8 +123,8 @@ def _reader(reader: Mapping[str, Any], texts: _Texts) -> dict[str, Any]:
     return {
         "label": reader_label(reader),
         "entropy": [_short(value) for value in reader["entropy"]],
-        "chance": [_share(math.exp(min(value, 0.0))) for value in reader.get("logp", ())],
-        "top": [[texts(text) for text, _ in row] for row in reader["top"]],
+        "chance": [_chance(value) for value in reader.get("logp", ())],
+        "top": [[texts(str(text)) for text, _ in row] for row in reader["top"]],
         "chances": [[_share(p) for _, p in row] for row in reader["top"]],
     }
 
@@ -158,5 +158,11 @@ def _short(value: float | None) -> float | None:
     return float(f"{value:.4g}")
 
 
-def _share(value: float) -> float:
-    return round(value, 5)
+def _chance(logp: float | None) -> float | None:
+    return None if logp is None else _share(math.exp(min(logp, 0.0)))
+
+
+def _share(value: Any) -> float | None:
+    """Five digits; None for what is no number."""
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return round(value, 5) if known else None

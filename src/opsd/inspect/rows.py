@@ -5,13 +5,81 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
-from opsd.run import distinct_names, read_jsonl
+from annotated_types import Len
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from opsd.json_files import as_type, rows
+from opsd.run import distinct_names
 from opsd.types import UserError
 
 MOST_TOKENS = 50_000
 """Tokens on one page; a browser stays quick, and the file is some tens of megabytes at most."""
+
+
+_TOLERANT = ConfigDict(extra="allow", strict=True)
+_Values = list[float | None]
+_Columns = dict[str, _Values]
+
+
+@with_config(_TOLERANT)
+class _Reader(TypedDict):
+    name: str
+    weights: NotRequired[str]
+    top: list[list[Annotated[list[str | float | None], Len(2, 2)]]]
+    entropy: _Values
+    logp: NotRequired[_Values]
+
+
+_Pair = with_config(_TOLERANT)(
+    TypedDict(
+        "_Pair",
+        {
+            "from": str,
+            "to": str,
+            "part": Literal["whole", "reference", "question", "base", "target"],
+            "divergence": _Values,
+            "log_ratio": _Values,
+        },
+    )
+)
+
+
+@with_config(_TOLERANT)
+class _Signal(TypedDict):
+    type: str
+    value: NotRequired[_Values]
+    unclipped: NotRequired[_Values]
+    weight: NotRequired[_Values]
+    loss: NotRequired[_Values]
+    advantage: NotRequired[_Values]
+    in_loss: NotRequired[list[bool]]
+    columns: NotRequired[_Columns]
+    votes: NotRequired[_Columns]
+    pairs: NotRequired[list[_Pair]]
+
+
+@with_config(_TOLERANT)
+class _View(TypedDict):
+    name: str
+    weights: NotRequired[str]
+    prompt: str
+
+
+@with_config(_TOLERANT)
+class _Trace(TypedDict):
+    """What is shown of a line of `traces/*.jsonl`."""
+
+    step: NotRequired[int]
+    tokens: list[str]
+    readers: list[_Reader]
+    signals: list[_Signal]
+    views: NotRequired[list[_View]]
+
+
+_TRACE = TypeAdapter(_Trace)
 
 
 @dataclass(frozen=True)
@@ -81,33 +149,29 @@ def _with_traces(path: Path) -> list[Path]:
 def _files(folder: Path) -> Iterator[Path]:
     """Trace files that hold a whole line."""
     for file in sorted((folder / "traces").glob("*.jsonl")):
-        if next(read_jsonl(file), None) is not None:
+        if next(rows(file), None) is not None:
             yield file
 
 
 def _read(folder: Path, label: str) -> Iterator[Traced]:
     for file in _files(folder):
-        for number, row in enumerate(read_jsonl(file), 1):
+        for number, row in enumerate(rows(file), 1):
+            where = f"{file}, line {number}: not a trace"
+            as_type(_TRACE, row, where)
             fault = _fault(row)
             if fault:
-                raise UserError(f"{file}, line {number}: not a trace ({fault})")
+                raise UserError(f"{where} ({fault})")
             yield Traced(label, row)
 
 
-def _fault(row: Any) -> str | None:
-    """What is wrong with a line, in a few words."""
-    if not isinstance(row, dict):
-        return "not a mapping"
-    parts = {"tokens": str, "readers": dict, "signals": dict}
-    for name, kind in parts.items():
-        values = row.get(name)
-        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-            return f"'{name}' is not there, or is something else"
+def _fault(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with a line's lengths, in a few words."""
     length = len(row["tokens"])
-    for reader in row["readers"]:
-        if not {"name", "top", "entropy"} <= reader.keys():
-            return "a reader lacks its name, its top tokens or its entropy"
-    for part in (*row["readers"], *row["signals"]):
+    inner = [pair for signal in row["signals"] for pair in signal.get("pairs", ())]
+    named = [
+        signal[key] for signal in row["signals"] for key in ("columns", "votes") if key in signal
+    ]
+    for part in (*row["readers"], *row["signals"], *inner, *named):
         for name, values in part.items():
             if isinstance(values, list) and name != "pairs" and len(values) != length:
                 return f"{len(values)} values of '{name}' for {length} tokens"

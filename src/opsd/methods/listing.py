@@ -17,12 +17,13 @@ from opsd.recipe_files import shipped
 from opsd.types import UserError
 
 _METHOD = TypeAdapter(Method)
+_PARTS = ("source", "student", "authors", "signal", "reuse")
 # The parser in C, where PyYAML has it, is ten times as fast on seventy files.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def listing(name: str | None = None) -> list[dict[str, Any]]:
-    """Name, paper, source, signal (as parts) and recipes of every method, or of one."""
+    """Name, paper, parts and recipes of every method, or of one."""
     if name is not None and name not in FUNCTIONS:
         raise UserError(f"unknown method '{name}'; known: {', '.join(sorted(FUNCTIONS))}")
     rows, recipes = [], _recipes()
@@ -33,8 +34,7 @@ def listing(name: str | None = None) -> list[dict[str, Any]]:
                 {
                     "name": key,
                     "paper": method.paper,
-                    "source": parts["source"],
-                    "signal": parts["signal"],
+                    **{key: parts[key] for key in _PARTS},
                     "recipes": recipes.get(key, []),
                 }
             )
@@ -51,7 +51,7 @@ def show(name: str | None = None) -> None:
             if leaf.type == "distill":
                 formula = f"{coefficient:g} x {leaf.divergence.formula}"
                 console.print(f"\nFormula: {formula}", markup=False)
-        parts = yaml.safe_dump({k: row[k] for k in ("source", "signal")}, sort_keys=False)
+        parts = yaml.safe_dump({k: row[k] for k in _PARTS}, sort_keys=False)
         console.print(f"\nPaper: {row['paper']}\nRecipes: {_names(row['recipes'])}\n\n{parts}")
         return
     table = Table("method", "what it is", "paper", Column("recipes", overflow="fold"))

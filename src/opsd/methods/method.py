@@ -38,20 +38,3 @@ class Method:
             return OwnPrompt(self.student) if isinstance(x, OwnPrompt) else x
 
         return leaves(changed(self.signal, bound))
-
-    def describe(self, temperature: float) -> str:
-        """The signals in words, a line each, with the formula in use; `temperature` is the
-        rollouts'."""
-        lines = [f"method {self.name} ({self.paper})"]
-        for coefficient, leaf in leaves(self.signal):
-            own = temperature if leaf.temperature == "sampling" else leaf.temperature
-            text = f"  {coefficient:g} x {leaf.type} at temperature {own:g}"
-            if leaf.type == "distill":
-                text += f": {leaf.divergence.formula}"
-            if leaf.teacher is not None:
-                teacher = leaf.teacher
-                text += f"; teacher {teacher.context.label}@{teacher.weights.type}"
-                if teacher.target.type != "single":
-                    text += f", target {teacher.target.type}"
-            lines.append(f"{text}; averaged per {leaf.reduction.unit}")
-        return "\n".join(lines)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opsd.evaluate.metrics import bootstrap_interval, pass_at_k
+from opsd.evaluate.intervals import estimate
+from opsd.evaluate.metrics import pass_at_k
 from opsd.miniature.pool import tell
 from opsd.types import Problem
 
@@ -50,7 +51,7 @@ class Outcome:
         return [correct / n for n, correct, _, _ in self.scores]
 
     def row(self) -> dict[str, Any]:
-        """The arm's line in `result.json`."""
+        """The arm's line in `result.json`; `scores` are of the single problems, in order."""
         n = sum(score[0] for score in self.scores)
         return {
             "language": self.arm.language,
@@ -59,7 +60,8 @@ class Outcome:
             "avg@4": sum(self.averages) / len(self.averages),
             "pass@4": sum(pass_at_k(s[0], s[1], s[0]) for s in self.scores) / len(self.scores),
             "format_rate": sum(score[2] for score in self.scores) / n,
-            "interval": list(bootstrap_interval(self.averages)),
+            "interval": list(estimate([self.averages]).interval),
+            "scores": self.averages,
             "generated_tokens": self.generated_tokens,
         }
 

@@ -1,8 +1,8 @@
 """What a claim measures on its arms' counts, and how sure that is.
 
-Counts are sums per problem, so that every metric is a quotient of two sums, and a resampled one is
-made from the same numbers. Intervals come from a bootstrap over problems and seeds at once: the
-problems, and the random numbers of a seed, are the same for all arms of a claim.
+Counts are sums per problem, so that every metric is a quotient of two sums. The problems, and the
+random numbers of a seed, are the same for all arms of a claim: an interval follows from how much a
+measure changes when a problem of one seed and language, in all arms at once, weighs a little more.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from opsd.evaluate.intervals import linearized
 
 Array = NDArray[np.float64]
 
@@ -34,7 +36,11 @@ METRICS: dict[str, tuple[str, str, float]] = {
 per thousand tokens, or per sample (`markers_each`). `avg@k at N` counts what is right within N
 tokens; so do `pass@k at N` and `format_rate at N`."""
 
-RESAMPLES = 2000
+_NUDGE = 1e-4
+"""By how much a cell weighs more; none weighs 1."""
+
+Cells = str | None
+"""The language whose cells [seed, problem], one after the other, weigh more; None: no cell does."""
 
 
 @dataclass(frozen=True)
@@ -46,49 +52,42 @@ class Counts:
     by_language: Mapping[str, Array]
     tokens: Array
 
-    def curves(self, metric: str, draw: Draw) -> Array:
-        """A metric of every resample at every point, per language: [language, resample, point]."""
+    def curves(self, metric: str, nudged: Cells = None) -> Array:
+        """A metric at every point, per language, with each cell in turn: [language, cell, point];
+        one row instead of cells where none is `nudged`."""
         name, _, budget = metric.partition(" at ")
         above, below, factor = METRICS[name]
         above = f"{above} at {budget}" if budget else above
         i, j = self.fields.index(above), self.fields.index(below)
-        return np.stack(
-            [
-                factor * draw.sums(a[..., i]) / draw.sums(a[..., j])
-                for a in self.by_language.values()
-            ]
-        )
-
-    def spent(self, draw: Draw) -> Array:
-        """Mean tokens generated at every point: [resample, point]."""
-        return draw.seeds @ self.tokens / draw.seeds.sum(1, keepdims=True)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How often each seed and each problem is in each resample: [resample, seed], [resample,
-    problem]."""
-
-    seeds: Array
-    problems: Array
-
-    @classmethod
-    def once(cls, seeds: int, problems: int) -> Draw:
-        """The sample itself."""
-        return cls(np.ones((1, seeds)), np.ones((1, problems)))
-
-    @classmethod
-    def bootstrap(cls, seeds: int, problems: int, resamples: int = RESAMPLES) -> Draw:
-        random = np.random.default_rng(0)
         made = [
-            random.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-            for n in (seeds, problems)
+            factor * _sums(a[..., i], code == nudged) / _sums(a[..., j], code == nudged)
+            for code, a in self.by_language.items()
         ]
-        return cls(*made)
+        return np.stack([np.broadcast_to(x, (self._rows(nudged), x.shape[1])) for x in made])
 
-    def sums(self, counts: Array) -> Array:
-        """[seed, point, problem] -> [resample, point]."""
-        return np.einsum("bs,sop,bp->bo", self.seeds, counts, self.problems, optimize=True)
+    def spent(self, nudged: Cells = None) -> Array:
+        """Mean tokens generated at every point: [cell, point]."""
+        cells = np.repeat(self.tokens[..., None], self._cells // len(self.tokens), -1)
+        made = [
+            _sums(cells, code == nudged) / _sums(np.ones_like(cells), code == nudged)
+            for code in self.by_language
+        ]
+        return np.broadcast_to(sum(made) / len(made), (self._rows(nudged), cells.shape[1]))
+
+    @property
+    def _cells(self) -> int:
+        seeds, _, problems, _ = next(iter(self.by_language.values())).shape
+        return seeds * problems
+
+    def _rows(self, nudged: Cells) -> int:
+        return 1 if nudged is None else self._cells
+
+
+def _sums(counts: Array, nudged: bool) -> Array:
+    """[seed, point, problem] -> [cell, point]."""
+    whole = counts.sum((0, 2))[None]
+    cells = counts.transpose(0, 2, 1).reshape(-1, counts.shape[1])
+    return whole + _NUDGE * cells if nudged else whole
 
 
 class Strict(BaseModel):
@@ -116,9 +115,9 @@ class Difference(Strict):
         terms = [(term.arm, term.metric or self.metric) for term in (*self.plus, *self.minus)]
         return {arm: tuple(dict.fromkeys(m for a, m in terms if a == arm)) for arm, _ in terms}
 
-    def __call__(self, counts: Mapping[str, Counts], draw: Draw) -> Array:
+    def __call__(self, counts: Mapping[str, Counts], nudged: Cells = None) -> Array:
         def value(term: Term) -> Array:
-            curves = counts[term.arm].curves(term.metric or self.metric, draw)
+            curves = counts[term.arm].curves(term.metric or self.metric, nudged)
             return curves.mean(0)[:, term.point]
 
         return sum((value(t) for t in self.plus), np.float64(0)) - sum(
@@ -141,16 +140,16 @@ class TokensTo(Strict):
     def shown(self) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys((self.of, self.over, self.start), (self.metric,))
 
-    def __call__(self, counts: Mapping[str, Counts], draw: Draw) -> Array:
-        begin = counts[self.start].curves(self.metric, draw).mean(0)[:, -1:]
-        fast, slow = (self._line(counts[arm], begin, draw) for arm in (self.of, self.over))
+    def __call__(self, counts: Mapping[str, Counts], nudged: Cells = None) -> Array:
+        begin = counts[self.start].curves(self.metric, nudged).mean(0)[:, -1:]
+        fast, slow = (self._line(counts[arm], begin, nudged) for arm in (self.of, self.over))
         level = slow[1].max(1)
         needed = [self._reached(*(side[b] for side in fast), level[b]) for b in range(len(level))]
         return slow[0][np.arange(len(level)), slow[1].argmax(1)] / np.array(needed)
 
-    def _line(self, arm: Counts, begin: Array, draw: Draw) -> tuple[Array, Array]:
-        spent = arm.spent(draw)
-        accuracy = arm.curves(self.metric, draw).mean(0)
+    def _line(self, arm: Counts, begin: Array, nudged: Cells) -> tuple[Array, Array]:
+        spent = arm.spent(nudged)
+        accuracy = arm.curves(self.metric, nudged).mean(0)
         return np.hstack([np.zeros_like(spent[:, :1]), spent]), np.hstack([begin, accuracy])
 
     def _reached(self, tokens: Array, accuracy: Array, level: float) -> float:
@@ -176,8 +175,8 @@ class Correlation(Strict):
     def shown(self) -> dict[str, tuple[str, ...]]:
         return {self.of: (self.x, self.y)}
 
-    def __call__(self, counts: Mapping[str, Counts], draw: Draw) -> Array:
-        x, y = (counts[self.of].curves(metric, draw) for metric in (self.x, self.y))
+    def __call__(self, counts: Mapping[str, Counts], nudged: Cells = None) -> Array:
+        x, y = (counts[self.of].curves(metric, nudged) for metric in (self.x, self.y))
         if self.pooled:
             x, y = (a.transpose(1, 0, 2).reshape(1, a.shape[1], -1) for a in (x, y))
         x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
@@ -203,10 +202,11 @@ def find(measure: Measure, counts: Mapping[str, Counts], at_least: float) -> Fin
     seeds, problems = ({shape[i] for shape in sizes} for i in (0, 2))
     if len(seeds) != 1 or len(problems) != 1:
         raise ValueError("arms of one claim are compared on the same seeds and problems")
+    value = float(measure(counts)[0])
+    languages = dict.fromkeys(code for c in counts.values() for code in c.by_language)
     (s,), (p,) = seeds, problems
-    value = float(measure(counts, Draw.once(s, p))[0])
-    resampled = measure(counts, Draw.bootstrap(s, p))
-    low, high = (float(x) for x in np.quantile(resampled, [0.025, 0.975]))
+    slopes = [(measure(counts, code) - value) / _NUDGE for code in languages]
+    low, high = linearized([value + s * p * x.reshape(s, p) for x in slopes], value).interval
     if low >= at_least:
         return Finding(value, (low, high), "reproduced")
     if high < at_least:

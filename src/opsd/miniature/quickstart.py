@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from opsd.evaluate.metrics import bootstrap_interval
+from opsd.evaluate.intervals import estimate
 from opsd.miniature import arms
 from opsd.miniature.lexicon import LANGUAGES
 from opsd.miniature.pool import run_all
@@ -113,14 +113,14 @@ def run_arms(planned: Sequence[arms.Arm]) -> list[arms.Outcome]:
 
 
 def _table(outcomes: Sequence[arms.Outcome]) -> Table:
-    """A row per language and method: scores averaged over seeds, intervals over problems."""
+    """A row per language and method: means over seeds, intervals over problems and seeds."""
     table = Table(title="held-out problems, after training")
     for heading in ("language", "method", "avg@4", "95 %", "pass@4", "format", "tokens"):
         table.add_column(heading, no_wrap=True)
     seen = dict.fromkeys((o.arm.language, o.arm.method) for o in outcomes)
     for language, method in seen:
         group = [o for o in outcomes if (o.arm.language, o.arm.method) == (language, method)]
-        low, high = bootstrap_interval(pooled(group))
+        low, high = estimate([[o.averages for o in group]]).interval
         rows = [o.row() for o in group]
         table.add_row(
             language,
@@ -132,11 +132,6 @@ def _table(outcomes: Sequence[arms.Outcome]) -> Table:
             f"{round(fmean(r['generated_tokens'] for r in rows)):,}",
         )
     return table
-
-
-def pooled(group: Sequence[arms.Outcome]) -> list[float]:
-    """Per problem, the mean score over seeds."""
-    return [fmean(scores) for scores in zip(*(o.averages for o in group), strict=True)]
 
 
 def _show(console: Console, samples: Sequence[dict[str, Any]], language: str) -> None:

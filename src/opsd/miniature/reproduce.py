@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opsd.miniature.claim import Claim
-from opsd.miniature.measures import Draw, find
+from opsd.miniature.measures import find
 from opsd.miniature.pool import run_all
 from opsd.miniature.trials import Trial, file_of, read, run
 from opsd.run import log, write_atomically
@@ -107,10 +107,8 @@ def _arms(claim: Claim, counts: Mapping[str, Any]) -> Row:
     shown = claim.measure.shown()
     made = {}
     for name, arm in counts.items():
-        array = next(iter(arm.by_language.values()))
-        once = Draw.once(array.shape[0], array.shape[2])
         made[name] = {
-            metric: [round(float(x), 4) for x in arm.curves(metric, once).mean(0)[0]]
+            metric: [round(float(x), 4) for x in arm.curves(metric).mean(0)[0]]
             for metric in shown.get(name, ("avg@k",))
         }
         made[name]["tokens"] = [round(float(x)) for x in arm.tokens.mean(0)]

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from opsd.evaluate.intervals import FEWEST
 from opsd.evaluate.labels import UPSTREAM
+from opsd.json_files import Damaged, number
 from opsd.report.figures import Panel, lines, scatter
-from opsd.report.runs import Row, Run, language_name, number
+from opsd.report.runs import Row, Run, language_name
 from opsd.report.series import Curve
 from opsd.report.tables import Column, Table
 from opsd.run import log
@@ -72,21 +74,16 @@ class Outcome:
 
 def outcomes(runs: Sequence[Run]) -> list[Outcome]:
     """One per run, trained model and suite of which the run's folder holds samples of both."""
-    return [
-        outcome
-        for run in runs
-        if any((run.path / "eval").rglob("protocol.json"))
-        for outcome in _of_run(run)
-    ]
+    return [outcome for run in runs for outcome in _of_run(run)]
 
 
 def _of_run(run: Run) -> Iterator[Outcome]:
     from opsd.evaluate.compare import compared
-    from opsd.evaluate.samples import claims
+    from opsd.evaluate.samples import evaluations
     from opsd.evaluate.suites import SUITES
 
     found: dict[tuple[str, str], tuple[Path, Row]] = {}
-    for place, claim in claims(run.path / "eval"):
+    for place, claim in evaluations(run.path / "eval"):
         found[claim["model"], place.name] = place, claim
     for (model, suite), (place, claim) in found.items():
         if model == run.model or (run.model, suite) not in found:
@@ -94,6 +91,8 @@ def _of_run(run: Run) -> Iterator[Outcome]:
         base, _ = found[run.model, suite]
         try:
             told = compared([base, place], common=True)
+        except Damaged:
+            raise
         except UserError as error:
             log(f"{run.label}: {model} is not compared in the report: {error}")
             continue
@@ -119,6 +118,8 @@ def sentences(outcome: Outcome) -> Iterator[str]:
         f" ({100 * row['difference']:+.1f} points, 95% interval {100 * low:+.1f} to"
         f" {100 * high:+.1f}, {_p(row['p'])})."
     )
+    if row["n_problems"] < FEWEST:
+        yield f"That is too few problems to tell: {row['n_problems']}."
     if len(languages) > 1:
         sure = [own for own in languages if own["p_adjusted"] <= LEVEL]
         better, worse = (

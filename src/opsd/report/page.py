@@ -15,11 +15,13 @@ from typing import Any
 from markupsafe import Markup
 
 from opsd import __version__
+from opsd.evaluate.intervals import FEWEST
+from opsd.json_files import number
 from opsd.pages import templates, writable
-from opsd.report import outcomes, tables
+from opsd.report import outcomes, series, tables
 from opsd.report.figures import placed, swatch
 from opsd.report.rollouts import LEVELS, Shown, samples
-from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load, number
+from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load
 from opsd.report.sections import bars, sections
 from opsd.run import write_atomically
 
@@ -116,6 +118,7 @@ def summary(evidence: Evidence) -> Iterator[str]:
         yield from _about(runs[0])
     else:
         yield from _about_all(runs)
+    yield from filter(None, map(series.not_finite, runs))
     for comparison in evidence.comparisons:
         yield from _outcome(comparison)
 
@@ -203,6 +206,9 @@ def _outcome(comparison: Comparison) -> Iterator[str]:
     ]
     if parts:
         yield f"Mean accuracy{' over the languages' if several else ''}: {_listed(parts)}."
+    problems = [len(score.scores) for score in comparison.scores if score.scores]
+    if problems and min(problems) < FEWEST:
+        yield f"Too few problems to tell methods apart: {min(problems)} in a language."
     if comparison.seconds:
         yield f"All of it took {duration(comparison.seconds)}."
 

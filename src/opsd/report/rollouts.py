@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
 from opsd.data.tokens import completion_reader, pieces
+from opsd.json_files import as_type, rows
 from opsd.report.runs import Row, Run
-from opsd.run import read_jsonl
 
 SAMPLES = 3
 """Rollouts shown of each run, before training and after."""
 
 LEVELS = 5
 """Shades of divergence, from none to darkest."""
+
+
+@with_config(ConfigDict(extra="allow", strict=True))
+class _Rollout(TypedDict, total=False):
+    """What is shown of a line of `rollouts/*.jsonl`."""
+
+    step: int
+    problem: str
+    language: str
+    prompt: str
+    views: list[dict[str, Any]] | None
+    completion: str
+    completion_ids: list[int] | None
+    answer: str | None
+    correct: bool | None
+    finish: str | None
+    divergence: list[float | None] | None
+
+
+_ROLLOUT = TypeAdapter(_Rollout)
 
 
 @dataclass(frozen=True)
@@ -61,8 +85,7 @@ def samples(run: Run) -> Shown | None:
     early, late = _first_and_last(run.path)
     if not early:
         return None
-    rows = [*early, *late]
-    values = sorted(v for row in rows for v in row.get("divergence") or () if v == v)
+    values = sorted(v for row in (*early, *late) for v in row.get("divergence") or () if _finite(v))
     # Few tokens carry most of the divergence: where one in twenty has any, the largest one counts.
     darkest = (values[int(0.95 * (len(values) - 1))] or values[-1] or None) if values else None
     tokenizer = _tokenizer(run.path) if values else None
@@ -101,11 +124,13 @@ def _first_and_last(path: Path) -> tuple[list[Row], list[Row]]:
 
 def _rows(path: Path) -> Iterator[Row]:
     for file in sorted((path / "rollouts").glob("*.jsonl")):
-        yield from read_jsonl(file)
+        for number, row in enumerate(rows(file), 1):
+            as_type(_ROLLOUT, row, f"{file}, line {number}")
+            yield row
 
 
 def _sample(row: Row, darkest: float | None, tokenizer: Any) -> Sample:
-    divergence = [float(v) for v in row.get("divergence") or ()]
+    divergence = [v if _finite(v) else 0.0 for v in row.get("divergence") or ()]
     ids = row.get("completion_ids") or []
     completion = str(row.get("completion", ""))
     texts = None
@@ -142,13 +167,17 @@ def _pieces(
         values = divergence[start : start + count]
         start += count
         share = max(values, default=0.0) / darkest if darkest > 0 else 0.0
-        shade = min(LEVELS - 1, int(share * LEVELS)) if share == share else 0
+        shade = min(LEVELS - 1, int(share * LEVELS))
         if shade != level and tokens:
             yield Piece(text, level, tokens)
             text, tokens = "", 0
         text, level, tokens = text + part, shade, tokens + count
     if tokens:
         yield Piece(text, level, tokens)
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _tokenizer(path: Path) -> Any:

@@ -5,20 +5,19 @@ A run may still be going, or have been killed: only `metrics.jsonl` must exist a
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from opsd.data.filters import languages_of
 from opsd.data.languages import codes, language
-from opsd.run import distinct_names, read_jsonl
+from opsd.evaluate.schema import RESULT, read
+from opsd.json_files import document, mapping, number, rows, sequence
+from opsd.run import distinct_names
 from opsd.types import UserError
+from opsd.yaml_files import mapping as yaml_mapping
 
 Row = Mapping[str, Any]
 
@@ -30,7 +29,8 @@ class Score:
     """One evaluation: shares between 0 and 1, None where nobody measured them.
 
     `where` names what was measured (a suite and its budget, the dev split, ...); `metric` and
-    `passing` are the names of the two accuracies, such as `avg@4` and `pass@4`.
+    `passing` are the names of the two accuracies, such as `avg@4` and `pass@4`; `scores` are the
+    first of the two of the single problems, in an order that seeds and methods share.
     """
 
     where: str
@@ -45,6 +45,7 @@ class Score:
     generated_tokens: int | None
     seed: int | None = None
     model: str = ""
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Optimizer steps of the last line."""
-        return int((self.train or self.dev)[-1].get("step", 0))
+        return int(number((self.train or self.dev)[-1], "step") or 0)
 
     @property
     def planned_steps(self) -> int | None:
@@ -150,19 +151,6 @@ def load(paths: Sequence[Path]) -> Evidence:
     return Evidence(tuple(_distinctly_labelled(runs)), tuple(comparisons))
 
 
-def number(row: Row, name: str) -> float | None:
-    """A finite number of a row, or None."""
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def mapping(value: Any) -> Row:
-    """The value, or an empty mapping where it is something else."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def language_name(code: str) -> str:
     """`Yoruba` for `yor`; a code that the package does not know stays a code."""
     return language(code).name if code in codes() else code
@@ -172,31 +160,32 @@ def _runs_inside(path: Path) -> Iterator[Path]:
     """Run folders in a folder; those that have not logged a line yet are left out."""
     for folder in sorted(path.iterdir()):
         metrics = folder / "metrics.jsonl"
-        if metrics.is_file() and any(read_jsonl(metrics)):
+        if metrics.is_file() and any(rows(metrics)):
             yield folder
 
 
 def _run(path: Path) -> Run:
-    lines = list(read_jsonl(path / "metrics.jsonl"))
+    lines = list(rows(path / "metrics.jsonl"))
     train = tuple(line for line in lines if "loss" in line)
     dev = tuple(line for line in lines if "eval_avg@k" in line)
     if not train and not dev:
         raise UserError(f"{path / 'metrics.jsonl'} is empty: the run has not logged a step yet")
-    text = _text(path / "recipe.yaml")
-    recipe = mapping(_parsed(path / "recipe.yaml", text))
-    environment = mapping(_json(path / "env.json"))
+    written = path / "recipe.yaml"
+    recipe = yaml_mapping(written) if written.exists() else {}
+    environment = _document(path / "env.json")
     named = _PART_OF_A_QUICKSTART.fullmatch(path.resolve().name)
     method = recipe.get("method", "")
     method = str(mapping(method).get("name", "") if isinstance(method, Mapping) else method)
     seed = environment.get("seed", mapping(recipe.get("train")).get("seed"))
-    account = mapping(_json(path / "data.json"))
+    account = _document(path / "data.json")
     tongue = ", ".join(languages_of(mapping(recipe.get("data")), account))
     if named is not None:
         # The folder's name says more than the recipe, in which two variants of a method share one.
         method, tongue, seed = named["method"], named["language"], int(named["seed"])
-    seed = seed if isinstance(seed, int) else None
+    seed = _seed(seed)
     base = _model_name(environment, recipe)
-    results = [row for file in sorted(path.glob("eval/**/result.json")) for row in _results(file)]
+    folders = sorted({file.parent for file in path.glob(f"eval/**/{RESULT}")})
+    evaluated = [row for folder in folders for row in read(folder)]
     return Run(
         path=path,
         label=path.name,
@@ -204,15 +193,15 @@ def _run(path: Path) -> Run:
         language=tongue,
         seed=seed,
         recipe=recipe,
-        recipe_text=text,
+        recipe_text=written.read_text("utf-8") if written.exists() else "",
         environment=environment,
         train=train,
         dev=dev,
         scores=(
-            *_suite_scores(results, base, method, seed),
+            *_suite_scores(evaluated, base, method, seed),
             *_last_dev(train, dev, method, tongue, seed),
         ),
-        evaluations=tuple(results),
+        evaluations=tuple(evaluated),
         account=account,
         compared=named is not None,
     )
@@ -258,8 +247,9 @@ def _last_dev(
     if not dev:
         return
     last = dev[-1]
-    step = last.get("step", 0)
-    tokens = [number(row, "generated_tokens") for row in train if row.get("step", 0) <= step]
+    step = int(number(last, "step") or 0)
+    spent = [row for row in train if (number(row, "step") or 0) <= step]
+    tokens = [number(row, "generated_tokens") for row in spent]
     yield Score(
         where=f"dev split, step {step}",
         language=tongue,
@@ -277,19 +267,19 @@ def _last_dev(
 
 def _comparison(path: Path) -> list[Comparison]:
     """What a quickstart measured; nothing while it has not come to its end."""
-    if not (path / "result.json").exists():
+    if not (path / RESULT).exists():
         return []
     samples = path / "samples.jsonl"
-    content = mapping(_json(path / "result.json"))
+    content = document(path / RESULT)
     return [
         Comparison(
             path=path,
             seconds=number(content, "seconds"),
             scores=tuple(
-                _score(row, "test problems", str(row.get("method", "")), row.get("seed"))
-                for row in _results(path / "result.json")
+                _score(row, "test problems", str(row.get("method", "")), _seed(row.get("seed")))
+                for row in _compared(content)
             ),
-            samples=tuple(read_jsonl(samples)) if samples.exists() else (),
+            samples=tuple(rows(samples)) if samples.exists() else (),
         )
     ]
 
@@ -316,24 +306,35 @@ def _score(row: Row, where: str, method: str, seed: int | None) -> Score:
         generated_tokens=None if tokens is None else int(tokens),
         seed=seed,
         model=str(row.get("model", "")),
+        scores=_numbers(row.get("scores")),
     )
 
 
 def _ends(interval: Any) -> tuple[float, float] | None:
     """The two ends of an interval; None where something else is written."""
-    try:
-        low, high = interval
-        return float(low), float(high)
-    except (TypeError, ValueError):
-        return None
+    ends = _numbers(interval)
+    return (ends[0], ends[1]) if len(ends) == 2 else None
 
 
-def _results(file: Path) -> list[Row]:
-    """An evaluation's rows; a quickstart keeps those of its control experiment apart."""
-    content = mapping(_json(file))
-    lists = [content.get("results"), content.get("control")]
-    rows = [row for rows in lists if isinstance(rows, list) for row in rows]
-    return [row for row in rows if isinstance(row, Mapping)]
+def _seed(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """A list of finite numbers; nothing where something else is written."""
+    listed = {str(i): v for i, v in enumerate(sequence(values))}
+    found = [number(listed, name) for name in listed]
+    return () if None in found else tuple(v for v in found if v is not None)
+
+
+def _compared(content: Row) -> list[Row]:
+    """A quickstart's rows, and those of its control experiment."""
+    lists = (sequence(content.get(name)) for name in ("results", "control"))
+    return [row for found in lists for row in found if isinstance(row, Mapping)]
+
+
+def _document(file: Path) -> Row:
+    return document(file) if file.exists() else {}
 
 
 def _distinctly_labelled(runs: list[Run]) -> Iterator[Run]:
@@ -341,26 +342,3 @@ def _distinctly_labelled(runs: list[Run]) -> Iterator[Run]:
     labels = distinct_names([run.path for run in runs], deepest=3)
     for run, label in zip(runs, labels, strict=True):
         yield replace(run, label=label)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8") if path.exists() else ""
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason})") from error
-
-
-def _json(path: Path) -> Any:
-    if not path.exists():
-        return None
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error.msg}, line {error.lineno})") from error
-
-
-def _parsed(path: Path, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error

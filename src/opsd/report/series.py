@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from opsd.report.runs import Run, number
+from opsd.json_files import number
+from opsd.report.runs import Run
 
 FEWEST_STEPS_TO_JUDGE = 10
 """Log lines below which a trend is not spoken of."""
@@ -113,7 +116,7 @@ def deciles(run: Run) -> tuple[Third, ...]:
             values = [number(row, f"divergence/decile_{i}") for row in part]
             known = [value for value in values if value is not None]
             means.append(float(np.mean(known)) if known else float("nan"))
-        steps = (int(part[0].get("step", 0)), int(part[-1].get("step", 0)))
+        steps = (int(number(part[0], "step") or 0), int(number(part[-1], "step") or 0))
         found.append(Third(stage, steps, tuple(means)))
     return tuple(found)
 
@@ -149,6 +152,30 @@ def hidden_divergence(run: Run) -> str | None:
         f" divergence rises ({gap_then:.3g} to {gap_now:.3g} nats per token). The loss does not"
         " show that student and teacher move apart: look at the clip and the weighting."
     )
+
+
+def not_finite(run: Run) -> str | None:
+    """Which logged numbers are not finite: a loss that has overflowed, a mean of nothing."""
+    lines = [*run.train, *run.dev]
+    counts = Counter(
+        name
+        for row in lines
+        for name, value in row.items()
+        if _is_number(value) and number(row, name) is None
+    )
+    if not counts:
+        return None
+    told = ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
+    more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+    return (
+        f"{run.label} has logged numbers that are not finite, and in no figure (log lines of"
+        f" {len(lines)}): {told}{more}."
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a number was logged here; what JSON has none for is null."""
+    return value is None or isinstance(value, float)
 
 
 def _curve(

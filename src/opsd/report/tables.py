@@ -11,8 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from opsd.evaluate.intervals import estimate
 from opsd.evaluate.published import ours
-from opsd.report.runs import Comparison, Run, Score, language_name, mapping, number
+from opsd.json_files import mapping, number, sequence
+from opsd.parts import flat
+from opsd.report.runs import Comparison, Run, Score, language_name
 
 Kind = Literal["text", "share", "points", "interval", "span", "p", "count", "seconds"]
 Interval = tuple[float, float]
@@ -213,14 +216,14 @@ def published_table(runs: Sequence[Run]) -> Table | None:
         (
             run.label,
             " ".join(str(about[key]) for key in ("suite", "split", "metric") if about.get(key)),
-            language_name(about["language"]) if about.get("language") else "mean",
-            own.budget if own else about.get("budget"),
+            language_name(str(about["language"])) if about.get("language") else "mean",
+            own.budget if own else number(about, "budget"),
             (number(about, "value") or 0.0) / 100,
             own.value if own else None,
             str(about.get("where", "")),
         )
         for run in runs
-        for about in map(mapping, run.recipe.get("published") or ())
+        for about in map(mapping, sequence(run.recipe.get("published")))
         for own in ours(about, run.results) or [None]
     ]
     columns = (
@@ -237,11 +240,14 @@ def rows_table(runs: Sequence[Run]) -> Table | None:
         (
             run.label,
             number(account, "rows"),
-            sum(mapping(account.get("kept")).values()),
+            sum(
+                number(mapping(account.get("kept")), code) or 0
+                for code in mapping(account.get("kept"))
+            ),
             number(account, "dev"),
             "; ".join(
                 f"{drop.get('count')}: {drop.get('reason')}"
-                for drop in map(mapping, account.get("dropped") or ())
+                for drop in map(mapping, sequence(account.get("dropped")))
             ),
         )
         for run, account in counted
@@ -266,25 +272,33 @@ def time_spent(run: Run) -> tuple[Span, ...]:
 
 
 def provenance(runs: Sequence[Run]) -> tuple[dict[str, str], Table | None]:
-    """What all runs share, and a table of what differs between them."""
+    """What all runs share, and a table of what differs between them: facts, and keys of their
+    recipes."""
     facts = [dict(_facts(run)) for run in runs]
-    names = list(dict.fromkeys(name for known in facts for name in known))
     shared = {
-        name: facts[0][name]
-        for name in names
-        if name in facts[0] and all(known.get(name) == facts[0][name] for known in facts)
+        name: value for name, value in facts[0].items() if all(f.get(name) == value for f in facts)
     }
-    differing = [name for name in names if name not in shared]
+    asked = [dict(_asked(run)) for run in runs]
+    known = [told | own for told, own in zip(facts, asked, strict=True)]
+    differing = [
+        name
+        for name in dict.fromkeys(name for own in known for name in own)
+        if any(own.get(name) != known[0].get(name) for own in known)
+    ]
     if not differing:
         return shared, None
     return shared, Table(
         caption="What differs between the runs",
-        columns=(Column("Run"), *(Column(name) for name in differing)),
-        rows=tuple(
-            (run.label, *(known.get(name) for name in differing))
-            for run, known in zip(runs, facts, strict=True)
-        ),
+        columns=(Column("Key"), *(Column(run.label) for run in runs)),
+        rows=tuple((name, *(own.get(name) for own in known)) for name in differing),
     )
+
+
+def _asked(run: Run) -> Iterator[tuple[str, str]]:
+    """Every key of a run's recipe but those that are facts already, and what papers print."""
+    for name, value in flat({k: v for k, v in run.recipe.items() if k != "published"}).items():
+        if name not in ("model", "model.name", "method", "method.name", "train.seed"):
+            yield name, "null" if value is None else str(value)
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
@@ -304,29 +318,40 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         if environment.get(name) not in (None, ""):
             yield name, str(environment[name])
     if environment.get("gpus"):
-        yield "gpus", ", ".join(map(str, environment["gpus"]))
+        yield "gpus", ", ".join(map(str, sequence(environment["gpus"])))
     for package, version in mapping(environment.get("versions")).items():
         yield str(package), str(version)
 
 
 def _over_seeds(method: str, found: Sequence[Score], base: float | None) -> tuple[Any, ...]:
-    """One row of means. The interval's ends are means of the seeds' ends: no narrower than the
-    interval of the mean would be."""
+    """One row of means."""
     average = _mean([score.average for score in found])
-    ends = [score.interval for score in found if score.interval is not None]
     by_seed = _by_seed(found)
     gain = None if method == BASE or base is None or average is None else average - base
     return (
         method,
         len(by_seed) or None,
         average,
-        (_mean([e[0] for e in ends]), _mean([e[1] for e in ends])) if ends else None,
+        interval(found),
         gain,
         (min(by_seed.values()), max(by_seed.values())) if len(by_seed) > 1 else None,
         _mean([score.solved for score in found]),
         _mean([score.format_rate for score in found]),
         _mean([score.generated_tokens for score in found]),
     )
+
+
+def interval(found: Sequence[Score]) -> Interval | None:
+    """The 95 % interval of the mean of scores, over the seeds and problems of each language; None
+    where several are averaged of which the single problems' scores are not known."""
+    if len(found) == 1:
+        return found[0].interval
+    languages: dict[str, list[tuple[float, ...]]] = {}
+    for score in found:
+        languages.setdefault(score.language, []).append(score.scores)
+    strata = list(languages.values())
+    known = all(len({len(s) for s in seeds}) == 1 and seeds[0] for seeds in strata)
+    return estimate(strata).interval if known and strata else None
 
 
 def _by_seed(found: Iterable[Score]) -> Mapping[int | None, float]:

@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import re
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -23,8 +24,14 @@ from opsd.rollout.writing import Place, Writing
 from opsd.run import log, write_atomically
 from opsd.types import Group, Message, UserError
 
-REFUSED = (401, 402, 403, 404)
+SLOW = 60.0
+"""Seconds without an answer after which that is said."""
+_REFUSED = (401, 402, 403, 404)
 """Replies that no other question would change."""
+_BUSY = (408, 409, 429)
+"""Replies that the same question may not get again; so are all from 500."""
+_LONGEST_PAUSE = 60.0
+T = TypeVar("T")
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
@@ -61,8 +68,8 @@ class EndpointAuthor(Writing):
     def begin(self) -> Correspondent:
         """The author at work. Raises UserError without a key, or without the `openai` client."""
         who = f"author '{self.name}'"
-        client = make_client(self.base_url, self.key_variable, self.timeout, self.retries, who)
-        return Correspondent(self, client)
+        about = (self.base_url, self.key_variable, self.timeout, self.retries, who)
+        return Correspondent(self, connect(self.model, *about))
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class Correspondent:
     """An endpoint's author at work; `spent` counts over the whole run."""
 
     author: EndpointAuthor
-    client: Any
+    endpoint: ChatEndpoint
     spent: Spent = field(default_factory=Spent)
 
     def __call__(self, groups: Sequence[Group], sampler: Sampler, step: int) -> list[Group]:
@@ -126,35 +133,16 @@ class Correspondent:
         return text, spent, reason
 
     def _asked(self, messages: list[Message]) -> tuple[str | None, Spent, str]:
-        import openai
-
-        spent, reason = Spent(requests=1), "not what an endpoint answers"
-        for number in range(self.author.retries + 1):
-            try:
-                reply = self.client.chat.completions.create(
-                    model=self.author.model,
-                    messages=messages,
-                    max_tokens=self.author.max_tokens,
-                    temperature=self.author.temperature,
-                )
-                choice = reply.choices[0]
-                text = str(choice.message.content or "") if choice.finish_reason == "stop" else ""
-                if reply.usage is not None:
-                    spent += Spent(
-                        0, 0, 0, reply.usage.prompt_tokens, reply.usage.completion_tokens
-                    )
-                return text, spent, ""
-            except openai.APIStatusError as error:
-                if error.status_code in REFUSED:
-                    raise UserError(self._told(error)) from error
-                reason = one_line(error)
-                break  # the client has tried again by itself, as often as it was told to
-            except openai.APIConnectionError as error:
-                reason = one_line(error)
-                break
-            except (openai.APIError, AttributeError, IndexError, TypeError, ValueError):
-                time.sleep(min(8.0, 0.05 * 2**number))
-        return None, spent + Spent(failed=1), reason
+        try:
+            text, used = self.endpoint.ask(
+                _text_and_use,
+                messages=messages,
+                max_tokens=self.author.max_tokens,
+                temperature=self.author.temperature,
+            )
+        except NoAnswer as error:
+            return None, Spent(requests=1, failed=1), str(error)
+        return text, Spent(requests=1) + used, ""
 
     @property
     def measured(self) -> dict[str, float]:
@@ -177,16 +165,102 @@ class Correspondent:
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         return Path(author.cache) / digest[:2] / f"{digest}.json"
 
-    def _told(self, error: Any) -> str:
-        who = f"author '{self.author.name}'"
-        return refusal(who, self.author.base_url, self.author.model, error)
+
+def _text_and_use(reply: Any) -> tuple[str, Spent]:
+    """What was written, nothing where it did not come to an end, and its tokens."""
+    choice = reply.choices[0]
+    text = str(choice.message.content or "") if choice.finish_reason == "stop" else ""
+    if reply.usage is None:
+        return text, Spent()
+    return text, Spent(0, 0, 0, reply.usage.prompt_tokens, reply.usage.completion_tokens)
 
 
-def make_client(
-    base_url: str | None, key_variable: str, timeout: float, retries: int, who: str
-) -> Any:
-    """The `openai` client of an endpoint, OpenAI's own without a `base_url`. Raises UserError, in
-    the name of `who` asks, where it is not installed, and where OpenAI's needs a key."""
+class NoAnswer(Exception):
+    """An endpoint has not answered a question, or with what is no answer, as often as it was asked.
+    `reached` says whether anybody is there."""
+
+    def __init__(self, reason: str, reached: bool) -> None:
+        super().__init__(reason)
+        self.reached = reached
+
+
+@dataclass(frozen=True)
+class ChatEndpoint:
+    """One model behind an OpenAI-compatible endpoint. `timeout` is in seconds and for one try;
+    `who` asks stands before whatever is said."""
+
+    client: Any
+    model: str
+    base_url: str | None
+    timeout: float
+    retries: int
+    who: str
+
+    def ask(self, read: Callable[[Any], T], **request: Any) -> T:
+        """What `read` makes of the reply to a chat completion's `request`. A try that fails, and a
+        reply that `read` cannot read, is repeated, later each time, and that is said on standard
+        error; so is an answer that takes long.
+
+        Raises NoAnswer after the last try, and UserError where the endpoint refuses whatever is
+        asked: a wrong key, no such model.
+        """
+        import openai
+
+        for number in range(self.retries + 1):
+            try:
+                with self._saying_if_slow():
+                    reply = self.client.chat.completions.create(model=self.model, **request)
+                return read(reply)
+            except openai.APIStatusError as error:
+                failure = NoAnswer(one_line(error), reached=True)
+                if error.status_code in _REFUSED:
+                    told = f"{shown(self.base_url)} refuses model '{self.model}'"
+                    raise UserError(f"{self.who}: {told}: {failure}") from error
+                if error.status_code < 500 and error.status_code not in _BUSY:
+                    raise failure from error
+                pause = _asked_for(error.response.headers) or _pause(number)
+            except openai.APIConnectionError as error:
+                failure, pause = NoAnswer(one_line(error), reached=False), _pause(number)
+            except (openai.APIError, AttributeError, IndexError, TypeError, ValueError):
+                failure = NoAnswer(f"{shown(self.base_url)} sends what is no answer", reached=True)
+                pause = _pause(number)
+            if number == self.retries:
+                raise failure
+            left = self.retries - number
+            log(f"{self.who}: {failure}; again in {pause:.1f} s (tries left: {left})")
+            time.sleep(pause)
+        raise AssertionError("retries are never negative")
+
+    @contextlib.contextmanager
+    def _saying_if_slow(self) -> Iterator[None]:
+        told = f"{self.who}: no answer from {shown(self.base_url)} for {SLOW:g} s; one try may take"
+        timer = threading.Timer(SLOW, log, [f"{told} {self.timeout:g} s"])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _pause(number: int) -> float:
+    """Seconds before another try, half a second and then twice as long each time."""
+    return min(8.0, 0.5 * 2**number)
+
+
+def _asked_for(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a reply asks to wait for; None where it does not say, or a date."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with contextlib.suppress(KeyError, ValueError):
+            return min(_LONGEST_PAUSE, max(0.0, float(headers[name]) / unit))
+    return None
+
+
+def connect(
+    model: str, base_url: str | None, key_variable: str, timeout: float, retries: int, who: str
+) -> ChatEndpoint:
+    """A model behind an endpoint, OpenAI's own without a `base_url`. Raises UserError, in the name
+    of `who` asks, where the `openai` client is not installed, and where OpenAI's needs a key."""
     try:
         import openai
     except ImportError as error:
@@ -194,14 +268,8 @@ def make_client(
     key = os.environ.get(key_variable)
     if key is None and base_url is None:
         raise UserError(f"{who}: no key in the environment variable {key_variable}")
-    return openai.OpenAI(
-        api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=retries
-    )
-
-
-def refusal(who: str, base_url: str | None, model: str, error: Any) -> str:
-    """What an endpoint that refuses whatever is asked has said."""
-    return f"{who}: {shown(base_url)} refuses model '{model}': {one_line(error)}"
+    client = openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+    return ChatEndpoint(client, model, base_url, timeout, retries, who)
 
 
 def shown(base_url: str | None) -> str:

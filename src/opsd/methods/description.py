@@ -1,0 +1,87 @@
+"""A method in words: every part that it is made of, and what is not as the paper has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from opsd.methods import FUNCTIONS, Method
+from opsd.objective.signals import Leaf, leaves
+from opsd.parts import flat
+
+_METHOD = TypeAdapter(Method)
+
+
+def describe(method: Method, temperature: float) -> str:
+    """Every part of a method, a line each, with the formulas in use; `temperature` is the
+    rollouts'. The paper is credited for what is as the catalogue has it: all else is listed."""
+    changed = changes(method)
+    paper = f"{method.paper}, changed as below" if changed else method.paper
+    lines = [f"method {method.name} ({paper})", f"  source: {worded(method.source)}"]
+    lines += [f"  student reads: {worded(method.student)}"]
+    lines += [f"  author: {worded(author)}" for author in method.authors]
+    for coefficient, leaf in leaves(method.signal):
+        own = temperature if leaf.temperature == "sampling" else leaf.temperature
+        formula = f": {leaf.divergence.formula}" if leaf.type == "distill" else ""
+        lines.append(f"  {coefficient:g} x {leaf.type} at temperature {own:g}{formula}")
+        lines += [f"    {name}: {text}" for name, text in _parts(leaf)]
+    steps = f"{method.reuse} optimizer step{'s' if method.reuse > 1 else ''}"
+    lines.append(f"  reuse: each batch of rollouts for {steps}")
+    lines += [f"  changed from the paper: {change}" for change in changed]
+    return "\n".join(lines)
+
+
+def changes(method: Method) -> list[str]:
+    """What differs from the catalogue's method of that name, as `key.path: theirs -> ours`; nothing
+    of a method that the catalogue has not."""
+    if method.name not in FUNCTIONS:
+        return []
+    theirs, ours = (
+        flat(_METHOD.dump_python(m, mode="json")) for m in (FUNCTIONS[method.name](), method)
+    )
+    differing = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
+    # Of a part that is another one altogether its type says enough.
+    replaced = [key.removesuffix("type") for key in differing if key.endswith(".type")]
+    return [
+        f"{key}: {_shown(theirs.get(key))} -> {_shown(ours.get(key))}"
+        for key in differing
+        if not any(key.startswith(part) and key != f"{part}type" for part in replaced)
+    ]
+
+
+def worded(value: Any) -> str:
+    """A part by its type and what it is given: `top_k (k 100, by student, rest tail)`."""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(worded, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {worded(own)}" for key, own in value.items())
+    if not is_dataclass(value):
+        return " ".join(str(value).split())
+    kind = str(getattr(value, "type", type(value).__name__))
+    given = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "type"}
+    told = [
+        f"{name} {worded(own)}"
+        for name, own in given.items()
+        # What is empty, and the template of a context's own name, go without saying.
+        if own not in ("", None, (), {}) and (name, own) != ("template", kind)
+    ]
+    return f"{kind} ({', '.join(told)})" if told else kind
+
+
+def _parts(leaf: Leaf) -> Iterator[tuple[str, str]]:
+    if leaf.type == "advantage":
+        yield "credit", worded(leaf.credit)
+        yield "surrogate", worded(leaf.surrogate)
+    if leaf.teacher is not None:
+        yield "teacher", f"{leaf.teacher.context.label}@{leaf.teacher.weights.type}"
+        for name in ("context", "weights", "support", "target"):
+            yield f"  {name}", worded(getattr(leaf.teacher, name))
+    yield "weighting", worded(leaf.weighting)
+    yield "reduction", f"averaged per {leaf.reduction.unit}, over {leaf.reduction.over} units"
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else " ".join(str(value).split()) or "''"
