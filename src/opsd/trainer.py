@@ -391,14 +391,16 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     def _find_best(self) -> None:
         """Where the best checkpoint is by now: the run may have been moved, or begun under a
-        relative path. Says so where it is not there any more, or damaged."""
-        if not self.state.best_global_step:
+        relative path. Where it is not there any more, or damaged, the best is looked for anew, and
+        a line says so."""
+        state = self.state
+        if not state.best_global_step:
             return
-        best = self.run.path / f"checkpoint-{self.state.best_global_step}"
-        damage = checkpoint.damaged(best)
-        self.state.best_model_checkpoint = None if damage else str(best)
-        if damage and self.args.load_best_model_at_end:
+        best = self.run.path / f"checkpoint-{state.best_global_step}"
+        state.best_model_checkpoint = str(best)
+        if self.args.load_best_model_at_end and (damage := checkpoint.damaged(best)):
             log(f"{best}, the best checkpoint so far, cannot be used: {damage}")
+            state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
     def go_to(self, folder: Path) -> None:
         """Takes the student's weights, the teachers' and the authors' state from a checkpoint."""

@@ -1,0 +1,315 @@
+"""A run's folder: nothing of somebody else's is touched, nothing of its own is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from tests.faults.test_settings import BASE
+
+from opsd import checkpoint
+from opsd import recipe as recipes
+from opsd.run import RunFolder, held, read_jsonl
+from opsd.train import train
+from opsd.types import UserError
+
+QUIET = {"use_cpu": True, "disable_tqdm": True, "gradient_checkpointing": False}
+
+
+def recipe(model: Path, **settings: Any) -> recipes.Recipe:
+    settings = {**BASE["train"], **QUIET, "max_steps": 4, "learning_rate": 1e-3, **settings}
+    sampling = {"max_completion_length": 6, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    return recipes.parse(
+        {**BASE, "model": {"name": str(model)}, "sampling": sampling, "train": settings}
+    )
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    rows = list(read_jsonl(run / "metrics.jsonl"))
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def assert_equal_ends(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    rollouts = "rollouts/rank0.jsonl"
+    assert (one / rollouts).read_bytes() == (other / rollouts).read_bytes()
+    ours, theirs = (load_file(run / "model/model.safetensors") for run in (one, other))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_folder) -> Path:
+    """Four steps, a checkpoint after each, uninterrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(recipe(tiny_folder), folder)
+    return folder
+
+
+@pytest.fixture
+def half(tmp_path, whole) -> Path:
+    """The same run as a kill after its third checkpoint leaves it."""
+    folder = Path(shutil.copytree(whole, tmp_path / "half"))
+    shutil.rmtree(folder / "checkpoint-4")
+    shutil.rmtree(folder / "model")
+    return folder
+
+
+MINE = ("samples.jsonl", "traces/mine.jsonl", "rollouts/human.jsonl", "checkpoint-notes/a.txt")
+
+
+@pytest.mark.parametrize("name", [*MINE, "recipe.yaml", "thesis.tex", "model/model.safetensors"])
+def test_a_folder_with_files_of_the_users_own_is_refused(tmp_path, tiny_folder, name):
+    mine = tmp_path / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine\n")
+    with pytest.raises(UserError, match=r"choose another --output"):
+        train(recipe(tiny_folder), tmp_path)
+    assert [f for f in tmp_path.rglob("*") if f.is_file()] == [mine]
+    assert mine.read_text() == "mine\n"
+
+
+def test_files_that_are_put_beside_a_run_stay_when_it_goes_on(half, whole, tiny_folder):
+    names = ["mine.jsonl", *MINE, "rollouts/rank0-notes.jsonl"]
+    for name in names:
+        (half / name).parent.mkdir(exist_ok=True)
+        (half / name).write_text("mine\n")
+    train(recipe(tiny_folder), half, resume=True)
+    assert all((half / name).read_text() == "mine\n" for name in names)
+    assert_equal_ends(half, whole)
+
+
+def test_a_start_that_failed_may_be_mended_in_its_folder(tmp_path, tiny_folder):
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="optim"):
+        train(recipe(tiny_folder, optim="galore_adamw"), folder)
+    assert (folder / "env.json").is_file()
+    train(recipe(tiny_folder, max_steps=1), folder)
+    assert (folder / "model" / "model.safetensors").is_file()
+
+
+def test_going_on_needs_something_to_go_on_from(tmp_path, half, tiny_folder):
+    with pytest.raises(UserError, match="holds no run to go on with: check --output"):
+        train(recipe(tiny_folder), tmp_path / "mistyped", resume=True)
+    assert not (tmp_path / "mistyped" / "recipe.yaml").exists()
+    for folder in half.glob("checkpoint-*"):
+        (folder / "opsd" / "state.json").write_text("{")
+    before = {f: f.read_bytes() for f in half.rglob("*.jsonl")}
+    with pytest.raises(UserError, match="without a checkpoint to go on from"):
+        train(recipe(tiny_folder), half, resume=True)
+    assert {f: f.read_bytes() for f in half.rglob("*.jsonl")} == before and before
+
+
+def test_checkpoints_without_an_optimizer_are_none_to_go_on_from(tmp_path, tiny_folder, capsys):
+    own = recipe(tiny_folder, save_only_model=True, max_steps=2)
+    train(own, tmp_path / "run")
+    told = capsys.readouterr().err
+    assert "note: train.save_only_model: no run can be resumed from such checkpoints" in told
+    with pytest.raises(UserError, match="without a checkpoint to go on from"):
+        train(own, tmp_path / "run", resume=True)
+    assert "checkpoint-2 is passed over: it has no optimizer's state" in capsys.readouterr().err
+
+
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[:-9] + bytes([content[-9] ^ 4]) + content[-8:],
+    "zeros": lambda content: bytes(len(content)),
+    "empty": lambda content: b"",
+    "gone": lambda content: None,
+}
+PARTS = (
+    *("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "config.json"),
+    *("trainer_state.json", "opsd/state.json", "tokenizer.json", "opsd/manifest.json"),
+)
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_any_damaged_part_of_a_checkpoint_is_seen(half, name, kind, capsys):
+    file = half / "checkpoint-3" / name
+    content = DAMAGE[kind](file.read_bytes())
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    assert checkpoint.newest(half) == half / "checkpoint-2"
+    told = capsys.readouterr().err
+    assert (
+        name == "opsd/manifest.json" and kind == "gone"
+    ) or "checkpoint-3 is passed over" in told
+
+
+def test_a_run_falls_back_to_the_checkpoint_before_and_ends_equal(half, whole, tiny_folder, capsys):
+    (half / "checkpoint-3" / "scheduler.pt").unlink()
+    train(recipe(tiny_folder), half, resume=True)
+    told = capsys.readouterr().err
+    assert "checkpoint-3 is passed over: scheduler.pt is missing" in told
+    assert_equal_ends(half, whole)
+
+
+def test_metrics_that_were_cut_short_are_not_padded(half, tiny_folder, capsys):
+    file = half / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:700])
+    lines = file.read_bytes().rpartition(b"\n")
+    train(recipe(tiny_folder), half, resume=True)
+    assert "metrics.jsonl is shorter than at the checkpoint" in capsys.readouterr().err
+    assert b"\0" not in file.read_bytes() and file.read_bytes().startswith(lines[0])
+    assert [row["step"] for row in read_jsonl(file)][-1] == 4
+
+
+@pytest.mark.parametrize("how", ["moved", "from elsewhere"])
+def test_the_best_checkpoint_is_found_wherever_the_run_is(
+    tmp_path, whole, tiny_folder, monkeypatch, how
+):
+    """A finished run that is resumed keeps its best weights, not its last ones."""
+    folder = Path(shutil.copytree(whole, tmp_path / "there" / "run"))
+    state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
+    shutil.rmtree(folder / "model")
+    monkeypatch.chdir(folder.parent)
+    given = Path("run") if how == "moved" else folder
+    train(recipe(tiny_folder), given, resume=True)
+    best = load_file(folder / f"checkpoint-{state['best_global_step']}" / "model.safetensors")
+    kept = load_file(folder / "model" / "model.safetensors")
+    assert all(kept[name].equal(best[name]) for name in best)
+    assert state["best_global_step"] is not None
+
+
+def test_a_best_checkpoint_that_is_damaged_is_not_kept(half, tiny_folder, capsys):
+    state = json.loads((half / "checkpoint-3" / "trainer_state.json").read_text())
+    best = half / f"checkpoint-{state['best_global_step']}"
+    assert best.name != "checkpoint-3"
+    (best / "model.safetensors").write_bytes(b"nothing")
+    train(recipe(tiny_folder), half, resume=True)
+    assert "the best checkpoint so far, cannot be used" in capsys.readouterr().err
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path, tiny_folder):
+    folder = tmp_path / "run"
+    script = "import sys, time; from pathlib import Path; from opsd.run import held\n"
+    script += (
+        "with held(Path(sys.argv[1]), 'training run'): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another training run is writing to"):
+            train(recipe(tiny_folder), folder)
+        assert list(folder.iterdir()) == []
+    finally:
+        other.kill()
+        other.communicate()
+    with held(folder, "training run"), held(folder, "training run"):
+        pass
+
+
+# Told to stop
+
+
+def start(path: Path, output: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "opsd", "train", str(path), "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
+)
+def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_equal(
+    tmp_path, tiny_folder, number, code
+):
+    settings = {"max_steps": 14, "save_steps": 100, "eval_steps": 100, "eval_samples": 1}
+    content = yaml.safe_load(recipes.dump(recipe(tiny_folder, **settings)))
+    content["sampling"]["max_completion_length"] = 120
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(content))
+    output = tmp_path / "run"
+    process = start(path, output)
+    while not (output / "metrics.jsonl").is_file() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == code, told
+    assert "Traceback" not in told and "told to stop: a checkpoint is saved first" in told
+    (step,) = checkpoint.complete(output)
+    assert 0 < step < 14
+    assert f"stopped after step {step}: saved in {output}/checkpoint-{step}" in told
+    assert checkpoint.damaged(output / f"checkpoint-{step}") is None
+    train(recipes.load(str(path)), output, resume=True)
+    train(recipes.load(str(path)), tmp_path / "whole")
+    assert_equal_ends(output, tmp_path / "whole")
+
+
+def test_a_step_that_is_left_in_the_middle_leaves_no_trace(tmp_path, tiny_folder, monkeypatch):
+    """Stopped while the engine writes the third step's tokens, in this process."""
+    from opsd.rollout.hf import HFEngine
+
+    generate, calls = HFEngine.generate, []
+
+    def stopped(self: Any, *given: Any, progress: Any = None, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return generate(self, *given, progress=progress, **options)
+
+    folder = tmp_path / "run"
+    settings = {"save_strategy": "no", "eval_strategy": "no"}
+    own = recipe(tiny_folder, **settings)
+    monkeypatch.setattr(HFEngine, "generate", stopped)
+    with pytest.raises(SystemExit) as ended:
+        train(own, folder)
+    monkeypatch.undo()
+    assert ended.value.code == 143 and list(checkpoint.complete(folder)) == [2]
+    state = checkpoint.load(folder / "checkpoint-2")
+    spent = [row["generated_tokens"] for row in read_jsonl(folder / "metrics.jsonl")]
+    assert state["generated_tokens"] == spent[1]
+    train(own, folder, resume=True)
+    train(own, tmp_path / "whole")
+    assert_equal_ends(folder, tmp_path / "whole")
+
+
+# Longer
+
+
+def test_a_finished_run_may_go_on_for_longer(tmp_path, tiny_folder):
+    schedule = {"lr_scheduler_type": "linear", "save_steps": 2, "eval_steps": 2}
+    folder = tmp_path / "run"
+    train(recipe(tiny_folder, max_steps=4, **schedule), folder)
+    train(recipe(tiny_folder, max_steps=8, **schedule), folder, resume=True)
+    rates = [row["learning_rate"] for row in metrics(folder) if "loss" in row]
+    assert len(rates) == 8 and rates[3] == pytest.approx(1e-3 / 4)
+    expected = [1e-3 * (8 - step) / 8 for step in range(4, 8)]
+    assert rates[4:] == pytest.approx(expected), "by the schedule of the longer run, never 0"
+
+
+def test_what_was_learned_may_not_change(half, tiny_folder):
+    with pytest.raises(UserError, match=r"started with another train.learning_rate"):
+        train(recipe(tiny_folder, learning_rate=2e-3), half, resume=True)
+    changed = recipe(tiny_folder).model_copy(update={"method": recipes.method("opsd")})
+    with pytest.raises(UserError, match="started with another method"):
+        train(changed, half, resume=True)
+    other = {"save_steps": 2, "eval_steps": 2, "trace_steps": 0, "max_steps": 5}
+    train(recipe(tiny_folder, **other), half, resume=True)
+
+
+def test_a_run_of_python_does_not_begin_in_anothers_folder(half, tiny_folder):
+    from tests.arrange import config, problems
+
+    from opsd import OPSDTrainer, methods
+
+    trainer = OPSDTrainer(str(tiny_folder), methods.opsd(), config(half), problems(4))
+    before = (half / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="holds a run already"):
+        trainer.train()
+    assert (half / "metrics.jsonl").read_bytes() == before
+    assert RunFolder(half).begun
