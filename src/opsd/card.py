@@ -18,6 +18,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from opsd.credentials import cleaned, without_credentials
 from opsd.data.filters import languages_of
 from opsd.evaluate.published import ours
 from opsd.evaluate.schema import RESULT, read
@@ -34,7 +35,6 @@ _ARXIV = re.compile(r"\b\d{4}\.\d{5}(?:v\d+)?\b")
 _PLACE = re.compile(r"/[^/]+(/[^/]+)+/?|[A-Za-z]:\\.+")
 _PATH = re.compile(r"(?<![\w./])/(?:[^\s,()/]+/)+([^\s,()/]+)")
 """A place in a line of text; its last name is kept."""
-_SECRET = re.compile(r"\bhf_\w{8,}")
 _MARKS = re.compile(r"([\\`*_\[\]<>|#])")
 
 
@@ -58,7 +58,7 @@ def card(
     results, dev = _results(run), _dev(run)
     method = method or _method(recipe)
     described = describe(method, _temperature(recipe)).splitlines() if method else []
-    described = [_PATH.sub(r"\1", _SECRET.sub("hf_...", line)) for line in described]
+    described = [_PATH.sub(r"\1", cleaned(line)) for line in described]
     base = base or str(mapping(recipe.get("model")).get("name", "A model"))
     dropped = [mapping(drop) for drop in sequence(account.get("dropped"))]
     text = shown(recipe)
@@ -99,7 +99,7 @@ def plain(text: Any) -> str:
 
 
 def _line(text: Any) -> str:
-    return _SECRET.sub("hf_...", " ".join(str(text).split()))
+    return cleaned(" ".join(str(text).split()))
 
 
 def _template() -> jinja2.Template:
@@ -211,20 +211,20 @@ def _public(name: str) -> str:
 
 
 def shown(recipe: Mapping[str, Any]) -> str:
-    """The recipe as YAML, without tokens, and without the folders of this machine."""
+    """The recipe as YAML, without credentials, and without the folders of this machine."""
 
-    def cleaned(value: Any) -> Any:
+    def without_places(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {k: cleaned(v) for k, v in value.items() if not str(k).endswith("token")}
+            return {k: without_places(v) for k, v in value.items()}
         if isinstance(value, list):
-            return [cleaned(v) for v in value]
-        if isinstance(value, str) and "\n" not in value and _PLACE.fullmatch(value):
-            return Path(value).name
-        return _SECRET.sub("hf_...", value) if isinstance(value, str) else value
+            return [without_places(v) for v in value]
+        place = isinstance(value, str) and "\n" not in value and _PLACE.fullmatch(value)
+        return Path(value).name if place else value
 
     if not recipe:
         return ""
-    return yaml.safe_dump(cleaned(recipe), sort_keys=False, allow_unicode=True).strip()
+    content = without_places(without_credentials(recipe))
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip()
 
 
 def _results(run: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
+from opsd.credentials import cleaned
 from opsd.parts import part
 from opsd.rollout.source import Sampler
 from opsd.rollout.writing import Place, Writing
@@ -273,9 +274,9 @@ def connect(
 
 
 def shown(base_url: str | None) -> str:
-    """An endpoint's address as it may be told and kept: without a password."""
-    return re.sub(r"//[^/@]*@", "//", base_url or "OpenAI's endpoint")
+    """An endpoint's address as it may be told and kept: without credentials."""
+    return cleaned(base_url or "OpenAI's endpoint")
 
 
 def one_line(error: Any) -> str:
-    return " ".join(str(error.message).split())[:200]
+    return cleaned(" ".join(str(error.message).split())[:200])
