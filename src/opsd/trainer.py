@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.profiler import record_function
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, SchedulerType, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
@@ -242,15 +242,22 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
         scheduler: Any = self.lr_scheduler
-        if checkpoint is not None and hasattr(scheduler, "lr_lambdas"):
+        groups = self.optimizer.param_groups  # pyright: ignore[reportOptionalMemberAccess]
+        if hasattr(scheduler, "lr_lambdas"):
             # By this run's length: that of the checkpoint may have ended there, at a rate of 0.
             each = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
             scheduler._last_lr = [rate * factor(scheduler.last_epoch) for rate, factor in each]
-            for group, rate in zip(
-                scheduler.optimizer.param_groups, scheduler._last_lr, strict=True
-            ):
+            for group, rate in zip(groups, scheduler._last_lr, strict=True):
                 group["lr"] = rate
+        if self.args.should_save:
+            log(
+                f"going on after step {self.state.global_step} to step {self.state.max_steps};"
+                f" learning rate {groups[0]['lr']:.3g} by the schedule"
+                f" '{SchedulerType(self.args.lr_scheduler_type).value}'"
+            )
 
     def _summed(self, counts: Tensor) -> Any:
         return self.accelerator.reduce(counts.to(self.args.device), "sum")

@@ -281,11 +281,14 @@ def test_a_step_that_is_left_in_the_middle_leaves_no_trace(tmp_path, tiny_folder
 # Longer
 
 
-def test_a_finished_run_may_go_on_for_longer(tmp_path, tiny_folder):
+def test_a_finished_run_may_go_on_for_longer(tmp_path, tiny_folder, capsys):
     schedule = {"lr_scheduler_type": "linear", "save_steps": 2, "eval_steps": 2}
     folder = tmp_path / "run"
     train(recipe(tiny_folder, max_steps=4, **schedule), folder)
+    capsys.readouterr()
     train(recipe(tiny_folder, max_steps=8, **schedule), folder, resume=True)
+    said = "going on after step 4 to step 8; learning rate 0.0005 by the schedule 'linear'"
+    assert said in capsys.readouterr().err
     rates = [row["learning_rate"] for row in metrics(folder) if "loss" in row]
     assert len(rates) == 8 and rates[3] == pytest.approx(1e-3 / 4)
     expected = [1e-3 * (8 - step) / 8 for step in range(4, 8)]
