@@ -58,9 +58,20 @@ class RunFolder:
                 f"{self.path} holds {foreign[0]}, and is no run folder: choose another --output"
             )
 
-    def held(self) -> contextlib.AbstractContextManager[None]:
-        """Keeps other processes from training into this folder. UserError where one does."""
-        return held(self.path, "training run")
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from training into this folder; within this one it may be held
+        again. UserError where another process does."""
+        place = self.path.resolve()
+        if place in _TRAINING:
+            yield
+            return
+        with held(self.path, "training run"):
+            _TRAINING.add(place)
+            try:
+                yield
+            finally:
+                _TRAINING.remove(place)
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows to a JSONL file, in one write."""
@@ -102,35 +113,28 @@ class RunFolder:
         return [f for f in files if _JOURNAL.fullmatch(str(f.relative_to(self.path)))]
 
 
-_HELD: dict[Path, int] = {}
-"""How often this process holds a folder."""
+_TRAINING: set[Path] = set()
+"""The folders that this process trains into."""
 
 
 @contextlib.contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """Holds a folder, which is made where there is none, for one process; a kill lets go of it.
+    """Holds a folder, which is made where there is none; a kill lets go of it.
 
-    Raises UserError where another process has it; `what` says what that would be.
+    Raises UserError where it is held already; `what` says by what that would be.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder.resolve()
     handle = os.open(folder, os.O_RDONLY)
     try:
-        if not _HELD.get(place):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another {what} is writing to {folder}: wait for it, or choose another"
-                    " --output"
-                ) from error
-            except OSError:  # a file system without locks
-                log(f"{folder} cannot be locked: see to it that no other {what} writes there")
-        _HELD[place] = _HELD.get(place, 0) + 1
         try:
-            yield
-        finally:
-            _HELD[place] -= 1
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another {what} is writing to {folder}: wait for it, or choose another --output"
+            ) from error
+        except OSError:  # a file system without locks
+            log(f"{folder} cannot be locked: see to it that no other {what} writes there")
+        yield
     finally:
         os.close(handle)
 

@@ -40,6 +40,7 @@ class StopSignal:
     def listening(self) -> Iterator[None]:
         """Takes signals, while training; the second one ends the process as it always did.
         Outside the main thread Python lets nobody listen."""
+        self.number = None
         if threading.current_thread() is not threading.main_thread():
             yield
             return

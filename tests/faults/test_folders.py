@@ -208,8 +208,9 @@ def test_two_trainings_do_not_share_a_folder(tmp_path, tiny_folder):
     finally:
         other.kill()
         other.communicate()
-    with held(folder, "training run"), held(folder, "training run"):
-        pass
+    with RunFolder(folder).held(), RunFolder(folder).held(), pytest.raises(UserError) as refused:
+        held(folder, "evaluation").__enter__()
+    assert "another evaluation is writing to" in str(refused.value)
 
 
 # Told to stop

@@ -6,7 +6,6 @@ a last line that a kill left half-written is cut off before more are added.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -30,7 +29,7 @@ from opsd.grade.verifier import MathVerifier
 from opsd.json_files import Damaged, as_type, document, mapping, rows, sealed
 from opsd.model import resolve
 from opsd.rollout.engine import Completion, Sampling
-from opsd.run import write_atomically
+from opsd.run import held, write_atomically
 from opsd.teacher.context import StudentPrompt
 from opsd.types import Finish, Problem, UserError
 from opsd.yaml_files import mapping as mapping_of
@@ -158,16 +157,7 @@ def claimed(folder: Path, about: Row) -> Iterator[None]:
     Raises UserError where another process writes there, and where the samples there were drawn from
     other weights or in another way; of whichever problems, and how many of each, is left open.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a kill releases it
-        except BlockingIOError as error:
-            raise UserError(
-                f"another evaluation is writing to {folder}: wait for it, or choose another"
-                " --output"
-            ) from error
+    with held(folder, "evaluation"):
         before = claim_of(folder)
         if before is not None:
             about = about | {part: {**before[part], **about[part]} for part in _MERGED}
@@ -182,8 +172,6 @@ def claimed(folder: Path, about: Row) -> Iterator[None]:
                 )
         write_atomically(folder / PROTOCOL, json.dumps(sealed(about), indent=1, sort_keys=True))
         yield
-    finally:
-        os.close(handle)
 
 
 def claim_of(folder: Path) -> Row | None:
