@@ -188,7 +188,7 @@ def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path
     told = refused(command("train", path, "--output", "run"))
     assert told.startswith("run holds a run already: add --resume")
     told = refused(
-        command("train", path, "--output", "run", "--resume", "--set", "train.max_steps=3")
+        command("train", path, "--output", "run", "--resume", "--set", "train.learning_rate=3")
     )
     assert told.startswith("run was started with another recipe")
     assert Path("run/metrics.jsonl").read_bytes() == before
@@ -204,9 +204,12 @@ def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("train.max_steps=0", "max_steps is a number of steps"),
-        ("train.gradient_accumulation_steps=0", "gradient_accumulation_steps is at least 1"),
-        ("train.learning_rate=-1", "learning_rate is at least 0"),
+        ("train.max_steps=0", "max_steps: it should be a number of steps"),
+        (
+            "train.gradient_accumulation_steps=0",
+            "gradient_accumulation_steps: it should be greater than or equal to 1",
+        ),
+        ("train.learning_rate=-1", "learning_rate: it should be greater than or equal to 0"),
         ("model.lora={r: 4, target_modules: nope}", "model.lora: "),
     ],
 )

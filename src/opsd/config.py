@@ -225,11 +225,13 @@ def without_effect(args: OPSDConfig) -> list[str]:
         for name in names.split()
         if getattr(args, name) not in (defaults.get(name), None, [])
     ]
-    if args.warmup_steps and args.lr_scheduler_type == SchedulerType.CONSTANT:
-        lines.append(
-            "train.warmup_steps changes nothing under the schedule 'constant': set"
-            " train.lr_scheduler_type to constant_with_warmup"
-        )
+    if args.lr_scheduler_type == SchedulerType.CONSTANT:
+        lines += [
+            f"train.{name} changes nothing under the schedule 'constant': set"
+            " train.lr_scheduler_type to constant_with_warmup, or to another one that reads it"
+            for name in ("warmup_steps", "lr_scheduler_kwargs")
+            if getattr(args, name)
+        ]
     if args.save_only_model and args.save_strategy != "no":
         lines.append("train.save_only_model: no run can be resumed from such checkpoints")
     return lines

@@ -182,8 +182,9 @@ def _claim(recipe: Recipe, run: RunFolder, resume: bool) -> None:
     written = run.path / "recipe.yaml"
     if written.is_file() and (changed := _changed(recipes.load(str(written)), recipe)):
         raise UserError(
-            f"{run.path} was started with another {', '.join(changed)} (see {written}): go on with"
-            " what it began with, or begin a run of its own in another --output"
+            f"{run.path} was started with another recipe than this one (see {written}), in"
+            f" {', '.join(changed)}: go on with what it began with, or begin a run of its own in"
+            " another --output"
         )
 
 

@@ -15,7 +15,7 @@ from opsd.objective.credit import (
     ReturnToGo,
     Shaped,
 )
-from opsd.objective.table import TokenTable
+from opsd.objective.table import TokenTable, of_view
 from opsd.objective.terms import SampledTerm
 
 
@@ -102,7 +102,7 @@ def random_table(seed: int = 0, **views: float) -> TokenTable:
     n = sum(LENGTHS)
     columns = {
         name: torch.randn(n, generator=generator)
-        for name in ("logp_student", "logp_target", *(f"logp_{view}" for view in views))
+        for name in ("logp_student", "logp_target", *(of_view(view) for view in views))
     }
     table = table_of([1.0, 0.0, 1.0, 0.0], [0, 0, 1, 1], LENGTHS, **columns)
     scales = {name: torch.full((4,), scale) for name, scale in views.items()}
@@ -147,7 +147,7 @@ def gate(gap: np.ndarray, tau: float) -> np.ndarray:
 def test_gated_is_the_gradient_of_the_papers_gate(tau):
     x = np.linspace(-12, 12, 2401)
     # A hair's shift makes the teacher favour the rollout, which is correct.
-    columns = {"logp_a": torch.tensor(x + 1e-9), "logp_student": torch.zeros(2401).double()}
+    columns = {of_view("a"): torch.tensor(x + 1e-9), "logp_student": torch.zeros(2401).double()}
     table = table_of([1.0], [0], [2401], torch.zeros(2401).double(), **columns)
     made = Gated(tau=tau, dead_zone=0.0)(replace(table, scales={"a": torch.ones(1)})).numpy()
     np.testing.assert_allclose(made[5:-5], np.gradient(gate(x, tau), x)[5:-5], atol=2e-4)
@@ -161,7 +161,11 @@ def test_gated_is_the_gradient_of_the_papers_gate(tau):
 def test_the_verifier_decides_which_teachers_are_followed_and_which_are_fled():
     gap = torch.tensor([0.4, 0.2, 0.4, 0.2, -0.3, -0.1, 0.06, 0.02])
     table = table_of(
-        [1.0, 0.0, 1.0, 0.0], [0, 0, 1, 1], [2] * 4, logp_student=torch.zeros(8), logp_a=gap
+        [1.0, 0.0, 1.0, 0.0],
+        [0, 0, 1, 1],
+        [2] * 4,
+        logp_student=torch.zeros(8),
+        **{of_view("a"): gap},
     )
     table = replace(table, scales={"a": torch.full((4,), 0.5)})
     g = gap / (1 + torch.exp(gap * gap / 2))
@@ -170,7 +174,7 @@ def test_the_verifier_decides_which_teachers_are_followed_and_which_are_fled():
     torch.testing.assert_close(Gated()(table), 0.5 * signs * g)
     outlier = gap.clone()
     outlier[1] = -100.0
-    bounded = Gated()(replace(table, statistics={**table.statistics, "logp_a": outlier}))
+    bounded = Gated()(replace(table, statistics={**table.statistics, of_view("a"): outlier}))
     # Clamped to 3, one outlier turns the teacher's verdict, and has itself no weight.
     assert bounded[1] == 0
     torch.testing.assert_close(bounded[0], -0.5 * g[0])

@@ -179,7 +179,7 @@ def test_entries_are_chosen_before_the_barycenter_is_taken(temperature):
     (by_hidden,) = torch.autograd.grad(value.sum(), hidden64)
     assert_values(values, value.detach().numpy(), 2e-5, nats=1e-6)
     assert_gradients(gradient, by_hidden.numpy(), 1e-4, floor=1e-6)
-    np.testing.assert_allclose(seen["alpha"].numpy(), exact.alpha(d), atol=1e-5)
+    np.testing.assert_allclose(seen["target/alpha"].numpy(), exact.alpha(d), atol=1e-5)
 
 
 def test_a_sampled_token_is_held_against_the_target():
@@ -191,4 +191,4 @@ def test_a_sampled_token_is_held_against_the_target():
     at = np.arange(ROWS) * 7 % VOCAB
     true = exact.purified(*rows)[np.arange(ROWS), at]
     np.testing.assert_allclose(seen["logp_target"].numpy(), true, atol=2e-5)
-    assert {"share_reference", "p_cosine_question"} <= seen.keys()
+    assert {"target/share_reference", "target/p_cosine_question"} <= seen.keys()

@@ -75,7 +75,9 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
         was_training = model.training
         model.train(training)
         try:
-            return head_of(model, vocab).logits(hidden_rows(model, sheet)).log_softmax(-1).detach()
+            with torch.set_grad_enabled(training):
+                rows = head_of(model, vocab).logits(hidden_rows(model, sheet))
+            return rows.detach().log_softmax(-1)
         finally:
             model.train(was_training)
 
