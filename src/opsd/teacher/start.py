@@ -62,6 +62,7 @@ def starts_as_base(model: nn.Module, ids: Ids, vocab: int) -> bool:
     return bool((student - base).abs().max() <= AGREEMENT)
 
 
+@torch.no_grad()
 def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
     """Raises UserError where the model, in training mode, reads the same text differently from one
     time to the next, or differently from evaluation mode, in which teachers read: noise, dropout,
@@ -75,9 +76,7 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
         was_training = model.training
         model.train(training)
         try:
-            with torch.set_grad_enabled(training):
-                rows = head_of(model, vocab).logits(hidden_rows(model, sheet))
-            return rows.detach().log_softmax(-1)
+            return head_of(model, vocab).logits(hidden_rows(model, sheet)).log_softmax(-1)
         finally:
             model.train(was_training)
 
@@ -117,8 +116,7 @@ def _first_other(model: nn.Module, sheet: Sheet) -> str | None:
         was_training = model.training
         model.train(training)
         try:
-            with torch.no_grad():
-                hidden_rows(model, sheet)
+            hidden_rows(model, sheet)
         finally:
             model.train(was_training)
             for hook in hooks:
