@@ -27,6 +27,7 @@ from opsd.model import (
     switch_randomness_off,
     with_adapter,
 )
+from opsd.quantized import keep_differentiable
 from opsd.rollout.collate import Layout
 from opsd.rollout.engine import PROBE, Engine, Sampling
 from opsd.rollout.engines import VLLM, VLLMServer
@@ -59,6 +60,7 @@ def make_student(
     refuse_named_adapter(student)
     mend_generation_config(student)
     switch_randomness_off(student)
+    keep_differentiable(student)
     accept_objectives(student)
     return student, tokenizer
 

@@ -34,5 +34,13 @@ def quantization(bits: Bits, dtype: str | None) -> Any:
     )
 
 
+def keep_differentiable(model: Any) -> None:
+    """Keeps bitsandbytes from packing 4-bit weights anew for CPUs when a model first reads in
+    evaluation mode: no gradient flows through what is packed so, in training mode either."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def is_quantized(model: Any) -> bool:
     return getattr(model, "quantization_method", None) is not None
