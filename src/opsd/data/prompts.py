@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd.data.languages import language
+from opsd.data.rendering import Unfilled, rendered
 from opsd.types import Problem, UserError, View
 
 OPENING, CLOSING = "<think>", "</think>"
@@ -17,23 +18,6 @@ OPENING, CLOSING = "<think>", "</think>"
 
 INSTRUCTED = "instructed"
 """Stands among the metadata of a problem whose own text says how to answer."""
-
-
-@cache
-def _template(source: str) -> Any:
-    # Imported where it is used: what lists the methods fills no template.
-    import jinja2.sandbox
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"prompt template, line {error.lineno}: {error.message}") from error
 
 
 @cache
@@ -69,7 +53,7 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
         "final_instruction": "" if instructed else lang.closing,
         "transition": lang.transition,
         "think_prefix": lang.think_prefix,
-        "labels": lang.labels,
+        "labels": lang.labels.model_dump(),
         **({} if problem.answer is None else {"answer": problem.answer}),
     }
     if taken := fixed.keys() & problem.privileged.keys():
@@ -80,18 +64,16 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
         )
     names = {**fixed, **problem.privileged, **extra}
     begins = " ".join(text.split())[:40]
-    from jinja2 import UndefinedError
-
     try:
-        return _template(text).render(names)
-    except UndefinedError as error:
+        return rendered("prompt", text, names)
+    except Unfilled as error:
+        if not error.missing:
+            raise UserError(f"prompt template '{begins}': {error}") from error
         have = ", ".join(sorted(problem.privileged)) or "none"
         raise UserError(
             f"{problem.name}: the prompt template '{begins}' needs a text that the row"
-            f" lacks ({error.message}); privileged texts it has: {have}. Map a column to it"
+            f" lacks ({error}); privileged texts it has: {have}. Map a column to it"
         ) from error
-    except Exception as error:  # whatever a user's template does wrong, an escape included
-        raise UserError(f"prompt template '{begins}': {error}") from error
 
 
 def view(
@@ -159,26 +141,40 @@ def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str
     """A view's messages through the chat template, with the view's options.
 
     Options that the template does not know change nothing. Raises UserError for options that are
-    the tokenizer's own arguments, and for what the template itself refuses.
+    the tokenizer's own arguments, and for what the template itself refuses, or cannot do within its
+    limits.
     """
     own = inspect.signature(tokenizer.apply_chat_template).parameters.keys()
-    for name in view.template_options.keys() & (own - {"tools", "documents"}):
+    for name in view.template_options.keys() & ({"messages", *own} - {"tools", "documents"}):
         raise UserError(
             f"the prompt '{view.name}': '{name}' in template_options is no option of a chat"
             " template; leave it out"
         )
-    from jinja2 import TemplateError
-
+    names = {
+        "messages": list(view.messages),
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+        **tokenizer.special_tokens_map,
+        **view.template_options,
+    }
     try:
-        return tokenizer.apply_chat_template(
-            list(view.messages),
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **view.template_options,
-        )
-    except (TemplateError, TypeError, ValueError) as error:
+        if _writes_itself(tokenizer):
+            options = {**view.template_options, "add_generation_prompt": add_generation_prompt}
+            return tokenizer.apply_chat_template(names["messages"], tokenize=False, **options)
+        return rendered("chat", tokenizer.get_chat_template(tools=names["tools"]), names)
+    except (Unfilled, TypeError, ValueError) as error:
         roles = ", ".join(message["role"] for message in view.messages)
         raise UserError(
             f"the prompt '{view.name}' (turns: {roles}; template_options:"
             f" {dict(view.template_options)}): the model's chat template refuses it ({error})"
         ) from error
+
+
+def _writes_itself(tokenizer: Any) -> bool:
+    """Whether a tokenizer's class, which has then been trusted to run, writes conversations in a
+    way of its own, around the template or without one."""
+    from transformers import PreTrainedTokenizerBase
+
+    usual = PreTrainedTokenizerBase.apply_chat_template
+    return type(tokenizer).apply_chat_template is not usual
