@@ -284,7 +284,10 @@ def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str, told
         ({"data": {"source": "x", "colum": {}}}, "data.colum: unknown key"),
         ({"data": {}}, "data.source: Field required"),
         ({"sampling": {"topk": 3}}, "sampling.topk: unknown key"),
-        ({"sampling": {"temperature": 0}}, "sampling.temperature: Input should be greater than 0"),
+        (
+            {"sampling": {"temperature": 0}},
+            "sampling.temperature: Input should be greater than or equal to 0.01",
+        ),
         ({"engine": "vlm"}, "engine is hf, vllm or vllm_server"),
         ({"engine": {"type": "vllm", "sleeps": True}}, "engine.sleeps: unknown key"),
         ({"model": {"name": "m", "lora": {"rank": 8}}}, "model.lora.rank: unknown key"),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from opsd.credentials import without_credentials
 from opsd.data.problems import Data
+from opsd.data.prompts import without_files
 from opsd.grade.verifier import MathVerifier
 from opsd.methods import FUNCTIONS, Method
 from opsd.recipe_files import find
@@ -96,15 +97,17 @@ class Recipe(Strict):
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a file or by a shipped recipe's name, with `key.path=value` overrides.
+    """A recipe from a file or by a shipped recipe's name, with `key.path=value` overrides. Prompt
+    templates that are files become their text: the recipe's own lie in its folder or below it,
+    those of an override anywhere.
 
     Raises UserError, one line, for whatever is wrong with it.
     """
     path = find(name)
-    content = mapping(path)
+    content = without_files(mapping(path), path.parent)
     for override in overrides:
         _override(content, override)
-    return parse(content, str(path))
+    return parse(without_files(content), str(path))
 
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -169,8 +172,8 @@ def _engine(value: Any, where: str) -> Any:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML; loading it again gives the same recipe, but for credentials,
-    which are never written."""
-    content = without_credentials(recipe.model_dump(mode="json"))
+    which are never written, and with the text of templates that are files."""
+    content = without_credentials(without_files(recipe.model_dump(mode="json")))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 

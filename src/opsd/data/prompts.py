@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from opsd.data.languages import language
-from opsd.data.rendering import Unfilled, rendered
+from opsd.data.rendering import Unfilled, rendered, shipped_templates
 from opsd.types import Problem, UserError, View
 
 OPENING, CLOSING = "<think>", "</think>"
 """The tags around a reply's thinking, in the recipes and in the chat templates that know them."""
+
+TEMPLATE_LIMIT = 1_000_000
+"""Characters of a file that is a prompt template."""
 
 INSTRUCTED = "instructed"
 """Stands among the metadata of a problem whose own text says how to answer."""
@@ -22,17 +24,66 @@ INSTRUCTED = "instructed"
 
 @cache
 def template_text(template: str) -> str:
-    """The text of a prompt template: a shipped one's name, a `.jinja` file, or the text itself."""
-    if any(mark in template for mark in ("{{", "{%", "\n")) or not template:
-        return template
-    shipped = resources.files("opsd.data") / "templates"
-    if (shipped / f"{template}.jinja").is_file():
-        return (shipped / f"{template}.jinja").read_text("utf-8")
-    if Path(template).is_file():
-        return Path(template).read_text("utf-8")
-    names = sorted(f.name.removesuffix(".jinja") for f in shipped.iterdir())
+    """The text of a prompt template: a shipped one's name, a `.jinja` file, or the text itself.
+
+    Raises UserError where it is neither, and for a file that cannot be read.
+    """
+    return template if _is_text(template) else _named(template, Path(template))
+
+
+def without_files(value: Any, folder: Path | None = None) -> Any:
+    """Plain values in which a template that is a file is that file's text. With a `folder`, whose
+    recipe somebody else may have written, only files in it and below it are read.
+
+    Raises UserError for a file elsewhere, and for one that cannot be read.
+    """
+    if isinstance(value, list):
+        return [without_files(x, folder) for x in value]
+    if not isinstance(value, dict):
+        return value
+    made = {k: x if k == "template_options" else without_files(x, folder) for k, x in value.items()}
+    template = made.get("template")
+    if isinstance(template, str) and not _is_text(template) and template not in shipped_templates():
+        # With a line break at its end, which filling takes away, it is text to whoever reads it.
+        made["template"] = _named(template, _found(template, folder)).rstrip("\n") + "\n"
+    return made
+
+
+def _is_text(template: str) -> bool:
+    return not template or any(mark in template for mark in ("{{", "{%", "\n"))
+
+
+def _found(template: str, folder: Path | None) -> Path:
+    if folder is None:
+        return Path(template)
+    try:
+        place = (folder / template).resolve()
+    except (OSError, RuntimeError) as error:  # a link in a circle is the latter
+        raise UserError(f"prompt template '{template}': {error}") from error
+    if not place.is_relative_to(folder.resolve()):
+        raise UserError(
+            f"the prompt template '{template}' lies outside {folder}, the recipe's folder; put it"
+            " there, or choose it yourself, with --set and the template's key"
+        )
+    return place
+
+
+def _named(template: str, file: Path) -> str:
+    known = shipped_templates()
+    if template in known:
+        return known[template]
+    try:
+        if file.is_file():
+            with file.open(encoding="utf-8") as lines:
+                text = lines.read(TEMPLATE_LIMIT + 1)
+            if len(text) > TEMPLATE_LIMIT:
+                raise UserError(f"{file}: a prompt template has at most a million characters")
+            return text
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"prompt template '{template[:200]}': {told}") from error
     raise UserError(
-        f"no prompt template '{template}': neither a file nor one of {', '.join(names)}"
+        f"no prompt template '{template}': neither a file nor one of {', '.join(known)}"
     )
 
 

@@ -49,7 +49,7 @@ def rendered(kind: Kind, template: str, names: Mapping[str, Any]) -> str:
     if template in _endless:
         raise Unfilled(_endless[template])
     request = {"kind": kind, "template": template, "names": names}
-    if template in _shipped() or not any(mark in template for mark in _MARKS):
+    if template in _trusted() or not any(mark in template for mark in _MARKS):
         reply = _here()(request)
     else:
         reply = _worker.ask(request, WALL_LIMIT_S, default=_plain)
@@ -86,10 +86,17 @@ def _here() -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 @cache
-def _shipped() -> frozenset[str]:
-    own = (resources.files("opsd.data") / "templates").iterdir()
+def shipped_templates() -> dict[str, str]:
+    """The texts of the shipped prompt templates, by name."""
+    folder = resources.files("opsd.data") / "templates"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".jinja"): file.read_text("utf-8") for file in files}
+
+
+@cache
+def _trusted() -> frozenset[str]:
     chat = resources.files("opsd.miniature") / "chat_template.jinja"
-    return frozenset(file.read_text("utf-8") for file in (*own, chat))
+    return frozenset((*shipped_templates().values(), chat.read_text("utf-8")))
 
 
 def _plain(value: Any) -> Any:
