@@ -25,6 +25,7 @@ from opsd.methods import FUNCTIONS, Method
 from opsd.objective.signals import leaves
 from opsd.run import read_jsonl
 from opsd.types import UserError
+from opsd.yaml_files import content
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
@@ -152,14 +153,14 @@ def _content(path: Path) -> dict[str, Any]:
     """A YAML or JSON file's mapping; empty where there is no such file. UserError for another."""
     if not path.is_file():
         return {}
-    read = json.loads if path.suffix == ".json" else yaml.safe_load
     try:
-        content = read(path.read_text("utf-8")) or {}
-    except (ValueError, yaml.YAMLError) as error:
+        found = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else content(path)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
+    found = found or {}
+    if not isinstance(found, dict):
         raise UserError(f"{path}: not a mapping of keys")
-    return content
+    return found
 
 
 def _method(recipe: Mapping[str, Any]) -> Method | None:

@@ -19,9 +19,11 @@ from opsd.recipe_files import find
 from opsd.rollout.engine import LEAST_TEMPERATURE
 from opsd.rollout.engines import AnyEngine
 from opsd.types import UserError
-from opsd.yaml_files import explain, mapping
+from opsd.yaml_files import explain, mapping, parsed
 
 _METHOD = TypeAdapter(Method)
+_SHOWN = 100
+"""Characters of an override that a message quotes."""
 _SHORT = {"method": "name", "model": "name", "engine": "type"}
 """The key that a value stands for where it is given instead of a group of keys."""
 
@@ -205,8 +207,9 @@ def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _override(content: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
+    where = f"--set {text[:_SHOWN]}"
     if not equals or not path:
-        raise UserError(f"--set {text}: write it as key.path=value")
+        raise UserError(f"{where}: write it as key.path=value")
     *parents, last = path.split(".")
     level: Any = content
     for i, key in enumerate(parents):
@@ -216,15 +219,15 @@ def _override(content: dict[str, Any], text: str) -> None:
         if below is None:
             below = {}
         if not isinstance(below, dict):
-            raise UserError(f"--set {text}: '{key}' is a value, not a group of keys")
+            raise UserError(f"{where}: '{key}' is a value, not a group of keys")
         level[key] = below
         level = below
     try:
         # A prompt template is text, which YAML would take for a mapping.
-        level[last] = value if value.startswith("{{") else yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        level[last] = value if value.startswith("{{") else parsed(value, where)
+    except UserError:
         if "{language}" not in value:
-            raise UserError(f"--set {text}: the value is not YAML; quote it") from error
+            raise
         level[last] = value  # the name of a file per language, which YAML takes for a mapping
 
 

@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
     """What JSON does not know: dates, dataclasses, and functions that a chat template is to show as
     tools."""
     if isfunction(value) or ismethod(value):
-        from transformers.utils import get_json_schema
+        from transformers.utils.chat_template_utils import get_json_schema
 
         return get_json_schema(value)
     return to_jsonable_python(value, fallback=str)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import jinja2
 import jinja2.ext
 import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 
 from opsd.limited.worker import Answer, keep_answering
@@ -27,7 +28,7 @@ TEXT_LIMIT = 1 << 26
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}`, by which chat templates mark what an assistant says: its body."""
 
-    tags = frozenset({"generation"})
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno

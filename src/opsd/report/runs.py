@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from opsd import yaml_files
 from opsd.data.filters import languages_of
 from opsd.data.languages import codes, language
 from opsd.run import distinct_names, read_jsonl
@@ -182,8 +181,9 @@ def _run(path: Path) -> Run:
     dev = tuple(line for line in lines if "eval_avg@k" in line)
     if not train and not dev:
         raise UserError(f"{path / 'metrics.jsonl'} is empty: the run has not logged a step yet")
-    text = _text(path / "recipe.yaml")
-    recipe = mapping(_parsed(path / "recipe.yaml", text))
+    written = path / "recipe.yaml"
+    text = _text(written)
+    recipe = mapping(yaml_files.parsed(text, str(written)))
     environment = mapping(_json(path / "env.json"))
     named = _PART_OF_A_QUICKSTART.fullmatch(path.resolve().name)
     method = recipe.get("method", "")
@@ -357,10 +357,5 @@ def _json(path: Path) -> Any:
         return json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON ({error.msg}, line {error.lineno})") from error
-
-
-def _parsed(path: Path, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except (RecursionError, ValueError) as error:  # ValueError: a number of 5,000 digits
+        raise UserError(f"{path}: cannot be read (nested too deeply, or a huge number)") from error
