@@ -191,7 +191,7 @@ def _of_codes(raw: Mapping[str, Any]) -> Iterator[Fault]:
         value = raw.get(key)
         if isinstance(value, str) and not re.fullmatch(shape, value):
             yield key, f"'{value}' is no {what}"
-    script, direction = raw.get("script"), raw.get("direction", "ltr")
+    script, direction = str(raw.get("script")), str(raw.get("direction", "ltr"))
     needed = "rtl" if script in _RIGHT_TO_LEFT else "ltr"
     if script in _LETTERS and direction in {"ltr", "rtl"} and direction != needed:
         yield "direction", f"is {direction}, and {script} is written {needed}; write {needed}"
