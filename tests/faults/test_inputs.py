@@ -3,6 +3,7 @@ what is wrong with them is one line."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from opsd import recipe as recipes
 from opsd.data.prompts import fill
 from opsd.miniature.leftovers import RUN, remove
+from opsd.preview import SHOWN, preview
 from opsd.types import Problem, UserError
 
 PROBLEM = Problem("1 + 1 = ?")
@@ -142,3 +144,24 @@ def test_a_trials_leftovers_go_and_nothing_else(tmp_path):
     (tmp_path / "run" / "notes.md").touch()
     with pytest.raises(UserError, match=r"notes.md would be lost"):
         remove(tmp_path / "run", RUN)
+
+
+@pytest.mark.parametrize("long", ["problem", "solution"])
+def test_a_preview_of_a_long_row_shows_its_ends_and_counts_all_of_it(tmp_path, long):
+    row = {"problem": "1 + 1 = ?", "solution": "It is \\boxed{2}.", "answer": "2"}
+    rows = [row, {**row, long: "Na 1 + 1 = ngapi? " * 10_000 + row[long]}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    settings = [f"data.source={file}", "data.dev=0", "data.columns={}", "method=opsd"]
+    shown = preview(recipes.load("quickstart", settings), 2)
+    usual, odd = shown["rows"]
+    (teacher,) = [view for view in odd["views"] if view["role"] == "teacher"]
+    # The repeated sentence is 9 tokens of the built-in tokenizer, wherever it stands.
+    (short,) = [view for view in usual["views"] if view["role"] == "teacher"]
+    assert teacher["length"] - short["length"] == pytest.approx(9 * 10_000, abs=3)
+    assert not teacher["fits"] and any(note.startswith("too long") for note in odd["notes"])
+    assert all(len(view["tokens"]) < 3 * SHOWN for view in odd["views"])
+    assert any("characters]" in token["text"] for token in teacher["tokens"])
+    assert teacher["tokens"][-1] == short["tokens"][-1]
+    for each in odd["reply"]["signals"]:
+        assert len(each["in_loss"]) == len(odd["reply"]["tokens"]) < 3 * SHOWN
