@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from peft import (
     VeraConfig,
 )
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opsd import methods
@@ -285,6 +287,43 @@ def test_a_kill_leaves_nothing_that_looks_complete(tmp_path, adapter):
     out = tmp_path / "out"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(adapter), str(out)], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert not out.exists() and (tmp_path / "out.part" / "model.safetensors").is_file()
+    (left,) = tmp_path.glob("out.*.part")
+    assert not out.exists() and (left / "draft" / "model.safetensors").is_file()
     export(adapter, out)
-    assert (out / "README.md").is_file() and not (tmp_path / "out.part").exists()
+    assert (out / "README.md").is_file() and list(tmp_path.glob("*.part")) == [left]
+
+
+def test_nothing_of_the_users_is_taken_away(tmp_path, adapter, monkeypatch):
+    theirs = tmp_path / "out.part" / "thesis.tex"
+    theirs.parent.mkdir()
+    theirs.write_text("years of work")
+    export(adapter, tmp_path / "out")
+    monkeypatch.setattr("opsd.export.write_atomically", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(adapter, tmp_path / "other")
+    assert names(tmp_path) == {"out", "out.part"} and theirs.read_text() == "years of work"
+
+
+def test_an_exported_folder_is_as_open_as_any_other(tmp_path, adapter):
+    (tmp_path / "usual").mkdir()
+    whole = export(adapter, tmp_path / "out")
+    assert whole.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("merge", [True, False])
+def test_numbers_that_are_none_are_not_exported(tmp_path, adapter, number, merge):
+    broken = shutil.copytree(adapter, tmp_path / "broken")
+    weights = load_file(broken / "adapter_model.safetensors")
+    name = next(iter(weights))
+    weights[name][0, 0] = number
+    save_file(weights, broken / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="numbers that are none"):
+        export(broken, tmp_path / "out", merge=merge)
+    assert names(tmp_path) == {"broken"}
+
+
+def test_a_merge_that_its_numbers_cannot_hold_is_refused(tmp_path, tiny_folder):
+    adapter = save_adapter(str(tiny_folder), tmp_path / "lora", std=1e7)
+    with pytest.raises(UserError, match=r"kept in torch.float16.*numbers that are none.*float32"):
+        export(adapter, tmp_path / "out", dtype="float16")

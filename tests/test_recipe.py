@@ -268,7 +268,7 @@ def test_what_the_recipe_of_copsd_says_of_the_papers_text_works():
         ("train.max_steps", "write it as key.path=value"),
         ("=3", "write it as key.path=value"),
         ("data.source.file=x", "'source' is a value, not a group of keys"),
-        ("method={", "the value is not YAML"),
+        ("method={", "--set method={: not YAML"),
     ],
 )
 def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str, told: str):
@@ -284,7 +284,10 @@ def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str, told
         ({"data": {"source": "x", "colum": {}}}, "data.colum: unknown key"),
         ({"data": {}}, "data.source: Field required"),
         ({"sampling": {"topk": 3}}, "sampling.topk: unknown key"),
-        ({"sampling": {"temperature": 0}}, "sampling.temperature: Input should be greater than or"),
+        (
+            {"sampling": {"temperature": 0}},
+            "sampling.temperature: Input should be greater than or equal to 0.01",
+        ),
         ({"engine": "vlm"}, "engine is hf, vllm or vllm_server"),
         ({"engine": {"type": "vllm", "sleeps": True}}, "engine.sleeps: unknown key"),
         ({"model": {"name": "m", "lora": {"rank": 8}}}, "model.lora.rank: unknown key"),

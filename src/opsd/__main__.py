@@ -1,5 +1,5 @@
 """`python -m opsd`, for `accelerate launch -m opsd train ...`."""
 
-from opsd.cli import main
+from opsd.entry import main
 
 main()

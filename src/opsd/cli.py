@@ -1,12 +1,15 @@
 """The command line. Thin: every command imports what it needs when it runs.
 
-Exit codes: 0 done, 1 failed, 2 the input was wrong (one line says what, and how to mend it).
+Exit codes: 0 done, 1 failed, 2 the input was wrong (one line says what, and how to mend it), 130
+interrupted.
 """
 
 from __future__ import annotations
 
 import atexit
+import codecs
 import gc
+import io
 import json
 import os
 import sys
@@ -23,9 +26,9 @@ from opsd.arguments import (
     numbers,
     prepare,
 )
-from opsd.credentials import cleaned
+from opsd.entry import INTERRUPTED
 from opsd.evaluate import cli as evaluation
-from opsd.types import RunFailed, UserError
+from opsd.failures import shown, told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -280,35 +283,63 @@ def env() -> None:
 
 
 def main() -> None:
-    """Runs the command line; a mistake of the user's becomes one line and exit code 2."""
+    """Runs the command line; what goes wrong becomes one line and an exit code, where it is not a
+    mistake of ours."""
     # Nothing here forks with a tokenizer at work, and the warning about it confuses readers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait slow a run tenfold on a machine that others use as well.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     atexit.register(_leave)
+    _print_whatever_the_terminal()
     try:
         app()
     except SystemExit as end:
         if end.code == 130:
-            told = (
-                "interrupted; what is written stays, and the same command (train: --resume) goes on"
-            )
-            print(f"opsd: {told}", file=sys.stderr)
-        raise
-    except UserError as error:
-        _end(str(error), 2)
-    except RunFailed as error:
-        _end(str(error), 1)
-    except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
-        _end(f"{error.filename}: {error.strerror}; choose another place", 2)
+            print(INTERRUPTED, file=sys.stderr)
+        _flush(end)
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        _end(error)
+
+
+def _flush(end: SystemExit) -> NoReturn:
+    """What is printed may wait to be written until here, where that can still fail."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _end(error)
+    raise end
+
+
+def _end(error: Exception) -> NoReturn:
+    known = told(error)
+    if known is None:
+        raise error
+    line, code = known
+    if isinstance(error, BrokenPipeError):
+        # `opsd methods | head -1` has read enough; Python would try once more, at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        print(f"opsd: {shown(line)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_whatever_the_terminal() -> None:
+    """What a terminal's encoding has no letters for is printed as JSON writes it, so that a
+    document stays one."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+    codecs.register_error("as-json", escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="as-json")
 
 
 def _leave() -> None:
     """At its end Python looks for garbage among all modules, which takes 0.3 s with torch's. Only
     Triton needs it: without, its bindings report every object as a leak."""
     (gc.unfreeze if "triton" in sys.modules else gc.freeze)()
-
-
-def _end(told: str, code: int) -> NoReturn:
-    print(f"opsd: {cleaned(' '.join(told.split()))}", file=sys.stderr)
-    sys.exit(code)

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor
 
 from opsd.card import card, shown
 from opsd.data import languages
-from opsd.data.prompts import template_text
 from opsd.miniature import NAMES
-from opsd.model import adapter_folder, base_of, load_model, load_tokenizer, locate
+from opsd.model import adapter_folder, base_of, load_model, load_tokenizer, locate, nonfinite
 from opsd.run import log, write_atomically
 from opsd.types import UserError
 
@@ -51,22 +53,25 @@ def export(
     adapter = adapter_folder(*locate(name))
     if adapter is None and not merge:
         raise UserError(f"{name} is a whole model: it has no adapter to export")
-    draft = output.with_name(output.name + ".part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    base = base_of(adapter)[0] if adapter else None
-    tokenizer = load_tokenizer(name, **_only(options, "trust_remote_code"))
-    if adapter is None or merge:
-        model = _whole(name, adapter, tokenizer, dtype, options)
-        model.save_pretrained(draft, max_shard_size=max_shard)
-    else:
-        _copy_adapter(adapter, draft, shared=repository is not None)
-    tokenizer.save_pretrained(draft)
-    text = card(run or output, base=base, adapter=not merge, repository=repository)
-    write_atomically(draft / "README.md", text)
-    if run is not None and (run / "recipe.yaml").is_file():
-        _copy_recipe(run, draft)
-    draft.replace(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of its own, whatever else is called so; a failure takes it away, a kill leaves it.
+    around = {"prefix": f"{output.name[:100]}.", "suffix": ".part", "dir": output.parent}
+    with tempfile.TemporaryDirectory(**around) as place:
+        draft = Path(place) / "draft"
+        draft.mkdir()
+        base = base_of(adapter)[0] if adapter else None
+        tokenizer = load_tokenizer(name, **_only(options, "trust_remote_code"))
+        if adapter is None or merge:
+            model = _whole(name, adapter, tokenizer, dtype, options)
+            model.save_pretrained(draft, max_shard_size=max_shard)
+        else:
+            _copy_adapter(adapter, draft, shared=repository is not None)
+        tokenizer.save_pretrained(draft)
+        text = card(run or output, base=base, adapter=not merge, repository=repository)
+        write_atomically(draft / "README.md", text)
+        if run is not None and (run / "recipe.yaml").is_file():
+            _copy_recipe(run, draft)
+        draft.replace(output)
     log(f"{output}: {sum(f.stat().st_size for f in output.iterdir()) / 1e6:,.1f} MB")
     return output
 
@@ -116,7 +121,15 @@ def _whole(
         )
         if rounded > 0.1 * learned:
             log(f"{kind} rounds away part of what was learned; --dtype float32, --adapter keep it")
-    return merged.to(kept)
+    small = merged.to(kept)
+    mend = "--dtype float32 or --adapter keeps what the adapter says, if that is a number"
+    _refuse_nonfinite(small.state_dict(), f"{name}, merged and kept in {kept}", mend)
+    return small
+
+
+def _refuse_nonfinite(weights: Mapping[str, Tensor], where: str, mend: str) -> None:
+    if name := nonfinite(weights):
+        raise UserError(f"{where}: '{name}' holds numbers that are none (NaN, infinite); {mend}")
 
 
 @torch.no_grad()
@@ -153,7 +166,9 @@ def _copy_adapter(adapter: Path, draft: Path, *, shared: bool) -> None:
         raise UserError(
             f"the adapter's base is {base}, on this machine: nobody else could load it; --merge it"
         )
-    shutil.copy(adapter / "adapter_model.safetensors", draft)
+    weights = adapter / "adapter_model.safetensors"
+    _refuse_nonfinite(load_file(weights), str(adapter), "take an earlier checkpoint")
+    shutil.copy(weights, draft)
     config = PeftConfig.from_pretrained(str(adapter))
     if built_in:
         config.base_model_name_or_path = Path(base).name
@@ -161,23 +176,12 @@ def _copy_adapter(adapter: Path, draft: Path, *, shared: bool) -> None:
 
 
 def _copy_recipe(run: Path, draft: Path) -> None:
-    """What says how the model was asked in training, and is to be asked from now on: with the text
-    of templates, and the languages, that are files on this machine."""
+    """What says how the model was asked in training, and is to be asked from now on, with
+    the languages that are files on this machine."""
     recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
-    write_atomically(draft / "recipe.yaml", shown(_with_templates(recipe)) + "\n")
+    write_atomically(draft / "recipe.yaml", shown(recipe) + "\n")
     if (run / languages.FOLDER).is_dir():
         shutil.copytree(run / languages.FOLDER, draft / languages.FOLDER)
-
-
-def _with_templates(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_with_templates(x) for x in value]
-    if not isinstance(value, dict):
-        return value
-    made = {key: _with_templates(x) for key, x in value.items()}
-    if isinstance(template := made.get("template"), str) and Path(template).is_file():
-        made["template"] = template_text(template)
-    return made
 
 
 def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from opsd.data import boundary, problems
 from opsd.data.filters import Account
 from opsd.data.prompts import prompt_ids, prompt_parts
 from opsd.data.stream import ProblemStream
-from opsd.data.tokens import token, tokens
+from opsd.data.tokens import Token, token, tokens
 from opsd.grade.gold import gold_remarks
 from opsd.methods import Method
 from opsd.model import adapter_folder, base_of, context_length, eos_ids, load_tokenizer, locate
@@ -30,6 +30,9 @@ from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict, View
 
 SCANNED = 1000
 """Rows that lengths and remarks are counted over."""
+
+SHOWN = 20_000
+"""Characters that are shown of a longer prompt, at either end, and at least of a reply."""
 
 _LEAK = 20
 """Characters from which a privileged text in the student's prompt is no chance."""
@@ -72,6 +75,11 @@ class Desk:
         """Whether replies are the dataset's, not sampled."""
         return isinstance(self.method.source, FromDataset)
 
+    def begins(self, text: str) -> str:
+        """As much of a reply as is looked at: of one that is only an example, and far longer than
+        any rollout, the beginning."""
+        return text if self.written else text[: max(SHOWN, 10 * self.horizon)]
+
     def longest(self, reply: Rollout) -> int:
         """Tokens that a prompt has to leave room for."""
         return len(reply.completion_ids) if self.written else self.horizon
@@ -109,6 +117,8 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
     account = Account()
     train, _ = problems.load(recipe.data, account)
     given = train.head(SCANNED) if isinstance(train, ProblemStream) else train
+    shown = varied(given, rows)
+    made = {problem.id: _sheet(problem, desk) for problem in shown}
     return {
         "model": recipe.model.name,
         "method": recipe.method.name,
@@ -122,8 +132,8 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
             "prompt_too_long": desk.setting("prompt_too_long"),
         },
         "tokens": _special_tokens(desk),
-        "rows": [_row(_sheet(problem, desk), desk) for problem in varied(given, rows)],
-        "scan": _scan(given[:SCANNED], desk),
+        "rows": [_row(made[problem.id], desk) for problem in shown],
+        "scan": _scan(given[:SCANNED], desk, made),
     }
 
 
@@ -214,10 +224,11 @@ def _reply(problem: Problem, desk: Desk) -> tuple[Rollout, str]:
     name = source.field if isinstance(source, FromDataset) else "solution"
     written = problem.privileged.get(name)
     text = written or f"An example. \\boxed{{{problem.answer or '?'}}}"
-    ids = desk.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = desk.tokenizer(desk.begins(text), add_special_tokens=False, verbose=False)["input_ids"]
     verdict = Verdict(1.0, correct=True, format_ok=True) if written else None
     reply = Rollout((), (*ids, desk.end_id), text, Finish.STOP, verdict=verdict)
-    return reply, f"the row's own {name}" if written else "made up"
+    part = "" if desk.begins(text) == text else f", of {len(text):,} characters the first"
+    return reply, f"the row's own {name}{part}" if written else "made up"
 
 
 def _length_notes(reads: Sequence[Read], desk: Desk) -> Iterator[str]:
@@ -257,7 +268,7 @@ def _row(sheet: Sheet, desk: Desk) -> dict[str, Any]:
             "origin": sheet.origin,
             "longer_than_a_rollout": not desk.written and len(reply.completion_ids) > desk.horizon,
             "tokens": [
-                *tokens(desk.tokenizer, reply.text),
+                *tokens(desk.tokenizer, desk.begins(reply.text)),
                 token(desk.tokenizer, desk.end_id),
             ],
             "signals": _signals(sheet, desk),
@@ -275,8 +286,19 @@ def _view(read: Read, longest: int, tokenizer: Any) -> dict[str, Any]:
         "length": len(read.ids),
         "reply": longest,
         "fits": read.fits,
-        "tokens": tokens(tokenizer, template + prefill, forced_from=len(template)),
+        "tokens": _ends(tokenizer, template, prefill),
     }
+
+
+def _ends(tokenizer: Any, template: str, prefill: str) -> list[Token]:
+    """A prompt's tokens; of a long one those at its beginning and its end."""
+    text = template + prefill
+    if len(text) <= 3 * SHOWN:
+        return tokens(tokenizer, text, forced_from=len(template))
+    cut = len(text) - SHOWN
+    out = {"id": None, "text": f"\n[{cut - SHOWN:,} characters]\n", "kind": "special"}
+    first = tokens(tokenizer, text[:SHOWN], forced_from=SHOWN)
+    return [*first, out, *tokens(tokenizer, text[cut:], forced_from=max(0, len(template) - cut))]
 
 
 def _signals(sheet: Sheet, desk: Desk) -> list[dict[str, Any]]:
@@ -288,22 +310,23 @@ def _signals(sheet: Sheet, desk: Desk) -> list[dict[str, Any]]:
             "signal": leaf.type,
             "in_loss": [
                 bool(kept) and (leaf.teacher is None or leaf in teaching)
-                for kept in taught(leaf, positions)
+                for kept in taught(leaf, positions).tolist()
             ],
         }
         for _, leaf in desk.method.signals
     ]
 
 
-def _scan(given: Sequence[Problem], desk: Desk) -> dict[str, Any]:
-    """Prompt lengths by role, and how many rows each remark is true of."""
+def _scan(given: Sequence[Problem], desk: Desk, made: Mapping[str, Sheet]) -> dict[str, Any]:
+    """Prompt lengths by role, and how many rows each remark is true of; `made` holds the sheets
+    that there are already, by their problems' ids."""
     reads: dict[tuple[str, str], list[Read]] = defaultdict(list)
     notes: Counter[str] = Counter(dict(gold_remarks(given)))
     broken = []
     with counting("rows", len(given), "row") as advance:
         for problem in given:
             try:
-                sheet = _sheet(problem, desk)
+                sheet = made.get(problem.id) or _sheet(problem, desk)
             except UserError as error:
                 broken.append(str(error))
             else:

@@ -12,15 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from opsd.credentials import without_credentials
 from opsd.data.problems import Data
+from opsd.data.prompts import without_files
 from opsd.grade.verifier import MathVerifier
 from opsd.methods import FUNCTIONS, Method
 from opsd.recipe_files import find
 from opsd.rollout.engine import LEAST_TEMPERATURE
 from opsd.rollout.engines import AnyEngine
 from opsd.types import UserError
-from opsd.yaml_files import explain, mapping
+from opsd.yaml_files import explain, mapping, parsed
 
 _METHOD = TypeAdapter(Method)
+_SHOWN = 100
+"""Characters of an override that a message quotes."""
 _SHORT = {"method": "name", "model": "name", "engine": "type"}
 """The key that a value stands for where it is given instead of a group of keys."""
 
@@ -96,15 +99,17 @@ class Recipe(Strict):
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a file or by a shipped recipe's name, with `key.path=value` overrides.
+    """A recipe from a file or by a shipped recipe's name, with `key.path=value` overrides. Prompt
+    templates that are files become their text: the recipe's own lie in its folder or below it,
+    those of an override anywhere.
 
     Raises UserError, one line, for whatever is wrong with it.
     """
     path = find(name)
-    content = mapping(path)
+    content = without_files(mapping(path), path.parent)
     for override in overrides:
         _override(content, override)
-    return parse(content, str(path))
+    return parse(without_files(content), str(path))
 
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -169,8 +174,8 @@ def _engine(value: Any, where: str) -> Any:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML; loading it again gives the same recipe, but for credentials,
-    which are never written."""
-    content = without_credentials(recipe.model_dump(mode="json"))
+    which are never written, and with the text of templates that are files."""
+    content = without_credentials(without_files(recipe.model_dump(mode="json")))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
@@ -202,8 +207,9 @@ def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _override(content: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
+    where = f"--set {text[:_SHOWN]}"
     if not equals or not path:
-        raise UserError(f"--set {text}: write it as key.path=value")
+        raise UserError(f"{where}: write it as key.path=value")
     *parents, last = path.split(".")
     level: Any = content
     for i, key in enumerate(parents):
@@ -213,15 +219,15 @@ def _override(content: dict[str, Any], text: str) -> None:
         if below is None:
             below = {}
         if not isinstance(below, dict):
-            raise UserError(f"--set {text}: '{key}' is a value, not a group of keys")
+            raise UserError(f"{where}: '{key}' is a value, not a group of keys")
         level[key] = below
         level = below
     try:
         # A prompt template is text, which YAML would take for a mapping.
-        level[last] = value if value.startswith("{{") else yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        level[last] = value if value.startswith("{{") else parsed(value, where)
+    except UserError:
         if "{language}" not in value:
-            raise UserError(f"--set {text}: the value is not YAML; quote it") from error
+            raise
         level[last] = value  # the name of a file per language, which YAML takes for a mapping
 
 

@@ -185,8 +185,12 @@ def distinct_names(folders: Sequence[Path], deepest: int) -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is either complete or not there."""
+    """Writes a file that is either complete or not there. What is no file, as `/dev/stdout`, is
+    written to, and stays what it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        path.write_text(text, "utf-8")
+        return
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     draft.write_text(text, "utf-8")
     draft.replace(path)

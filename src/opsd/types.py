@@ -140,10 +140,17 @@ class View:
     scale: float = 1.0
 
 
-class RunFailed(Exception):
+class _OneLine(Exception):
+    """A message on one line, whatever it quotes."""
+
+    def __init__(self, told: str = "") -> None:
+        super().__init__(" ".join(told.split()))
+
+
+class RunFailed(_OneLine):
     """A run that cannot go on, through no mistake in its input. One line: what happened, what is
     saved, and what to do. Exit code 1."""
 
 
-class UserError(Exception):
+class UserError(_OneLine):
     """The user's input is wrong. One line: what, where, and how to mend it. Exit code 2."""

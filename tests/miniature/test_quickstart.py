@@ -7,7 +7,7 @@ import json
 import pytest
 
 from opsd.miniature.arms import shuffled
-from opsd.miniature.quickstart import Plan, run
+from opsd.miniature.quickstart import Plan, _clear, run
 from opsd.miniature.world import problems
 from opsd.types import UserError
 
@@ -39,6 +39,42 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="no quickstart"):
         run(tmp_path, Plan(("swa",), (0,), 1, 1))
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+OWN = ("quickstart.json", "report.html", "swa-grpo-seed0/rollouts/rank0.jsonl")
+DRAFT = "result.json.123-456.part"
+
+
+def left_behind(folder, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def test_what_a_quickstart_has_written_is_replaced(tmp_path):
+    left_behind(tmp_path, *OWN, DRAFT)
+    _clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["quickstart.json"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["thesis.tex", "swa-grpo-seed0/notes.txt", "swa-grpo-seed0/rollouts/x/mine", "mine/env.json"],
+)
+def test_what_the_user_has_put_among_it_is_named_and_stays(tmp_path, name):
+    left_behind(tmp_path, *OWN, name)
+    with pytest.raises(UserError, match=f"{name} would be lost"):
+        _clear(tmp_path)
+    assert all((tmp_path / file).is_file() for file in (*OWN, name))
+
+
+def test_a_link_is_not_followed(tmp_path):
+    left_behind(tmp_path / "far", "env.json")
+    left_behind(tmp_path / "near", *OWN)
+    (tmp_path / "near" / "swa-base-seed0").symlink_to(tmp_path / "far")
+    with pytest.raises(UserError, match="swa-base-seed0 would be lost"):
+        _clear(tmp_path / "near")
+    assert (tmp_path / "far" / "env.json").is_file()
 
 
 def test_the_control_deals_the_same_texts_to_other_problems():

@@ -159,7 +159,7 @@ def test_a_bank_learns_also_where_batches_are_reused(reuse, tokenizer):
     [
         ("skills: [{id: a}]", "skills.0.title: Field required"),
         ("skills: []\nextra: 1", "extra: Extra inputs"),
-        ("[", "while parsing"),
+        ("[", "not YAML"),
         ("skills: []", "at least one skill and one mistake"),
     ],
 )

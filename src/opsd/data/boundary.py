@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, Literal
 
 from opsd.data.prompts import CLOSING, OPENING, prompt_parts, prompt_text, templated
@@ -53,8 +53,8 @@ def reply_follows(tokenizer: Any, view: View) -> str:
         return view.prefill
     turns = templated(tokenizer, view, add_generation_prompt=False)
     text = prompt_text(tokenizer, view)
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(turns, text, strict=False))
-    return text[sum(1 for _ in same) :]
+    same = bisect_left(range(len(turns)), True, key=lambda n: turns[: n + 1] != text[: n + 1])
+    return text[same:]
 
 
 def thinking(ending: str) -> Literal["open", "closed", "unsaid"]:

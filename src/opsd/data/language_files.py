@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from opsd.types import UserError
+from opsd.yaml_files import content
 
 BOX = r"\boxed{}"
 
@@ -123,7 +123,7 @@ def read(path: Path, taken: Mapping[str, str]) -> Language:
     if found:
         more = f" ({len(found) - 1} more; see `opsd languages check`)" if found[1:] else ""
         raise UserError(found[0] + more)
-    return Language.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    return Language.model_validate(content(path))
 
 
 def faults(path: Path, taken: Mapping[str, str]) -> list[str]:
@@ -132,13 +132,9 @@ def faults(path: Path, taken: Mapping[str, str]) -> list[str]:
     `taken` maps the names of known languages to their codes: a name means one language.
     """
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        return [f"{path}: cannot be read: {reason}"]
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        return [f"{path}: not YAML: {told}; put texts with special characters in single quotes"]
+        raw = content(path)
+    except UserError as error:
+        return [str(error)]
     if not isinstance(raw, dict):
         return [f"{path}: holds no keys; begin with 'code: ' and the language's ISO 639-3 code"]
     return [f"{path}, {key}: {fault}" for key, fault in _faults(raw, taken)]
@@ -195,7 +191,7 @@ def _of_codes(raw: Mapping[str, Any]) -> Iterator[Fault]:
         value = raw.get(key)
         if isinstance(value, str) and not re.fullmatch(shape, value):
             yield key, f"'{value}' is no {what}"
-    script, direction = raw.get("script"), raw.get("direction", "ltr")
+    script, direction = str(raw.get("script")), str(raw.get("direction", "ltr"))
     needed = "rtl" if script in _RIGHT_TO_LEFT else "ltr"
     if script in _LETTERS and direction in {"ltr", "rtl"} and direction != needed:
         yield "direction", f"is {direction}, and {script} is written {needed}; write {needed}"

@@ -5,50 +5,85 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from opsd.data.languages import language
+from opsd.data.rendering import Unfilled, rendered, shipped_templates
 from opsd.types import Problem, UserError, View
 
 OPENING, CLOSING = "<think>", "</think>"
 """The tags around a reply's thinking, in the recipes and in the chat templates that know them."""
+
+TEMPLATE_LIMIT = 1_000_000
+"""Characters of a file that is a prompt template."""
 
 INSTRUCTED = "instructed"
 """Stands among the metadata of a problem whose own text says how to answer."""
 
 
 @cache
-def _template(source: str) -> Any:
-    # Imported where it is used: what lists the methods fills no template.
-    import jinja2.sandbox
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"prompt template, line {error.lineno}: {error.message}") from error
-
-
-@cache
 def template_text(template: str) -> str:
-    """The text of a prompt template: a shipped one's name, a `.jinja` file, or the text itself."""
-    if any(mark in template for mark in ("{{", "{%", "\n")) or not template:
-        return template
-    shipped = resources.files("opsd.data") / "templates"
-    if (shipped / f"{template}.jinja").is_file():
-        return (shipped / f"{template}.jinja").read_text("utf-8")
-    if Path(template).is_file():
-        return Path(template).read_text("utf-8")
-    names = sorted(f.name.removesuffix(".jinja") for f in shipped.iterdir())
+    """The text of a prompt template: a shipped one's name, a `.jinja` file, or the text itself.
+
+    Raises UserError where it is neither, and for a file that cannot be read.
+    """
+    return template if _is_text(template) else _named(template, Path(template))
+
+
+def without_files(value: Any, folder: Path | None = None) -> Any:
+    """Plain values in which a template that is a file is that file's text. With a `folder`, whose
+    recipe somebody else may have written, only files in it and below it are read.
+
+    Raises UserError for a file elsewhere, and for one that cannot be read.
+    """
+    if isinstance(value, list):
+        return [without_files(x, folder) for x in value]
+    if not isinstance(value, dict):
+        return value
+    made = {k: x if k == "template_options" else without_files(x, folder) for k, x in value.items()}
+    template = made.get("template")
+    if isinstance(template, str) and not _is_text(template) and template not in shipped_templates():
+        # With a line break at its end, which filling takes away, it is text to whoever reads it.
+        made["template"] = _named(template, _found(template, folder)).rstrip("\n") + "\n"
+    return made
+
+
+def _is_text(template: str) -> bool:
+    return not template or any(mark in template for mark in ("{{", "{%", "\n"))
+
+
+def _found(template: str, folder: Path | None) -> Path:
+    if folder is None:
+        return Path(template)
+    try:
+        place = (folder / template).resolve()
+    except (OSError, RuntimeError) as error:  # a link in a circle is the latter
+        raise UserError(f"prompt template '{template}': {error}") from error
+    if not place.is_relative_to(folder.resolve()):
+        raise UserError(
+            f"the prompt template '{template}' lies outside {folder}, the recipe's folder; put it"
+            " there, or choose it yourself, with --set and the template's key"
+        )
+    return place
+
+
+def _named(template: str, file: Path) -> str:
+    known = shipped_templates()
+    if template in known:
+        return known[template]
+    try:
+        if file.is_file():
+            with file.open(encoding="utf-8") as lines:
+                text = lines.read(TEMPLATE_LIMIT + 1)
+            if len(text) > TEMPLATE_LIMIT:
+                raise UserError(f"{file}: a prompt template has at most a million characters")
+            return text
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"prompt template '{template[:200]}': {told}") from error
     raise UserError(
-        f"no prompt template '{template}': neither a file nor one of {', '.join(names)}"
+        f"no prompt template '{template}': neither a file nor one of {', '.join(known)}"
     )
 
 
@@ -69,7 +104,7 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
         "final_instruction": "" if instructed else lang.closing,
         "transition": lang.transition,
         "think_prefix": lang.think_prefix,
-        "labels": lang.labels,
+        "labels": lang.labels.model_dump(),
         **({} if problem.answer is None else {"answer": problem.answer}),
     }
     if taken := fixed.keys() & problem.privileged.keys():
@@ -80,18 +115,16 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
         )
     names = {**fixed, **problem.privileged, **extra}
     begins = " ".join(text.split())[:40]
-    from jinja2 import UndefinedError
-
     try:
-        return _template(text).render(names)
-    except UndefinedError as error:
+        return rendered("prompt", text, names)
+    except Unfilled as error:
+        if not error.missing:
+            raise UserError(f"prompt template '{begins}': {error}") from error
         have = ", ".join(sorted(problem.privileged)) or "none"
         raise UserError(
             f"{problem.name}: the prompt template '{begins}' needs a text that the row"
-            f" lacks ({error.message}); privileged texts it has: {have}. Map a column to it"
+            f" lacks ({error}); privileged texts it has: {have}. Map a column to it"
         ) from error
-    except Exception as error:  # whatever a user's template does wrong, an escape included
-        raise UserError(f"prompt template '{begins}': {error}") from error
 
 
 def view(
@@ -159,26 +192,40 @@ def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str
     """A view's messages through the chat template, with the view's options.
 
     Options that the template does not know change nothing. Raises UserError for options that are
-    the tokenizer's own arguments, and for what the template itself refuses.
+    the tokenizer's own arguments, and for what the template itself refuses, or cannot do within its
+    limits.
     """
     own = inspect.signature(tokenizer.apply_chat_template).parameters.keys()
-    for name in view.template_options.keys() & (own - {"tools", "documents"}):
+    for name in view.template_options.keys() & ({"messages", *own} - {"tools", "documents"}):
         raise UserError(
             f"the prompt '{view.name}': '{name}' in template_options is no option of a chat"
             " template; leave it out"
         )
-    from jinja2 import TemplateError
-
+    names = {
+        "messages": list(view.messages),
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+        **tokenizer.special_tokens_map,
+        **view.template_options,
+    }
     try:
-        return tokenizer.apply_chat_template(
-            list(view.messages),
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **view.template_options,
-        )
-    except (TemplateError, TypeError, ValueError) as error:
+        if _writes_itself(tokenizer):
+            options = {**view.template_options, "add_generation_prompt": add_generation_prompt}
+            return tokenizer.apply_chat_template(names["messages"], tokenize=False, **options)
+        return rendered("chat", tokenizer.get_chat_template(tools=names["tools"]), names)
+    except (Unfilled, TypeError, ValueError) as error:
         roles = ", ".join(message["role"] for message in view.messages)
         raise UserError(
             f"the prompt '{view.name}' (turns: {roles}; template_options:"
             f" {dict(view.template_options)}): the model's chat template refuses it ({error})"
         ) from error
+
+
+def _writes_itself(tokenizer: Any) -> bool:
+    """Whether a tokenizer's class, which has then been trusted to run, writes conversations in a
+    way of its own, around the template or without one."""
+    from transformers import PreTrainedTokenizerBase
+
+    usual = PreTrainedTokenizerBase.apply_chat_template
+    return type(tokenizer).apply_chat_template is not usual

@@ -1,31 +1,19 @@
 """The process in which Math-Verify compares two answers; run as a script, never imported by others.
 
-It speaks JSON, one object per line: `{"answer", "gold"}` in, `{"equal"}` out, after a first line
-`{"ready": true}` or `{"error"}`. It ends when its input does. It imports nothing of ours, so that
-it starts in the time that SymPy takes.
-
-The limits here are the kernel's, because an answer such as `9^{9^{9^9}}` spends its time inside
-one C call that no Python handler can interrupt. What they end is a forked child: this process,
-which has one thread and no GPU, keeps the imported libraries and forks the next in milliseconds.
+An answer such as `9^{9^{9^9}}` takes all time and memory that there is (`opsd.limited.worker`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
-import os
-import resource
-import signal
-import sys
-import traceback
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
+
+from opsd.limited.worker import Answer, keep_answering
 
 CPU_LIMIT_S = 1.0
 MEMORY_LIMIT_BYTES = 1 << 30
-OUT_OF_MEMORY = 77  # exit status of a child whose comparison needed more
 WARM_UP = ((r"\frac{1}{2}", r"\sqrt{x^2+1}"), ("[1,2]", r"x \in (1,2]"), (r"\{1,2\}", "x=2"))
 
 
@@ -69,46 +57,18 @@ def decimals(parsed: list[list[Any]]) -> int:
     return max(6, 4 - math.floor(math.log10(smallest)))
 
 
-def serve(compare: Callable[[str, str], bool], replies: TextIO) -> None:
-    """Answer requests until the input ends; the CPU limit may end this process before that.
-
-    A request is sent only after the reply to the one before, so no unread one is lost then.
-    """
-    for line in sys.stdin:
-        pair = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT_S)
-        try:
-            equal = bool(compare(pair["answer"], pair["gold"]))
-        except MemoryError:
-            os._exit(OUT_OF_MEMORY)  # the next comparison gets a process with its memory free
-        except Exception:  # untrusted LaTeX: the parser and SymPy raise nearly anything
-            equal = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        replies.write(json.dumps({"equal": equal}) + "\n")
+def load() -> Answer:
+    """Math-Verify, warm: the answer to `{"answer", "gold"}` is `{"equal"}`."""
+    compare = load_comparison()
+    # First uses build tables for half a second; that is not an answer's time.
+    for answer, gold in WARM_UP:
+        compare(answer, gold)
+    return lambda pair: {"equal": bool(compare(pair["answer"], pair["gold"]))}
 
 
 def main() -> None:
-    """Load the comparison, then keep one child that serves it."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # a library that prints must not speak our protocol
-    try:
-        compare = load_comparison()
-        # First uses build tables for half a second; that is not an answer's time.
-        for answer, gold in WARM_UP:
-            compare(answer, gold)
-    except Exception:
-        replies.write(json.dumps({"error": traceback.format_exc()}) + "\n")
-        return
-    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    replies.write('{"ready": true}\n')
-    while child := os.fork():
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status not in (-signal.SIGPROF, OUT_OF_MEMORY):
-            return  # the input has ended; or an accident, and whoever asks sees our output end
-        replies.write('{"equal": false}\n')
-    serve(compare, replies)
+    """Compare answers until the input ends."""
+    keep_answering(load, CPU_LIMIT_S, MEMORY_LIMIT_BYTES)
 
 
 if __name__ == "__main__":

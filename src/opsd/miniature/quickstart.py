@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from opsd.evaluate.intervals import estimate
 from opsd.miniature import arms
+from opsd.miniature.leftovers import RUN, remove
 from opsd.miniature.lexicon import LANGUAGES
 from opsd.miniature.pool import run_all
 from opsd.run import log, write_atomically
@@ -29,6 +29,7 @@ from opsd.types import UserError
 METHODS = ("base", "grpo", "copsd")
 CONTROL = "copsd_shuffled"
 _MARK = "quickstart.json"
+_OWN = rf"({_MARK}|result\.json|samples\.jsonl|report\.html|[a-z]{{3}}-\w+-seed\d+/{RUN})"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _clear(output: Path) -> None:
     if output.exists() and any(output.iterdir()):
         if not (output / _MARK).is_file():
             raise UserError(f"{output} exists and is no quickstart; choose another --output")
-        shutil.rmtree(output)
+        remove(output, _OWN)
     write_atomically(output / _MARK, "{}")
 
 

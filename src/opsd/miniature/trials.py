@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from opsd import recipe as recipes
 from opsd.miniature import model_path
 from opsd.miniature.arms import shuffled
 from opsd.miniature.claim import Arm
+from opsd.miniature.leftovers import RUN, remove
 from opsd.miniature.measure import HORIZON
 from opsd.miniature.measures import Counts
 from opsd.miniature.pool import tell
@@ -126,7 +126,7 @@ def run(trial: Trial, folder: Path) -> Path:
     start = time.perf_counter()
     arm, recipe = trial.arm, trial.recipe()
     output = folder / "runs" / f"{trial.name}-{trial.language}-{trial.seed}-{trial.key}"
-    shutil.rmtree(output, ignore_errors=True)
+    remove(output, RUN)
     test = problems_of(trial.world, "test", trial.language, arm.test_on)[: arm.problems]
     train = problems_of(trial.world, "train", trial.language, arm.train_on)
     if arm.told == "another":

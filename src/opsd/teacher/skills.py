@@ -7,10 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from opsd.types import UserError
+from opsd.yaml_files import content
 
 
 class Item(BaseModel):
@@ -61,11 +61,13 @@ def read_bank(path: str) -> Bank:
     package, _, name = path.partition(":")
     try:
         file = resources.files(package) / name if name and not Path(path).exists() else Path(path)
-        content = yaml.safe_load(file.read_text("utf-8"))
-        return Bank.model_validate(content)
+    except (ImportError, ValueError, OSError) as error:
+        raise UserError(f"skill bank {path}: {' '.join(str(error).split())}") from error
+    try:
+        return Bank.model_validate(content(file))
+    except UserError as error:
+        raise UserError(f"skill bank {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{key}." for key in first["loc"]).rstrip(".") or "the file"
         raise UserError(f"skill bank {path}: {where}: {first['msg']}") from error
-    except (OSError, ImportError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"skill bank {path}: {' '.join(str(error).split())}") from error
