@@ -172,7 +172,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str):
 def test_a_recipe_that_is_not_utf_8_is_named(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     (path / "recipe.yaml").write_bytes(b"method: \xff\n")
-    with pytest.raises(UserError, match=r"recipe\.yaml: not YAML .*utf-8"):
+    with pytest.raises(UserError, match=r"recipe\.yaml: not UTF-8 text"):
         load([path])
 
 
