@@ -16,6 +16,7 @@ from tests.arrange import config, gap, weights_of
 from tests.conftest import tiny_model
 from transformers import AutoModelForCausalLM
 
+from opsd import checkpoint
 from opsd.miniature import model_path
 from opsd.model import (
     load_model,
@@ -330,3 +331,24 @@ def test_a_reason_is_one_line_without_a_token():
     error = OSError("cannot open https://user:hf_abcdefghijkl@hub/x\nmore")
     assert reason(error) == "cannot open https://user:hf_...@hub/x"
     assert reason(OSError()) == "OSError"
+
+
+def test_a_damaged_file_of_weights_is_named(tmp_path, tiny_folder):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model/model\.safetensors is damaged"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_checkpoint_that_is_not_as_it_was_written_is_refused(tmp_path, tiny_folder, name):
+    folder = tmp_path / "checkpoint-1"
+    shutil.copytree(tiny_folder, folder)
+    checkpoint.seal(folder)
+    load_model(str(folder))
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    with pytest.raises(UserError, match=f"checkpoint-1: {name} is damaged"):
+        load_model(str(folder))

@@ -15,6 +15,7 @@ from torch import Tensor
 from opsd.card import card, shown
 from opsd.data import languages
 from opsd.data.prompts import template_text
+from opsd.full import writing
 from opsd.miniature import NAMES
 from opsd.model import adapter_folder, base_of, load_model, load_tokenizer, locate
 from opsd.run import log, write_atomically
@@ -41,7 +42,8 @@ def export(
     base's own by default; otherwise the adapter stays one. `repository` is where it will be pushed;
     `options` are `load_model`'s.
 
-    Raises UserError where `output` is taken, or the source is not what is asked for.
+    Raises UserError where `output` is taken, or the source is not what is asked for; RunFailed
+    where the disk is full.
     """
     if not _SIZE.fullmatch(max_shard):
         raise UserError(f"--max-shard {max_shard}: write a size, as in 5GB or 500MB")
@@ -53,20 +55,22 @@ def export(
         raise UserError(f"{name} is a whole model: it has no adapter to export")
     draft = output.with_name(output.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
     base = base_of(adapter)[0] if adapter else None
     tokenizer = load_tokenizer(name, **_only(options, "trust_remote_code"))
-    if adapter is None or merge:
-        model = _whole(name, adapter, tokenizer, dtype, options)
-        model.save_pretrained(draft, max_shard_size=max_shard)
-    else:
-        _copy_adapter(adapter, draft, shared=repository is not None)
-    tokenizer.save_pretrained(draft)
     text = card(run or output, base=base, adapter=not merge, repository=repository)
-    write_atomically(draft / "README.md", text)
-    if run is not None and (run / "recipe.yaml").is_file():
-        _copy_recipe(run, draft)
-    draft.replace(output)
+    whole = adapter is None or merge
+    model = _whole(name, adapter, tokenizer, dtype, options) if whole else None
+    with writing(output):
+        draft.mkdir(parents=True)
+        if model is not None:
+            model.save_pretrained(draft, max_shard_size=max_shard)
+        else:
+            _copy_adapter(adapter, draft, shared=repository is not None)
+        tokenizer.save_pretrained(draft)
+        write_atomically(draft / "README.md", text)
+        if run is not None and (run / "recipe.yaml").is_file():
+            _copy_recipe(run, draft)
+        draft.replace(output)
     log(f"{output}: {sum(f.stat().st_size for f in output.iterdir()) / 1e6:,.1f} MB")
     return output
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors as hub
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
+from opsd import checkpoint
 from opsd.config import OPSDConfig
 from opsd.credentials import cleaned
 from opsd.data.boundary import end_of_turn
@@ -91,10 +92,12 @@ def load_model(
     `options` are Transformers' (`attn_implementation`, `trust_remote_code`).
 
     Raises UserError where the model or its adapter cannot be loaded whole: never another one
-    instead, nor one with weights drawn at random.
+    instead, nor one with weights drawn at random, nor a checkpoint's that are not as they were
+    written.
     """
     options = {"trust_remote_code": False} | {k: v for k, v in options.items() if v is not None}
     path, revision = locate(name, revision)
+    _refuse_damage(Path(path))
     try:
         adapter = adapter_folder(path, revision)
         trained = args is not None and not frozen_base
@@ -478,6 +481,21 @@ def _refuse_folder(folder: Path) -> None:
             ' Where you trust them: python -c "from transformers import AutoModelForCausalLM as M;'
             f" M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
+
+
+def _refuse_damage(folder: Path) -> None:
+    """Names the file that is not as it was written, as far as a checkpoint's checksums or the form
+    of safetensors tell."""
+    weights = sorted(folder.glob("*.safetensors"))
+    files = {file.name for file in (*weights, *folder.glob("*.json"))}
+    if damage := checkpoint.changed(folder, files):
+        raise UserError(f"{folder}: {damage}: take another checkpoint")
+    for file in weights:
+        try:
+            with safe_open(file, "pt"):
+                continue
+        except SafetensorError as error:
+            raise UserError(f"{file} is damaged ({error}): take another copy of it") from error
 
 
 def _some(wrong: list[str]) -> str:
