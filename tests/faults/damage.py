@@ -110,9 +110,7 @@ def _go_on(chance: random.Random, world: World, place: Path) -> Scene:
     own = [file for file in _files(run) if "checkpoint-" not in str(file.relative_to(run))]
 
     def right(ended: Ended) -> str:
-        parts = ("model", "files of the model", "data.json", ends.KEPT)
-        ours, whole = command.end(run), world.whole(command).end
-        return _differs({p: ours[p] for p in parts}, {p: whole[p] for p in parts})
+        return _differs(ends.learned(run), ends.learned(world.whole(command).folder))
 
     return Scene("train --resume (own files)", own, command.again(run), right)
 

@@ -25,12 +25,19 @@ def trained(run: Path) -> End:
     """Numbers but for the clock, rollouts and traces to the byte, weights of student and teachers
     to the bit."""
     steps = [(_step(row), _timeless(row)) for row in read_jsonl(run / "metrics.jsonl")]
-    teachers = sorted(run.glob("checkpoint-*/opsd/*.safetensors"))
     return {
         "metrics": steps,
         "rollouts": _lines(run / "rollouts" / "rank0.jsonl"),
         "traces": _lines(run / "traces" / "rank0.jsonl"),
         "data.json": [("all", json.loads((run / "data.json").read_text("utf-8")))],
+        **learned(run),
+    }
+
+
+def learned(run: Path) -> End:
+    """What a run has made of its model and its teachers."""
+    teachers = sorted(run.glob("checkpoint-*/opsd/*.safetensors"))
+    return {
         "model": weights(run / "model"),
         "files of the model": [(f.name, "") for f in sorted((run / "model").iterdir())],
         KEPT: [(str(file.relative_to(run)), _tensors(file)) for file in teachers],

@@ -15,6 +15,7 @@ from tests.faults.tally import HANG, LOST, TRACEBACK, UNCLEAR, UNEQUAL, Outcome
 
 from opsd import checkpoint
 from opsd.run import RunFolder
+from opsd.types import UserError
 
 SIGNALS = (*[signal.SIGKILL] * 6, signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGINT)
 STARTED = 0.05
@@ -29,8 +30,8 @@ _OFTEN |= {"report": 0.5, "inspect": 0.5}
 
 
 def tried(seed: int, world: World) -> Iterator[Outcome]:
-    """One command that is killed a few times; an outcome per kill, the last one with what is
-    left in the end."""
+    """One command that is killed a few times: an outcome per kill, and one more where what is left
+    in the end is not right."""
     chance = random.Random(seed)
     command = chance.choices(world.commands, [_OFTEN.get(c.name, 2) for c in world.commands])[0]
     share = STARTED / 5 if command.name in ("reproduce", "quickstart") else STARTED
@@ -38,16 +39,15 @@ def tried(seed: int, world: World) -> Iterator[Outcome]:
     kind = f"kill {command.name}" + (", from its first import" if run is started else "")
     place = world.place(f"kill-{seed}")
     folder = place / "out"
-    kills = 0
     for again in range(chance.randint(1, MOST)):
         if _exported(command, folder):
             break
         ended = run(command.again(folder), place, _kill(chance, command, world, run))
         if ended.code == 0:
             break
-        kills += 1
-        if told := _wrong(ended, folder):
-            yield Outcome(kind, *told)
+        failed, what = _wrong(ended, folder)
+        yield Outcome(kind, failed, what)
+        if failed:
             return
         if fruitless(command, folder):
             refused = run([*command.begin(folder), "--resume"], place)
@@ -57,8 +57,9 @@ def tried(seed: int, world: World) -> Iterator[Outcome]:
             folder = place / f"out-{again}"
     there = _exported(command, folder)
     last = Ended(0, "", 0.0) if there else run(command.again(folder), place)
-    yield from [Outcome(kind)] * max(0, kills - 1)
-    yield Outcome(kind, *finished(last, command, folder, world))
+    failed, what = finished(last, command, folder, world)
+    if failed:
+        yield Outcome(kind, failed, what)
     shutil.rmtree(place)
 
 
@@ -69,11 +70,14 @@ def finished(last: Ended, command: Command, folder: Path, world: World) -> tuple
     if last.code != 0:
         return (TRACEBACK if "Traceback" in last.told else UNCLEAR), f"{last.code}: {last.told}"
     whole = world.whole(command).end
-    if missing := ends.lost(command.end(folder), whole):
+    try:
+        ours = command.end(folder)
+    except (OSError, ValueError, UserError) as error:
+        return LOST, f"what is left cannot be read: {error}"
+    if missing := ends.lost(ours, whole):
         return LOST, missing
-    if differs := ends.unequal(command.end(folder), whole):
-        return UNEQUAL, differs
-    return "", ""
+    differs = ends.unequal(ours, whole)
+    return (UNEQUAL, differs) if differs else ("", "")
 
 
 def _kill(chance: random.Random, command: Command, world: World, run: Run) -> Kill:
@@ -89,7 +93,7 @@ def _kill(chance: random.Random, command: Command, world: World, run: Run) -> Ki
     return Kill(number, change=change, group=group, worker=chance.random() < 0.2)
 
 
-def _wrong(ended: Ended, folder: Path) -> tuple[str, str] | None:
+def _wrong(ended: Ended, folder: Path) -> tuple[str, str]:
     """What is wrong with how a killed command has ended, and with what it has left."""
     if ended.code is None:
         return HANG, ended.told
@@ -101,7 +105,7 @@ def _wrong(ended: Ended, folder: Path) -> tuple[str, str] | None:
         return UNCLEAR, f"{ended.code}: {ended.told}"
     if folder.is_dir() and (file := ends.unreadable(folder)):
         return LOST, file
-    return None
+    return "", ""
 
 
 def _exported(command: Command, folder: Path) -> bool:
