@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,11 +88,7 @@ def started(
             start_new_session=True,
             preexec_fn=lambda: _limit(largest),
         )
-
-    def poll() -> int | None:
-        return process.poll()
-
-    return _ended(process.pid, poll, place, kill)
+    return _ended(process.pid, process.poll, place, kill)
 
 
 def forked(
@@ -101,12 +98,7 @@ def forked(
     child = os.fork()
     if child == 0:
         _become(arguments, place, kill, largest)
-
-    def poll() -> int | None:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if ended else None
-
-    return _ended(child, poll, place, kill)
+    return _ended(child, partial(_poll, child), place, kill)
 
 
 def called(work: Callable[[], Any], place: Path) -> Any:
@@ -121,12 +113,7 @@ def called(work: Callable[[], Any], place: Path) -> Any:
             made = traceback.format_exc()
         file.write_text(json.dumps(made))
         os._exit(0)
-
-    def poll() -> int | None:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if ended else None
-
-    code = _ended(child, poll, place, None).code
+    code = _ended(child, partial(_poll, child), place, None).code
     if code is None:
         return "hangs"
     return json.loads(file.read_text()) if file.is_file() else f"ended with exit code {code}"
@@ -172,6 +159,12 @@ def _limit(largest: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
 
 
+def _poll(child: int) -> int | None:
+    """The exit code of a fork that has ended."""
+    ended, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
 def _ended(child: int, poll: Callable[[], int | None], place: Path, kill: Kill | None) -> Ended:
     start = time.perf_counter()
     sent, code = kill is None or kill.seconds is None, None
@@ -186,7 +179,7 @@ def _ended(child: int, poll: Callable[[], int | None], place: Path, kill: Kill |
     if hung:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
-        while poll() is None and code is None:
+        while code is None and poll() is None:
             time.sleep(0.01)
     log = _log(place)
     told = log.read_text("utf-8", errors="replace") if log.is_file() else ""
@@ -228,9 +221,8 @@ def _become(arguments: Sequence[str], place: Path, kill: Kill | None, largest: i
         sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8") for n in (1, 2))
         _limit(largest)
         # Workers, too, are forked: they would import for seconds what is there already.
-        multiprocessing.get_context = lambda method=None, own=multiprocessing.get_context: own(
-            "fork"
-        )
+        forking = multiprocessing.get_context("fork")
+        multiprocessing.get_context = lambda method=None: forking
         watch = _Watch(kill, place)
         sys.addaudithook(watch)
         code = _run(arguments)
