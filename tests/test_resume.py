@@ -13,9 +13,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tests.arrange import config, problems
+from transformers import TrainerCallback
 
-from opsd import checkpoint
+from opsd import checkpoint, methods
 from opsd.run import RunFolder, read_jsonl
+from opsd.trainer import OPSDTrainer
 from opsd.types import UserError
 
 STEPS = 12
@@ -177,3 +180,39 @@ def test_what_a_kill_left_before_its_first_write_is_no_run_and_nobody_elses(tmp_
     (tmp_path / "traces" / "mine.txt").write_text("notes")
     with pytest.raises(UserError, match="holds traces, and is no run folder"):
         run.refuse_taken()
+
+
+class StopAfter(TrainerCallback):
+    """A signal that comes when a step is written down, before its dev problems are scored."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.trainer = step, None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.global_step == self.step and "loss" in logs:
+            self.trainer.stop.number = signal.SIGTERM
+
+
+def scored(folder: Path, tiny_folder: Path, stop: int = 0, **resume: bool) -> None:
+    """Four steps, dev scores and a checkpoint after every second one."""
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "eval_samples": 1, "save_steps": 2}
+    args = config(folder, max_steps=4, save_strategy="steps", **settings)
+    told = StopAfter(stop)
+    trainer = OPSDTrainer(
+        *(str(tiny_folder), methods.sft(), args, problems(8), problems(2, "zul")),
+        callbacks=[told],
+    )
+    told.trainer = trainer
+    trainer.train(**resume)
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_dev_scores_that_a_signal_came_before_are_caught_up_with(tmp_path, tiny_folder, stop):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    scored(whole, tiny_folder)
+    with pytest.raises(SystemExit, match="143"):
+        scored(broken, tiny_folder, stop)
+    assert [row["step"] for row in metrics(broken)][-2:] != [stop, stop]
+    scored(broken, tiny_folder, resume_from_checkpoint=True)
+    assert [row["step"] for row in metrics(whole)] == [1, 2, 2, 3, 4, 4]
+    assert metrics(broken) == metrics(whole)
