@@ -333,13 +333,25 @@ def test_a_reason_is_one_line_without_a_token():
     assert reason(OSError()) == "OSError"
 
 
-def test_a_damaged_file_of_weights_is_named(tmp_path, tiny_folder):
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_file_of_a_model_is_named(tmp_path, tiny_folder, name, load):
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"model/model\.safetensors is damaged"):
-        load_model(str(folder))
+    (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"model/{name} is damaged"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_configuration_that_cannot_be_is_one_line(tmp_path, tiny_folder, load):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"layer_types": ["full_atuention"]}))
+    with pytest.raises(UserError, match=r"cannot load the (model|tokenizer)") as told:
+        load(str(folder))
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,9 @@ _REFUSALS: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
+_UNLOADABLE = (OSError, ValueError, ImportError, SafetensorError, hub.StrictDataclassError)
+
+
 def resolve(name: str) -> str:
     """The folder of a built-in model, or the name as it is. A built-in model's folder in another
     installation, which an adapter's configuration may remember, stands for its name."""
@@ -112,7 +116,7 @@ def load_model(
             return _under_adapter(adapter, trainable=trained, **options)
         options["dtype"] = dtype or ("float32" if trained else "auto")
         return _whole(path, revision=revision, **options)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except _UNLOADABLE as error:
         raise UserError(f"cannot load the model '{name}': {reason(error)}") from error
 
 
@@ -126,6 +130,7 @@ def load_tokenizer(
     module: Any = source
     name: str = source if isinstance(source, str) else module.config._name_or_path
     path, revision = locate(name, revision)
+    _refuse_damage(Path(path))
     try:
         adapter = adapter_folder(path, revision)
         if adapter is not None:
@@ -135,7 +140,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, ImportError) as error:
+    except _UNLOADABLE as error:
         raise UserError(
             f"cannot load the tokenizer of '{name}': {reason(error)}; pass processing_class"
         ) from error
@@ -485,17 +490,24 @@ def _refuse_folder(folder: Path) -> None:
 
 def _refuse_damage(folder: Path) -> None:
     """Names the file that is not as it was written, as far as a checkpoint's checksums or the form
-    of safetensors tell."""
-    weights = sorted(folder.glob("*.safetensors"))
-    files = {file.name for file in (*weights, *folder.glob("*.json"))}
-    if damage := checkpoint.changed(folder, files):
+    of safetensors and JSON tell."""
+    weights, texts = (sorted(folder.glob(f"*.{kind}")) for kind in ("safetensors", "json"))
+    if damage := checkpoint.changed(folder, {file.name for file in (*weights, *texts)}):
         raise UserError(f"{folder}: {damage}: take another checkpoint")
-    for file in weights:
+    for file in (*weights, *texts):
         try:
-            with safe_open(file, "pt"):
-                continue
-        except SafetensorError as error:
-            raise UserError(f"{file} is damaged ({error}): take another copy of it") from error
+            _open(file)
+        except (SafetensorError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"{file} is damaged ({why}): take another copy of it") from error
+
+
+def _open(file: Path) -> None:
+    if file.suffix == ".json":
+        json.loads(file.read_bytes())
+        return
+    with safe_open(file, "pt"):
+        pass
 
 
 def _some(wrong: list[str]) -> str:
