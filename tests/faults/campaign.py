@@ -29,7 +29,8 @@ KINDS: Mapping[str, Tried] = {
 def campaign(
     kinds: Sequence[str], seed: int, world: World, minutes: float = 1.0, tries: int | None = None
 ) -> Tally:
-    """Tries of these kinds by turns: so many of each, or for so long. What fails is printed."""
+    """Tries of these kinds by turns: so many of each, or for so long, and each at least once. What
+    fails is printed."""
     tally, start = Tally(), time.perf_counter()
     processes.prepare()
     with bar() as progress:
@@ -40,7 +41,7 @@ def campaign(
                 tally.seconds = time.perf_counter() - start
                 note = f"{tally.tried:,} tries, {tally.failures} failures"
                 progress.update(task, completed=round(tally.seconds), note=note)
-                if tries is None and tally.seconds > 60 * minutes:
+                if tries is None and number > seed and tally.seconds > 60 * minutes:
                     return tally
             if tries is not None and number + 1 - seed >= tries:
                 return tally
