@@ -19,7 +19,7 @@ def write(tally: Tally, path: Path) -> None:
     )
     text = environment.get_template("page.md.jinja").render(
         tried=f"{tally.tried:,}",
-        hours=f"{tally.seconds / 3600:.1f}",
+        minutes=round(tally.seconds / 60),
         failures=tally.failures,
         headings=["kind", "tried", *FAILURES],
         rows=[[f"{x:,}" if isinstance(x, int) else x for x in row] for row in tally.rows()],
