@@ -16,6 +16,7 @@ from tests.arrange import config, gap, weights_of
 from tests.conftest import tiny_model
 from transformers import AutoModelForCausalLM
 
+from opsd import checkpoint
 from opsd.miniature import model_path
 from opsd.model import (
     load_model,
@@ -330,3 +331,36 @@ def test_a_reason_is_one_line_without_a_token():
     error = OSError("cannot open https://user:hf_abcdefghijkl@hub/x\nmore")
     assert reason(error) == "cannot open https://hub/x"
     assert reason(OSError()) == "OSError"
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_file_of_a_model_is_named(tmp_path, tiny_folder, name, load):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"model/{name} is damaged"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_configuration_that_cannot_be_is_one_line(tmp_path, tiny_folder, load):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"layer_types": ["full_atuention"]}))
+    with pytest.raises(UserError, match=r"cannot load the (model|tokenizer)") as told:
+        load(str(folder))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_checkpoint_that_is_not_as_it_was_written_is_refused(tmp_path, tiny_folder, name):
+    folder = tmp_path / "checkpoint-1"
+    shutil.copytree(tiny_folder, folder)
+    checkpoint.seal(folder)
+    load_model(str(folder))
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    with pytest.raises(UserError, match=f"checkpoint-1: {name} is damaged"):
+        load_model(str(folder))

@@ -13,9 +13,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tests.arrange import config, problems
+from transformers import TrainerCallback
 
-from opsd import checkpoint
+from opsd import checkpoint, methods
 from opsd.run import RunFolder, read_jsonl
+from opsd.trainer import OPSDTrainer
+from opsd.types import UserError
 
 STEPS = 12
 
@@ -119,23 +123,41 @@ def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(tmp_path, 
         assert all(ours[key].equal(theirs[key]) for key in theirs)
 
 
+def checkpoint_of(run: Path, step: int) -> Path:
+    """A checkpoint's files, sealed."""
+    folder = run / f"checkpoint-{step}"
+    checkpoint.save(folder, {"sizes": {}}, {})
+    (folder / "optimizer.pt").write_text("moments")
+    save_file({"w": torch.zeros(3)}, folder / "model.safetensors")
+    checkpoint.seal(folder)
+    return folder
+
+
 def test_only_a_checkpoint_that_is_whole_counts(tmp_path, capsys):
     for step in (2, 10, 40, 50):
-        folder = tmp_path / f"checkpoint-{step}"
-        checkpoint.save(folder, {"sizes": {}}, {})
-        (folder / "optimizer.pt").touch()
-        save_file({"w": torch.zeros(3)}, folder / "model.safetensors")
-        if step != 10:
-            checkpoint.seal(folder)
-    assert list(checkpoint.complete(tmp_path)) == [2, 40, 50]
+        checkpoint_of(tmp_path, step)
+    (tmp_path / "checkpoint-60" / "opsd").mkdir(parents=True)
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-50"
-    (tmp_path / "checkpoint-50" / "optimizer.pt").unlink()
-    weights = tmp_path / "checkpoint-40" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    assert "checkpoint-60 is passed over: it was not written to its end" in capsys.readouterr().err
+    (tmp_path / "checkpoint-50" / "opsd" / "manifest.json").unlink()
+    (tmp_path / "checkpoint-40" / "optimizer.pt").unlink()
+    weights = tmp_path / "checkpoint-10" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
     told = capsys.readouterr().err
-    assert "checkpoint-50 is passed over: optimizer.pt is missing" in told
-    assert "checkpoint-40 is passed over: model.safetensors is damaged" in told
+    assert "checkpoint-50 is passed over: it was not written to its end" in told
+    assert "checkpoint-40 is passed over: optimizer.pt is missing" in told
+    assert "checkpoint-10 is passed over: model.safetensors is damaged" in told
+    assert list(checkpoint.complete(tmp_path)) == [2, 10, 40]
+
+
+def test_what_of_a_checkpoint_has_changed_is_found_among_some_of_its_files(tmp_path):
+    folder = checkpoint_of(tmp_path, 1)
+    (folder / "optimizer.pt").write_text("other")
+    assert checkpoint.changed(folder) == "optimizer.pt is damaged"
+    assert checkpoint.changed(folder, {"model.safetensors"}) is None
+    (folder / "opsd" / "manifest.json").write_text("{")
+    assert checkpoint.changed(folder, set()) == "opsd/manifest.json is damaged"
 
 
 def test_journals_are_cut_back_to_the_checkpoint(tmp_path):
@@ -150,3 +172,51 @@ def test_journals_are_cut_back_to_the_checkpoint(tmp_path):
     run.cut_back(sizes)
     assert (tmp_path / "metrics.jsonl").read_text() == json.dumps({"step": 1}) + "\n"
     assert not (tmp_path / "rollouts" / "rank0.jsonl").exists()
+
+
+def test_what_a_kill_left_before_its_first_write_is_no_run_and_nobody_elses(tmp_path):
+    (tmp_path / "env.json").write_text("{}")
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "metrics.jsonl").touch()
+    run = RunFolder(tmp_path)
+    assert not run.begun
+    run.refuse_taken()
+    (tmp_path / "traces" / "mine.txt").write_text("notes")
+    with pytest.raises(UserError, match="holds traces, and is no run folder"):
+        run.refuse_taken()
+
+
+class StopAfter(TrainerCallback):
+    """A signal that comes when a step is written down, before its dev problems are scored."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.trainer = step, None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.global_step == self.step and "loss" in logs:
+            self.trainer.stop.number = signal.SIGTERM
+
+
+def scored(folder: Path, tiny_folder: Path, stop: int = 0, **resume: bool) -> None:
+    """Four steps, dev scores and a checkpoint after every second one."""
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "eval_samples": 1, "save_steps": 2}
+    args = config(folder, max_steps=4, save_strategy="steps", **settings)
+    told = StopAfter(stop)
+    trainer = OPSDTrainer(
+        *(str(tiny_folder), methods.sft(), args, problems(8), problems(2, "zul")),
+        callbacks=[told],
+    )
+    told.trainer = trainer
+    trainer.train(**resume)
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_dev_scores_that_a_signal_came_before_are_caught_up_with(tmp_path, tiny_folder, stop):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    scored(whole, tiny_folder)
+    with pytest.raises(SystemExit, match="143"):
+        scored(broken, tiny_folder, stop)
+    assert [row["step"] for row in metrics(broken)][-2:] != [stop, stop]
+    scored(broken, tiny_folder, resume_from_checkpoint=True)
+    assert [row["step"] for row in metrics(whole)] == [1, 2, 2, 3, 4, 4]
+    assert metrics(broken) == metrics(whole)

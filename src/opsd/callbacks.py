@@ -58,6 +58,7 @@ class AfterStep(TrainerCallback):
         alone = args.world_size == 1 and not args.rollouts_ahead
         logged = args.logging_strategy == "steps" and args.logging_steps == 1
         self.trainer.stop.at_once = alone and logged
+        self.trainer.catch_up()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
@@ -71,9 +72,9 @@ class AfterStep(TrainerCallback):
             control.should_training_stop = True
         numbers = [number for _, number in told if number is not None]
         if numbers:
-            trainer.stop.number = numbers[0]
+            # All processes know by now: they leave an evaluation together, at its beginning.
+            trainer.stop.number, trainer.stop.at_once = numbers[0], True
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
         # What is measured but not logged yet is in no checkpoint.
         control.should_log |= control.should_save
 

@@ -7,7 +7,7 @@ of them come last: a checkpoint counts if every file is as they say.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,13 @@ def seal(folder: Path) -> None:
 def complete(run: Path) -> dict[int, Path]:
     """The checkpoints of a run folder that were written to their end, by their steps, the newest
     one last."""
-    found = sorted(
-        (int(folder.name.split("-")[1]), folder)
-        for folder in run.glob("checkpoint-*")
-        if folder.name.split("-")[1].isdigit() and (folder / _MANIFEST).is_file()
-    )
-    return dict(found)
+    return {step: f for step, f in _numbered(run).items() if (f / _MANIFEST).is_file()}
 
 
 def newest(run: Path) -> Path | None:
     """The newest checkpoint of a run folder of which every file is as it was written, or None. Says
     which ones are passed over."""
-    for folder in reversed(complete(run).values()):
+    for folder in reversed(_numbered(run).values()):
         damage = damaged(folder)
         if damage is None:
             return folder
@@ -90,23 +85,45 @@ def newest(run: Path) -> Path | None:
 
 def damaged(folder: Path) -> str | None:
     """What of a checkpoint is not as it was written; None of one that is whole."""
-    try:
-        files = json.loads((folder / _MANIFEST).read_text("utf-8"))["files"]
-        written = {str(name): (int(size), str(digest)) for name, (size, digest) in files.items()}
-    except OSError:
+    if not (folder / _MANIFEST).is_file():
         return "it was not written to its end"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{_MANIFEST} is damaged"
-    for name, (size, digest) in written.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size or _checksum(file) != digest:
-            return f"{name} is damaged"
+    if change := changed(folder):
+        return change
+    written = _written(folder)
     if not any(name.endswith(".safetensors") and "/" not in name for name in written):
         return "it has no weights"
     optimizer = "optimizer.pt" in written or any(name.startswith("global_step") for name in written)
     return None if optimizer else "it has no optimizer's state (save_only_model)"
+
+
+def changed(folder: Path, among: Collection[str] | None = None) -> str | None:
+    """The first file of a checkpoint, of all or `among` some, that is not as it was written. None
+    also of a folder that does not say how its files were written."""
+    try:
+        written = _written(folder)
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} is damaged"
+    for name in written if among is None else [name for name in written if name in among]:
+        file, (size, digest) = folder / name, written[name]
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size or _checksum(file) != digest:
+            return f"{name} is damaged"
+    return None
+
+
+def _written(folder: Path) -> dict[str, tuple[int, str]]:
+    """Sizes and checksums of a checkpoint's files when it was sealed."""
+    files = json.loads((folder / _MANIFEST).read_text("utf-8"))["files"]
+    return {str(name): (int(size), str(digest)) for name, (size, digest) in files.items()}
+
+
+def _numbered(run: Path) -> dict[int, Path]:
+    """Checkpoint folders, whole or not, by their steps, the newest one last."""
+    folders = {f.name.partition("-")[2]: f for f in run.glob("checkpoint-*") if f.is_dir()}
+    return dict(sorted((int(step), f) for step, f in folders.items() if step.isdigit()))
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from opsd.card import card, shown
 from opsd.data import languages
+from opsd.full import writing
 from opsd.miniature import NAMES
 from opsd.model import adapter_folder, base_of, load_model, load_tokenizer, locate, nonfinite
 from opsd.run import log, write_atomically
@@ -43,7 +44,8 @@ def export(
     base's own by default; otherwise the adapter stays one. `repository` is where it will be pushed;
     `options` are `load_model`'s.
 
-    Raises UserError where `output` is taken, or the source is not what is asked for.
+    Raises UserError where `output` is taken, or the source is not what is asked for; RunFailed
+    where the disk is full.
     """
     if not _SIZE.fullmatch(max_shard):
         raise UserError(f"--max-shard {max_shard}: write a size, as in 5GB or 500MB")
@@ -53,21 +55,22 @@ def export(
     adapter = adapter_folder(*locate(name))
     if adapter is None and not merge:
         raise UserError(f"{name} is a whole model: it has no adapter to export")
-    output.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own, whatever else is called so; a failure takes it away, a kill leaves it.
     around = {"prefix": f"{output.name[:100]}.", "suffix": ".part", "dir": output.parent}
-    with tempfile.TemporaryDirectory(**around) as place:
+    base = base_of(adapter)[0] if adapter else None
+    tokenizer = load_tokenizer(name, **_only(options, "trust_remote_code"))
+    text = card(run or output, base=base, adapter=not merge, repository=repository)
+    whole = adapter is None or merge
+    model = _whole(name, adapter, tokenizer, dtype, options) if whole else None
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with writing(output), tempfile.TemporaryDirectory(**around) as place:
         draft = Path(place) / "draft"
         draft.mkdir()
-        base = base_of(adapter)[0] if adapter else None
-        tokenizer = load_tokenizer(name, **_only(options, "trust_remote_code"))
-        if adapter is None or merge:
-            model = _whole(name, adapter, tokenizer, dtype, options)
+        if model is not None:
             model.save_pretrained(draft, max_shard_size=max_shard)
         else:
             _copy_adapter(adapter, draft, shared=repository is not None)
         tokenizer.save_pretrained(draft)
-        text = card(run or output, base=base, adapter=not merge, repository=repository)
         write_atomically(draft / "README.md", text)
         if run is not None and (run / "recipe.yaml").is_file():
             _copy_recipe(run, draft)

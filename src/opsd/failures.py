@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import re
 import sys
 
 from opsd.credentials import cleaned
+from opsd.full import system_number
 from opsd.types import RunFailed, UserError
 
 _LONGEST = 2000
@@ -25,7 +25,6 @@ _MENDED = {
     errno.ENFILE: "close other programs, or raise the system's limit on open files",
     errno.ENOMEM: "free memory, or ask for less (shorter completions, smaller batches)",
 }
-_NUMBER = re.compile(r"os error (\d+)")
 
 
 def told(error: BaseException) -> tuple[str, int] | None:
@@ -35,18 +34,15 @@ def told(error: BaseException) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, RunFailed):
         return str(error), 1
-    if isinstance(error, OSError):
-        return _of_system(error, error.errno)
     if isinstance(error, RecursionError):
         return "the input is nested too deeply: write it flatter", 2
     text = " ".join(str(error).split())
     if _lacks_memory(error, text):
         mend = "lower train.per_device_train_batch_size or the lengths, or take a larger machine"
         return f"out of memory ({text[:300] or 'MemoryError'}): {mend}", 1
-    # Of safetensors, which is written in Rust and keeps the system's number in its text.
-    if found := _NUMBER.search(text):
-        return _of_system(error, int(found[1]))
-    return None
+    number = system_number(error)
+    known = number is not None or isinstance(error, OSError)
+    return _of_system(error, number) if known else None
 
 
 def shown(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors as hub
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
+from opsd import checkpoint
 from opsd.config import OPSDConfig
 from opsd.credentials import cleaned
 from opsd.data.boundary import end_of_turn
@@ -58,6 +60,9 @@ _REFUSALS: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
+_UNLOADABLE = (OSError, ValueError, ImportError, SafetensorError, hub.StrictDataclassError)
+
+
 def resolve(name: str) -> str:
     """The folder of a built-in model, or the name as it is. A built-in model's folder in another
     installation, which an adapter's configuration may remember, stands for its name."""
@@ -91,10 +96,12 @@ def load_model(
     `options` are Transformers' (`attn_implementation`, `trust_remote_code`).
 
     Raises UserError where the model or its adapter cannot be loaded whole: never another one
-    instead, nor one with weights drawn at random.
+    instead, nor one with weights drawn at random, nor a checkpoint's that are not as they were
+    written.
     """
     options = {"trust_remote_code": False} | {k: v for k, v in options.items() if v is not None}
     path, revision = locate(name, revision)
+    _refuse_damage(Path(path))
     try:
         adapter = adapter_folder(path, revision)
         trained = args is not None and not frozen_base
@@ -109,7 +116,7 @@ def load_model(
             return _under_adapter(adapter, trainable=trained, **options)
         options["dtype"] = dtype or ("float32" if trained else "auto")
         return _whole(path, revision=revision, **options)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except _UNLOADABLE as error:
         raise UserError(f"cannot load the model '{name}': {reason(error)}") from error
 
 
@@ -123,6 +130,7 @@ def load_tokenizer(
     module: Any = source
     name: str = source if isinstance(source, str) else module.config._name_or_path
     path, revision = locate(name, revision)
+    _refuse_damage(Path(path))
     try:
         adapter = adapter_folder(path, revision)
         if adapter is not None:
@@ -132,7 +140,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, ImportError) as error:
+    except _UNLOADABLE as error:
         raise UserError(
             f"cannot load the tokenizer of '{name}': {reason(error)}; pass processing_class"
         ) from error
@@ -478,6 +486,28 @@ def _refuse_folder(folder: Path) -> None:
             ' Where you trust them: python -c "from transformers import AutoModelForCausalLM as M;'
             f" M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
+
+
+def _refuse_damage(folder: Path) -> None:
+    """Names the file that is not as it was written, as far as a checkpoint's checksums or the form
+    of safetensors and JSON tell."""
+    weights, texts = (sorted(folder.glob(f"*.{kind}")) for kind in ("safetensors", "json"))
+    if damage := checkpoint.changed(folder, {file.name for file in (*weights, *texts)}):
+        raise UserError(f"{folder}: {damage}: take another checkpoint")
+    for file in (*weights, *texts):
+        try:
+            _open(file)
+        except (SafetensorError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"{file} is damaged ({why}): take another copy of it") from error
+
+
+def _open(file: Path) -> None:
+    if file.suffix == ".json":
+        json.loads(file.read_bytes())
+        return
+    with safe_open(file, "pt"):
+        pass
 
 
 def _some(wrong: list[str]) -> str:

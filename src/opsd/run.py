@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd.credentials import cleaned
+from opsd.full import writing
 from opsd.types import UserError
 
 _JOURNAL = re.compile(r"metrics\.jsonl|rollouts/rank\d+\.jsonl|traces/rank0\.jsonl")
@@ -40,7 +41,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a run has written something here that it may go on from, or that is of worth."""
-        return bool(self._journals()) or any(self.path.glob("checkpoint-*"))
+        return any(map(_written, self._journals())) or any(self.path.glob("checkpoint-*"))
 
     def refuse_taken(self) -> None:
         """Raises UserError where the folder holds a run already, or files that are no run's: what
@@ -50,7 +51,8 @@ class RunFolder:
                 f"{self.path} holds a run already: add --resume to go on with it, or choose another"
                 " --output"
             )
-        found = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        there = self.path.iterdir() if self.path.is_dir() else ()
+        found = {entry.name for entry in there if _written(entry)}
         # A run's own recipe stands beside its environment, which is written first.
         ours = _BEFORE_THE_FIRST_STEP if "env.json" in found else set()
         if foreign := sorted(name for name in found - ours if not name.endswith(".part")):
@@ -74,14 +76,15 @@ class RunFolder:
                 _TRAINING.remove(place)
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Adds rows to a JSONL file, in one write."""
+        """Adds rows to a JSONL file, in one write. RunFailed where the disk is full."""
         if not rows:
             return
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(to_json(row) + "\n" for row in rows)
-        with target.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("a", encoding="utf-8") as file:
+                file.write(text)
 
     def sizes(self, rank: int = 0) -> dict[str, int]:
         """Bytes in the JSONL files that a process of this run's training writes, by their names
@@ -111,6 +114,12 @@ class RunFolder:
         # By their very names: a run folder may hold files of the user's own, which nothing may cut.
         files = sorted(self.path.glob("*.jsonl")) + sorted(self.path.glob("*/*.jsonl"))
         return [f for f in files if _JOURNAL.fullmatch(str(f.relative_to(self.path)))]
+
+
+def _written(entry: Path) -> bool:
+    """Whether a file, or one at whatever depth of a folder, holds anything: a kill can come between
+    making it and the first write."""
+    return any(file.stat().st_size for file in (entry, *entry.rglob("*")) if file.is_file())
 
 
 _TRAINING: set[Path] = set()
@@ -186,14 +195,19 @@ def distinct_names(folders: Sequence[Path], deepest: int) -> list[str]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file that is either complete or not there. What is no file, as `/dev/stdout`, is
-    written to, and stays what it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    written to, and stays what it is. RunFailed where the disk is full."""
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         path.write_text(text, "utf-8")
         return
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    draft.write_text(text, "utf-8")
-    draft.replace(path)
+    try:
+        with writing(path):
+            draft.write_text(text, "utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

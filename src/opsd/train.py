@@ -20,6 +20,7 @@ from opsd.config import OPSDConfig
 from opsd.data import languages, problems
 from opsd.data.filters import Account
 from opsd.data.stream import ProblemStream
+from opsd.full import writing
 from opsd.methods.description import describe
 from opsd.preflight import nothing_to_resume, settings_errors
 from opsd.profiling import Profiling
@@ -49,11 +50,11 @@ def train(
     trace and table in `output/profile`.
 
     Raises UserError where `output` holds a run already and `resume` is not asked for, or where
-    `resume` would go on with another recipe.
+    `resume` would go on with another recipe; RunFailed where the disk is full.
     """
     run = RunFolder(output)
     main = os.environ.get("RANK", "0") == "0"
-    with run.held() if main else contextlib.nullcontext():
+    with writing(output), run.held() if main else contextlib.nullcontext():
         return _train(recipe, run, resume=resume, profile=profile)
 
 

@@ -319,6 +319,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
     ) -> dict[str, float]:
         """avg@k, pass@k, format rate and mean length on the dev problems, with the same random
         numbers at every checkpoint, so that differences between checkpoints are paired."""
+        self.stop.heed()
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
         with self.meter.timed("evaluate"):
@@ -385,6 +386,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 self._load_from_checkpoint(str(folder))
                 self.state = state
                 self._find_best()
+                self.catch_up()
                 if self.args.load_best_model_at_end and state.best_model_checkpoint:
                     self._load_best_model()
                 return TrainOutput(state.global_step, 0.0, {})
@@ -395,6 +397,14 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self._find_best()
         self._last_told = self.state.global_step
         return started
+
+    def catch_up(self) -> None:
+        """Scores the dev problems where the checkpoint that the run goes on from was saved, by a
+        signal, before they were."""
+        control = self.state.stateful_callbacks.get("TrainerControl", {})
+        if control.get("args", {}).get("should_evaluate"):
+            self._determine_best_metric(self.evaluate(), None)
+            self._find_best()
 
     def _find_best(self) -> None:
         """Where the best checkpoint is by now: the run may have been moved, or begun under a

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.arrange import problems
+from tests.faults.damages import all_zeros, apply, cut, cut_at_a_line, empty, flipped, zeros
 from tests.inspect.folders import row as trace_row
 from tests.inspect.folders import run as traced
 from tests.report.folders import rollout, run_folder
@@ -71,32 +72,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def cut(text: bytes) -> bytes:
-    return text[: 2 * len(text) // 3]
-
-
-def cut_at_a_line(text: bytes) -> bytes:
-    return b"".join(text.splitlines(keepends=True)[:-1])
-
-
-def flipped(at: float) -> Callable[[bytes], bytes]:
-    """One bit of one byte: a digit becomes another one, a letter another letter."""
-
-    def flip(text: bytes) -> bytes:
-        place = int(at * len(text))
-        return text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :]
-
-    return flip
-
-
-def zeros(text: bytes) -> bytes:
-    return text[: len(text) // 2] + b"\0" * (len(text) - len(text) // 2)
-
-
-def all_zeros(text: bytes) -> bytes:
-    return b"\0" * len(text)
-
-
 def a_list(text: bytes) -> bytes:
     return b"".join(b"[1, 2]\n" for _ in text.splitlines())
 
@@ -127,7 +102,7 @@ DAMAGES = {
     **{f"a bit at {at}": flipped(at) for at in (0.1, 0.3, 0.52, 0.7, 0.93)},
     "zeros": zeros,
     "all zeros": all_zeros,
-    "empty": lambda text: b"",
+    "empty": empty,
     "lists": a_list,
     "texts for numbers": changed(lambda _: "many"),
     "no numbers": changed(lambda _: float("nan")),
@@ -179,11 +154,7 @@ def test_numbers_are_right_or_the_damaged_file_is_named(
 ):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    change = DAMAGES[damage]
-    if change is None:
-        (run / file).unlink()
-    else:
-        (run / file).write_bytes(change((run / file).read_bytes()))
+    apply(DAMAGES[damage], run / file)
     for name, command in commands(run):
         if name == "page" and file.startswith("eval"):
             continue  # as "report", drawn
@@ -220,11 +191,7 @@ def test_an_evaluation_goes_on_to_the_same_end_or_names_the_damaged_file(
 ):
     folder = tmp_path / "suite"
     shutil.copytree(evaluated, folder)
-    change = DAMAGES[damage]
-    if change is None:
-        (folder / file).unlink()
-    else:
-        (folder / file).write_bytes(change((folder / file).read_bytes()))
+    apply(DAMAGES[damage], folder / file)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     try:
         sample(str(tiny_folder), GIVEN, "suite", HOW, 2, folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from opsd.miniature.pool import run_all
+from opsd.types import RunFailed
 
 PROGRAM = """
 import sys
@@ -51,6 +52,15 @@ def test_every_job_comes_with_what_has_become_of_it():
 def test_a_failure_ends_all_with_its_error():
     with pytest.raises(ValueError, match="this one is bad"):
         list(run_all([Sleeper("bad"), *(Sleeper(f"g{i}") for i in range(4))], twice))
+
+
+def killed(job: Sleeper) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_was_ended_from_outside_is_told_in_one_line():
+    with pytest.raises(RunFailed, match=r"ended from outside.*same command again"):
+        list(run_all([Sleeper("a"), Sleeper("b")], killed))
 
 
 def test_no_worker_outlives_a_parent_that_was_killed(tmp_path: Path):

@@ -28,6 +28,7 @@ from opsd.evaluate.samples import (
     keyed,
     sample_row,
 )
+from opsd.full import writing
 from opsd.model import (
     context_length,
     eos_ids,
@@ -88,7 +89,8 @@ def evaluate(
         log(f"{suite}: {out} of {len(problems)} problems left out: no answer")
     order = {key: number for number, key in enumerate(gradable)}
     spoken = [problem.language for problem in gradable.values()]
-    with claimed(folder, described(protocol, model, spoken, source, splits, aside)):
+    claim = described(protocol, model, spoken, source, splits, aside)
+    with writing(folder), claimed(folder, claim):
         # The samples of a problem side by side: their prompts need no padding.
         plan = [(key, i) for key in gradable for i in range(samples)]
         missing = set(plan) - done(folder)

@@ -8,12 +8,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from opsd.progress_bar import bar
 from opsd.run import log
+from opsd.types import RunFailed
 
 
 class Job(Protocol):
@@ -39,7 +41,8 @@ def tell(label: str, tokens: int, note: str) -> None:
 
 
 def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
-    """Each job with what has become of it, as they end. One that fails ends all, with its error."""
+    """Each job with what has become of it, as they end. One that fails ends all, with its error;
+    RunFailed where a worker was ended from outside."""
     if not jobs:
         return
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -55,10 +58,20 @@ def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
             while not news.empty():
                 _show(progress, shown, limits, *news.get())
             for future in [f for f in waiting if f.done()]:
-                made = future.result()
+                made = _result(future)
                 progress.advance(total)
                 yield waiting.pop(future), made
             time.sleep(0.1)
+
+
+def _result(future: Future[R]) -> R:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise RunFailed(
+            "a worker process was ended from outside, perhaps for want of memory: run the same"
+            " command again"
+        ) from error
 
 
 @contextmanager

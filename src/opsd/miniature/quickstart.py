@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opsd.evaluate.intervals import estimate
+from opsd.full import writing
 from opsd.miniature import arms
 from opsd.miniature.leftovers import RUN, remove
 from opsd.miniature.lexicon import LANGUAGES
@@ -60,7 +61,8 @@ def run(output: Path, plan: Plan) -> dict[str, Any]:
     """
     start = time.perf_counter()
     _clear(output)
-    outcomes = run_arms(list(_arms(plan, output)))
+    with writing(output):
+        outcomes = run_arms(list(_arms(plan, output)))
     rows = [outcome.row() for outcome in outcomes]
     result = {
         "seconds": round(time.perf_counter() - start, 1),

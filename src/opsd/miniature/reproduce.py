@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from opsd.full import writing
 from opsd.miniature.claim import Claim
 from opsd.miniature.measures import find
 from opsd.miniature.pool import run_all
@@ -48,9 +49,10 @@ def reproduce(claims: Sequence[Claim], output: Path) -> list[Row]:
                 log(_line(rows[claim.name]))
 
     conclude()
-    for trial, _ in run_all(list(missing.values()), partial(run, folder=output)):
-        del missing[trial.key]
-        conclude()
+    with writing(output):
+        for trial, _ in run_all(list(missing.values()), partial(run, folder=output)):
+            del missing[trial.key]
+            conclude()
     made = [rows[claim.name] for claim in claims]
     kept = output / "claims.json"
     earlier = json.loads(kept.read_text("utf-8")) if kept.is_file() else []
