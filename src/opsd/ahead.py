@@ -63,7 +63,11 @@ class Ahead:
         if made is None:
             return None
         groups = made.result()
-        if own is not None:
+        if own is None:  # they come from a checkpoint
+            self.seen = [groups]
+            every = (rollout for group in groups for rollout in group.rollouts)
+            counts.generated_tokens += sum(len(rollout.completion_ids) for rollout in every)
+        else:
             counts.generated_tokens += own.generated_tokens
             counts.skipped += own.skipped
         for observed in self.seen:

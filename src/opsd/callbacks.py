@@ -63,7 +63,9 @@ class AfterStep(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
         trainer.before_step = None
-        for weights, keeper in trainer.keepers.items():
+        # After a step that was left out there is nothing to follow.
+        keepers = {} if trainer.finite.in_a_row else trainer.keepers
+        for weights, keeper in keepers.items():
             if moves(weights, state.global_step, trainer.method.reuse):
                 keeper.update(trainer.model, state.global_step, state.max_steps)
         told = gather_object([(trainer.sampler.generated_tokens, trainer.stop.number)])
@@ -80,8 +82,7 @@ class AfterStep(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_log |= control.should_save
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Saved, and told to all callbacks; the Trainer would finish as if this were the end.
         if self.trainer.stop.number is not None and control.should_training_stop:
             raise Stopped
 
@@ -95,6 +96,10 @@ class FiniteSteps(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
+        self.clear()
+
+    def clear(self) -> None:
+        """Begins to count."""
         self.norm: Any = 0.0
         self.in_a_row = self.left_out = self.without_loss = 0
         self._bad_loss = False
@@ -107,17 +112,20 @@ class FiniteSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
-        bad = self._bad_loss or not math.isfinite(float(self.norm or 0.0))
-        if args.world_size > 1:
-            bad = any(gather_object([bad]))
-        self.without_loss += self._bad_loss
-        self._bad_loss = False
-        if not bad or trainer.accelerator.scaler is not None:  # which leaves such steps out itself
+        scaled = trainer.accelerator.scaler is not None
+        # A scaler finds its scale by gradients that overflow, and leaves such steps out itself.
+        bad_norm = not scaled and not math.isfinite(float(self.norm or 0.0))
+        found = [(self._bad_loss, bad_norm)]
+        found = gather_object(found) if args.world_size > 1 else found
+        bad_loss, self._bad_loss = any(loss for loss, _ in found), False
+        self.without_loss += bad_loss
+        if not bad_loss and not any(norm for _, norm in found):
             self.in_a_row = 0
             return
         if trainer.is_deepspeed_enabled:  # its step has been taken
             raise RunFailed(f"step {state.global_step + 1}: {self._told(state)}")
-        trainer.optimizer.zero_grad()
+        if not scaled:
+            trainer.optimizer.zero_grad()
         self.in_a_row += 1
         self.left_out += 1
 
@@ -129,12 +137,11 @@ class FiniteSteps(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.refuse()
 
-    def tell(self, logs: dict[str, Any], steps: int) -> None:
-        """Adds to a log line of the last `steps` how many were left out; its loss is the mean of
-        those that had one."""
+    def tell(self, logs: dict[str, Any]) -> None:
+        """Adds to a log line how many of its steps were left out; where one had no loss, the line
+        has none."""
         if self.without_loss:
-            known = steps - self.without_loss
-            logs["loss"] = logs["loss"] * steps / known if known > 0 else math.nan
+            logs["loss"] = math.nan
         if self.left_out:
             logs["nonfinite_steps"] = self.left_out
         self.left_out = self.without_loss = 0

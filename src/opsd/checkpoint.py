@@ -59,6 +59,20 @@ def load_rollouts(folder: Path, rank: int) -> list[Group] | None:
     return [_group(row) for row in json.loads(file.read_text("utf-8"))]
 
 
+def clear(folder: Path) -> None:
+    """Begins a checkpoint, of which nothing that an earlier try has left may be a part."""
+    (folder / "opsd").mkdir(parents=True, exist_ok=True)
+    for file in (folder / _MANIFEST, *folder.glob("opsd/rollouts-*.json")):
+        file.unlink(missing_ok=True)
+
+
+def forget_after(run: Path, step: int) -> None:
+    """What was saved after the step that a run goes on from counts no longer."""
+    for later, folder in _numbered(run).items():
+        if later > step:
+            (folder / _MANIFEST).unlink(missing_ok=True)
+
+
 def seal(folder: Path) -> None:
     """Writes down the size and a checksum of every file of a checkpoint: the last thing that is
     written, without which the checkpoint does not count."""

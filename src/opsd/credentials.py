@@ -9,10 +9,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 HIDDEN = "***"
 
-_NAME = re.compile(r"(^|_)(token|password|passwd|secret|api_?key|authorization)$", re.IGNORECASE)
+_NAME = re.compile(
+    r"(^|[_-])(password|passwd|secret|auth|authorization|(api|secret|private|access)[_-]?key"
+    r"|(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!image_)token)$",
+    re.IGNORECASE,
+)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _KEY = re.compile(
-    r"\b(hf_|sk-|ghp_|gho_|github_pat_|xox[bp]-)[A-Za-z0-9_-]{8,}|\bAKIA[0-9A-Z]{16}\b"
+    r"\b(hf_|sk-|sk_live_|ghp_|gho_|github_pat_|glpat-|AIza|xox[bp]-|eyJ)[A-Za-z0-9_.-]{8,}"
+    r"|\bAKIA[0-9A-Z]{16}\b"
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/-]{8,}=*")
 

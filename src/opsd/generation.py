@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from accelerate.utils import gather_object
 
-from opsd import checkpoint
 from opsd.methods.method import Method
 from opsd.rollout.engine import EngineDown
 from opsd.rollout.source import Sampler, sources
@@ -44,8 +43,7 @@ def generated(trainer: OPSDTrainer, problems: Sequence[Problem], step: int) -> l
     told = [line for line in gather_object([down]) if line]
     if not told:
         return groups
-    if step > 0 and step not in checkpoint.complete(trainer.run.path):
-        trainer._save_checkpoint(trainer.model, None, trainer.before_step)
+    trainer.save_last_step()
     raise EngineDown(f"{told[0]}; {step} steps are saved: mend it, and go on with --resume")
 
 

@@ -46,6 +46,10 @@ class Meter:
     highs: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
+    def clear(self) -> None:
+        """Begins to sum up."""
+        self.__init__(self.by_language)
+
     def add(self, name: str, total: float, count: float) -> None:
         self.sums[name][0] += total
         self.sums[name][1] += count
@@ -126,7 +130,7 @@ class Meter:
     def merged(self, gather: Any) -> dict[str, float]:
         """Means, extremes and seconds over all processes; then starts anew."""
         parts = gather([(dict(self.sums), self.lows, self.highs, dict(self.seconds))])
-        self.__init__(self.by_language)
+        self.clear()
         result: dict[str, float] = {}
         for name in sorted({name for part in parts for name in part[0]}):
             total = sum(part[0].get(name, (0, 0))[0] for part in parts)

@@ -27,7 +27,7 @@ from opsd.sharding import local
 from opsd.teacher.start import refuse_prompt_learning
 from opsd.types import UserError
 
-_RANDOM = re.compile("dropout|pdrop|layerdrop|drop_path|jitter")
+_RANDOM = re.compile("dropout|pdrop|layerdrop|drop_path")
 """Attributes by which modules are told how much chance there is in a training pass."""
 _ADAPTER_FILES = (
     "adapter_config.json",
@@ -59,6 +59,13 @@ _REFUSALS: tuple[tuple[type[BaseException], str], ...] = (
     ),
 )
 
+
+_JSON = {
+    *("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    "model.safetensors.index.json",
+}
+"""What Transformers and PEFT read of a model's folder."""
 
 _UNLOADABLE = (OSError, ValueError, ImportError, SafetensorError, hub.StrictDataclassError)
 
@@ -101,7 +108,7 @@ def load_model(
     """
     options = {"trust_remote_code": False} | {k: v for k, v in options.items() if v is not None}
     path, revision = locate(name, revision)
-    _refuse_damage(Path(path))
+    _refuse_damage(Path(path), (".safetensors", ".json"))
     try:
         adapter = adapter_folder(path, revision)
         trained = args is not None and not frozen_base
@@ -130,7 +137,7 @@ def load_tokenizer(
     module: Any = source
     name: str = source if isinstance(source, str) else module.config._name_or_path
     path, revision = locate(name, revision)
-    _refuse_damage(Path(path))
+    _refuse_damage(Path(path), (".json",))
     try:
         adapter = adapter_folder(path, revision)
         if adapter is not None:
@@ -168,7 +175,10 @@ def load_teacher(name: str, tokenizer: Any, dtype: str | None) -> Any:
 def told_apart(one: Any, other: Any) -> str | None:
     """What two tokenizers do differently, to texts in many scripts and to the first one's special
     tokens; None where they do the same."""
-    texts = [*_TEXTS, *(str(token) for token in one.added_tokens_decoder.values())]
+    # What pads is in no text, unless it also ends them.
+    pad = one.pad_token if one.pad_token != one.eos_token else None
+    added = (str(token) for token in one.added_tokens_decoder.values())
+    texts = [*_TEXTS, *(token for token in added if token != pad)]
     for text in texts:
         ids, others = (t(text, add_special_tokens=False)["input_ids"] for t in (one, other))
         if ids != others:
@@ -222,9 +232,9 @@ def accept_objectives(model: nn.Module) -> None:
 
 
 def switch_randomness_off(model: nn.Module) -> None:
-    """A teacher that is the student must read the same text the same way: no dropout, no noise in
-    the routing of experts, no layer that is skipped at random. What other names hide is found by
-    `opsd.teacher.start.refuse_other_training_pass`."""
+    """A teacher that is the student must read the same text the same way: no dropout, no layer that
+    is skipped at random. What other names hide, such as noise in the routing of experts (which some
+    models also reckon with in evaluation), is for `start.refuse_other_training_pass` to find."""
     for module in model.modules():
         if isinstance(module, _DropoutNd):
             module.p = 0.0
@@ -488,13 +498,17 @@ def _refuse_folder(folder: Path) -> None:
         )
 
 
-def _refuse_damage(folder: Path) -> None:
-    """Names the file that is not as it was written, as far as a checkpoint's checksums or the form
-    of safetensors and JSON tell."""
-    weights, texts = (sorted(folder.glob(f"*.{kind}")) for kind in ("safetensors", "json"))
-    if damage := checkpoint.changed(folder, {file.name for file in (*weights, *texts)}):
+def _refuse_damage(folder: Path, kinds: tuple[str, ...]) -> None:
+    """Names the file of a model that is not as it was written, as far as a checkpoint's checksums
+    or the form of safetensors and JSON tell."""
+    files = [
+        file
+        for file in sorted(folder.glob("*.*"))
+        if file.suffix in kinds and (file.suffix != ".json" or file.name in _JSON)
+    ]
+    if damage := checkpoint.changed(folder, {file.name for file in files}):
         raise UserError(f"{folder}: {damage}: take another checkpoint")
-    for file in (*weights, *texts):
+    for file in files:
         try:
             _open(file)
         except (SafetensorError, ValueError) as error:

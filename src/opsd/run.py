@@ -41,24 +41,35 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a run has written something here that it may go on from, or that is of worth."""
-        return any(map(_written, self._journals())) or any(self.path.glob("checkpoint-*"))
+        metrics = self.path / "metrics.jsonl"
+        return any(self.path.glob("checkpoint-*")) or (metrics.is_file() and _written(metrics))
 
     def refuse_taken(self) -> None:
         """Raises UserError where the folder holds a run already, or files that are no run's: what
         is there is neither mixed with a new run's files nor overwritten by them."""
         if self.begun:
+            remedy = "add --resume to go on with it" if any(self.path.glob("checkpoint-*")) else ""
             raise UserError(
-                f"{self.path} holds a run already: add --resume to go on with it, or choose another"
-                " --output"
+                f"{self.path} holds a run already: {remedy or 'move this folder away'}, or choose"
+                " another --output"
             )
-        there = self.path.iterdir() if self.path.is_dir() else ()
-        found = {entry.name for entry in there if _written(entry)}
         # A run's own recipe stands beside its environment, which is written first.
-        ours = _BEFORE_THE_FIRST_STEP if "env.json" in found else set()
-        if foreign := sorted(name for name in found - ours if not name.endswith(".part")):
-            raise UserError(
-                f"{self.path} holds {foreign[0]}, and is no run folder: choose another --output"
-            )
+        started = (self.path / "env.json").is_file()
+        for file in sorted(self.path.rglob("*")):
+            name = file.relative_to(self.path)
+            own = name.parts[0] in _BEFORE_THE_FIRST_STEP or _JOURNAL.fullmatch(str(name))
+            draft = file.name.endswith(".part")
+            if _written(file) and file.is_file() and not draft and not (started and own):
+                raise UserError(
+                    f"{self.path} holds {name.parts[0]}, and is no run folder: choose another"
+                    " --output"
+                )
+
+    def begin(self) -> None:
+        """Readies the folder for a new run, which is not `refuse_taken`: of a start that failed
+        during its first step, the rollouts go."""
+        self.refuse_taken()
+        self.cut_back({})
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -86,12 +97,16 @@ class RunFolder:
             with target.open("a", encoding="utf-8") as file:
                 file.write(text)
 
-    def sizes(self, rank: int = 0) -> dict[str, int]:
-        """Bytes in the JSONL files that a process of this run's training writes, by their names
-        relative to the folder: its own rollouts, and on the first process all else."""
-        sizes = {str(f.relative_to(self.path)): f.stat().st_size for f in self._journals()}
-        own = f"rollouts/rank{rank}.jsonl"
-        return {n: s for n, s in sizes.items() if n == own or not (rank or "rollouts/" in n)}
+    def sizes(self, rank: int = 0, world: int = 1) -> dict[str, int]:
+        """Bytes in the JSONL files that one of `world` processes answers for, by their names
+        relative to the folder: its own rollouts, and the first process for all else, the rollouts
+        of processes included that there are no longer."""
+        sizes = {}
+        for file in self._journals():
+            of = int(file.stem[4:]) if file.parent.name == "rollouts" else 0
+            if rank == (of if of < world else 0):
+                sizes[str(file.relative_to(self.path))] = file.stat().st_size
+        return sizes
 
     def cut_back(self, sizes: Mapping[str, int]) -> None:
         """Returns every JSONL file to an earlier size, and removes those that came later. Of one

@@ -6,11 +6,14 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_TOLD = b"told to stop: a checkpoint is saved first; a second signal ends the run at once\n"
+_TOLD = b"told to stop: a checkpoint is saved first; another signal, later, ends the run at once\n"
+AGAIN = 3.0
+"""Seconds."""
 
 
 class Stopped(BaseException):
@@ -38,24 +41,30 @@ class StopSignal:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes signals, while training; the second one ends the process as it always did.
-        Outside the main thread Python lets nobody listen."""
-        self.number = None
+        """Takes signals, while training. The same one within `AGAIN` seconds is the first one, sent
+        on by a launcher as well; any other ends the process as it always did. Outside the main
+        thread Python lets nobody listen."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before: dict[int, Any] = {}
+        came = 0.0
 
         def receive(number: int, frame: Any) -> None:
-            self.number = number
-            for own, handler in before.items():
-                signal.signal(own, handler)
-            os.write(2, _TOLD)  # print may be what the signal has come into
+            nonlocal came
+            if self.number is None:
+                self.number, came = number, time.monotonic()
+                with contextlib.suppress(OSError):  # nobody reads it any more
+                    os.write(2, _TOLD)  # print may be what the signal has come into
+            elif number != self.number or time.monotonic() - came > AGAIN:
+                signal.signal(number, before[number])
+                os.kill(os.getpid(), number)
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, receive)
+            before[number] = signal.signal(number, receive) or signal.SIG_DFL
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            self.number, self.at_once = None, False

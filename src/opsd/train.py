@@ -176,7 +176,7 @@ def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
 def _claim(recipe: Recipe, run: RunFolder, resume: bool) -> None:
     """Makes sure that a run neither overwrites anything nor goes on as a different one."""
     if not resume:
-        run.refuse_taken()
+        run.begin()
         return
     if not checkpoint.complete(run.path):
         raise UserError(nothing_to_resume(run))

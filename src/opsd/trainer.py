@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.profiler import record_function
 from transformers import PreTrainedTokenizerBase, SchedulerType, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
@@ -117,9 +118,11 @@ class OPSDTrainer(Publishing, ShardedFiles):
         weights = language_weights or {}
         self.language_weights = {resolve(name): weight for name, weight in weights.items()}
         self.run = RunFolder(str(args.output_dir))
+        self._begun = self.run.begun
         self.verifier = verifier or MathVerifier()
         self._groups: list[Group] | None = None
         self.save_total_limit = args.save_total_limit
+        self.saved_step: int | None = None
         self.before_step: dict[str, Any] | None = None
         self.stop = StopSignal()
         self.finite = FiniteSteps(self)
@@ -246,7 +249,8 @@ class OPSDTrainer(Publishing, ShardedFiles):
             return
         scheduler: Any = self.lr_scheduler
         groups = self.optimizer.param_groups  # pyright: ignore[reportOptionalMemberAccess]
-        if hasattr(scheduler, "lr_lambdas"):
+        scheduler = getattr(scheduler, "scheduler", scheduler)  # as DeepSpeed wraps it
+        if isinstance(scheduler, LambdaLR):
             # By this run's length: that of the checkpoint may have ended there, at a rate of 0.
             each = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
             scheduler._last_lr = [rate * factor(scheduler.last_epoch) for rate, factor in each]
@@ -289,8 +293,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the step measured; writes training and evaluation lines to metrics.jsonl."""
         if "loss" in logs:
-            self.finite.tell(logs, self.state.global_step - self._last_told)
-            self._last_told = self.state.global_step
+            self.finite.tell(logs)
             measured = self.meter.merged(gather_object)
             measured["time/student"] -= measured.get("time/loss", 0.0)
             logs.update(measured)
@@ -347,19 +350,44 @@ class OPSDTrainer(Publishing, ShardedFiles):
         """
         main = self.args.should_save
         with self.run.held() if main else contextlib.nullcontext(), self.stop.listening():
-            folder = self._starts_from(resume_from_checkpoint)
+            folder = self._on_first(lambda: self._starts_from(resume_from_checkpoint))
+            self._clear()
             try:
-                return self._train(folder, **kwargs)
+                result = self._train(folder, **kwargs)
             except Stopped:
-                self._save_last_step()
+                self.save_last_step()
                 raise self.stop.ending from None
             finally:
                 self.progress.progress.stop()
+                self._begun = True
+            if self.stop.number is not None:  # it came after the last step
+                raise self.stop.ending
+            return result
+
+    def _on_first(self, ask: Callable[[], Any]) -> Any:
+        """What the first process finds out, on all of them; what it refuses, all refuse."""
+        told: list[Any] = [None, None]
+        if self.args.process_index == 0:
+            try:
+                told[0] = ask()
+            except UserError as error:
+                told[1] = str(error)
+        broadcast_object_list(told)
+        if told[1] is not None:
+            raise UserError(told[1])
+        return told[0]
+
+    def _clear(self) -> None:
+        """Forgets what a training that was left in the middle of a step had begun."""
+        self.meter.clear()
+        self.finite.clear()
+        self.ahead.rows = []
+        self._groups = None
 
     def _starts_from(self, asked: str | bool | None) -> Path | None:
         """The checkpoint to go on from; None for a new run."""
         if not asked:
-            if self.run.begun:
+            if self._begun:
                 self.run.refuse_taken()
             return None
         if asked is True:
@@ -374,18 +402,20 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     def _train(self, folder: Path | None, **kwargs: Any) -> Any:
         if folder is not None:
-            if self.args.should_save:
-                self.run.cut_back(checkpoint.load(folder)["sizes"])
             state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
             refuse_other_step(self, folder, state.global_step)
             spent = self._restore(folder, state.global_step)
+            self.saved_step = state.global_step
+            if self.args.should_save:
+                self.run.cut_back(checkpoint.load(folder)["sizes"])
+                checkpoint.forget_after(self.run.path, state.global_step)
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
             spent_all = spent >= (self.args.max_generated_tokens or math.inf)
             if state.global_step >= steps or spent_all or Watch(self).ended(state.log_history):
                 # The Trainer would take one more step before it notices that it has arrived.
                 self._load_from_checkpoint(str(folder))
                 self.state = state
-                self._find_best()
+                self._find_best(folder)
                 self.catch_up()
                 if self.args.load_best_model_at_end and state.best_model_checkpoint:
                     self._load_best_model()
@@ -394,29 +424,34 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         started = super()._init_training_state(*args, **kwargs)
-        self._find_best()
-        self._last_told = self.state.global_step
+        if self.saved_step:
+            self._find_best(self.run.path / f"checkpoint-{self.saved_step}")
         return started
 
     def catch_up(self) -> None:
         """Scores the dev problems where the checkpoint that the run goes on from was saved, by a
         signal, before they were."""
         control = self.state.stateful_callbacks.get("TrainerControl", {})
-        if control.get("args", {}).get("should_evaluate"):
-            self._determine_best_metric(self.evaluate(), None)
-            self._find_best()
+        due = control.get("args", {}).get("should_evaluate")
+        if due and self._determine_best_metric(self.evaluate(), None):
+            best = self.run.path / f"checkpoint-{self.state.global_step}"
+            self.state.best_model_checkpoint = str(best)
 
-    def _find_best(self) -> None:
-        """Where the best checkpoint is by now: the run may have been moved, or begun under a
-        relative path. Where it is not there any more, or damaged, the best is looked for anew, and
-        a line says so."""
+    def _find_best(self, folder: Path) -> None:
+        """Where the best checkpoint is by now, of which the one in `folder` knows the name: the run
+        may have been moved, or begun under a relative path. Where it is not there any more, or
+        damaged, the best is looked for anew, and a line says so."""
         state = self.state
-        if not state.best_global_step:
+        recorded = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        if recorded.best_model_checkpoint is None:
             return
-        best = self.run.path / f"checkpoint-{state.best_global_step}"
-        state.best_model_checkpoint = str(best)
-        if self.args.load_best_model_at_end and (damage := checkpoint.damaged(best)):
-            log(f"{best}, the best checkpoint so far, cannot be used: {damage}")
+        best = self.run.path / Path(recorded.best_model_checkpoint).name
+        state.best_model_checkpoint = str(best) if best.is_dir() else None
+        if not self.args.load_best_model_at_end:
+            return
+        if damage := self._on_first(lambda: checkpoint.damaged(best)):
+            if self.args.should_save:
+                log(f"{best}, the best checkpoint so far, cannot be used: {damage}")
             state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
     def go_to(self, folder: Path) -> None:
@@ -432,15 +467,15 @@ class OPSDTrainer(Publishing, ShardedFiles):
             "generated_tokens": self.sampler.generated_tokens,
             "skipped": self.sampler.skipped,
             "authors": [author.state_dict() for author in self.authors],
-            "sizes": self.run.sizes(self.args.process_index),
+            "sizes": self.run.sizes(self.args.process_index, self.args.world_size),
         }
 
-    def _save_last_step(self) -> None:
+    def save_last_step(self) -> None:
         """Saves the last finished step, as it was before anything of the next one was counted or
         written, unless it is saved. Says where."""
         step = self.state.global_step
         folder = self.run.path / f"checkpoint-{step}"
-        if step > 0 and step not in checkpoint.complete(self.run.path):
+        if step > 0 and step != self.saved_step:
             self._save_checkpoint(self.model, None, self.before_step)
         if self.args.should_save:
             saved = f"saved in {folder}; --resume goes on from there" if step else "nothing to save"
@@ -450,7 +485,9 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self, model: nn.Module, trial: Any, own: dict[str, Any] | None = None
     ) -> None:
         folder = self.run.path / f"checkpoint-{self.state.global_step}"
-        (folder / "opsd").mkdir(parents=True, exist_ok=True)
+        if self.args.should_save:
+            checkpoint.clear(folder)
+        self.accelerator.wait_for_everyone()
         unspent = self._groups if self.state.global_step % self.method.reuse else self.ahead.wait()
         if unspent is not None:
             checkpoint.save_rollouts(folder, self.args.process_index, unspent)
@@ -486,6 +523,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+        self.saved_step = self.state.global_step
 
     def _restore(self, folder: Path, step: int) -> int:
         """Takes our state from a checkpoint; returns the tokens generated until then."""

@@ -43,6 +43,24 @@ def test_texts(text: str, expected: str):
     assert cleaned(expected) == expected
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hub_token", "token", "HF_TOKEN", "hf-token", "api_key", "apikey", "wandb_api_key"),
+        *("aws_secret_access_key", "private_key", "password", "auth", "Authorization"),
+    ],
+)
+def test_names_of_what_is_left_out(name: str):
+    assert without_credentials({name: "x"}) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["pad_token", "eos_token", "max_tokens", "key_variable", "generation_batch_tokens"]
+)
+def test_names_of_what_stays(name: str):
+    assert without_credentials({name: "x"}) == {name: "x"}
+
+
 def test_values_keep_their_shape():
     value = {"max_tokens": 5, "hub_token": "x", "api_key": "y", "a": [URL, 1, None, {"secret": 2}]}
     kept = {"max_tokens": 5, "a": ["http://localhost:1/v1", 1, None, {}]}

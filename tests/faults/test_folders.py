@@ -317,3 +317,96 @@ def test_a_run_of_python_does_not_begin_in_anothers_folder(half, tiny_folder):
         trainer.train()
     assert (half / "metrics.jsonl").read_bytes() == before
     assert RunFolder(half).begun
+
+
+def test_a_resume_that_is_refused_changes_nothing(half, tiny_folder):
+    before = {f: f.read_bytes() for f in half.rglob("*.jsonl")}
+    with pytest.raises(UserError, match="a step had 2 rollouts"):
+        train(recipe(tiny_folder, per_device_train_batch_size=4), half, resume=True)
+    assert {f: f.read_bytes() for f in half.rglob("*.jsonl")} == before and before
+
+
+def test_what_was_saved_after_the_step_that_a_run_goes_on_from_does_not_count(
+    half, whole, tiny_folder
+):
+    (half / "checkpoint-3" / "optimizer.pt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"optimizer.pt is damaged"):
+        own_trainer(half, tiny_folder).train(str(half / "checkpoint-3"))
+    own_trainer(half, tiny_folder, max_steps=2).train(str(half / "checkpoint-1"))
+    assert list(checkpoint.complete(half)) == [1, 2]
+    assert [row["step"] for row in metrics(half) if "loss" in row] == [1, 2]
+
+
+def own_trainer(folder: Path, model: Path, **settings: Any) -> Any:
+    from opsd.data import problems
+    from opsd.data.filters import Account
+    from opsd.train import make_trainer
+
+    own = recipe(model, **settings)
+    return make_trainer(own, folder, *problems.load(own.data, Account()))
+
+
+def test_the_best_of_steps_that_were_scored_and_not_saved_is_no_checkpoint(tmp_path, tiny_folder):
+    """Scored at every step, saved at every second: the same model in the end, resumed or not."""
+    often = {"eval_steps": 1, "save_steps": 2, "learning_rate": 3e-3}
+    train(recipe(tiny_folder, max_steps=6, **often), tmp_path / "whole")
+    folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / "half"))
+    for later in ("checkpoint-6", "checkpoint-4", "model"):
+        shutil.rmtree(folder / later)
+    train(recipe(tiny_folder, max_steps=6, **often), folder, resume=True)
+    assert_equal_ends(folder, tmp_path / "whole")
+
+
+def test_rollouts_of_processes_that_are_gone_stay(tmp_path):
+    run = RunFolder(tmp_path)
+    for rank in (0, 1):
+        run.append(f"rollouts/rank{rank}.jsonl", [{"step": 1}])
+    run.append("metrics.jsonl", [{"step": 1}])
+    two = run.sizes(0, 2) | run.sizes(1, 2)
+    assert set(run.sizes(1, 2)) == {"rollouts/rank1.jsonl"} and two == run.sizes(0, 1)
+    run.append("rollouts/rank0.jsonl", [{"step": 2}])
+    run.cut_back(run.sizes(0, 1))
+    assert (tmp_path / "rollouts" / "rank1.jsonl").is_file()
+
+
+def test_a_first_step_that_failed_may_be_repeated(tmp_path, tiny_folder, monkeypatch):
+    from opsd.trainer import OPSDTrainer
+
+    folder = tmp_path / "run"
+    inner = OPSDTrainer._pass
+
+    def fails(self: Any, *given: Any) -> Any:
+        inner(self, *given)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(OPSDTrainer, "_pass", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(recipe(tiny_folder), folder)
+    assert (folder / "rollouts" / "rank0.jsonl").stat().st_size
+    monkeypatch.undo()
+    train(recipe(tiny_folder, max_steps=1), folder)
+    rows = list(read_jsonl(folder / "rollouts" / "rank0.jsonl"))
+    assert [row["step"] for row in rows] == [0, 0]
+
+
+def test_a_base_may_be_scored_before_it_is_trained(tmp_path, tiny_folder):
+    trainer = own_trainer(tmp_path / "run", tiny_folder, max_steps=1)
+    trainer.evaluate()
+    trainer.train()
+    steps = [row["step"] for row in metrics(tmp_path / "run") if "eval_avg@k" in row]
+    assert steps == [0, 1]
+
+
+def test_a_signal_that_comes_after_the_last_step_is_not_lost(tmp_path, tiny_folder):
+    from transformers import TrainerCallback
+
+    class Late(TrainerCallback):
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = own_trainer(tmp_path / "run", tiny_folder, max_steps=1)
+    trainer.add_callback(Late())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.evaluate()["eval_avg@k"] >= 0
+    assert list(checkpoint.complete(tmp_path / "run")) == [1]

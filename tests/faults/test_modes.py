@@ -68,16 +68,23 @@ def mixture(**changes: Any) -> MixtralForCausalLM:
     return MixtralForCausalLM(MixtralConfig(**sizes, **layers, **experts, **changes))
 
 
-def test_noise_in_the_routing_of_experts_is_switched_off(tmp_path: Path, tokenizer):
-    model = mixture(router_jitter_noise=0.3, attention_dropout=0.1)
+def test_dropout_is_switched_off_and_noise_in_the_routing_of_experts_is_refused(tokenizer):
+    model = mixture(attention_dropout=0.3)
     with pytest.raises(UserError, match="differently in training mode"):
         refuse_other_training_pass(model, IDS, 900)
     switch_randomness_off(model)
     refuse_other_training_pass(model, IDS, 900)
+    noisy = mixture(router_jitter_noise=0.3)
+    switch_randomness_off(noisy)
+    with pytest.raises(UserError, match=r"begins in .*mlp"):
+        refuse_other_training_pass(noisy, IDS, 900)
+
+
+def test_the_same_prompt_gives_no_divergence_while_a_mixture_trains(tmp_path: Path, tokenizer):
     own = Distill(Teacher(OwnPrompt(), weights={"type": "live"}), forward_kl)
-    method = methods.Method("mine", own)
-    model = mixture(router_jitter_noise=0.3)
     args = config(tmp_path, max_steps=1)
+    method = methods.Method("mine", own)
+    model = mixture(attention_dropout=0.3)
     run = OPSDTrainer(model, method, args, problems(4), processing_class=tokenizer)
     run.train()
     assert abs(run.state.log_history[0]["divergence"]) < AGREEMENT
