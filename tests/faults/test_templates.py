@@ -66,7 +66,9 @@ def speaking(template: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "an option", "a tool", "a function", "documents"])
+@pytest.mark.parametrize(
+    "options", OPTIONS, ids=["plain", "an option", "a tool", "a function", "documents"]
+)
 @pytest.mark.parametrize("going_on", [True, False])
 @pytest.mark.parametrize("name", [*FAMILIES, "everything", "built-in"])
 def test_a_chat_template_writes_what_transformers_writes(name, going_on, options):
