@@ -295,7 +295,7 @@ def test_an_adapters_folder_without_its_weights_is_an_error(own):
 
 
 @pytest.mark.parametrize(
-    "content", ['{"r": 4}', "{", "[]", '{"peft_type": "NONE", "base_model_name_or_path": "x"}']
+    "content", ['{"r": 4}', "[]", '{"peft_type": "NONE", "base_model_name_or_path": "x"}']
 )
 def test_a_configuration_that_describes_no_adapter_is_one_line(own, content):
     folder = own("adapter")
@@ -333,8 +333,13 @@ def test_a_reason_is_one_line_without_a_token():
     assert reason(OSError()) == "OSError"
 
 
-@pytest.mark.parametrize("load", [load_model, load_tokenizer])
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [
+        ("model.safetensors", load_model),
+        *((n, x) for n in ("config.json", "tokenizer.json") for x in (load_model, load_tokenizer)),
+    ],
+)
 def test_a_damaged_file_of_a_model_is_named(tmp_path, tiny_folder, name, load):
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)

@@ -86,3 +86,9 @@ def test_the_control_deals_the_same_texts_to_other_problems():
     )
     moved = sum(a.privileged != b.privileged for a, b in zip(dealt, given, strict=True))
     assert moved > 40
+
+
+def test_what_a_kill_leaves_of_a_quickstarts_beginning_is_replaced(tmp_path):
+    (tmp_path / "quickstart.json.17-4.part").write_text("{")
+    _clear(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["quickstart.json"]
