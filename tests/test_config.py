@@ -59,7 +59,7 @@ def test_every_field_of_ours_has_a_help_text():
             "loss_kernel: it should be 'auto', 'eager', 'compiled' or 'triton'",
         ),
         ({"packing": "always"}, "packing: it should be 'auto', 'on' or 'off'"),
-        ({"temperature": 0.0}, "temperature: it should be greater than or equal to 0.01"),
+        ({"temperature": 0.0}, "temperature: it should be greater than or equal to 0.001"),
         ({"max_steps": 0}, "max_steps: it should be a number of steps, or -1 for whole epochs"),
     ],
 )

@@ -286,7 +286,7 @@ def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str, told
         ({"sampling": {"topk": 3}}, "sampling.topk: unknown key"),
         (
             {"sampling": {"temperature": 0}},
-            "sampling.temperature: Input should be greater than or equal to 0.01",
+            "sampling.temperature: Input should be greater than or equal to 0.001",
         ),
         ({"engine": "vlm"}, "engine is hf, vllm or vllm_server"),
         ({"engine": {"type": "vllm", "sleeps": True}}, "engine.sleeps: unknown key"),

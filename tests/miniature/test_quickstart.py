@@ -90,5 +90,6 @@ def test_the_control_deals_the_same_texts_to_other_problems():
 
 def test_what_a_kill_leaves_of_a_quickstarts_beginning_is_replaced(tmp_path):
     (tmp_path / "quickstart.json.17-4.part").write_text("{")
+    left_behind(tmp_path, "swa-grpo-seed0/checkpoint-1/opsd/state.json")  # of a signal
     _clear(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["quickstart.json"]

@@ -26,7 +26,7 @@ from opsd.schedule import Number
 from opsd.teacher.context import Context
 from opsd.teacher.weights import AnyWeights, Frozen
 
-Temperature = Annotated[float, Field(ge=0.01)] | Literal["sampling"]
+Temperature = Annotated[float, Field(ge=0.001)] | Literal["sampling"]
 
 
 @part

@@ -23,7 +23,7 @@ PROBE = "Check: 1 + 2 = 3."
 """What two readings of the same weights are compared on."""
 
 
-LEAST_TEMPERATURE = 0.01
+LEAST_TEMPERATURE = 0.001
 """Below it, logits divided by the temperature leave the range of their numbers."""
 
 
