@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from opsd.entry import leave
+from opsd.interruption import leave
 from opsd.types import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

@@ -26,9 +26,9 @@ from opsd.arguments import (
     numbers,
     prepare,
 )
-from opsd.entry import INTERRUPTED
 from opsd.evaluate import cli as evaluation
 from opsd.failures import shown, told
+from opsd.interruption import INTERRUPTED
 
 app = typer.Typer(
     no_args_is_help=True,

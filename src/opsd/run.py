@@ -42,7 +42,7 @@ class RunFolder:
     def begun(self) -> bool:
         """Whether a run has written something here that it may go on from, or that is of worth."""
         metrics = self.path / "metrics.jsonl"
-        return any(self.path.glob("checkpoint-*")) or (metrics.is_file() and _written(metrics))
+        return any(self.path.glob("checkpoint-*")) or _written(metrics)
 
     def refuse_taken(self) -> None:
         """Raises UserError where the folder holds a run already, or files that are no run's: what
@@ -55,11 +55,12 @@ class RunFolder:
             )
         # A run's own recipe stands beside its environment, which is written first.
         started = (self.path / "env.json").is_file()
-        for file in sorted(self.path.rglob("*")):
+        entries = sorted(self.path.iterdir()) if self.path.is_dir() else ()
+        for file in (file for entry in entries for file in (entry, *entry.rglob("*"))):
             name = file.relative_to(self.path)
             own = name.parts[0] in _BEFORE_THE_FIRST_STEP or _JOURNAL.fullmatch(str(name))
             draft = file.name.endswith(".part")
-            if _written(file) and file.is_file() and not draft and not (started and own):
+            if _written(file) and not draft and not (started and own):
                 raise UserError(
                     f"{self.path} holds {name.parts[0]}, and is no run folder: choose another"
                     " --output"
@@ -131,10 +132,10 @@ class RunFolder:
         return [f for f in files if _JOURNAL.fullmatch(str(f.relative_to(self.path)))]
 
 
-def _written(entry: Path) -> bool:
-    """Whether a file, or one at whatever depth of a folder, holds anything: a kill can come between
-    making it and the first write."""
-    return any(file.stat().st_size for file in (entry, *entry.rglob("*")) if file.is_file())
+def _written(path: Path) -> bool:
+    """Whether this is a file that holds anything: a kill can come between making one and the first
+    write."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 _TRAINING: set[Path] = set()
