@@ -117,14 +117,19 @@ def lent(head: Head, model: nn.Module) -> Head:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model is in evaluation mode for a while."""
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """The model is in training or in evaluation mode for a while."""
     was_training = model.training
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:
         model.train(was_training)
+
+
+def evaluating(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """The model is in evaluation mode for a while."""
+    return in_mode(model, training=False)
 
 
 @torch.no_grad()

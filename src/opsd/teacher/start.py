@@ -12,7 +12,7 @@ from opsd.objective.divergences import forward_kl
 from opsd.rollout.collate import PACKED, PADDED, Ids, Layout, Sheet, pad_right
 from opsd.teacher.keeper import trainable
 from opsd.teacher.prefix import attends
-from opsd.teacher.score import causal_lm, evaluating, head_of, hidden_rows
+from opsd.teacher.score import causal_lm, evaluating, head_of, hidden_rows, in_mode
 from opsd.types import UserError
 
 AGREEMENT = 1e-6
@@ -59,9 +59,9 @@ def starts_as_base(model: nn.Module, ids: Ids, vocab: int) -> bool:
         return False
     padded = pad_right([ids[:1]], [ids[1:]], 0)
     with evaluating(model):
-        student = head_of(model, vocab).logits(hidden_rows(model, padded)).log_softmax(-1)
+        student = _logp(model, padded, vocab)
         with model.disable_adapter():  # type: ignore[operator]
-            base = head_of(model, vocab).logits(hidden_rows(model, padded)).log_softmax(-1)
+            base = _logp(model, padded, vocab)
     return bool((student - base).abs().max() <= AGREEMENT)
 
 
@@ -76,12 +76,8 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
     sheet = pad_right([ids[:1]], [ids[1:]], 0)
 
     def read(training: bool) -> Tensor:
-        was_training = model.training
-        model.train(training)
-        try:
-            return head_of(model, vocab).logits(hidden_rows(model, sheet)).log_softmax(-1)
-        finally:
-            model.train(was_training)
+        with in_mode(model, training):
+            return _logp(model, sheet, vocab)
 
     first = next(model.parameters())
     once, *others = (read(False) for _ in range(_REPEATS))
@@ -90,10 +86,8 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
     noise = max(_apart(trained, again) for again in repeated)
     gap = _apart(once, trained)
     exact = first.dtype == torch.float32 and not torch.is_autocast_enabled(first.device.type)
-    for difference, allowed in ((noise, NOISE), (gap, LOW_PRECISION)):
-        if difference > max(AGREEMENT if exact else allowed, 10 * floor):
-            break
-    else:
+    most_noise, widest_gap = (AGREEMENT, AGREEMENT) if exact else (NOISE, LOW_PRECISION)
+    if noise <= max(most_noise, 10 * floor) and gap <= max(widest_gap, 10 * floor):
         return
     kind = type(causal_lm(model)).__name__
     found = f"; it begins in {culprit}" if (culprit := _first_other(model, sheet)) else ""
@@ -102,6 +96,11 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
         f" token){found}: student and teacher could never agree. Set what makes it random to 0 in"
         " the model's config.json"
     )
+
+
+def _logp(model: nn.Module, sheet: Sheet, vocab: int) -> Tensor:
+    """Log-probabilities `[N, V]` of the next tokens, as the model reads at present."""
+    return head_of(model, vocab).logits(hidden_rows(model, sheet)).log_softmax(-1)
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
@@ -119,12 +118,10 @@ def _first_other(model: nn.Module, sheet: Sheet) -> str | None:
             for name, module in model.named_modules()
             if name
         ]
-        was_training = model.training
-        model.train(training)
         try:
-            hidden_rows(model, sheet)
+            with in_mode(model, training):
+                hidden_rows(model, sheet)
         finally:
-            model.train(was_training)
             for hook in hooks:
                 hook.remove()
     for name, output in outputs[0].items():
