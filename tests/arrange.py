@@ -15,6 +15,7 @@ from opsd.miniature.world import problems as world
 from opsd.rollout.engine import Sampling
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.source import Sampler
+from opsd.run import read_jsonl
 from opsd.teacher.context import StudentPrompt
 from opsd.types import Problem, Verdict
 
@@ -66,6 +67,12 @@ def every_second() -> Callable[[Problem, str], Verdict]:
 def odd_length(problem: Problem, completion: str) -> Verdict:
     """A verifier of single completions, whatever the order they are judged in."""
     return Verdict(float(len(completion) % 2), len(completion) % 2 == 1, True)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Everything that a run has logged, but for the clock."""
+    rows = read_jsonl(run / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests.arrange import config, problems
+from tests.arrange import config, metrics, problems
 from transformers import TrainerCallback
 
 from opsd import checkpoint, methods
@@ -72,12 +72,6 @@ def start(recipe: Path, output: Path, *flags: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*command, "--threads", "1", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-
-
-def metrics(run: Path) -> list[dict]:
-    """Everything that is logged, but for the clock."""
-    rows = list(read_jsonl(run / "metrics.jsonl"))
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:

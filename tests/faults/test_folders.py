@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
+from tests.arrange import metrics
 from tests.faults.test_settings import BASE
 
 from opsd import checkpoint
@@ -32,11 +33,6 @@ def recipe(model: Path, **settings: Any) -> recipes.Recipe:
     return recipes.parse(
         {**BASE, "model": {"name": str(model)}, "sampling": sampling, "train": settings}
     )
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    rows = list(read_jsonl(run / "metrics.jsonl"))
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
 def assert_equal_ends(one: Path, other: Path) -> None:

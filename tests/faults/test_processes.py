@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.faults.test_folders import metrics, recipe
+from tests.arrange import metrics
+from tests.faults.test_folders import recipe
 
 from opsd import checkpoint
 from opsd import recipe as recipes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from tests.arrange import config, every_second, gap, odd_length, problems, weights_of
+from tests.arrange import config, every_second, gap, metrics, odd_length, problems, weights_of
 
 from opsd import methods, recipe
 from opsd.methods import FUNCTIONS, Method, catalogue
@@ -20,7 +20,6 @@ from opsd.objective.signals import Reduction, Sum, Teacher, leaves
 from opsd.parts import parts_of
 from opsd.recipe_files import shipped
 from opsd.rollout.librarian import BankUpdate, SkillAuthor
-from opsd.run import read_jsonl
 from opsd.trainer import OPSDTrainer
 from opsd.types import Problem
 
@@ -176,12 +175,8 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Pa
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
-    def measured() -> list[dict]:
-        rows = read_jsonl(tmp_path / "metrics.jsonl")
-        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
-
-    whole, before = weights_of(run(False).model), measured()
+    whole, before = weights_of(run(False).model), metrics(tmp_path)
     for step in (2, 3):
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     assert gap(whole, weights_of(run(True).model)) == 0
-    assert measured() == before
+    assert metrics(tmp_path) == before
