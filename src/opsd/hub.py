@@ -7,6 +7,8 @@ A run's rollouts, its optimizer and pickles of any kind stay where they are.
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,9 +100,18 @@ class Publishing(Trainer):
                 f"the weight '{name}' holds numbers that are none (NaN, infinite), so nothing is"
                 " saved: go on from the last checkpoint with a lower learning_rate"
             )
-        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or str(self.args.output_dir))
+        # Beside its place first: no file that a kill has left half-written ever stands there.
+        draft = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(draft, ignore_errors=True)
+        super()._save(str(draft), state_dict)
         # The arguments as a pickle: opening it runs code, and nothing reads it again.
-        Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink(missing_ok=True)
+        (draft / "training_args.bin").unlink(missing_ok=True)
+        if folder.is_dir():
+            shutil.copytree(draft, folder, dirs_exist_ok=True, copy_function=os.replace)
+            shutil.rmtree(draft)
+        else:
+            draft.rename(folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the card of the run's final model, `<output_dir>/model/README.md`."""

@@ -406,3 +406,30 @@ def test_a_signal_that_comes_after_the_last_step_is_not_lost(tmp_path, tiny_fold
         trainer.train()
     assert trainer.evaluate()["eval_avg@k"] >= 0
     assert list(checkpoint.complete(tmp_path / "run")) == [1]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_model_whose_saving_ends_in_the_middle_leaves_no_half_of_a_file(
+    tmp_path, tiny_folder, monkeypatch, there
+):
+    trainer = own_trainer(tmp_path / "run", tiny_folder)
+    model = tmp_path / "run" / "model"
+    if there:
+        trainer.save_model(str(model))
+        (model / "notes.txt").write_text("mine")
+    before = {file.name: file.read_bytes() for file in model.iterdir()} if there else {}
+
+    def half(self: Any, folder: str, **options: Any) -> None:
+        (Path(folder)).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(trainer.model), "save_pretrained", half)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_model(str(model))
+    now = {file.name: file.read_bytes() for file in model.iterdir()} if model.is_dir() else {}
+    assert now == before
+    monkeypatch.undo()
+    trainer.save_model(str(model))
+    assert {*before, "model.safetensors", "config.json"} <= {file.name for file in model.iterdir()}
+    assert not (model.parent / ".model.part").exists()

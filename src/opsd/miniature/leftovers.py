@@ -9,7 +9,7 @@ from opsd.types import UserError
 
 RUN = (
     r"(env\.json|recipe\.yaml|metrics\.jsonl|rollouts/rank0\.jsonl|traces/rank0\.jsonl"
-    r"|checkpoint-\d+/.+|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|report\.html|inspect\.html)"
+    r"|\.?checkpoint-\d+(\.part)?/.+|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|report\.html|inspect\.html)"
 )
 """The files of an arm's or a trial's run folder."""
 _DRAFT = r"(\.\d+-\d+\.part)?"
