@@ -42,7 +42,7 @@ def told(error: BaseException) -> tuple[str, int] | None:
         return f"out of memory ({text[:300] or 'MemoryError'}): {mend}", 1
     number = system_number(error)
     known = number is not None or isinstance(error, OSError)
-    return _of_system(error, number) if known else None
+    return _of_system(error, number, text) if known else None
 
 
 def shown(text: str) -> str:
@@ -53,8 +53,8 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def _of_system(error: BaseException, number: int | None) -> tuple[str, int]:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+def _of_system(error: BaseException, number: int | None, text: str) -> tuple[str, int]:
+    reason = getattr(error, "strerror", None) or text
     place = getattr(error, "filename", None)
     about = f"{place}: {reason}" if place else reason
     if number in _ELSEWHERE:

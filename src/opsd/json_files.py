@@ -34,7 +34,7 @@ def document(path: Path, hint: str = "") -> dict[str, Any]:
     except OSError as error:
         raise Damaged(f"{path}: cannot be read ({error.strerror}){hint}") from error
     except ValueError as error:  # no UTF-8 either
-        raise Damaged(f"{path}: not JSON ({_one_line(error)}){hint}") from error
+        raise Damaged(f"{path}: not JSON ({error}){hint}") from error
     except RecursionError as error:
         raise Damaged(f"{path}: not JSON that anybody wrote{hint}") from error
     return _checked(content, str(path), hint)
@@ -80,12 +80,16 @@ def sequence(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def number(row: Row, name: str) -> float | None:
-    """A finite number of a row, or None."""
-    value = row.get(name)
+def finite(value: Any) -> float | None:
+    """The value, or None where it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
+
+
+def number(row: Row, name: str) -> float | None:
+    """A finite number of a row, or None."""
+    return finite(row.get(name))
 
 
 def _checked(content: Any, where: str, hint: str) -> dict[str, Any]:
@@ -105,7 +109,3 @@ def _ends_in_zeros(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - 1))
         return file.read(1) == b"\0"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

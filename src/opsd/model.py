@@ -512,8 +512,7 @@ def _refuse_damage(folder: Path, kinds: tuple[str, ...]) -> None:
         try:
             _open(file)
         except (SafetensorError, ValueError) as error:
-            why = " ".join(str(error).split())
-            raise UserError(f"{file} is damaged ({why}): take another copy of it") from error
+            raise UserError(f"{file} is damaged ({error}): take another copy of it") from error
 
 
 def _open(file: Path) -> None:

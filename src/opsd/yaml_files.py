@@ -139,4 +139,4 @@ def explain(error: ValidationError, content: Any) -> str:
     unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
     message = "unknown key" if unknown else first["msg"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return " ".join(f"{'.'.join(keys)}: {message}{more}".split())
+    return f"{'.'.join(keys)}: {message}{more}"

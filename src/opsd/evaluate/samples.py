@@ -32,7 +32,7 @@ from opsd.rollout.engine import Completion, Sampling
 from opsd.run import held, write_atomically
 from opsd.teacher.context import StudentPrompt
 from opsd.types import Finish, Problem, UserError
-from opsd.yaml_files import mapping as mapping_of
+from opsd.yaml_files import mapping as yaml_mapping
 
 Row = dict[str, Any]
 _LONG = ("prompt", "completion")
@@ -257,7 +257,7 @@ def trained_from(model: Path) -> str | None:
     for folder in (model, model.parent):
         recipe = folder / "recipe.yaml"
         if model.is_dir() and recipe.is_file():
-            named = mapping_of(recipe).get("model")
+            named = yaml_mapping(recipe).get("model")
             return str(mapping(named).get("name", named))
     return base_of(model)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opsd.json_files import finite
+
 Row = Mapping[str, Any]
 
 LEVELS = 8
@@ -85,9 +87,7 @@ def measures(rows: Sequence[Sequence[Series]]) -> list[Measure]:
             found.setdefault(series.key, []).append(series)
     made = []
     for key, alike in found.items():
-        values = [
-            v for series in alike for v in series.values if v is not None and math.isfinite(v)
-        ]
+        values = [v for series in alike for v in map(finite, series.values) if v is not None]
         sizes = sorted(map(abs, values))
         largest = sizes[-1] if sizes else 0.0
         full = (sizes[math.ceil(FULL_FROM * len(sizes)) - 1] if sizes else 0.0) or largest

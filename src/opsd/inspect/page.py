@@ -19,6 +19,7 @@ from opsd.data.languages import codes, language
 from opsd.inspect.html import render
 from opsd.inspect.measures import LEVELS, Series, measures, reader_label, series_of
 from opsd.inspect.rows import Traced, load, within
+from opsd.json_files import finite
 from opsd.run import log, write_atomically
 from opsd.visible import HIDDEN, UNSEEN
 
@@ -153,9 +154,8 @@ def _outside(row: Mapping[str, Any]) -> list[int]:
 
 def _short(value: float | None) -> float | None:
     """Four digits: more than a colour or a reader needs. None for what is no number."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.4g}")
+    known = finite(value)
+    return None if known is None else float(f"{known:.4g}")
 
 
 def _chance(logp: float | None) -> float | None:
@@ -164,5 +164,5 @@ def _chance(logp: float | None) -> float | None:
 
 def _share(value: Any) -> float | None:
     """Five digits; None for what is no number."""
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return round(value, 5) if known else None
+    known = finite(value)
+    return None if known is None else round(known, 5)

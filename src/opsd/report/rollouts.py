@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from opsd.data.tokens import completion_reader, pieces
-from opsd.json_files import as_type, rows
+from opsd.json_files import as_type, finite, rows
 from opsd.report.runs import Row, Run
 
 SAMPLES = 3
@@ -85,7 +84,7 @@ def samples(run: Run) -> Shown | None:
     early, late = _first_and_last(run.path)
     if not early:
         return None
-    values = sorted(v for row in (*early, *late) for v in row.get("divergence") or () if _finite(v))
+    values = sorted(v for row in (*early, *late) for v in _divergence(row) if v is not None)
     # Few tokens carry most of the divergence: where one in twenty has any, the largest one counts.
     darkest = (values[int(0.95 * (len(values) - 1))] or values[-1] or None) if values else None
     tokenizer = _tokenizer(run.path) if values else None
@@ -130,7 +129,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _sample(row: Row, darkest: float | None, tokenizer: Any) -> Sample:
-    divergence = [v if _finite(v) else 0.0 for v in row.get("divergence") or ()]
+    divergence = [v or 0.0 for v in _divergence(row)]
     ids = row.get("completion_ids") or []
     completion = str(row.get("completion", ""))
     texts = None
@@ -176,8 +175,8 @@ def _pieces(
         yield Piece(text, level, tokens)
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _divergence(row: Row) -> list[float | None]:
+    return [finite(value) for value in row.get("divergence") or ()]
 
 
 def _tokenizer(path: Path) -> Any:

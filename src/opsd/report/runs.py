@@ -14,7 +14,7 @@ from typing import Any
 from opsd.data.filters import languages_of
 from opsd.data.languages import codes, language
 from opsd.evaluate.schema import RESULT, read
-from opsd.json_files import document, mapping, number, rows, sequence
+from opsd.json_files import document, finite, mapping, number, rows, sequence
 from opsd.run import distinct_names
 from opsd.types import UserError
 from opsd.yaml_files import mapping as yaml_mapping
@@ -322,8 +322,7 @@ def _seed(value: Any) -> int | None:
 
 def _numbers(values: Any) -> tuple[float, ...]:
     """A list of finite numbers; nothing where something else is written."""
-    listed = {str(i): v for i, v in enumerate(sequence(values))}
-    found = [number(listed, name) for name in listed]
+    found = [finite(value) for value in sequence(values)]
     return () if None in found else tuple(v for v in found if v is not None)
 
 

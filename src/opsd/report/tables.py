@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from opsd.evaluate.intervals import estimate
 from opsd.evaluate.published import ours
-from opsd.json_files import mapping, number, sequence
+from opsd.json_files import finite, mapping, number, sequence
 from opsd.parts import flat
 from opsd.report.runs import Comparison, Run, Score, language_name
 
@@ -240,10 +240,7 @@ def rows_table(runs: Sequence[Run]) -> Table | None:
         (
             run.label,
             number(account, "rows"),
-            sum(
-                number(mapping(account.get("kept")), code) or 0
-                for code in mapping(account.get("kept"))
-            ),
+            sum(finite(count) or 0 for count in mapping(account.get("kept")).values()),
             number(account, "dev"),
             "; ".join(
                 f"{drop.get('count')}: {drop.get('reason')}"
