@@ -17,9 +17,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from opsd.miniature.arms import Arm, Outcome
-from opsd.miniature.quickstart import run_arms
-from opsd.run import environment, write_atomically
+from opsd.experiments.arms import Arm, Outcome
+from opsd.experiments.quickstart import run_arms
+from opsd.runs.environment import environment
+from opsd.runs.files import write_atomically
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 GROUPS = (4, 8)

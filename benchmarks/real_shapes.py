@@ -35,13 +35,14 @@ from benchmarks.loss import peak_bytes
 from benchmarks.rows import in_fresh_process
 from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
+from opsd.lm.forward import hidden_rows
+from opsd.lm.layout import pad_right
 from opsd.methods import Method
-from opsd.rollout.collate import pad_right
-from opsd.run import environment, read_jsonl, write_atomically
-from opsd.teacher.context import Beside, Solution, StudentPrompt
-from opsd.teacher.lessons import Lesson
-from opsd.teacher.readers import Plan
-from opsd.teacher.score import hidden_rows
+from opsd.prompts.contexts import Beside, Solution, StudentPrompt
+from opsd.runs.environment import environment
+from opsd.runs.files import read_jsonl, write_atomically
+from opsd.teacher.scorer import Plan
+from opsd.training.examples import Lesson
 from opsd.types import Problem, Verdict
 
 TARGET = 1.1

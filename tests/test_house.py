@@ -71,7 +71,13 @@ def test_only_the_top_imports_the_report():
 
 
 def test_the_report_reads_run_folders_and_nothing_that_trains():
-    trains = ("opsd.trainer", "opsd.learner", "opsd.objective", "opsd.rollout", "opsd.teacher")
+    trains = (
+        "opsd.training.trainer",
+        "opsd.training.learner",
+        "opsd.objective",
+        "opsd.rollout",
+        "opsd.teacher",
+    )
     for name, tree in TREES.items():
         if name.startswith("report/"):
             assert not any(within(n, part) for n in imports(tree) for part in trains), name

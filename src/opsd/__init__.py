@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from opsd.runs.environment import VERSION
+
 if TYPE_CHECKING:
     from opsd import methods
-    from opsd.config import OPSDConfig
     from opsd.rollout.engines import VLLM, VLLMServer
-    from opsd.trainer import OPSDTrainer
+    from opsd.training.config import OPSDConfig
+    from opsd.training.trainer import OPSDTrainer
     from opsd.types import Problem
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["VLLM", "OPSDConfig", "OPSDTrainer", "Problem", "VLLMServer", "methods"]
 
 _HOMES = {
-    "OPSDConfig": "opsd.config",
-    "OPSDTrainer": "opsd.trainer",
+    "OPSDConfig": "opsd.training.config",
+    "OPSDTrainer": "opsd.training.trainer",
     "Problem": "opsd.types",
     "VLLM": "opsd.rollout.engines",
     "VLLMServer": "opsd.rollout.engines",

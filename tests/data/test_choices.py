@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsd.data.choices import CHOICES, Choices
+from opsd.data.choices import Choices
 from opsd.data.filters import Account
 from opsd.data.problems import Data, load
-from opsd.data.prompts import fill
-from opsd.types import Problem, UserError
+from opsd.prompts.prompt import fill
+from opsd.types import CHOICES, Problem, UserError
 
 LETTERS = ("A", "B", "C", "D")
 OF_FOUR = Choices(options=("Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3))))

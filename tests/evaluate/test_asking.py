@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from opsd.data import languages
 from opsd.evaluate.asking import asking
 from opsd.evaluate.command import _output
+from opsd.languages import registry as languages
 from opsd.types import UserError
 
 PLAIN = {"enable_thinking": False}
@@ -86,7 +86,7 @@ def test_columns_are_taken_over_where_all_runs_agree(tmp_path: Path):
 
 def test_two_language_files_for_one_code_are_not_mixed(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(languages, "_OWN", {})
-    shipped = resources.files("opsd.data") / "languages" / "zul.yaml"
+    shipped = resources.files("opsd.languages") / "zul.yaml"
     models = []
     for name, box in (("one", r"\boxed{}."), ("other", r"in \boxed{}!")):
         models.append(run_folder(tmp_path / name))

@@ -16,20 +16,20 @@ from tests.inspect.folders import row as trace_row
 from tests.inspect.folders import run as traced
 from tests.report.folders import rollout, run_folder
 
-from opsd.card import card
 from opsd.evaluate.compare import compare
 from opsd.evaluate.layouts import convert
 from opsd.evaluate.results import results, write
 from opsd.evaluate.run import evaluate as sample
 from opsd.evaluate.samples import claimed, described, protocol, sampled_rows
-from opsd.evaluate.schema import read
 from opsd.inspect.page import write_inspector
-from opsd.json_files import sealed
+from opsd.prompts.contexts import StudentPrompt
+from opsd.publish.card import card
 from opsd.report import outcomes, tables
 from opsd.report.page import write_report
 from opsd.report.runs import load
 from opsd.rollout.engine import Sampling
-from opsd.teacher.context import StudentPrompt
+from opsd.runs.evaluation_files import read
+from opsd.runs.json_files import sealed
 from opsd.types import UserError
 
 from .folders import rows

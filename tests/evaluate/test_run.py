@@ -16,14 +16,14 @@ from tests.arrange import engine_for, problems, sampler_for
 from tests.conftest import tiny_model
 
 from opsd.evaluate import run
-from opsd.evaluate.dev import dev_scores, summarise
 from opsd.evaluate.run import batches, evaluate
 from opsd.evaluate.samples import Protocol, claimed, described, protocol, sample_row
-from opsd.json_files import sealed
 from opsd.miniature.tokenizer import build_tokenizer
+from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Completion, Sampling
-from opsd.run import read_jsonl
-from opsd.teacher.context import StudentPrompt
+from opsd.runs.files import read_jsonl
+from opsd.runs.json_files import sealed
+from opsd.training.dev import dev_scores, summarise
 from opsd.types import Finish, Problem, UserError
 
 SWA, ZUL = problems(3), problems(2, "zul")

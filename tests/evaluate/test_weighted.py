@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from opsd.evaluate.compare import compare
-from opsd.evaluate.published import Ours, ours
 from opsd.evaluate.results import results, write
 from opsd.evaluate.samples import claim_of, claimed, described, protocol
-from opsd.evaluate.suites import SUITES
+from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Sampling
-from opsd.teacher.context import StudentPrompt
+from opsd.suites.loading import SUITES
+from opsd.suites.published import Ours, ours
 from opsd.types import UserError
 
 from .folders import evaluated, rows

@@ -9,14 +9,14 @@ import pytest
 import yaml
 from tests.faults.test_folders import recipe
 
-from opsd import recipe as recipes
-from opsd.card import card
+from opsd.console import log
 from opsd.credentials import cleaned, without_credentials
-from opsd.export import export
+from opsd.publish.card import card
+from opsd.publish.export import export
+from opsd.recipe import schema as recipes
+from opsd.recipe.train import train
 from opsd.report.page import write_report
 from opsd.rollout.endpoint import shown
-from opsd.run import log
-from opsd.train import train
 
 SECRETS = ("swordfish", "hf_abcdefghijklmnop", "sk-1234567890abcdef", "opensesame")
 URL = f"http://me:{SECRETS[0]}@localhost:1/v1?key={SECRETS[3]}"

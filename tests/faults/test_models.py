@@ -13,12 +13,12 @@ from tests.arrange import config, gap, problems
 from tests.faults.test_folders import recipe
 
 from opsd import methods
-from opsd.export import export
-from opsd.model import load_model
-from opsd.recipe import method
+from opsd.lm.loading import load_model
+from opsd.methods.parsing import method
+from opsd.publish.export import export
+from opsd.recipe.train import train
 from opsd.teacher.weights import EMA, Frozen, Live, Snapshot, moves
-from opsd.train import train
-from opsd.trainer import OPSDTrainer
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
 

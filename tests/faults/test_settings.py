@@ -10,12 +10,12 @@ import yaml
 from tests.arrange import config, problems
 
 from opsd import methods
-from opsd import recipe as recipes
-from opsd.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig, without_effect
-from opsd.preflight import traps
-from opsd.recipe_files import shipped
-from opsd.train import train
-from opsd.trainer import OPSDTrainer
+from opsd.recipe import schema as recipes
+from opsd.recipe.files import shipped
+from opsd.recipe.train import train
+from opsd.training.checks import traps
+from opsd.training.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig, without_effect
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
 BASE = {

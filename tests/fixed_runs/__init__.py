@@ -86,7 +86,7 @@ def digests(run: Path) -> dict[str, str]:
 
 def machine() -> str:
     """What numbers depend on besides code: processor and versions."""
-    from opsd.run import environment
+    from opsd.runs.environment import environment
 
     about = environment()
     versions = (f"{name} {about['versions'][name]}" for name in ("torch", "transformers"))

@@ -15,9 +15,7 @@ parser.add_argument("--write", action="store_true", help="Store the digests of t
 write = parser.parse_args().write
 
 with tempfile.TemporaryDirectory() as folder:
-    found = {
-        name: digests(trained(name, Path(folder, str(i)))) for i, name in enumerate(RUNS)
-    }
+    found = {name: digests(trained(name, Path(folder, str(i)))) for i, name in enumerate(RUNS)}
 if write:
     everything = {**stored(), machine(): found}
     STORED.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n", "utf-8")

@@ -12,15 +12,16 @@ import pytest
 from pydantic import TypeAdapter
 from tests.arrange import config, every_second, gap, metrics, odd_length, problems, weights_of
 
-from opsd import methods, recipe
+from opsd import methods
+from opsd.authors.skill_bank import BankUpdate, SkillAuthor
 from opsd.methods import FUNCTIONS, Method, catalogue
 from opsd.methods.description import describe
+from opsd.methods.signals import Reduction, Sum, Teacher, leaves
 from opsd.objective.divergences import jsd, reverse_kl
-from opsd.objective.signals import Reduction, Sum, Teacher, leaves
 from opsd.parts import parts_of
-from opsd.recipe_files import shipped
-from opsd.rollout.librarian import BankUpdate, SkillAuthor
-from opsd.trainer import OPSDTrainer
+from opsd.recipe import schema as recipe
+from opsd.recipe.files import shipped
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem
 
 HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")

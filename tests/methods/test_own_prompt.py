@@ -6,7 +6,7 @@ import pytest
 from tests.arrange import config, odd_length, problems
 
 from opsd import OPSDTrainer
-from opsd.recipe import method
+from opsd.methods.parsing import method
 from opsd.types import Group, UserError
 
 OTHER = {"template_options": {"enable_thinking": True}, "template": "Say: {{ problem }}"}

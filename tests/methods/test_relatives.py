@@ -12,19 +12,19 @@ from tests.arrange import config, every_second, weights_of
 from tests.methods.test_catalogue import BANK, taught
 
 from opsd import methods
+from opsd.authors.authors import FunctionAuthor
+from opsd.authors.skill_bank import SkillAuthor
 from opsd.methods import Method
+from opsd.methods.signals import Distill, Reduction, Teacher
 from opsd.objective.credit import ReturnToGo
 from opsd.objective.divergences import forward_kl, jsd, reverse_kl
-from opsd.objective.signals import Distill, Reduction, Teacher
 from opsd.objective.support import TopK
 from opsd.objective.targets import Barycenter, Mixture, Purified
 from opsd.objective.weighting import ClipImportance
-from opsd.rollout.author import FunctionAuthor
-from opsd.rollout.librarian import SkillAuthor
-from opsd.rollout.source import OnPolicy
-from opsd.teacher.context import Beside, Demonstration, Feedback, Solution
+from opsd.prompts.contexts import Beside, Demonstration, Feedback, Solution
+from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import EMA, Frozen
-from opsd.trainer import OPSDTrainer
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem, Verdict
 
 FOUR = OnPolicy(group=4)

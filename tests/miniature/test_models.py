@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opsd.data.prompts import prompt_ids
-from opsd.miniature import NAMES, model_path
+from opsd.lm.built_in import NAMES, model_path
 from opsd.miniature.build import save
 from opsd.miniature.measure import HORIZON, accuracy, sample
 from opsd.miniature.pretrain import RECIPES, Texts, pretrain
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.miniature.world import LOW_RESOURCE, problems
-from opsd.teacher.context import Crosslingual, StudentPrompt
+from opsd.prompts.contexts import Crosslingual, StudentPrompt
+from opsd.prompts.prompt import prompt_ids
 from opsd.types import Group
 
 

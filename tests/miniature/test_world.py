@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from opsd.data.languages import language
+from opsd.languages.registry import language
 from opsd.miniature.lexicon import lexicon, sentences
 from opsd.miniature.pretrain import RECIPES, Texts
 from opsd.miniature.stories import SPLITS

@@ -9,14 +9,14 @@ from accelerate import Accelerator
 from tests.peers import GRPOTrainer
 from torch.nn.functional import log_softmax
 
+from opsd.methods.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher, leaves
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
 from opsd.objective.head import Head, View
-from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher, leaves
 from opsd.objective.table import TokenTable
 from opsd.objective.total import Share, tally, total
 from opsd.objective.weighting import ClipImportance, ClipTokens, SkipFirst, SkipMarkup
-from opsd.teacher.context import Solution
+from opsd.prompts.contexts import Solution
 
 HIDDEN, VOCAB, LIMIT = 12, 40, 9
 LENGTHS, GROUPS = [5, 2, 7, 1, 4, 3], [0, 0, 0, 1, 1, 2]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from opsd.pages.visible import visible
 from opsd.report.rollouts import samples
 from opsd.report.runs import load
-from opsd.visible import visible
 
 from .folders import jsonl, rollout, run_folder
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from opsd.journal import Meter
 from opsd.report.runs import load
+from opsd.training.metrics import Meter
 from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict
 
 from .folders import dev_line, jsonl, quickstart_folder, run_folder, train_line

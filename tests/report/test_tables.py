@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from opsd.evaluate.intervals import estimate
+from opsd.grade.intervals import estimate
 from opsd.report import tables
 from opsd.report.runs import load
 

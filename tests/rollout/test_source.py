@@ -11,14 +11,14 @@ from tests.arrange import engine_for, problems, sampler_for
 from tests.conftest import tiny_model
 from torch import nn
 
-from opsd.data.prompts import prompt_ids
-from opsd.objective.signals import Likelihood, leaves
+from opsd.methods.signals import Likelihood, leaves
+from opsd.prompts.contexts import Solution, StudentPrompt
+from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.engine import Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine
-from opsd.rollout.source import FromDataset, KeepCorrect, OnPolicy, Sampler
-from opsd.teacher.context import Solution, StudentPrompt
-from opsd.teacher.lessons import lessons
+from opsd.rollout.sources import FromDataset, KeepCorrect, OnPolicy, Sampler
 from opsd.teacher.weights import EMA, Frozen
+from opsd.training.examples import lessons
 from opsd.types import Finish, Group, Problem, UserError, Verdict
 
 

@@ -19,10 +19,11 @@ from tests.arrange import config, engine_for, problems
 from tests.vllm.test_vllm import PLAIN, SEEDS, WARM, adapted, assert_log_probs, ids_of, stirred
 from transformers import TrainerCallback
 
-from opsd import OPSDTrainer, VLLMServer, checkpoint
-from opsd.model import load_model, load_tokenizer
+from opsd import OPSDTrainer, VLLMServer
+from opsd.lm.loading import load_model, load_tokenizer
 from opsd.rollout.engine import PROBE, EngineDown
-from opsd.rollout.handover import PROBED
+from opsd.rollout.weight_sync import PROBED
+from opsd.runs import checkpoint
 from opsd.types import UserError
 
 pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")

@@ -15,12 +15,12 @@ from tests.arrange import config, engine_for, problems
 from torch import nn
 
 from opsd import VLLM, OPSDTrainer
+from opsd.lm.loading import load_model
 from opsd.methods import Method
-from opsd.model import load_model
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.divergences import jsd
-from opsd.objective.signals import Distill, Teacher
+from opsd.prompts.contexts import Solution
 from opsd.rollout.engine import PROBE, Completion, Sampling
-from opsd.teacher.context import Solution
 from opsd.types import Finish, UserError
 
 pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")

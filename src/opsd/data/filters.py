@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from opsd.data.columns import wide_column
-from opsd.data.languages import language
 from opsd.data.rows import Row
+from opsd.languages.registry import language
 from opsd.types import Problem, UserError
 
 Limit = Annotated[int, Field(gt=0)]

@@ -14,14 +14,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from opsd.data import languages
 from opsd.data.choices import Choices
 from opsd.data.columns import USUAL, problem, translations, wide_column
 from opsd.data.filters import Account, Filters
-from opsd.data.prompts import INSTRUCTED
 from opsd.data.rows import Row, file_rows, hub_rows, is_file, refuse_halves
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
-from opsd.miniature import NAMES
+from opsd.languages import registry as languages
+from opsd.lm.built_in import NAMES
+from opsd.prompts.prompt import INSTRUCTED
 from opsd.types import WHERE, Problem, UserError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -381,3 +381,18 @@ def _streamed(data: Data, account: Account) -> tuple[ProblemStream, list[Problem
     dev = {_place(p): p for p in head if _key(p) in keys}
     account.dev = len(dev)
     return stream.without(lambda p: _key(p) in keys), [dev[place] for place in sorted(dev)]
+
+
+SCANNED = 1000
+"""Rows that lengths and remarks are counted over."""
+
+
+def varied(given: Sequence[Problem], rows: int) -> list[Problem]:
+    """The first problems, of every language one before any has two."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for language in (row.language for row in given[:SCANNED]):
+        turns.append(seen[language])
+        seen[language] += 1
+    order = sorted(range(len(turns)), key=lambda i: (turns[i], i))
+    return [given[i] for i in order[:rows]]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from opsd import recipe as recipes
-from opsd.data import languages
-from opsd.recipe import Published, Recipe
-from opsd.teacher.context import StudentPrompt
+from opsd.languages import registry as languages
+from opsd.prompts.contexts import StudentPrompt
+from opsd.recipe import schema as recipes
+from opsd.recipe.schema import Published, Recipe
 from opsd.types import UserError
 
 

@@ -9,21 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from opsd.evaluate import contamination, suites
+from opsd.console import log
+from opsd.evaluate import contamination
 from opsd.evaluate.asking import Asking, asking, recipes_of, run_folder
 from opsd.evaluate.checkpoints import selections
-from opsd.evaluate.published import reference, together
 from opsd.evaluate.remote import Endpoint
 from opsd.evaluate.run import evaluate
 from opsd.evaluate.samples import base_of, protocol
 from opsd.evaluate.settings import Settings, deviations
 from opsd.evaluate.show import show_published, show_results, show_selection
-from opsd.evaluate.suite_files import Suite
-from opsd.model import adapter_folder, locate
-from opsd.recipe import Recipe
+from opsd.lm.loading import adapter_folder, locate
+from opsd.recipe.schema import Recipe
 from opsd.rollout.endpoint import shown
 from opsd.rollout.engines import VLLM
-from opsd.run import log
+from opsd.suites import loading as suites
+from opsd.suites.files import Suite
+from opsd.suites.published import reference, together
 from opsd.types import Problem, UserError
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from opsd.data.prompts import prompt_ids
+from opsd.console import counting, log
 from opsd.evaluate.remote import Endpoint, Pieces, draw
 from opsd.evaluate.results import results, write
 from opsd.evaluate.samples import (
@@ -28,20 +28,20 @@ from opsd.evaluate.samples import (
     keyed,
     sample_row,
 )
-from opsd.full import writing
-from opsd.model import (
+from opsd.lm.loading import (
     context_length,
-    eos_ids,
     load_model,
     load_tokenizer,
     refuse_other_tokenizer,
     vocabulary,
 )
-from opsd.progress_bar import counting
+from opsd.prompts.boundary import eos_ids
+from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.engine import PROBE, Completion, Engine, prompt_seed
 from opsd.rollout.engines import VLLM
 from opsd.rollout.hf import HFEngine
-from opsd.run import RunFolder, log
+from opsd.runs.disk import writing
+from opsd.runs.folder import RunFolder
 from opsd.types import Problem, UserError
 
 Item = tuple[str, int]

@@ -15,13 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opsd.data.languages import codes, language
-from opsd.inspect.html import render
+from opsd.console import log
 from opsd.inspect.measures import LEVELS, Series, measures, reader_label, series_of
 from opsd.inspect.rows import Traced, load, within
-from opsd.json_files import finite
-from opsd.run import log, write_atomically
-from opsd.visible import HIDDEN, UNSEEN
+from opsd.languages.registry import codes, language
+from opsd.pages.html import render
+from opsd.pages.visible import HIDDEN, UNSEEN
+from opsd.runs.files import write_atomically
+from opsd.runs.json_files import finite
 
 _REPLACEMENT = "\ufffd"
 

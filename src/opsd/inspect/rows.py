@@ -11,8 +11,8 @@ from annotated_types import Len
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from opsd.json_files import as_type, rows
-from opsd.run import distinct_names
+from opsd.runs.files import distinct_names
+from opsd.runs.json_files import as_type, rows
 from opsd.types import UserError
 
 MOST_TOKENS = 50_000

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from opsd.authors.authors import ModelAuthor
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl
-from opsd.objective.signals import Distill, Teacher
 from opsd.objective.support import TopK
-from opsd.rollout.author import ModelAuthor
-from opsd.teacher.context import Critique, Rubric, Solution, StudentPrompt
+from opsd.prompts.contexts import Critique, Rubric, Solution, StudentPrompt
 from opsd.teacher.weights import AnyWeights, Frozen
 
 _RCSD = "Gu et al. 2026, arXiv 2606.19327"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl
-from opsd.objective.signals import Distill, Teacher
-from opsd.teacher.context import Crosslingual, StudentPrompt
+from opsd.prompts.contexts import Crosslingual, StudentPrompt
 
 _THINKS = {"enable_thinking": True}
 _PREFIX = "<think>\n{{ think_prefix }}"

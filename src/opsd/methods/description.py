@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from opsd.methods import FUNCTIONS, Method
-from opsd.objective.signals import Leaf, leaves
+from opsd.methods.signals import Leaf, leaves
 from opsd.parts import flat
 
 _METHOD = TypeAdapter(Method)

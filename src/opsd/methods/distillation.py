@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Distill, Likelihood, Reduction, Teacher
 from opsd.objective.credit import LogRatio, PolicyGradient
 from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl, jsd
-from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Teacher
-from opsd.rollout.source import OnPolicy
-from opsd.teacher.context import Solution, StudentPrompt
+from opsd.prompts.contexts import Solution, StudentPrompt
+from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import Frozen
 
 _PAPER = "Zhao et al. 2026, arXiv 2601.18734"

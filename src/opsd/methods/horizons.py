@@ -8,7 +8,7 @@ from opsd.methods.distillation import opsd
 from opsd.methods.method import Method
 from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl
 from opsd.rollout.horizon import Progressive, Truncated
-from opsd.rollout.source import OnPolicy
+from opsd.rollout.sources import OnPolicy
 
 _PAPER = "Zhang et al. 2026, arXiv 2605.31490"
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from opsd.objective.signals import Leaf, Signal, leaves
+from opsd.authors.authors import AnyAuthor
+from opsd.methods.signals import Leaf, Signal, leaves
 from opsd.parts import changed, part
-from opsd.rollout.author import AnyAuthor
-from opsd.rollout.source import OnPolicy, Source
-from opsd.teacher.context import OwnPrompt, StudentPrompt
+from opsd.prompts.contexts import OwnPrompt, StudentPrompt
+from opsd.rollout.sources import OnPolicy, Source
 
 
 @part

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from opsd.authors.skill_bank import BankUpdate, SkillAuthor
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Reduction, Teacher
 from opsd.objective.credit import Gated, PolicyGradient
-from opsd.objective.signals import Advantage, Reduction, Teacher
 from opsd.objective.targets import Separate
 from opsd.objective.weighting import SkipMarkup
-from opsd.rollout.librarian import BankUpdate, SkillAuthor
-from opsd.teacher.context import Skills, StudentPrompt
+from opsd.prompts.contexts import Skills, StudentPrompt
 from opsd.teacher.weights import Live
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Distill, Reduction, Teacher
 from opsd.objective.credit import PolicyGradient, ReturnToGo
 from opsd.objective.divergences import AnyDivergence, jsd, reverse_kl
-from opsd.objective.signals import Advantage, Distill, Reduction, Teacher
 from opsd.objective.support import TopK
 from opsd.objective.targets import Barycenter, Mixture, Purified
 from opsd.objective.weighting import ClipImportance
-from opsd.rollout.source import OnPolicy
-from opsd.schedule import Linear
-from opsd.teacher.context import (
+from opsd.prompts.contexts import (
     Beside,
     Demonstration,
     OwnPrompt,
@@ -20,6 +18,8 @@ from opsd.teacher.context import (
     Solution,
     StudentPrompt,
 )
+from opsd.rollout.sources import OnPolicy
+from opsd.schedule import Linear
 from opsd.teacher.weights import EMA
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Distill, Reduction, Sum, Teacher
 from opsd.objective.credit import Clipped, GroupNormalised, Shaped
 from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl, jsd
-from opsd.objective.signals import Advantage, Distill, Reduction, Sum, Teacher
 from opsd.objective.support import TopK
 from opsd.objective.weighting import ClipImportance, PassRate
-from opsd.rollout.source import OnPolicy
-from opsd.teacher.context import Feedback, Only, Solution, Witness
+from opsd.prompts.contexts import Feedback, Only, Solution, Witness
+from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import EMA, Live
 
 _BY_ROLLOUT = Reduction(unit="sequence")

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from opsd.miniature import NAMES, model_path
+from opsd.lm.built_in import NAMES, model_path
 from opsd.miniature.measure import measure
 from opsd.miniature.pretrain import RECIPES, Recipe, pretrain
 from opsd.miniature.tokenizer import SPECIAL, build_tokenizer

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from opsd.data.prompts import prompt_ids
-from opsd.data.tokens import completion_text
 from opsd.miniature.world import LANGUAGES, problems
-from opsd.teacher.context import Context, Crosslingual, Solution, StudentPrompt
+from opsd.prompts.contexts import Context, Crosslingual, Solution, StudentPrompt
+from opsd.prompts.prompt import prompt_ids
+from opsd.prompts.tokens import completion_text
 from opsd.types import Group, Problem
 
 HORIZON = {"miniature": 48, "miniature-long": 160}

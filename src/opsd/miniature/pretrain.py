@@ -18,14 +18,13 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from opsd.data.languages import language
-from opsd.data.prompts import prompt_ids
+from opsd.languages.registry import language
 from opsd.miniature.lexicon import long_solution, short_solution
 from opsd.miniature.muon import Muon
 from opsd.miniature.stories import Story, stories
 from opsd.miniature.tokenizer import POSITIONS
 from opsd.miniature.world import LOW_RESOURCE, WORLDS, problem, trace
-from opsd.teacher.context import (
+from opsd.prompts.contexts import (
     Context,
     Critique,
     Crosslingual,
@@ -37,6 +36,7 @@ from opsd.teacher.context import (
     Solution,
     StudentPrompt,
 )
+from opsd.prompts.prompt import prompt_ids
 from opsd.types import Group
 
 Text = tuple[tuple[int, ...], tuple[float, ...]]

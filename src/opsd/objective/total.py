@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from opsd.methods.signals import Leaf, taught
 from opsd.objective.fused import fused_terms
 from opsd.objective.head import Head, View
 from opsd.objective.kernels import KernelName
-from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
 
 

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from opsd.console import log
 from opsd.report import outcomes, tables
 from opsd.report.figures import Panel, save
 from opsd.report.outcomes import Outcome
 from opsd.report.runs import Evidence, load
 from opsd.report.sections import sections
 from opsd.report.tables import Table
-from opsd.run import log, write_atomically
+from opsd.runs.files import write_atomically
 
 FORMS = {".csv": tables.comma_separated, ".md": tables.markdown, ".tex": tables.latex}
 

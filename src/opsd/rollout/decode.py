@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from opsd.rollout.collate import Ids, pad_left
-from opsd.teacher.score import read_on
+from opsd.lm.forward import read_on
+from opsd.lm.layout import Ids, pad_left
 
 
 class Roomy(DynamicLayer):

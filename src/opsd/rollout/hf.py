@@ -15,11 +15,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
+from opsd.lm.sharding import inside
 from opsd.objective.head import Head
 from opsd.rollout.decode import Live, Reader, decode
 from opsd.rollout.engine import Completion, Progress, Sampling, silent
-from opsd.sharding import inside
-from opsd.teacher.score import causal_lm, evaluating, head_of, trunk_of
 from opsd.types import Finish, UserError
 
 

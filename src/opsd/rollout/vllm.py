@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opsd.rollout.collate import Ids
+from opsd.lm.forward import causal_lm
+from opsd.lm.layout import Ids
 from opsd.rollout.engine import Completion, Progress, Sampling, silent
 from opsd.rollout.engines import VLLM
-from opsd.rollout.handover import (
+from opsd.rollout.weight_sync import (
     PROBED,
     adapter_of,
     disagreement,
@@ -25,7 +26,6 @@ from opsd.rollout.handover import (
     save_whole,
     whole_weights,
 )
-from opsd.teacher.score import causal_lm
 from opsd.types import Finish, UserError
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -16,11 +16,12 @@ from typing import Any
 
 from torch import nn
 
-from opsd.rollout.collate import Ids
+from opsd.lm.forward import causal_lm
+from opsd.lm.layout import Ids
 from opsd.rollout.endpoint import shown
 from opsd.rollout.engine import Completion, EngineDown, Progress, Sampling
 from opsd.rollout.engines import VLLMServer
-from opsd.rollout.handover import (
+from opsd.rollout.weight_sync import (
     PROBED,
     adapter_of,
     disagreement,
@@ -29,7 +30,6 @@ from opsd.rollout.handover import (
     save_adapter,
     save_whole,
 )
-from opsd.teacher.score import causal_lm
 from opsd.types import Finish, UserError
 
 _START = (

@@ -1,0 +1,116 @@
+"""Who writes about rollouts: critiques, rubrics, analyses. One batched call per author and step."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from opsd.authors.endpoint import EndpointAuthor
+from opsd.authors.skill_bank import SkillAuthor
+from opsd.authors.writing import Writing
+from opsd.parts import part
+from opsd.prompts.prompt import prompt_ids
+from opsd.rollout.engine import Sampling
+from opsd.rollout.sources import Sampler
+from opsd.teacher.weights import AnyWeights, Frozen
+from opsd.types import Finish, Group, UserError
+
+
+class Stateless:
+    """An author that remembers nothing from step to step."""
+
+    def begin(self) -> Any:
+        """The author at work."""
+        return self
+
+    @property
+    def measured(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to take back."""
+
+
+@part
+class ModelAuthor(Writing, Stateless):
+    """The model itself writes, through the engine; a text that is cut off at `max_tokens` is
+    none."""
+
+    weights: AnyWeights = Frozen()
+    max_tokens: Annotated[int, Field(gt=0)] = 1024
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    type: Literal["model"] = "model"
+
+    def __call__(self, groups: Sequence[Group], sampler: Sampler, step: int) -> list[Group]:
+        rows, places = [], []
+        for number, i in self.asked(groups):
+            problem, shown = groups[number].problem, self.view(groups[number], i)
+            ids = prompt_ids(sampler.tokenizer, shown)
+            if sampler.fits(problem, shown, ids, self.max_tokens):
+                rows.append((problem, ids, i))
+                places.append((number, i))
+        sampling = Sampling(temperature=self.temperature, max_tokens=self.max_tokens)
+        phase = f"author {self.name}"
+        made = sampler.generated(rows, sampling, self.weights, step, phase) if rows else []
+        texts = {
+            place: sampler.text(completion.ids)
+            for place, completion in zip(places, made, strict=True)
+            if completion.finish is Finish.STOP
+        }
+        return self.noted(groups, texts)
+
+
+@part
+class FunctionAuthor(Writing, Stateless):
+    """A Python function of yours writes: `function` is "module:name", called with the problem, the
+    completion, and whether it is right; it returns the text, or None."""
+
+    function: str = ""
+    template: str = ""
+    weights: None = None
+    type: Literal["function"] = "function"
+
+    def begin(self) -> FunctionAuthor:
+        """The author at work. Raises UserError for a function that is not there."""
+        self._written_by()
+        return self
+
+    def __call__(self, groups: Sequence[Group], sampler: Sampler, step: int) -> list[Group]:
+        write = self._written_by()
+        texts = {}
+        for number, i in self.asked(groups):
+            rollout = groups[number].rollouts[i]
+            right = None if rollout.verdict is None else rollout.verdict.correct
+            text = write(groups[number].problem, rollout.text, right)
+            if not isinstance(text, str | None):
+                raise UserError(
+                    f"author '{self.name}': {self.function} gave {type(text).__name__}, not a text"
+                )
+            texts[number, i] = text
+        return self.noted(groups, texts)
+
+    def _written_by(self) -> Callable[..., str | None]:
+        module, _, name = self.function.partition(":")
+        if "" not in sys.path:  # a module beside the recipe, as with `python -m`
+            sys.path.insert(0, "")
+        try:
+            written = getattr(importlib.import_module(module), name)
+            if not callable(written):
+                raise AttributeError("it cannot be called")
+            return written
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UserError(
+                f"author '{self.name}': no function '{self.function}' ({error}); write module:name"
+            ) from error
+
+
+AnyAuthor = Annotated[
+    ModelAuthor | EndpointAuthor | FunctionAuthor | SkillAuthor, Field(discriminator="type")
+]

@@ -1,0 +1,278 @@
+"""What student, teachers and target say, token by token, for a few rollouts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from opsd.lm.forward import score
+from opsd.methods.signals import Advantage, Distill, Leaf, taught, weight
+from opsd.objective.credit import Gated
+from opsd.objective.divergences import ClipSummands, Divergence, reverse_kl
+from opsd.objective.fused import fused_terms
+from opsd.objective.head import Head, View
+from opsd.objective.table import TokenTable
+from opsd.objective.targets import Purified, Separate, Single
+from opsd.prompts.tokens import pieces
+from opsd.training.examples import Lesson
+from opsd.training.learner import Learner, scales_of, table_of
+from opsd.training.metrics import rollout_row
+
+TOP = 8
+_ROWS = 16  # of every reader at once: with a large vocabulary a row is megabytes
+
+_STUDENT, _TARGET = -1, -2
+"""Readers that are no view of a signal; views count from 0."""
+
+
+@torch.no_grad()
+def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, step: int) -> dict:
+    """One rollout as one line of `traces/*.jsonl`: its line in `rollouts/`, the problem's text as
+    `question`, and per token
+
+    - `tokens`: its text, "" for a further token of the same character;
+    - `readers`: for the student, and in every signal for every view and a target that is no view's
+      own, the `TOP` likeliest tokens with their probabilities, the entropy (nats) and the sampled
+      token's log-probability;
+    - `signals`: what each one teaches, see `_taught`; `{"type"}` alone where it teaches nothing.
+    """
+    ids = lesson.rollout.completion_ids
+    with learner.readers.autocast():
+        student_ND, head = score(model, [lesson.prompt_ids], [ids], learner.pad_id, learner.vocab)
+    page = _Page(
+        torch.tensor(ids, device=student_ND.device),
+        View("student", student_ND, head),
+        table_of([lesson], learner.markup, student_ND.device),
+        _Words(tokenizer, ids),
+    )
+    alone = _Reading(page, temperature=learner.temperature)
+    readers = [{"name": "student", **alone.reader(_STUDENT)}]
+    signals = []
+    for i, (_, leaf) in enumerate(learner.signals):
+        readings = lesson.readings[i]
+        if readings is None:
+            signals.append({"type": leaf.type})
+            continue
+        views = learner.views(lesson, i, model)
+        scales = scales_of([readings], student_ND.device)
+        reading = _Reading(page, leaf, views, learner.temperature_of(leaf))
+        for k, read in enumerate(readings):
+            about = {"name": read.view.name, "weights": read.weights.type, "signal": i}
+            readers.append({**about, **reading.reader(k)})
+        if reading.aims:
+            readers.append({"name": "target", "signal": i, **reading.reader(_TARGET)})
+        signals.append(_taught(leaf, reading, replace(page.table, scales=scales)))
+    divergences = [signal["columns"].get("divergence") for signal in signals if "columns" in signal]
+    divergence = next((found for found in reversed(divergences) if found), None)
+    return {
+        **rollout_row(lesson, step, tokenizer, divergence),
+        "question": lesson.problem.text,
+        "tokens": page.words.tokens,
+        "readers": readers,
+        "signals": signals,
+    }
+
+
+def _taught(leaf: Leaf, reading: _Reading, table: TokenTable) -> dict[str, Any]:
+    """A signal on one rollout, per token: the term's `value`, `unclipped` where it is a divergence
+    that a clip may act on, its `weight`, the `loss` after it, whether it is `in_loss`; `columns`,
+    all that the term saw; `pairs` of readers and how far they are apart; for an advantage, that,
+    and the `votes` of gated views."""
+    page, views = reading.page, reading.views
+    values, (columns,) = fused_terms(
+        page.student.hidden_ND,
+        page.student.head,
+        [leaf.term(views, reading.temperature)],
+        page.tokens_N,
+    )
+    seen = replace(table, statistics=columns)
+    row = {
+        "type": leaf.type,
+        "value": values[0].tolist(),
+        "unclipped": columns.get("divergence", values[0]).tolist(),
+        "weight": weight(leaf.weighting, seen, values[0]).tolist(),
+        "loss": leaf.losses(values[0], seen).tolist(),
+        "in_loss": taught(leaf, table.position, table.markup).tolist(),
+        "columns": {name: column.tolist() for name, column in columns.items()},
+        "pairs": reading.pairs(),
+    }
+    if isinstance(leaf, Advantage):
+        row["advantage"] = leaf.credit(seen).tolist()
+        if isinstance(leaf.credit, Gated):
+            row["votes"] = {name: v.tolist() for name, v in leaf.credit.votes(seen).items()}
+    return row
+
+
+class _Said(NamedTuple):
+    """One reader's next-token distributions in short: the likeliest ids and their probabilities
+    [N, TOP], entropies [N] in nats, log-probabilities [N] of the sampled tokens."""
+
+    ids: Tensor
+    chances: Tensor
+    entropy: Tensor
+    logp: Tensor
+
+
+@dataclass
+class _Words:
+    """A completion's tokens as text; `before` are those that have begun a token's character."""
+
+    tokenizer: Any
+    ids: Sequence[int]
+    tokens: list[str] = field(default_factory=list)
+    before: list[Sequence[int]] = field(default_factory=list)
+    known: dict[tuple[int, ...], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for text, count in pieces(
+            partial(self.tokenizer.decode, skip_special_tokens=False), self.ids
+        ):
+            start = len(self.tokens)
+            self.tokens += [text, *[""] * (count - 1)]
+            self.before += [self.ids[start : start + k] for k in range(count)]
+
+    def candidate(self, token: int, position: int) -> str:
+        """A token that could stand at a position: the character that it would complete there, or
+        its name in the vocabulary where it is a part of one."""
+        ids = (*self.before[position], token)
+        if ids not in self.known:
+            text = self.tokenizer.decode(ids)
+            part = f"⟨{self.tokenizer.convert_ids_to_tokens(token)}⟩"
+            self.known[ids] = part if "\ufffd" in text else text
+        return self.known[ids]
+
+
+@dataclass(frozen=True)
+class _Page:
+    """One rollout: its tokens [N], the student's hidden states, the table, the tokens' texts."""
+
+    tokens_N: Tensor
+    student: View
+    table: TokenTable
+    words: _Words
+
+
+class _Reading:
+    """What student, a signal's views and its target say of a page, read a few rows at a time.
+
+    Readers are numbered: views from 0, `_STUDENT`, `_TARGET`. Over the whole vocabulary, whatever
+    the signal's support.
+    """
+
+    def __init__(
+        self,
+        page: _Page,
+        leaf: Leaf | None = None,
+        views: Sequence[View] = (),
+        temperature: float = 1.0,
+    ) -> None:
+        self.page, self.leaf, self.views, self.temperature = page, leaf, views, temperature
+        said: dict[int, list[_Said]] = {}
+        apart: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in self._pairs()}
+        for start in range(0, len(page.tokens_N), _ROWS):
+            rows = slice(start, start + _ROWS)
+            logp = self._rows(rows)
+            for reader, logp_CV in logp.items():
+                said.setdefault(reader, []).append(_said(logp_CV, page.tokens_N[rows]))
+            for one, other in apart:
+                apart[one, other].append(self._divergence(logp[one], logp[other]))
+        self.said = {
+            reader: _Said(*map(torch.cat, zip(*s, strict=True))) for reader, s in said.items()
+        }
+        self.apart = {pair: torch.cat(parts) for pair, parts in apart.items()}
+
+    @property
+    def aims(self) -> bool:
+        """Whether the target is a distribution of its own."""
+        teacher = self.leaf.teacher if self.leaf else None
+        return teacher is not None and not isinstance(teacher.target, Single | Separate)
+
+    def reader(self, number: int) -> dict[str, Any]:
+        """A reader's part of a trace."""
+        said = self.said[number]
+        rows = zip(said.ids.tolist(), said.chances.tolist(), strict=True)
+        return {
+            "top": [
+                [(self.page.words.candidate(i, t), p) for i, p in zip(*row, strict=True)]
+                for t, row in enumerate(rows)
+            ],
+            "entropy": said.entropy.tolist(),
+            "logp": said.logp.tolist(),
+        }
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """How far readers are apart at each token: the `divergence` of the first from the second
+        without any clip, and `log_ratio`, how much likelier the second finds the sampled token."""
+        return [
+            {
+                "from": self._name(one),
+                "to": self._name(other),
+                "part": self._part(one, other),
+                "divergence": values.tolist(),
+                "log_ratio": (self.said[other].logp - self.said[one].logp).tolist(),
+            }
+            for (one, other), values in self.apart.items()
+        ]
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        for k in range(len(self.views)):
+            yield _STUDENT, k
+        if self._purifies:
+            yield 1, 0
+        if self.aims:
+            yield _STUDENT, _TARGET
+
+    @property
+    def _purifies(self) -> bool:
+        teacher = self.leaf.teacher if self.leaf else None
+        return teacher is not None and isinstance(teacher.target, Purified)
+
+    def _part(self, one: int, other: int) -> str:
+        """What a pair is of the teacher's signal: all of it, what the reference alone induces, what
+        the question adds to that (together the whole, log-ratio by log-ratio), or what is left
+        to learn."""
+        if other == _TARGET:
+            return "target"
+        if not self._purifies:
+            return "whole"
+        return {(_STUDENT, 0): "whole", (_STUDENT, 1): "reference", (1, 0): "question"}.get(
+            (one, other), "base"
+        )
+
+    def _name(self, number: int) -> str:
+        return {_STUDENT: "student", _TARGET: "target"}.get(number) or self.views[number].name
+
+    @property
+    def _divergence(self) -> Divergence:
+        """The signal's own without its clip; for an advantage the one whose gradient its log-ratio
+        estimates."""
+        if not isinstance(self.leaf, Distill):
+            return reverse_kl
+        own = self.leaf.divergence
+        return own.divergence if isinstance(own, ClipSummands) else own
+
+    def _rows(self, rows: slice) -> dict[int, Tensor]:
+        """Log-probabilities [C, V] of every reader on some rows."""
+        logits = {
+            number: self._logits(view.head, view.hidden_ND[rows])
+            for number, view in [(_STUDENT, self.page.student), *enumerate(self.views)]
+        }
+        if self.aims:
+            views = [logits[k] for k in range(len(self.views))]
+            logits[_TARGET] = self.leaf.teacher.target(views, logits[_STUDENT]).logits  # pyright: ignore
+        return {number: z.log_softmax(-1) for number, z in logits.items()}
+
+    def _logits(self, head: Head, hidden_CD: Tensor) -> Tensor:
+        return head.logits(hidden_CD) / self.temperature
+
+
+def _said(logp_CV: Tensor, tokens_C: Tensor) -> _Said:
+    best = logp_CV.topk(min(TOP, logp_CV.shape[-1]), dim=-1)
+    entropy = -(logp_CV.exp() * logp_CV).sum(-1)
+    at = logp_CV.gather(-1, tokens_C.unsqueeze(-1)).squeeze(-1)
+    return _Said(best.indices, best.values.exp(), entropy, at)
