@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsd.data.choices import Choices
-from opsd.data.filters import Account
+from opsd.data.filters import DataReport
 from opsd.data.problems import Data, load
 from opsd.prompts.prompt import fill
 from opsd.types import CHOICES, Problem, UserError
@@ -119,7 +119,7 @@ def test_a_row_without_options_or_a_right_one_is_left_out_and_counted(
     good = {"question": "?", "choices": ["x", "y"], "answerKey": "A"}
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in (good, {"question": "!", **row})))
-    account = Account()
+    account = DataReport()
     found, _ = load(Data(source=str(path), choices=KEYED), account)
     assert [p.answer for p in found] == ["A"] and fault in account.lines()[0]
 
@@ -137,7 +137,7 @@ def test_rows_are_kept_by_the_values_of_columns_nested_ones_too(tmp_path: Path):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     filters = {"only": {"type": ["mcq"], "details.level": [3]}}
-    account = Account()
+    account = DataReport()
     found, _ = load(Data(source=str(path), filters=filters), account)
     assert [p.text for p in found] == ["0"]
     assert account.dropped == {"'details.level' is '1'": 1, "'type' is 'open'": 1}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from opsd.data.filters import Account, Filters
+from opsd.data.filters import DataReport, Filters
 from opsd.data.problems import Data, as_problems, load, read
 from opsd.data.stream import ProblemStream
 from opsd.types import UserError
@@ -175,7 +175,7 @@ def test_several_languages_from_one_file_and_from_one_file_each(tmp_path: Path):
 
 
 def test_rows_in_other_languages_are_counted_and_left_out(tmp_path: Path):
-    account = Account()
+    account = DataReport()
     made = read(Data(source=jsonl(tmp_path, LONG), language="yor"), account)
     assert {p.language for p in made} == {"yor"} and len(made) == 4
     assert account.as_dict()["dropped"][0]["reason"] == "in another language"
@@ -197,12 +197,12 @@ def test_every_drop_is_counted_under_its_reason(tmp_path: Path):
         {"problem": "no answer", "solution": "short", "answer": "", "correct": 1},
         {"problem": "incomplete", "solution": "", "answer": "1", "correct": True},
     ]
-    account = Account()
+    account = DataReport()
     filters = Filters(require=("correct",), longest={"prompt": 40}, answered=True, complete=True)
     data = Data(source=jsonl(tmp_path, rows), columns={"solution": "solution"}, filters=filters)
     assert [p.text for p in read(data, account)] == ["kept", "long"]
     filters = filters.model_copy(update={"longest": {"solution": 40}})
-    account = Account()
+    account = DataReport()
     kept, _ = load(data.model_copy(update={"filters": filters}), account)
     assert [p.text for p in kept] == ["kept"]
     assert account.dropped == {

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from opsd.data.columns import problem
-from opsd.data.filters import Account, Filters
+from opsd.data.filters import DataReport, Filters
 from opsd.data.problems import Data, as_problems, load, read
 from opsd.data.stream import ProblemStream
 from opsd.grade import is_correct
@@ -368,7 +368,7 @@ def test_a_mapped_translated_problem_has_its_english_beside_it(tmp_path: Path):
     path = str(write(tmp_path, "jsonl", rows))
     columns = {"prompt": "problem_{language}"}
     data = Data(source=path, language="swa", columns=columns, filters=Filters(complete=True))
-    (one,) = read(data, account := Account())
+    (one,) = read(data, account := DataReport())
     assert (one.text, one.privileged["translation"]) == ("S", "E")
     assert account.dropped == {"no prompt": 1}
     assert "set filters.complete" in message(Data(source=path, language="swa"))
@@ -386,17 +386,17 @@ def test_a_misspelt_file_is_not_looked_for_on_the_hub():
 
 def test_the_account_says_what_became_of_every_row(tmp_path: Path):
     rows = [*many(20), many(20)[3]]
-    path, account = str(write(tmp_path, "jsonl", rows)), Account()
+    path, account = str(write(tmp_path, "jsonl", rows)), DataReport()
     train, dev = load(Data(source=path, dev=15, limit=4), account)
     told = account.as_dict()
     assert (told["rows"], told["dev"], told["kept"]) == (21, 15, {"eng": 4})
     dropped = {drop["reason"]: drop["count"] for drop in told["dropped"]}
     assert dropped.get("the same as a dev problem", 0) + dropped["beyond data.limit"] == 2
     assert len(train) + len(dev) + sum(dropped.values()) == 21
-    load(Data(source=str(write(tmp_path, "json", rows)), dev=15), again := Account())
-    load(Data(source=path, dev=15), whole := Account())
+    load(Data(source=str(write(tmp_path, "json", rows)), dev=15), again := DataReport())
+    load(Data(source=path, dev=15), whole := DataReport())
     assert again.digest == whole.digest != account.digest
-    load(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=15), turned := Account())
+    load(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=15), turned := DataReport())
     assert turned.digest != whole.digest
 
 
@@ -489,7 +489,7 @@ def test_rows_in_other_languages_are_counted(tmp_path):
     file = tmp_path / "rows.jsonl"
     tongues = ("swa", "xx-none", "yor", "Swahili")
     file.write_text("".join(json.dumps({"problem": t, "language": t}) + "\n" for t in tongues))
-    account = Account()
+    account = DataReport()
     loaded = read(Data(source=str(file), language="swa"), account)
     assert [p.text for p in loaded] == ["swa", "Swahili"]
     assert account.dropped == {"in another language": 1, "in 'xx-none', an unknown language": 1}

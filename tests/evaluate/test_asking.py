@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from opsd.evaluate.prompt_protocol import prompt_protocol
 
-from opsd.evaluate.asking import asking
 from opsd.evaluate.command import _output
 from opsd.languages import registry as languages
 from opsd.types import UserError
@@ -32,14 +32,14 @@ def run_folder(path: Path, **student: object) -> str:
 
 def test_models_outside_runs_are_asked_plainly(tmp_path: Path):
     for thinking in (None, False, True):
-        asked = asking(["miniature", str(tmp_path)], None, False, thinking)
+        asked = prompt_protocol(["miniature", str(tmp_path)], None, False, thinking)
         assert asked.prompt.template_options == {"enable_thinking": thinking is True}
         assert (asked.after_think, asked.published) == (False, ())
 
 
 def test_all_models_are_asked_as_the_trained_one(tmp_path: Path):
     model = run_folder(tmp_path / "run", prefill="<think>\n", template_options={"a": 1})
-    asked = asking(["miniature", model], None, False, None)
+    asked = prompt_protocol(["miniature", model], None, False, None)
     assert (asked.prompt.prefill, asked.prompt.template_options) == ("<think>\n", {"a": 1})
     assert asked.after_think and [p.where for p in asked.published] == ["run"]
     assert asked.said.endswith(f"prompt of {tmp_path / 'run' / 'recipe.yaml'}")
@@ -49,21 +49,26 @@ def test_runs_that_asked_differently_need_a_choice(tmp_path: Path):
     one = run_folder(tmp_path / "one")
     same = run_folder(tmp_path / "same")
     other = run_folder(tmp_path / "other", prefill="Well,")
-    assert [p.where for p in asking([one, same], None, False, None).published] == ["one", "same"]
+    assert [p.where for p in prompt_protocol([one, same], None, False, None).published] == [
+        "one",
+        "same",
+    ]
     with pytest.raises(UserError, match=r"one.recipe\.yaml and .*other.* --recipe, or --plain"):
-        asking([one, other], None, False, None)
-    chosen = asking([one, other], str(tmp_path / "other" / "recipe.yaml"), False, None)
+        prompt_protocol([one, other], None, False, None)
+    chosen = prompt_protocol([one, other], str(tmp_path / "other" / "recipe.yaml"), False, None)
     assert chosen.prompt.prefill == "Well," and [p.where for p in chosen.published] == ["other"]
-    assert asking([one, other], None, True, None).prompt.template_options == PLAIN
+    assert prompt_protocol([one, other], None, True, None).prompt.template_options == PLAIN
 
 
 def test_options_that_contradict_are_refused(tmp_path: Path):
     model = run_folder(tmp_path / "run")
     with pytest.raises(UserError, match="add --plain, or leave it out"):
-        asking([model], None, False, True)
+        prompt_protocol([model], None, False, True)
     with pytest.raises(UserError, match="leave one out"):
-        asking([model], "opsd", True, None)
-    assert asking([model], None, True, True).prompt.template_options == {"enable_thinking": True}
+        prompt_protocol([model], "opsd", True, None)
+    assert prompt_protocol([model], None, True, True).prompt.template_options == {
+        "enable_thinking": True
+    }
 
 
 def test_results_go_into_the_run_that_the_models_lie_in(tmp_path: Path):
@@ -79,9 +84,9 @@ def test_columns_are_taken_over_where_all_runs_agree(tmp_path: Path):
         recipe = yaml.safe_load(file.read_text())
         recipe["data"]["columns"] = {"prompt": column, "solution": "suluhisho"}
         file.write_text(yaml.safe_dump(recipe))
-    assert asking([one], None, False, None).columns == {"prompt": "swali"}
-    assert asking([one, other], None, False, None).columns == {}
-    assert asking([one, other], None, True, None).languages == ("swa",)
+    assert prompt_protocol([one], None, False, None).columns == {"prompt": "swali"}
+    assert prompt_protocol([one, other], None, False, None).columns == {}
+    assert prompt_protocol([one, other], None, True, None).languages == ("swa",)
 
 
 def test_two_language_files_for_one_code_are_not_mixed(tmp_path: Path, monkeypatch):
@@ -95,6 +100,6 @@ def test_two_language_files_for_one_code_are_not_mixed(tmp_path: Path, monkeypat
         folder = tmp_path / name / "languages"
         folder.mkdir()
         (folder / "qab.yaml").write_text(yaml.safe_dump(text))
-    assert asking(models[:1], None, False, None).languages == ("qab", "swa")
+    assert prompt_protocol(models[:1], None, False, None).languages == ("qab", "swa")
     with pytest.raises(UserError, match="says something else of 'qab'"):
-        asking(models, None, False, None)
+        prompt_protocol(models, None, False, None)

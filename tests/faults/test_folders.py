@@ -336,11 +336,11 @@ def test_what_was_saved_after_the_step_that_a_run_goes_on_from_does_not_count(
 
 def own_trainer(folder: Path, model: Path, **settings: Any) -> Any:
     from opsd.data import problems
-    from opsd.data.filters import Account
+    from opsd.data.filters import DataReport
     from opsd.recipe.train import make_trainer
 
     own = recipe(model, **settings)
-    return make_trainer(own, folder, *problems.load(own.data, Account()))
+    return make_trainer(own, folder, *problems.load(own.data, DataReport()))
 
 
 def test_the_best_of_steps_that_were_scored_and_not_saved_is_no_checkpoint(tmp_path, tiny_folder):

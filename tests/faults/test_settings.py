@@ -13,7 +13,7 @@ from opsd import methods
 from opsd.recipe import schema as recipes
 from opsd.recipe.files import shipped
 from opsd.recipe.train import train
-from opsd.training.checks import traps
+from opsd.training.checks import config_warnings
 from opsd.training.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig, without_effect
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
@@ -136,7 +136,7 @@ def test_what_does_nothing_is_said(tmp_path):
     assert without_effect(OPSDConfig(output_dir=str(tmp_path), eval_strategy="steps")) == []
     args = config(tmp_path, **given)
     trainer = OPSDTrainer("miniature", methods.opsd(), args, problems(4))
-    assert set(lines) <= set(traps(trainer))
+    assert set(lines) <= set(config_warnings(trainer))
 
 
 def test_every_setting_that_is_judged_is_one_of_the_trainers():
@@ -158,4 +158,4 @@ def test_an_option_that_the_chat_template_does_not_know_is_said(tmp_path):
     )
     trainer = OPSDTrainer("miniature", method, config(tmp_path), problems(4))
     told = "method.student.template_options: this chat template does not know 'enable_thoughts'"
-    assert any(line.startswith(told) for line in traps(trainer))
+    assert any(line.startswith(told) for line in config_warnings(trainer))

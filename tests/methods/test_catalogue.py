@@ -113,7 +113,7 @@ def test_what_the_catalogue_has_is_credited_to_the_paper_alone():
         ),
         ({"signal": {"weighting": [{"type": "pass_rate"}]}}, "signal.weighting"),
         ({"signal": {"reduction": {"unit": "group"}}}, "signal.reduction.unit: token -> group"),
-        ({"divergence": "reverse_kl"}, "signal.divergence.type: clip_summands -> reverse_kl"),
+        ({"divergence": "reverse_kl"}, "signal.divergence.type: pointwise_clip -> reverse_kl"),
         ({"student": {"prefill": "Hm"}}, "student.prefill: '' -> Hm"),
     ],
 )

@@ -18,7 +18,7 @@ def test_it_refers_to_the_methods_student(name, view):
     made = method(given)
     (leaf,) = (x for _, x in made.signals if x.type == "distill")
     context = leaf.teacher.context
-    context = context.contexts[view] if context.type == "beside" else context
+    context = context.contexts[view] if context.type == "multi_view" else context
     problem = problems(1)[0]
     (read,) = context(Group(problem, ()), 0)
     own = made.student.view(problem)

@@ -16,7 +16,7 @@ from opsd.objective.credit import (
     Shaped,
 )
 from opsd.objective.table import TokenTable, of_view
-from opsd.objective.terms import SampledTerm
+from opsd.objective.terms import ChunkLogProb
 
 
 def table_of(rewards, groups, lengths, logp_sampler=None, markup=None, **statistics) -> TokenTable:
@@ -66,7 +66,7 @@ def test_log_ratio_points_down_the_reverse_kl():
     p = student.detach().softmax(-1)
     expected = torch.zeros(1, 9, dtype=torch.float64)
     for token in range(9):
-        row = SampledTerm()(student.detach().clone(), [], torch.tensor([token]))
+        row = ChunkLogProb()(student.detach().clone(), [], torch.tensor([token]))
         advantage = target[0, token] - row.value
         expected += p[0, token] * PolicyGradient()(row.gradient, torch.zeros(()), advantage)
     torch.testing.assert_close(expected, student.grad)

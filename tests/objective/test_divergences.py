@@ -13,9 +13,9 @@ from tests.peers import GKDTrainer, compute_divergence
 from torch.nn.functional import log_softmax
 
 from opsd.objective.divergences import (
-    clip_summands,
     forward_kl,
     jsd,
+    pointwise_clip,
     reverse_kl,
     rows_from_logits,
 )
@@ -26,7 +26,7 @@ PLAIN = {
     **{f"jsd({b})": (jsd(b), Oracle("jsd", b)) for b in (0.1, 0.5, 0.9)},
 }
 CLIPPED = {
-    f"clip({name}, {cap})": (clip_summands(ours, cap), Oracle(true.kind, true.beta, cap))
+    f"clip({name}, {cap})": (pointwise_clip(ours, cap), Oracle(true.kind, true.beta, cap))
     for name, (ours, true) in PLAIN.items()
     for cap in (1e-3, 0.05)
 }
@@ -247,10 +247,10 @@ def test_clip_never_raises_and_is_idle_above_every_summand(seed, scale, distance
     student, target = logits(scale, distance, rows=8, vocab=64, seed=seed)
     for name, (ours, _) in PLAIN.items():
         plain = outcome(ours, student, target)
-        idle = outcome(clip_summands(ours, 1e4), student, target)
+        idle = outcome(pointwise_clip(ours, 1e4), student, target)
         assert torch.equal(idle.value, plain.value), name
         assert torch.equal(idle.gradient, plain.gradient) and not idle.clipped.any(), name
-        capped = outcome(clip_summands(ours, 0.01), student, target)
+        capped = outcome(pointwise_clip(ours, 0.01), student, target)
         assert (capped.value <= plain.value + 1e-6).all(), name
         assert torch.equal(capped.unclipped, plain.value), name
 
@@ -272,7 +272,7 @@ def test_statistics_of_rows():
 def test_formulas_are_printed():
     assert forward_kl.formula.startswith("KL(target || student)")
     assert "0.3 KL(target || m) + (1-0.3)" in jsd(0.3).formula
-    assert clip_summands(reverse_kl, 0.05).formula.endswith("every summand capped at 0.05")
+    assert pointwise_clip(reverse_kl, 0.05).formula.endswith("every summand capped at 0.05")
     for beta in (0.0, 1.0):
         with pytest.raises(ValueError):
             jsd(beta)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from opsd.objective.fused import chunk_rows_for, fused_terms, head_products
 from opsd.objective.head import Head, View
-from opsd.objective.terms import DivergenceTerm, SampledTerm
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from opsd.objective.terms import DivergenceTerm, SampledTerm
 def test_products_with_the_head(trained, planned, distill, likelihood):
     case = Case(rows=32, vocab=512, hidden=64, trained=trained)
     view = View("teacher", case.teacher, case.head)
-    for term, expected in ((DivergenceTerm((view,)), distill), (SampledTerm(), likelihood)):
+    for term, expected in ((ChunkDivergence((view,)), distill), (ChunkLogProb(), likelihood)):
         counter = FlopCounterMode(display=False)
         plan = [case.weights] if planned else None
         with counter:
@@ -67,10 +67,10 @@ def test_chunks_follow_the_budget():
     case = Case()
     view = View("teacher", case.teacher, case.head)
     small = Head(torch.empty(151_936, 1, device="meta"))
-    assert chunk_rows_for(small, [DivergenceTerm((view,))], "cpu") == 27
-    assert chunk_rows_for(small, [DivergenceTerm((view,))], "cuda") == 441
+    assert chunk_rows_for(small, [ChunkDivergence((view,))], "cpu") == 27
+    assert chunk_rows_for(small, [ChunkDivergence((view,))], "cuda") == 441
     half = Head(torch.empty(151_936, 1, device="meta", dtype=torch.bfloat16))
-    assert chunk_rows_for(half, [DivergenceTerm((view,))], "cpu") == 18
+    assert chunk_rows_for(half, [ChunkDivergence((view,))], "cpu") == 18
     huge = Head(torch.empty(10**6, 1, device="meta"))
-    assert chunk_rows_for(huge, [DivergenceTerm((view,))], "cpu") == 16
-    assert chunk_rows_for(case.head, [SampledTerm()], "cpu") > 1000
+    assert chunk_rows_for(huge, [ChunkDivergence((view,))], "cpu") == 16
+    assert chunk_rows_for(case.head, [ChunkLogProb()], "cpu") > 1000

@@ -11,13 +11,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from tests.objective.test_fused import Case
 
-from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
+from opsd.objective.divergences import forward_kl, jsd, pointwise_clip, reverse_kl
 from opsd.objective.fused import chunk_rows_for, fused_divergence, fused_terms
 from opsd.objective.head import Head, View
 from opsd.objective.shards import Shard
 from opsd.objective.support import TopK
 from opsd.objective.targets import Mixture
-from opsd.objective.terms import DivergenceTerm, SampledTerm
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 from opsd.types import UserError
 
 EVERY = {
@@ -25,7 +25,7 @@ EVERY = {
     "reverse_kl": reverse_kl,
     "jsd(0.3)": jsd(0.3),
     "jsd(0.8)": jsd(0.8),
-    **{f"clip {d.type}": clip_summands(d, 0.01) for d in (forward_kl, reverse_kl, jsd(0.5))},
+    **{f"clip {d.type}": pointwise_clip(d, 0.01) for d in (forward_kl, reverse_kl, jsd(0.5))},
 }
 HEADS = {
     "frozen": {},
@@ -58,7 +58,7 @@ def shard_of(head: Head, rank: int, world: int) -> Head:
 def outcome(case: Case, head: Head, divergence) -> dict[str, torch.Tensor]:
     """Values, statistics and gradients on one rank."""
     view = View("teacher", case.teacher, head)
-    term = DivergenceTerm((view,), divergence, temperature=1.1)
+    term = ChunkDivergence((view,), divergence, temperature=1.1)
     (values,), (columns,) = fused_terms(case.student, head, [term], case.tokens, chunk_rows=5)
     (values * case.weights).sum().backward()
     result = {"values": values.detach(), **columns, "student": case.student.grad}
@@ -81,10 +81,10 @@ def every(rank: int, world: int) -> dict:
 def refusals(head: Head, case: Case) -> list[str]:
     view, whole = View("teacher", case.teacher, head), View("teacher", case.teacher, case.head)
     terms = [
-        DivergenceTerm((view,), support=TopK(5)),
-        DivergenceTerm((view, view), target=Mixture((0.5, 0.3))),
-        DivergenceTerm((whole,)),
-        SampledTerm(),
+        ChunkDivergence((view,), support=TopK(5)),
+        ChunkDivergence((view, view), target=Mixture((0.5, 0.3))),
+        ChunkDivergence((whole,)),
+        ChunkLogProb(),
     ]
     told = []
     for i, term in enumerate(terms):
@@ -112,7 +112,7 @@ def work(rank: int, world: int, port: int, folder: str) -> None:
     made = {
         "every": every(rank, world),
         "by group": (values.detach(), case.student.grad),
-        "chunk": chunk_rows_for(shard, [DivergenceTerm((view,))], "cuda"),
+        "chunk": chunk_rows_for(shard, [ChunkDivergence((view,))], "cuda"),
         "refused": refusals(shard, case),
     }
     try:

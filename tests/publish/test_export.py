@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from opsd.evaluate.prompt_protocol import prompt_protocol
 from peft import (
     AdaLoraConfig,
     AutoPeftModelForCausalLM,
@@ -25,7 +26,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opsd import methods
-from opsd.evaluate.asking import asking
 from opsd.lm.loading import load_model, load_tokenizer, with_adapter
 from opsd.publish.export import export
 from opsd.recipe.schema import parse
@@ -258,7 +258,7 @@ def test_a_run_is_exported_with_its_card(run, tmp_path, part):
     text = (whole / "README.md").read_text()
     assert "method copsd" in text and "arxiv.org/abs/2605.09548" in text and "# m\n" in text
     # It goes on being asked as it was in training, wherever it is.
-    asked = asking([str(whole)], None, False, None)
+    asked = prompt_protocol([str(whole)], None, False, None)
     assert asked.prompt == methods.copsd().student and asked.languages == ("swa",)
     assert str(tmp_path) not in (whole / "recipe.yaml").read_text()
     again = export(whole, tmp_path / "again")

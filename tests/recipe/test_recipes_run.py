@@ -18,7 +18,7 @@ from opsd.recipe.files import shipped
 from opsd.recipe.schema import Recipe, load, parse
 from opsd.recipe.train import train
 from opsd.runs.files import read_jsonl
-from opsd.training.checks import compares_rewards, learns_from_rewards, traps
+from opsd.training.checks import compares_rewards, config_warnings, learns_from_rewards
 
 LANGUAGES = {"hau": "Hausa", "swa": "Swahili", "yor": "Yoruba", "zul": "Zulu"}
 
@@ -171,7 +171,7 @@ def test_a_shipped_recipe_takes_two_steps(
     assert (rows[0]["grad_norm"] > 0) != idle
     spoken = {problem.language for problem in trainer.train_dataset}
     assert spoken == (set(recipe.data.asked) or {"eng"})
-    lines = traps(trainer)
+    lines = config_warnings(trainer)
     marks = TOLD.get(name, set()) | (
         {"problem(s) x 8"} if compares_rewards(recipe.method) else set()
     )

@@ -15,7 +15,7 @@ from opsd import methods
 from opsd.data.problems import Data
 from opsd.languages.registry import language
 from opsd.methods.signals import leaves
-from opsd.objective.divergences import ClipSummands, jsd, reverse_kl
+from opsd.objective.divergences import PointwiseClip, jsd, reverse_kl
 from opsd.prompts.contexts import StudentPrompt
 from opsd.recipe import schema as recipe
 from opsd.recipe.files import shipped
@@ -219,7 +219,7 @@ def test_parts_are_changed_key_by_key_and_replaced_where_the_type_changes():
     assert made.signal.teacher.context == signal.teacher.context
     assert made.signal.divergence == signal.divergence
     clip = recipe.method({"name": "opsd", "signal": {"divergence": {"cap": 0.1}}})
-    assert clip.signal.divergence == ClipSummands(signal.divergence.divergence, 0.1)
+    assert clip.signal.divergence == PointwiseClip(signal.divergence.divergence, 0.1)
     other = recipe.method({"name": "opsd", "signal": {"type": "likelihood"}})
     assert [leaf.type for _, leaf in leaves(other.signal)] == ["likelihood"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opsd.report.runs import load
-from opsd.training.metrics import Meter
+from opsd.training.metrics import Metrics
 from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict
 
 from .folders import dev_line, jsonl, quickstart_folder, run_folder, train_line
@@ -193,13 +193,13 @@ def test_what_counts_no_languages_is_passed_over(tmp_path: Path, kept: object):
 
 def test_names_of_metrics_are_the_ones_that_training_writes():
     """The report reads these names from metrics.jsonl; the meter is who chooses them."""
-    meter = Meter()
+    metrics = Metrics()
     verdict = Verdict(1.0, True, True)
     rollout = Rollout((1,), (2, 3), "x", Finish.STOP, verdict=verdict)
-    meter.rollouts([Group(Problem("p"), (rollout,))])
-    with meter.timed("rollout"):
+    metrics.rollouts([Group(Problem("p"), (rollout,))])
+    with metrics.timed("rollout"):
         pass
-    written = set(meter.merged(lambda parts: parts))
+    written = set(metrics.merged(lambda parts: parts))
     assert written <= set(train_line(1)) and "completions/clipped_ratio" in written
 
 

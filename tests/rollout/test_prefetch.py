@@ -24,7 +24,7 @@ STEPS = 5
 class Apart(HFEngine):
     """The same engine on a copy of the model, whose weights change when they are handed over."""
 
-    elsewhere = True
+    is_remote = True
 
     def __init__(self, model: Any, **settings: Any) -> None:
         super().__init__(copy.deepcopy(model), **settings)
@@ -55,7 +55,7 @@ def start(tiny_folder, tokenizer):
     def run(folder: Path, *, method: Any = None, **changes: Any) -> OPSDTrainer:
         model = load_model(str(tiny_folder))
         own = {"eos_ids": [tokenizer.eos_token_id], "pad_id": 0, "vocab": len(tokenizer)}
-        how = {"max_steps": STEPS, "rollouts_ahead": True, "logging_steps": 1, **changes}
+        how = {"max_steps": STEPS, "async_rollouts": True, "logging_steps": 1, **changes}
         return OPSDTrainer(
             model,
             method or methods.opsd(),
@@ -74,7 +74,7 @@ def written(folder: Path) -> list[tuple[int, str, list[int]]]:
 
 
 def test_rollouts_are_one_step_old_and_of_the_same_problems(tmp_path, start):
-    plain, ahead = (start(tmp_path / str(yes), rollouts_ahead=yes) for yes in (False, True))
+    plain, ahead = (start(tmp_path / str(yes), async_rollouts=yes) for yes in (False, True))
     plain.train()
     ahead.train()
     # Two steps an epoch: what an epoch begins with is written when it begins.
@@ -107,5 +107,5 @@ def test_what_cannot_be_written_ahead_is_refused(tmp_path, start, tiny_folder):
         start(tmp_path, method=methods.grpo(group=2, reuse=2))
     with pytest.raises(UserError, match="needs an engine that runs elsewhere"):
         OPSDTrainer(
-            str(tiny_folder), methods.opsd(), config(tmp_path, rollouts_ahead=True), problems(8)
+            str(tiny_folder), methods.opsd(), config(tmp_path, async_rollouts=True), problems(8)
         )

@@ -18,7 +18,7 @@ from opsd.rollout.engine import Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.sources import FromDataset, KeepCorrect, OnPolicy, Sampler
 from opsd.teacher.weights import EMA, Frozen
-from opsd.training.examples import lessons
+from opsd.training.examples import training_examples
 from opsd.types import Finish, Group, Problem, UserError, Verdict
 
 
@@ -187,13 +187,13 @@ def test_retried_rollouts_keep_the_hint_and_are_learned_without_it(engine, token
     assert asked[1] == [rows[1].id, rows[3].id]
     assert engine.calls[1][2] == [prompt_seed(0, 3, i, 0, "retry") for i in asked[1]]
     assert [g.problem for g in groups] == rows
-    made = lessons(groups, leaves(Likelihood()), sampler)
+    made = training_examples(groups, leaves(Likelihood()), sampler)
     assert len(made) == 4
-    for lesson in made:
-        hint = lesson.problem.id in failing
-        read = ids_of(tokenizer, lesson.problem, Solution() if hint else StudentPrompt())
-        assert lesson.rollout.prompt_ids == read
-        assert lesson.prompt_ids == ids_of(tokenizer, lesson.problem, StudentPrompt())
+    for example in made:
+        hint = example.problem.id in failing
+        read = ids_of(tokenizer, example.problem, Solution() if hint else StudentPrompt())
+        assert example.rollout.prompt_ids == read
+        assert example.prompt_ids == ids_of(tokenizer, example.problem, StudentPrompt())
 
 
 def test_problems_that_fail_twice_in_one_step_are_retried_apart(engine, tokenizer):
@@ -269,5 +269,5 @@ def test_a_students_prompt_longer_than_the_samplers_is_not_learned_on(engine, to
     sampler = limited(engine, tokenizer, student=long, too_long="skip")
     groups = OnPolicy(view=StudentPrompt())(problems(1), sampler, 0)
     assert len(groups[0].rollouts) == 1
-    assert lessons(groups, leaves(Likelihood()), sampler) == []
+    assert training_examples(groups, leaves(Likelihood()), sampler) == []
     assert sampler.skipped == 1

@@ -19,7 +19,7 @@ from opsd.lm.forward import head_of, hidden_rows
 from opsd.lm.layout import pad_right
 from opsd.lm.loading import load_model
 from opsd.lm.parameters import fingerprint, trainable
-from opsd.teacher.copies import Other, Shadow, Stateless, keep
+from opsd.teacher.copies import Other, ParameterCopy, Stateless, keep
 from opsd.teacher.weights import EMA, External, Frozen, Live, Snapshot
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
@@ -74,7 +74,7 @@ def test_a_frozen_teacher_reads_as_the_start_after_the_student_moved(make):
 
 def test_under_lora_a_frozen_teacher_needs_no_copy_and_whole_training_one():
     assert kept(Frozen(), adapted()) == Stateless(adapter_off=True)
-    assert isinstance(kept(Frozen(), tiny_model(900)), Shadow)
+    assert isinstance(kept(Frozen(), tiny_model(900)), ParameterCopy)
 
 
 @pytest.mark.parametrize("init", [False, "pissa"])
@@ -84,7 +84,7 @@ def test_an_adapter_that_does_not_start_as_the_base_is_copied(init: Any):
     model = adapted(init_lora_weights=init)
     start = readings(model)
     keeper = kept(Frozen(), model)
-    assert isinstance(keeper, Shadow)
+    assert isinstance(keeper, ParameterCopy)
     moved(model)
     with keeper.use(model) as reader:
         torch.testing.assert_close(readings(reader), start, atol=1e-6, rtol=0)
@@ -169,7 +169,7 @@ def test_an_average_is_the_formula_in_float32(dtype: torch.dtype):
 def test_a_small_change_is_not_lost_in_an_average_of_bfloat16_weights():
     model = nn.Linear(4, 4).to(torch.bfloat16)
     nn.init.ones_(model.weight)
-    keeper = Shadow.of(model, EMA(decay=0.999))
+    keeper = ParameterCopy.of(model, EMA(decay=0.999))
     nn.init.constant_(model.weight, 1.5)
     for step in range(100):
         keeper.update(model, step)

@@ -15,7 +15,7 @@ from opsd.lm.forward import causal_lm
 from opsd.methods.signals import Sum
 from opsd.objective.divergences import reverse_kl
 from opsd.rollout.sources import OnPolicy
-from opsd.teacher.scorer import Plan, Readers, together
+from opsd.teacher.scorer import Plan, TeacherScorer, together
 from opsd.teacher.weights import EMA, Frozen, Live
 
 ROWS = [replace(p, prompt=p.text * (1 + i % 3), id="") for i, p in enumerate(problems(8))]
@@ -27,9 +27,9 @@ OWN = methods.grpo(beta=0.1, group=2, reuse=2)
 def read(monkeypatch) -> list[list[tuple[int, int]]]:
     """Shapes of what teachers' trunks are given, a list per pass."""
     passes: list[list[tuple[int, int]]] = []
-    original = Readers.read
+    original = TeacherScorer.read
 
-    def counted(self: Readers, plan: Plan, model: Any) -> Any:
+    def counted(self: TeacherScorer, plan: Plan, model: Any) -> Any:
         passes.append([])
         note = causal_lm(model).model.register_forward_pre_hook(
             lambda trunk, args, kwargs: passes[-1].append(tuple(kwargs["input_ids"].shape)),
@@ -40,7 +40,7 @@ def read(monkeypatch) -> list[list[tuple[int, int]]]:
         finally:
             note.remove()
 
-    monkeypatch.setattr(Readers, "read", counted)
+    monkeypatch.setattr(TeacherScorer, "read", counted)
     return passes
 
 

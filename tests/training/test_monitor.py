@@ -25,15 +25,24 @@ from opsd.methods import Method
 from opsd.methods.signals import Advantage, Distill, Reduction, Sum, Teacher
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.divergences import forward_kl
-from opsd.objective.weighting import ClipImportance, SkipFirst
+from opsd.objective.weighting import ImportanceWeight, SkipFirst
 from opsd.prompts.contexts import Solution, StudentPrompt
 from opsd.rollout.engine import Completion
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.sources import OnPolicy
 from opsd.runs.files import read_jsonl
 from opsd.teacher.weights import EMA, External, Live, Snapshot
-from opsd.training.checks import refuse_strangers, traps
-from opsd.training.monitor import ERRORS, FLOOR, Watch, clip_turns, cut_short, diagnosis, fall, idle
+from opsd.training.checks import config_warnings, refuse_strangers
+from opsd.training.monitor import (
+    ERRORS,
+    FLOOR,
+    CollapseMonitor,
+    clip_turns,
+    cut_short,
+    diagnosis,
+    fall,
+    idle,
+)
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
@@ -285,7 +294,7 @@ def test_nobody_watches_where_that_is_not_asked_for(tmp_path, tiny_folder):
         trainer = OPSDTrainer(
             str(tiny_folder), methods.sft(), args, problems(8), eval_dataset=problems(8)
         )
-        watch = Watch(trainer)
+        watch = CollapseMonitor(trainer)
         assert (watch.found(rows) is not None) == found
         assert watch.ended(rows) == (choice == "stop")
 
@@ -327,7 +336,7 @@ def told(tmp_path: Path, model: Path, method: Any, train_set: Any = None, **chan
         args=config(tmp_path, **changes),
         train_dataset=problems(8) if train_set is None else train_set,
     )
-    lines = traps(trainer)
+    lines = config_warnings(trainer)
     assert all("\n" not in line for line in lines) and len(set(lines)) == len(lines)
     return "\n".join(lines)
 
@@ -394,7 +403,7 @@ def test_cut_sampling_is_a_trap_for_losses_on_sampled_tokens(tmp_path, tiny_fold
 
 
 def test_importance_weights_are_ratios_too(tmp_path, tiny_folder):
-    method = with_teacher(weighting=(ClipImportance(),))
+    method = with_teacher(weighting=(ImportanceWeight(),))
     assert "top_p cut" in told(tmp_path, tiny_folder, method, top_p=0.9)
     assert told(tmp_path, tiny_folder, method) == ""
 
@@ -425,7 +434,7 @@ def test_a_run_without_dev_problems_is_told_that_nobody_watches(tmp_path, tiny_f
         train_dataset=problems(8),
         eval_dataset=problems(2, "yor"),
     )
-    assert traps(watched) == []
+    assert config_warnings(watched) == []
 
 
 def test_a_teacher_that_reads_what_the_student_reads(tmp_path, tiny_folder):
@@ -466,7 +475,7 @@ def test_what_is_told_is_printed_once_when_training_begins(tmp_path, tiny_folder
 
 def test_a_watch_has_no_state(tmp_path, tiny_folder):
     trainer = OPSDTrainer(str(tiny_folder), methods.copsd(), config(tmp_path), problems(8))
-    assert vars(Watch(trainer)) == {"trainer": trainer}
+    assert vars(CollapseMonitor(trainer)) == {"trainer": trainer}
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
@@ -514,7 +523,7 @@ MEASURED = curves([0.056, 0.024, 0.018, 0.010, 0.002], [0.121, 0.139, 0.151, 0.1
 def test_a_loss_that_falls_while_the_divergence_rises_is_told_at_once():
     told = clip_turns(MEASURED)
     assert told and "from step 1 to 5 the divergence from the teacher rose from 0.1210 to" in told
-    assert "from 0.0560 to 0.0020" in told and "clip_summands" in told and "clip_tokens" in told
+    assert "from 0.0560 to 0.0020" in told and "pointwise_clip" in told and "clip_tokens" in told
     assert clip_turns(MEASURED[:4]) is None
     more = [*MEASURED, {"step": 6, "loss": 0.001, "divergence": 0.18}]
     assert clip_turns(more) is None  # it has been said

@@ -15,9 +15,9 @@ from opsd import methods
 from opsd.methods.method import Method
 from opsd.methods.signals import Advantage, Teacher
 from opsd.objective.credit import Gated, PolicyGradient
-from opsd.objective.targets import Separate
+from opsd.objective.targets import PerView
 from opsd.objective.weighting import SkipFirst
-from opsd.prompts.contexts import Beside, Demonstration, Solution
+from opsd.prompts.contexts import Demonstration, MultiView, Solution
 from opsd.prompts.tokens import pieces
 from opsd.rollout.sources import OnPolicy
 from opsd.runs.files import read_jsonl
@@ -119,7 +119,7 @@ def test_a_purified_signal_comes_in_its_parts(tmp_path: Path, tiny_folder: Path,
 
 
 def test_gated_views_vote_for_the_advantage(tmp_path: Path, tiny_folder: Path):
-    teacher = Teacher(Beside((Solution(), Demonstration(of="dataset"))), target=Separate())
+    teacher = Teacher(MultiView((Solution(), Demonstration(of="dataset"))), target=PerView())
     signal = Advantage(Gated(dead_zone=0.0), PolicyGradient(), teacher)
     method = Method(name="voted", paper="none", source=OnPolicy(group=2), signal=signal)
     given = [

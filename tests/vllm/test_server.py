@@ -236,7 +236,7 @@ def test_a_server_writes_the_next_step_meanwhile(server, tiny_folder, tmp_path):
     trainer = OPSDTrainer(
         str(tiny_folder),
         WARM,
-        config(tmp_path, max_steps=4, learning_rate=0.02, rollouts_ahead=True),
+        config(tmp_path, max_steps=4, learning_rate=0.02, async_rollouts=True),
         problems(16),
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
         engine=VLLMServer(server[0]),

@@ -56,11 +56,11 @@ class EndpointAuthor(Writing):
         if not re.match(_NAME, self.key_variable):  # a key, perhaps: it is not repeated
             raise ValueError("key_variable is the name of an environment variable, not a key")
 
-    def begin(self) -> Correspondent:
+    def begin(self) -> EndpointClient:
         """The author at work. Raises UserError without a key, or without the `openai` client."""
         who = f"author '{self.name}'"
         about = (self.base_url, self.key_variable, self.timeout, self.retries, who)
-        return Correspondent(self, connect(self.model, *about))
+        return EndpointClient(self, connect(self.model, *about))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Spent:
 
 
 @dataclass
-class Correspondent:
+class EndpointClient:
     """An endpoint's author at work; `spent` counts over the whole run."""
 
     author: EndpointAuthor

@@ -63,7 +63,7 @@ class SkillAuthor:
     def graded(self) -> bool:
         return self.update is not None
 
-    def begin(self) -> Librarian:
+    def begin(self) -> SkillRetriever:
         """The author at work. Raises UserError for a bank that cannot be read, or stays empty."""
         bank = Bank() if self.bank is None else read_bank(self.bank)
         if self.update is None and not (bank.skills and bank.mistakes):
@@ -71,11 +71,11 @@ class SkillAuthor:
                 f"skill bank {self.bank}: needs at least one skill and one mistake, or an update"
             )
         similar = _ByEmbedding(self.embedder) if self.by == "embedding" else _ByTag(self.tag)
-        return Librarian(self, bank, similar)
+        return SkillRetriever(self, bank, similar)
 
 
 @dataclass
-class Librarian:
+class SkillRetriever:
     """A bank in use. `dynamic` are the items written in this run, oldest first; `tried` counts
     graded rollouts, and the right ones among them, since step `learned`, the last update's.
 

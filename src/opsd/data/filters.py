@@ -101,7 +101,7 @@ def languages_of(data: Mapping[str, Any], account: Mapping[str, Any]) -> list[st
 
 
 @dataclass
-class Account:
+class DataReport:
     """What became of a source's rows: how many were read, how many problems of which language are
     trained on, how many are held out for evaluation, how many were dropped and why, with the first
     row of every reason. `digest` tells one list of problems, and what prompts say in their

@@ -16,7 +16,7 @@ from opsd.types import UserError
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptProtocol:
     """One prompt for all models of a call, whether an answer counts only after `</think>`, and what
     papers print for the setting; the languages and columns that were trained on; and all that in a
     line for people."""
@@ -29,13 +29,13 @@ class Asking:
     said: str = ""
 
 
-def asking(
+def prompt_protocol(
     models: Sequence[str],
     recipe: str | None,
     plain: bool,
     thinking: bool | None,
     usual: bool | None = None,
-) -> Asking:
+) -> PromptProtocol:
     """The student prompt of `recipe`; without one, that of the runs in which the models lie, if any
     does; without such, or with `plain`, the problem and its language's instruction, with the chat
     template's thinking mode as `thinking` says, else as is `usual` for the suite.
@@ -84,8 +84,8 @@ def recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
     return found
 
 
-def _asking(recipe: Recipe) -> Asking:
-    return Asking(recipe.method.student, recipe.verifier.after_think)
+def _asking(recipe: Recipe) -> PromptProtocol:
+    return PromptProtocol(recipe.method.student, recipe.verifier.after_think)
 
 
 def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
 _READ = ("prompt", "answer", "language")
 
 
-def _plainly(thinking: bool | None) -> Asking:
+def _plainly(thinking: bool | None) -> PromptProtocol:
     said = "every model is asked plainly: the problem and its language's instruction, thinking"
     prompt = StudentPrompt(template_options={"enable_thinking": bool(thinking)})
-    return Asking(prompt, said=f"{said} {'on' if thinking else 'off'}")
+    return PromptProtocol(prompt, said=f"{said} {'on' if thinking else 'off'}")

@@ -11,8 +11,8 @@ from typing import Any
 
 from opsd.console import log
 from opsd.evaluate import contamination
-from opsd.evaluate.asking import Asking, asking, recipes_of, run_folder
 from opsd.evaluate.checkpoints import selections
+from opsd.evaluate.prompt_protocol import PromptProtocol, prompt_protocol, recipes_of, run_folder
 from opsd.evaluate.remote import Endpoint
 from opsd.evaluate.run import evaluate
 from opsd.evaluate.samples import base_of, protocol
@@ -58,7 +58,9 @@ def evaluate_models(
     said = Settings(samples, budgets, temperature, top_p)
     models = list(models) if isinstance(engine, Endpoint) else _there(models)
     whole = _suite(suite, data, columns or {}, splits)
-    asked = asking(models, recipe, plain, thinking, getattr(whole.protocol, "thinking", None))
+    asked = prompt_protocol(
+        models, recipe, plain, thinking, getattr(whole.protocol, "thinking", None)
+    )
     if data is not None:
         whole = suites.own(data, *splits, columns=columns or {}, trained_columns=asked.columns)
         languages = _trained_on(asked, languages)
@@ -121,7 +123,7 @@ def _suite(
     )
 
 
-def _say_how(suite: Suite, settings: Settings, asked: Asking) -> None:
+def _say_how(suite: Suite, settings: Settings, asked: PromptProtocol) -> None:
     """How models are asked, and whether as when the suite's published numbers were measured."""
     log(asked.said)
     if suite.protocol is None:
@@ -131,7 +133,7 @@ def _say_how(suite: Suite, settings: Settings, asked: Asking) -> None:
     log(f"{suite.name}: {told} ({suite.protocol.where})")
 
 
-def _trained_on(asked: Asking, languages: Sequence[str]) -> Sequence[str]:
+def _trained_on(asked: PromptProtocol, languages: Sequence[str]) -> Sequence[str]:
     """The languages in which a file of the user's own is read: those asked for, else those that the
     models were trained on."""
     if languages or not asked.languages:
@@ -179,7 +181,7 @@ def _refer(
     suite: Suite,
     models: Sequence[str],
     trained_by: Mapping[str, Recipe],
-    asked: Asking,
+    asked: PromptProtocol,
     results: Sequence[Mapping[str, Any]],
 ) -> None:
     """Shows the recipe's published numbers, and the suite's for the models that were evaluated."""

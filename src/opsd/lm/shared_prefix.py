@@ -20,7 +20,7 @@ WORTH = 0.2
 under a mask cost about what one costs without."""
 
 
-class _Fanned:
+class _SharedPrefixLayer:
     """A layer whose prompts are held once. When completions are read, each is handed its own
     prompt's keys and values, by `places`; they are forgotten at once, so that copies of prompts are
     there for one layer at a time."""
@@ -37,11 +37,11 @@ class _Fanned:
         return read
 
 
-class _Whole(_Fanned, DynamicLayer):
+class _Whole(_SharedPrefixLayer, DynamicLayer):
     """All positions."""
 
 
-class _Window(_Fanned, DynamicSlidingWindowLayer):
+class _Window(_SharedPrefixLayer, DynamicSlidingWindowLayer):
     """The last positions, as many as the layer sees."""
 
 
@@ -52,7 +52,7 @@ def attends(model: nn.Module) -> bool:
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-def worth_forking(prompts: Sequence[Ids], completions: Sequence[Ids], layout: Layout) -> bool:
+def worth_sharing(prompts: Sequence[Ids], completions: Sequence[Ids], layout: Layout) -> bool:
     """Whether enough tokens are saved by reading each distinct prompt once."""
     distinct = set(map(tuple, prompts))
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
@@ -62,7 +62,7 @@ def worth_forking(prompts: Sequence[Ids], completions: Sequence[Ids], layout: La
 
 
 @torch.no_grad()
-def score_forked(
+def score_shared(
     model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int, vocab: int
 ) -> tuple[Tensor, Head]:
     """What `score` gives, in two forward passes: distinct prompts, then the completions, none of

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from opsd.methods import FUNCTIONS, Method
-from opsd.methods.signals import Leaf, leaves
+from opsd.methods.signals import LossTerm, leaves
 from opsd.parts import flat
 
 _METHOD = TypeAdapter(Method)
@@ -71,7 +71,7 @@ def worded(value: Any) -> str:
     return f"{kind} ({', '.join(told)})" if told else kind
 
 
-def _parts(leaf: Leaf) -> Iterator[tuple[str, str]]:
+def _parts(leaf: LossTerm) -> Iterator[tuple[str, str]]:
     if leaf.type == "advantage":
         yield "credit", worded(leaf.credit)
         yield "surrogate", worded(leaf.surrogate)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from opsd.authors.authors import AnyAuthor
-from opsd.methods.signals import Leaf, Signal, leaves
+from opsd.methods.signals import LossTerm, Signal, leaves
 from opsd.parts import changed, part
 from opsd.prompts.contexts import OwnPrompt, StudentPrompt
 from opsd.rollout.sources import OnPolicy, Source
@@ -31,7 +31,7 @@ class Method:
     reuse: Annotated[int, Field(gt=0)] = 1
 
     @property
-    def signals(self) -> list[tuple[float, Leaf]]:
+    def signals(self) -> list[tuple[float, LossTerm]]:
         """The (coefficient, signal) pairs, with the student's prompt in every `own_prompt`."""
 
         def bound(x: Any) -> Any:

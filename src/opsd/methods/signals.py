@@ -18,8 +18,8 @@ from opsd.objective.divergences import AnyDivergence, forward_kl
 from opsd.objective.head import View
 from opsd.objective.support import AnySupport, Full
 from opsd.objective.table import TokenTable
-from opsd.objective.targets import AnyTarget, Purified, Separate, Single
-from opsd.objective.terms import DivergenceTerm, SampledTerm, Term
+from opsd.objective.targets import AnyTarget, PerView, Purified, Single
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb, Term
 from opsd.objective.weighting import AnyWeighting
 from opsd.parts import part
 from opsd.prompts.contexts import Context
@@ -76,12 +76,12 @@ class Distill:
     type: Literal["distill"] = "distill"
 
     def __post_init__(self) -> None:
-        if isinstance(self.teacher.target, Separate):
-            raise ValueError("the target 'separate' is none to distil: choose another")
+        if isinstance(self.teacher.target, PerView):
+            raise ValueError("the target 'per_view' is none to distil: choose another")
 
     def term(self, views: Sequence[View], temperature: float) -> Term:
         teacher = self.teacher
-        return DivergenceTerm(views, self.divergence, teacher.target, teacher.support, temperature)
+        return ChunkDivergence(views, self.divergence, teacher.target, teacher.support, temperature)
 
     def losses(self, values: Tensor, table: TokenTable) -> Tensor:
         return values * weight(self.weighting, table, values)
@@ -104,13 +104,13 @@ class Advantage:
     type: Literal["advantage"] = "advantage"
 
     def __post_init__(self) -> None:
-        separate = self.teacher is not None and isinstance(self.teacher.target, Separate)
+        separate = self.teacher is not None and isinstance(self.teacher.target, PerView)
         if isinstance(self.credit, Gated) != separate:
-            raise ValueError("the credit 'gated' and the target 'separate' need each other")
+            raise ValueError("the credit 'gated' and the target 'per_view' need each other")
 
     def term(self, views: Sequence[View], temperature: float) -> Term:
         target = self.teacher.target if self.teacher else Single()
-        return SampledTerm(views, target, temperature)
+        return ChunkLogProb(views, target, temperature)
 
     def losses(self, values: Tensor, table: TokenTable) -> Tensor:
         advantage = self.credit(table)
@@ -132,7 +132,7 @@ class Likelihood:
     type: Literal["likelihood"] = "likelihood"
 
     def term(self, views: Sequence[View], temperature: float) -> Term:
-        return SampledTerm(temperature=temperature)
+        return ChunkLogProb(temperature=temperature)
 
     def losses(self, values: Tensor, table: TokenTable) -> Tensor:
         return -values * weight(self.weighting, table, values)
@@ -146,7 +146,7 @@ class Likelihood:
         return None if self.weighting else -1.0
 
 
-Leaf = Annotated[Distill | Advantage | Likelihood, Field(discriminator="type")]
+LossTerm = Annotated[Distill | Advantage | Likelihood, Field(discriminator="type")]
 
 
 @part
@@ -154,19 +154,19 @@ class Sum:
     """Several signals on the same rollouts: (coefficient, signal) pairs, one trunk pass; each
     signal keeps its own reduction."""
 
-    terms: Annotated[tuple[tuple[Number, Leaf], ...], Field(min_length=1)]
+    terms: Annotated[tuple[tuple[Number, LossTerm], ...], Field(min_length=1)]
     type: Literal["sum"] = "sum"
 
 
 Signal = Annotated[Distill | Advantage | Likelihood | Sum, Field(discriminator="type")]
 
 
-def leaves(signal: Signal) -> list[tuple[float, Leaf]]:
+def leaves(signal: Signal) -> list[tuple[float, LossTerm]]:
     """The (coefficient, signal) pairs of a signal; one pair unless it is a `Sum`."""
     return list(signal.terms) if isinstance(signal, Sum) else [(1.0, signal)]
 
 
-def taught(leaf: Leaf, position: Tensor, markup: Tensor | None = None) -> Tensor:
+def taught(leaf: LossTerm, position: Tensor, markup: Tensor | None = None) -> Tensor:
     """Which tokens of a taught rollout the signal's weightings leave in, by position [N] and by
     whether they are markup (none is, unless told)."""
     markup = torch.zeros_like(position, dtype=torch.bool) if markup is None else markup

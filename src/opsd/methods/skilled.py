@@ -7,8 +7,8 @@ from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
 from opsd.methods.signals import Advantage, Reduction, Teacher
 from opsd.objective.credit import Gated, PolicyGradient
-from opsd.objective.targets import Separate
-from opsd.objective.weighting import SkipMarkup
+from opsd.objective.targets import PerView
+from opsd.objective.weighting import SkipSpecialTokens
 from opsd.prompts.contexts import Skills, StudentPrompt
 from opsd.teacher.weights import Live
 
@@ -34,8 +34,8 @@ def sgsd(bank: str | None = None, k: int = 8, tau: float = 1.0, dead_zone: float
         signal=Advantage(
             credit=Gated(tau, dead_zone=dead_zone),
             surrogate=PolicyGradient(),
-            teacher=Teacher(Skills(template_options=THINKS), weights=Live(), target=Separate()),
-            weighting=(SkipMarkup(),),
+            teacher=Teacher(Skills(template_options=THINKS), weights=Live(), target=PerView()),
+            weighting=(SkipSpecialTokens(),),
             reduction=Reduction(unit="sequence"),
         ),
     )

@@ -9,10 +9,10 @@ from opsd.objective.credit import PolicyGradient, ReturnToGo
 from opsd.objective.divergences import AnyDivergence, jsd, reverse_kl
 from opsd.objective.support import TopK
 from opsd.objective.targets import Barycenter, Mixture, Purified
-from opsd.objective.weighting import ClipImportance
+from opsd.objective.weighting import ImportanceWeight
 from opsd.prompts.contexts import (
-    Beside,
     Demonstration,
+    MultiView,
     OwnPrompt,
     ReferenceOnly,
     Solution,
@@ -42,7 +42,7 @@ def purified_opsd(
         name="purified_opsd",
         paper="Shen et al. 2026, arXiv 2607.02234",
         student=StudentPrompt(template_options=ANSWERS),
-        signal=Distill(Teacher(Beside(views), target=Purified(beta, clip)), divergence),
+        signal=Distill(Teacher(MultiView(views), target=Purified(beta, clip)), divergence),
     )
 
 
@@ -64,13 +64,13 @@ def demopsd(alpha_max: float = 0.15, beta: float = 50.0, k: int = 100, group: in
         source=OnPolicy(group=group),
         signal=Distill(
             Teacher(
-                Beside((Demonstration(), OwnPrompt())),
+                MultiView((Demonstration(), OwnPrompt())),
                 weights=EMA(0.95),
                 support=TopK(k),
                 target=Barycenter(alpha_max, beta),
             ),
             reverse_kl,
-            weighting=(ClipImportance(2.0),),
+            weighting=(ImportanceWeight(2.0),),
         ),
     )
 

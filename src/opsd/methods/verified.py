@@ -5,10 +5,10 @@ from __future__ import annotations
 from opsd.methods.method import Method
 from opsd.methods.signals import Advantage, Distill, Reduction, Sum, Teacher
 from opsd.objective.credit import Clipped, GroupNormalised, Shaped
-from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl, jsd
+from opsd.objective.divergences import AnyDivergence, forward_kl, jsd, pointwise_clip
 from opsd.objective.support import TopK
-from opsd.objective.weighting import ClipImportance, PassRate
-from opsd.prompts.contexts import Feedback, Only, Solution, Witness
+from opsd.objective.weighting import ImportanceWeight, PassRate
+from opsd.prompts.contexts import Feedback, Filtered, Solution, Witness
 from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import EMA, Live
 
@@ -34,7 +34,7 @@ def sdpo(divergence: AnyDivergence = jsd(0.5), k: int = 100, group: int = 8) -> 
         signal=Distill(
             Teacher(Feedback(), weights=EMA(0.95), support=TopK(k)),
             divergence,
-            weighting=(ClipImportance(2.0),),
+            weighting=(ImportanceWeight(2.0),),
         ),
     )
 
@@ -42,7 +42,7 @@ def sdpo(divergence: AnyDivergence = jsd(0.5), k: int = 100, group: int = 8) -> 
 def ssopd(
     weight: float = 0.5,
     group: int = 8,
-    divergence: AnyDivergence = clip_summands(forward_kl, 0.05),
+    divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05),
 ) -> Method:
     """SSOPD: GRPO, and in mixed groups the longest failure learns from the shortest success.
 
@@ -96,7 +96,9 @@ def hdpo(weight: float = 1.0, group: int = 8, divergence: AnyDivergence = forwar
     What it needs: columns `answer` and `solution`.
     One command: opsd train hdpo
     """
-    hopeless = Distill(Teacher(Only(Solution(), "all_wrong")), divergence, reduction=_BY_ROLLOUT)
+    hopeless = Distill(
+        Teacher(Filtered(Solution(), "all_wrong")), divergence, reduction=_BY_ROLLOUT
+    )
     return Method(
         name="hdpo",
         paper="arXiv 2603.23871 (2026)",

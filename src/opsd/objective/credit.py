@@ -24,7 +24,7 @@ class GroupNormalised:
 
     scale: Literal["group", "none"] = "group"
     type: Literal["group_normalised"] = "group_normalised"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         advantage_R = table.reward_R - table.reward_mean_R
@@ -72,7 +72,7 @@ class Shaped:
     reward: GroupNormalised = GroupNormalised()
     eps: Annotated[float, Field(ge=0, lt=1)] = 0.2
     type: Literal["shaped"] = "shaped"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         advantage = self.reward(table)
@@ -97,7 +97,7 @@ class Gated:
     bound: Annotated[float, Field(gt=0)] = 3.0
     dead_zone: Annotated[float, Field(ge=0)] = 0.05
     type: Literal["gated"] = "gated"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         total = torch.zeros_like(table.logp_sampler)

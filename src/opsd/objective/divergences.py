@@ -279,7 +279,7 @@ PlainDivergence = Annotated[ForwardKL | ReverseKL | JSD, Field(discriminator="ty
 
 
 @part
-class ClipSummands(_BySummand):
+class PointwiseClip(_BySummand):
     """Caps every vocabulary summand at `cap` nats before the sum, as OPSD's released code does.
 
     Negative summands are not capped, so the value can be negative and its minimum is not at
@@ -289,7 +289,7 @@ class ClipSummands(_BySummand):
 
     divergence: PlainDivergence
     cap: Annotated[float, Field(gt=0)] = 0.05
-    type: Literal["clip_summands"] = "clip_summands"
+    type: Literal["pointwise_clip"] = "pointwise_clip"
 
     @property
     def formula(self) -> str:
@@ -321,7 +321,7 @@ class ClipSummands(_BySummand):
         return Outcome(value.lerp(capped, cut), gradient, value, cut > 0)
 
 
-AnyDivergence = Annotated[ForwardKL | ReverseKL | JSD | ClipSummands, Field(discriminator="type")]
+AnyDivergence = Annotated[ForwardKL | ReverseKL | JSD | PointwiseClip, Field(discriminator="type")]
 
 forward_kl = ForwardKL()
 reverse_kl = ReverseKL()
@@ -332,9 +332,9 @@ def jsd(beta: float = 0.5) -> JSD:
     return JSD(beta)
 
 
-def clip_summands(divergence: ForwardKL | ReverseKL | JSD, cap: float = 0.05) -> ClipSummands:
+def pointwise_clip(divergence: ForwardKL | ReverseKL | JSD, cap: float = 0.05) -> PointwiseClip:
     """`divergence` with every vocabulary summand capped at `cap` nats (OPSD v3, clip 0.05)."""
-    return ClipSummands(divergence, cap)
+    return PointwiseClip(divergence, cap)
 
 
 def _sums(across: Across, *products: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

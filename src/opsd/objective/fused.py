@@ -25,7 +25,7 @@ from opsd.objective.divergences import Divergence, forward_kl
 from opsd.objective.head import Head, View
 from opsd.objective.kernels import AtOnce, Kernel, KernelName, eager, kernel_for
 from opsd.objective.shards import WHOLE
-from opsd.objective.terms import DivergenceTerm, Term, TermRows, added_across, mixed_before
+from opsd.objective.terms import ChunkDivergence, ChunkResult, Term, added_across, mixed_before
 
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 _MIN_CHUNK_ROWS = 16
@@ -80,7 +80,7 @@ def fused_divergence(
     head = _as_head(head, group)
     teacher_head = head if teacher_head is None else _as_head(teacher_head, group)
     view = View("teacher", teacher_ND.detach(), teacher_head)
-    term = DivergenceTerm((view,), divergence, temperature=temperature)
+    term = ChunkDivergence((view,), divergence, temperature=temperature)
     tokens = torch.zeros(student_ND.shape[0], dtype=torch.long, device=student_ND.device)
     values, _ = fused_terms(student_ND, head, [term], tokens, chunk_rows=chunk_rows, kernel=kernel)
     return values[0]
@@ -145,10 +145,10 @@ class _Loop:
         ]
         return [torch.cat([r.value for r in rows]) for rows in per_term]
 
-    def _chunk(self, student_ND: Tensor, rows: slice, use: _Use | None) -> list[TermRows]:
+    def _chunk(self, student_ND: Tensor, rows: slice, use: _Use | None) -> list[ChunkResult]:
         logits, views = self._logits(student_ND[rows], rows)
         capped = logits.clone() if use and self.head.softcap is not None else None
-        results: list[TermRows] = []
+        results: list[ChunkResult] = []
         for i, (term, of_term) in enumerate(zip(self.terms, views, strict=True)):
             own = logits if i == len(self.terms) - 1 else logits.clone()
             results.append(self.kernel(term, own, of_term, self.tokens_N[rows]))

@@ -79,7 +79,7 @@ def barycenter(
 _PARTS = ("reference", "question")
 
 
-class Aim(NamedTuple):
+class TargetLogits(NamedTuple):
     """A target's logits `[N, V]`, and what it saw of each row, `[N]` by name."""
 
     logits: Tensor
@@ -87,12 +87,12 @@ class Aim(NamedTuple):
 
 
 class Target(Protocol):
-    """views (one `[N, V]` each), student `[N, V]` -> an `Aim`, without gradient.
+    """views (one `[N, V]` each), student `[N, V]` -> an `TargetLogits`, without gradient.
 
     Rows are logits: constant offsets of a row are immaterial, in and out.
     """
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim: ...
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits: ...
 
 
 @part
@@ -101,19 +101,19 @@ class Single:
 
     type: Literal["single"] = "single"
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
-        return Aim(_exactly(1, views, self.type)[0], {})
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
+        return TargetLogits(_exactly(1, views, self.type)[0], {})
 
 
 @part
-class Separate:
+class PerView:
     """Views that are not joined: a credit reads each one on its own. Of several views there is then
     no one distribution, which only `advantage` can do without."""
 
-    type: Literal["separate"] = "separate"
+    type: Literal["per_view"] = "per_view"
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
-        return Aim(views[0], {})
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
+        return TargetLogits(views[0], {})
 
 
 @part
@@ -130,8 +130,8 @@ class Mixture:
     student: Number = 0.0
     type: Literal["mixture"] = "mixture"
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
-        return Aim(self.pool(_exactly(len(self.weights), views, self.type), student), {})
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
+        return TargetLogits(self.pool(_exactly(len(self.weights), views, self.type), student), {})
 
     def pool(self, rows: Sequence[Tensor], student: Tensor) -> Tensor:
         """The weighted sum of rows: of logits, or of the hidden states that they are linear in."""
@@ -154,11 +154,11 @@ class Barycenter:
     floor: Annotated[float, Field(ge=0, lt=1)] = 1e-8
     type: Literal["barycenter"] = "barycenter"
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
         teacher, near = views if len(views) == 2 else (_exactly(1, views, self.type)[0], student)
         d = disagreement(teacher, near)
         alpha = self.alpha_max * torch.tanh(self.beta * d / 2)
-        return Aim(
+        return TargetLogits(
             barycenter(teacher, near, alpha, self.floor), {"alpha": alpha, "disagreement": d}
         )
 
@@ -178,10 +178,10 @@ class Purified:
     centre: Literal["uniform", "base"] = "uniform"
     type: Literal["purified"] = "purified"
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
         teacher, probe, base = _exactly(3, views, self.type)
         target = purified(teacher, probe, base, self.beta, self.clip, self.centre)
-        return Aim(target, decomposition(teacher, probe, student))
+        return TargetLogits(target, decomposition(teacher, probe, student))
 
 
 def decomposition(teacher: Tensor, probe: Tensor, student: Tensor) -> dict[str, Tensor]:
@@ -214,5 +214,5 @@ def _exactly(count: int, views: Sequence[Tensor], name: str) -> Sequence[Tensor]
 
 
 AnyTarget = Annotated[
-    Single | Separate | Mixture | Barycenter | Purified, Field(discriminator="type")
+    Single | PerView | Mixture | Barycenter | Purified, Field(discriminator="type")
 ]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from opsd.objective.divergences import (
     JSD,
-    ClipSummands,
     Divergence,
     ForwardKL,
+    PointwiseClip,
     ReverseKL,
     forward_kl,
     normalised,
@@ -24,11 +24,11 @@ from opsd.objective.head import Head, View
 from opsd.objective.shards import WHOLE, Across
 from opsd.objective.support import Full, Support
 from opsd.objective.table import of_view
-from opsd.objective.targets import Mixture, Separate, Single, Target
+from opsd.objective.targets import Mixture, PerView, Single, Target
 from opsd.types import UserError
 
 
-class TermRows(NamedTuple):
+class ChunkResult(NamedTuple):
     """A chunk's values [C], their gradient by the student's logits [C, V], and statistics [C]."""
 
     value: Tensor
@@ -42,11 +42,11 @@ class Term(Protocol):
 
     @property
     def views(self) -> Sequence[View]: ...
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows: ...
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult: ...
 
 
 @dataclass(frozen=True)
-class DivergenceTerm:
+class ChunkDivergence:
     """The divergence of the student from a target made of the views, both at `temperature`."""
 
     views: Sequence[View]
@@ -56,7 +56,7 @@ class DivergenceTerm:
     temperature: float = 1.0
     across: Across = WHOLE
 
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult:
         temperature, names = self.temperature, [view.name for view in self.views]
         whole = isinstance(self.support, Full)
         statistics: dict[str, Tensor] = {}
@@ -82,7 +82,7 @@ class DivergenceTerm:
         statistics |= _under("target", aimed) | _under("support", restricted.seen) | seen
         statistics |= {"divergence": outcome.unclipped, "clipped": outcome.clipped.float()}
         gradient = restricted.expand(outcome.gradient)
-        return TermRows(outcome.value, _by_raw(gradient, self.temperature), statistics)
+        return ChunkResult(outcome.value, _by_raw(gradient, self.temperature), statistics)
 
     @property
     def common(self) -> bool:
@@ -92,7 +92,7 @@ class DivergenceTerm:
             len(self.views) == 1
             and isinstance(self.target, Single)
             and isinstance(self.support, Full)
-            and isinstance(self.divergence, ForwardKL | ReverseKL | JSD | ClipSummands)
+            and isinstance(self.divergence, ForwardKL | ReverseKL | JSD | PointwiseClip)
         )
 
     @property
@@ -102,7 +102,7 @@ class DivergenceTerm:
 
 
 @dataclass(frozen=True)
-class SampledTerm:
+class ChunkLogProb:
     """The student's log-probability of the sampled token, at `temperature`; a target made of the
     views, where there are any, is read at that token only."""
 
@@ -110,9 +110,9 @@ class SampledTerm:
     target: Target = Single()
     temperature: float = 1.0
 
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult:
         statistics: dict[str, Tensor] = {}
-        if views and isinstance(self.target, Separate):
+        if views and isinstance(self.target, PerView):
             for view, logits in zip(self.views, views, strict=True):
                 statistics[of_view(view.name)] = token_logp(logits, tokens, self.temperature)
         elif views:
@@ -131,18 +131,18 @@ class SampledTerm:
         value = torch.where(others < 0.5, torch.log1p(-others), _at(logp, tokens))
         statistics["logp_student"] = value
         gradient = p.neg_().scatter_(-1, at, others.unsqueeze(-1))
-        return TermRows(value, _by_raw(gradient, self.temperature), statistics)
+        return ChunkResult(value, _by_raw(gradient, self.temperature), statistics)
 
 
 def mixed_before(term: Term, student_ND: Tensor, head: Head) -> Term:
     """The same term with its mixture's views mixed as hidden states, where logits are linear in
     them: exact but for one rounding to the head's dtype, and two vocabulary streams in all."""
-    if not isinstance(term, DivergenceTerm | SampledTerm) or not isinstance(term.target, Mixture):
+    if not isinstance(term, ChunkDivergence | ChunkLogProb) or not isinstance(term.target, Mixture):
         return term
     mixture, views = term.target, term.views
     linear = head.softcap is None and all(v.head.weight is head.weight for v in views)
     biased = head.bias is not None and abs(sum(mixture.weights) + mixture.student - 1) > 1e-6
-    whole = isinstance(term, SampledTerm) or isinstance(term.support, Full)
+    whole = isinstance(term, ChunkLogProb) or isinstance(term.support, Full)
     if not linear or biased or not whole or len(views) != len(mixture.weights):
         return term
     mixed = mixture.pool([v.hidden_ND.float() for v in views], student_ND.float())
@@ -158,7 +158,7 @@ def added_across(term: Term, head: Head) -> Term:
         raise UserError("student's and teacher's heads must be divided over the same ranks alike")
     if head.across == WHOLE:
         return term
-    if not isinstance(term, DivergenceTerm) or not term.common:
+    if not isinstance(term, ChunkDivergence) or not term.common:
         raise UserError(
             "a head divided over processes takes distillation from one teacher over the whole"
             " vocabulary (target 'single', support 'full'); gather the head for anything else"

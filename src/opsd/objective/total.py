@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from opsd.methods.signals import Leaf, taught
+from opsd.methods.signals import LossTerm, taught
 from opsd.objective.fused import fused_terms
 from opsd.objective.head import Head, View
 from opsd.objective.kernels import KernelName
@@ -20,7 +20,7 @@ from opsd.objective.table import TokenTable
 
 
 @dataclass(frozen=True)
-class Tally:
+class TermCounts:
     """One signal's share in a step: the factor of each rollout's tokens [R] on this rank, and this
     rank's part of the denominator."""
 
@@ -29,13 +29,13 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Share:
+class TermInputs:
     """One signal on one micro-batch: its coefficient, its views' rows, which rollouts it teaches
     [R], the factor of each rollout's tokens [R], denominator included, and the scales of its
     views [R], by name."""
 
     coefficient: float
-    leaf: Leaf
+    leaf: LossTerm
     views: Sequence[View]
     taught_R: Tensor
     factor_R: Tensor
@@ -43,13 +43,13 @@ class Share:
     scales: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
-def tally(
-    leaf: Leaf,
+def count_term(
+    leaf: LossTerm,
     markup: Sequence[Tensor],
     groups: Sequence[int],
     taught_R: Sequence[bool],
     limit: int,
-) -> Tally:
+) -> TermCounts:
     """Counts a signal's tokens over this rank's rollouts of a step.
 
     `markup` says of every rollout's tokens whether they are markup, `groups` are group numbers,
@@ -64,7 +64,7 @@ def tally(
         every = torch.tensor(kept, dtype=torch.float64)
         _, count = _divisor(leaf.reduction.unit, every, group, limit)
     factor = torch.where(tokens > 0, 1 / divisor.clamp(min=1), 0.0)
-    return Tally(factor.float(), float(count))
+    return TermCounts(factor.float(), float(count))
 
 
 def total(
@@ -72,7 +72,7 @@ def total(
     head: Head,
     tokens_N: Tensor,
     table: TokenTable,
-    shares: Sequence[Share],
+    inputs: Sequence[TermInputs],
     *,
     chunk_rows: int | None = None,
     kernel: KernelName = "auto",
@@ -80,9 +80,11 @@ def total(
     """The micro-batch's loss (a sum: already divided by the step's denominators), and for every
     signal its token losses [N] before scaling and its table, detached. A signal that teaches none
     of these rollouts has no views and costs nothing."""
-    live = [share for share in shares if bool(share.taught_R.any())]
-    scales = [_scale(share, table) for share in live]
-    terms = [share.leaf.term(share.views, share.temperature) for share in live]
+    live = [term_inputs for term_inputs in inputs if bool(term_inputs.taught_R.any())]
+    scales = [_scale(term_inputs, table) for term_inputs in live]
+    terms = [
+        term_inputs.leaf.term(term_inputs.views, term_inputs.temperature) for term_inputs in live
+    ]
     planned = _planned(live, scales)
     values, statistics = (
         fused_terms(
@@ -98,29 +100,33 @@ def total(
         else ([], [])
     )
     loss = student_ND.sum(dtype=torch.float32) * 0.0
-    seen = {id(share): (torch.zeros_like(table.logp_sampler), table) for share in shares}
-    for share, scale, value, columns in zip(live, scales, values, statistics, strict=True):
+    seen = {
+        id(term_inputs): (torch.zeros_like(table.logp_sampler), table) for term_inputs in inputs
+    }
+    for term_inputs, scale, value, columns in zip(live, scales, values, statistics, strict=True):
         seen_here = {name: c.detach() for name, c in columns.items()}
-        own = replace(table, statistics=seen_here, scales=share.scales)
+        own = replace(table, statistics=seen_here, scales=term_inputs.scales)
         # Rows outside the signal may hold anything, infinities and NaN included: they are selected
         # out of the sum, and out of what the sum is differentiated by.
         inside = scale != 0
-        losses = share.leaf.losses(torch.where(inside, value, value.detach()), own)
+        losses = term_inputs.leaf.losses(torch.where(inside, value, value.detach()), own)
         loss = loss + torch.where(inside, losses * scale, 0.0).sum()
-        seen[id(share)] = losses.detach(), own
+        seen[id(term_inputs)] = losses.detach(), own
     return loss, list(seen.values())
 
 
-def _planned(shares: Sequence[Share], scales: Sequence[Tensor]) -> list[Tensor] | None:
+def _planned(inputs: Sequence[TermInputs], scales: Sequence[Tensor]) -> list[Tensor] | None:
     """What each term's values will be multiplied with, where that is known beforehand."""
-    slopes = [share.leaf.slope for share in shares]
+    slopes = [term_inputs.leaf.slope for term_inputs in inputs]
     known = [scale * s for scale, s in zip(scales, slopes, strict=True) if s is not None]
-    return known if len(known) == len(shares) else None
+    return known if len(known) == len(inputs) else None
 
 
-def _scale(share: Share, table: TokenTable) -> Tensor:
-    inside = share.taught_R[table.rollout] & taught(share.leaf, table.position, table.markup)
-    return torch.where(inside, share.factor_R[table.rollout] * share.coefficient, 0.0)
+def _scale(term_inputs: TermInputs, table: TokenTable) -> Tensor:
+    inside = term_inputs.taught_R[table.rollout] & taught(
+        term_inputs.leaf, table.position, table.markup
+    )
+    return torch.where(inside, term_inputs.factor_R[table.rollout] * term_inputs.coefficient, 0.0)
 
 
 def _divisor(unit: str, tokens: Tensor, group: Tensor, limit: int) -> tuple[Tensor, Tensor]:

@@ -40,11 +40,11 @@ class SkipFirst:
 
 
 @part
-class SkipMarkup:
+class SkipSpecialTokens:
     """Leaves special tokens, thinking tags and bare line breaks out of the loss and out of its
     count (SGSD, 2026, arXiv 2605.28791)."""
 
-    type: Literal["skip_markup"] = "skip_markup"
+    type: Literal["skip_special_tokens"] = "skip_special_tokens"
     scope: ClassVar[Scope] = "token"
 
     def mask(self, position: Tensor, markup: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class SkipMarkup:
 @part
 class ClipTokens:
     """Scales a token's loss so that its divergence counts at most `cap` nats; the value stays
-    non-negative, unlike with `clip_summands`."""
+    non-negative, unlike with `pointwise_clip`."""
 
     cap: Annotated[float, Field(gt=0)]
     type: Literal["clip_tokens"] = "clip_tokens"
@@ -70,12 +70,12 @@ class ClipTokens:
 
 
 @part
-class ClipImportance:
+class ImportanceWeight:
     """min(p_student / p_sampler, cap): corrects for rollouts that an older policy sampled (SDPO,
     2026, arXiv 2601.20802; cap 2)."""
 
     cap: Annotated[float, Field(gt=0)] = 2.0
-    type: Literal["clip_importance"] = "clip_importance"
+    type: Literal["importance_weight"] = "importance_weight"
     scope: ClassVar[Scope] = "token"
 
     mask = staticmethod(everywhere)
@@ -92,7 +92,7 @@ class PassRate:
 
     scale: Annotated[float, Field(gt=0)] = 1.0
     type: Literal["pass_rate"] = "pass_rate"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
     scope: ClassVar[Scope] = "rollout"
     mask = staticmethod(everywhere)
 
@@ -159,9 +159,9 @@ class TopTokens:
 
 AnyWeighting = Annotated[
     SkipFirst
-    | SkipMarkup
+    | SkipSpecialTokens
     | ClipTokens
-    | ClipImportance
+    | ImportanceWeight
     | PassRate
     | EarlyTokens
     | Ramp

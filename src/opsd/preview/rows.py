@@ -14,13 +14,13 @@ import torch
 
 from opsd.console import counting
 from opsd.data import problems
-from opsd.data.filters import Account
+from opsd.data.filters import DataReport
 from opsd.data.problems import SCANNED, varied
 from opsd.data.stream import ProblemStream
 from opsd.grade.gold import gold_remarks
 from opsd.lm.loading import adapter_folder, base_of, context_length, load_tokenizer, locate
 from opsd.methods import Method
-from opsd.methods.signals import Leaf, taught
+from opsd.methods.signals import LossTerm, taught
 from opsd.prompts import boundary
 from opsd.prompts.boundary import eos_ids
 from opsd.prompts.contexts import Context
@@ -45,7 +45,7 @@ class Role:
     name: str
     context: Context
     weights: str
-    leaf: Leaf | None = None
+    leaf: LossTerm | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
     training would; further rows of that kind are counted.
     """
     desk = _desk(recipe)
-    account = Account()
+    account = DataReport()
     train, _ = problems.load(recipe.data, account)
     given = train.head(SCANNED) if isinstance(train, ProblemStream) else train
     shown = varied(given, rows)

@@ -168,7 +168,7 @@ class Demonstration(Prompt):
     template: str = "demonstration"
 
     @property
-    def graded(self) -> bool:
+    def needs_reward(self) -> bool:
         return self.of == "sibling"
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
@@ -192,7 +192,7 @@ class Feedback(Prompt):
     demonstration: Literal["first", "both", "never"] = "first"
     thinking: bool = False
     type: Literal["feedback"] = "feedback"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
     template: str = "feedback"
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
@@ -215,7 +215,7 @@ class Witness(Prompt):
 
     thinking: bool = True
     type: Literal["witness"] = "witness"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
     template: str = "solution"
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
@@ -311,19 +311,19 @@ Plain = Annotated[
 
 
 @part
-class Only:
+class Filtered:
     """A context for some rollouts alone: those of groups in which every rollout is wrong, or for
     the wrong, or for the right ones."""
 
     context: Plain
     where: Literal["all_wrong", "wrong", "right"]
-    type: Literal["only"] = "only"
+    type: Literal["filtered"] = "filtered"
 
     @property
     def label(self) -> str:
         return f"{self.context.label} ({self.where})"
 
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
 
     def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
         if not group.rollouts:
@@ -334,13 +334,13 @@ class Only:
 
 
 @part
-class Beside:
+class MultiView:
     """Several contexts side by side, whose views a target joins; where one has nothing to show, the
     rollout is not taught. `weights` may name each one's own, in place of the teacher's."""
 
     contexts: Annotated[tuple[Plain, ...], Field(min_length=1)]
     weights: tuple[AnyWeights | None, ...] = ()
-    type: Literal["beside"] = "beside"
+    type: Literal["multi_view"] = "multi_view"
 
     @property
     def label(self) -> str:
@@ -366,7 +366,7 @@ class Beside:
         return tuple(made)
 
 
-Context = Annotated[Plain | Only | Beside, Field(discriminator="type")]
+Context = Annotated[Plain | Filtered | MultiView, Field(discriminator="type")]
 
 
 def is_right(rollout: Rollout) -> bool:

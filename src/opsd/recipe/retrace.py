@@ -11,7 +11,7 @@ from transformers.trainer_callback import TrainerState
 
 from opsd.console import log
 from opsd.data import problems
-from opsd.data.filters import Account
+from opsd.data.filters import DataReport
 from opsd.data.problems import SCANNED, varied
 from opsd.data.stream import ProblemStream
 from opsd.recipe import schema as recipes
@@ -19,7 +19,7 @@ from opsd.recipe.train import make_trainer
 from opsd.runs import checkpoint
 from opsd.runs.files import write_atomically
 from opsd.schedule import at
-from opsd.training.examples import lessons
+from opsd.training.examples import training_examples
 from opsd.training.generator import written
 from opsd.training.traces import trace
 from opsd.training.trainer import OPSDTrainer
@@ -40,7 +40,7 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     recipe = recipes.load(str(run / "recipe.yaml"))
     quiet = {"report_to": [], "push_to_hub": False, "disable_tqdm": True}
     recipe = recipe.model_copy(update={"train": recipe.train | quiet})
-    train_set, dev_set = problems.load(recipe.data, Account())
+    train_set, dev_set = problems.load(recipe.data, DataReport())
     head = train_set.head(SCANNED) if isinstance(train_set, ProblemStream) else train_set
     recipe = recipe.model_copy(update={"engine": "hf"})  # what wrote the run may not be here
     trainer = make_trainer(recipe, run, train_set, dev_set)
@@ -59,12 +59,12 @@ def _traces(
 ) -> list[dict[str, Any]]:
     trainer.sampler.total_steps = total
     trainer.learner.signals = at(trainer.signals, step, total)
-    made = lessons(written(trainer, chosen, step), trainer.signals, trainer.sampler)
+    made = training_examples(written(trainer, chosen, step), trainer.signals, trainer.sampler)
     model = trainer.accelerator.unwrap_model(trainer.model)
     return [
-        trace(lesson, trainer.learner, model, trainer.processing_class, step)
-        for lesson in made
-        if lesson.taught and lesson.sample < SAMPLES
+        trace(example, trainer.learner, model, trainer.processing_class, step)
+        for example in made
+        if example.taught and example.sample < SAMPLES
     ]
 
 

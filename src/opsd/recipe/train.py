@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from opsd.console import log
 from opsd.data import problems
-from opsd.data.filters import Account
+from opsd.data.filters import DataReport
 from opsd.data.stream import ProblemStream
 from opsd.languages import registry as languages
 from opsd.methods.description import describe
@@ -65,7 +65,7 @@ def train(
 def _train(recipe: Recipe, run: RunFolder, *, resume: bool, profile: bool) -> OPSDTrainer:
     output = run.path
     _claim(recipe, run, resume)
-    account = Account()
+    account = DataReport()
     train_set, dev_set = problems.load(recipe.data, account)
     _same_data(account, output / "data.json", resume)
     trainer = make_trainer(recipe, output, train_set, dev_set)
@@ -92,7 +92,7 @@ class WriteAccount(TrainerCallback):
     """Keeps `data.json` up to date: a stream's rows are counted as they are read, on the first
     process its own."""
 
-    def __init__(self, account: Account, path: Path) -> None:
+    def __init__(self, account: DataReport, path: Path) -> None:
         self.account, self.path = account, path
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -101,7 +101,7 @@ class WriteAccount(TrainerCallback):
     on_save = on_train_end = on_train_begin
 
 
-def _same_data(account: Account, written: Path, resume: bool) -> None:
+def _same_data(account: DataReport, written: Path, resume: bool) -> None:
     """Refuses to go on with other problems than the run began with."""
     if not (resume and written.is_file()):
         return
@@ -116,7 +116,7 @@ def _same_data(account: Account, written: Path, resume: bool) -> None:
         )
 
 
-def _said_of(train_set: Any, dev_set: Sequence[Problem], account: Account) -> str:
+def _said_of(train_set: Any, dev_set: Sequence[Problem], account: DataReport) -> str:
     """What the run learns from, and what it leaves out."""
     if isinstance(train_set, ProblemStream):
         return f"problems are streamed, {len(dev_set):,} for dev; data.json counts them"

@@ -20,7 +20,7 @@ from opsd.lm.forward import read_on
 from opsd.lm.layout import Ids, pad_left
 
 
-class Roomy(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A layer's keys and values in buffers with room to grow: a new position is written in its
     place, where concatenation would copy all the others at every step."""
 
@@ -74,7 +74,7 @@ class Live:
     def joinable(self) -> bool:
         """Whether every layer keeps all positions, so that rows of two caches can stand side by
         side. Sliding windows and recurrent states do not."""
-        return all(isinstance(layer, Roomy) for layer in self.cache.layers)
+        return all(isinstance(layer, PreallocatedLayer) for layer in self.cache.layers)
 
     def keep(self, places: Sequence[int]) -> None:
         """Only the rows at these places go on, as wide as the longest of them."""
@@ -118,7 +118,7 @@ class Reader:
         places = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
         ids_UP, mask_UP = (x.to(self.device) for x in pad_left(list(places), self.pad_id))
         cache = DynamicCache(config=self.config)
-        cache.layers = [Roomy() if type(x) is DynamicLayer else x for x in cache.layers]
+        cache.layers = [PreallocatedLayer() if type(x) is DynamicLayer else x for x in cache.layers]
         live = Live(list(numbers), self._read(ids_UP, mask_UP, cache), mask_UP, cache)
         if len(places) < len(prompts):
             live.numbers = list(range(len(places)))

@@ -94,7 +94,7 @@ class HFEngine:
 
 
 @dataclass
-class _Draft:
+class _Sequence:
     """A completion in the making, and its random numbers."""
 
     numbers: Any
@@ -116,7 +116,7 @@ class _Writer:
     seeds: Sequence[int]
     eos_ids: Sequence[int]
     progress: Progress
-    drafts: dict[int, _Draft] = field(default_factory=dict)
+    drafts: dict[int, _Sequence] = field(default_factory=dict)
     done: dict[int, Completion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,11 +147,11 @@ class _Writer:
         written = zip(rows, drafts, tokens, logprobs, strict=True)
         return [self._next(row, draft, int(token), p) for row, draft, token, p in written]
 
-    def _draft(self, row: int) -> _Draft:
+    def _draft(self, row: int) -> _Sequence:
         if row not in self.drafts:
             stream = torch.Generator().manual_seed(self.seeds[row])
             numbers = torch.rand(self.sampling.max_tokens, generator=stream, dtype=torch.float64)
-            self.drafts[row] = _Draft(numbers.numpy())
+            self.drafts[row] = _Sequence(numbers.numpy())
         return self.drafts[row]
 
     def _drawn(self, logp: Tensor, numbers: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class _Writer:
         last = (logits > float("-inf")).long().cumsum(-1).argmax(-1)
         return torch.minimum(drawn, last)
 
-    def _next(self, row: int, draft: _Draft, token: int, logprob: float) -> int | None:
+    def _next(self, row: int, draft: _Sequence, token: int, logprob: float) -> int | None:
         draft.ids.append(token)
         draft.logprobs.append(logprob)
         ended = token in self.eos_ids

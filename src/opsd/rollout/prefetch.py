@@ -1,6 +1,6 @@
 """The next step's rollouts, generated while this step learns: always one optimizer step old.
 
-Off unless `rollouts_ahead` is set. It needs an engine that runs elsewhere, whose weights stand
+Off unless `async_rollouts` is set. It needs an engine that runs elsewhere, whose weights stand
 still while the trainer's move: a vLLM server.
 """
 
@@ -19,7 +19,7 @@ Write = Callable[[Sequence[Problem], Sampler, int], list[Group]]
 
 
 @dataclass
-class Ahead:
+class RolloutPrefetcher:
     """What is already known of the step to come: its problems, and its rollouts in the making."""
 
     rows: list[Problem] = field(default_factory=list[Problem])

@@ -66,7 +66,7 @@ class KeepCorrect:
     source: OnPolicy = OnPolicy()
     retry: OnPolicy | None = None
     type: Literal["keep_correct"] = "keep_correct"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
 
     @property
     def group(self) -> int:
@@ -155,7 +155,7 @@ class Sampler:
             Rollout(ids, c.ids, self.text(c.ids), c.finish, c.logprobs)
             for (_, ids, _), c in zip(rows, completions, strict=True)
         ]
-        groups = self.graded([p for p, _ in fitting], rollouts, source.group)
+        groups = self.needs_reward([p for p, _ in fitting], rollouts, source.group)
         self.observe(groups)
         return groups
 
@@ -182,7 +182,7 @@ class Sampler:
         self.generated_tokens += sum(len(c.ids) for c in completions)
         return completions
 
-    def graded(
+    def needs_reward(
         self, problems: Sequence[Problem], rollouts: Sequence[Rollout], size: int
     ) -> list[Group]:
         """Groups of `size` consecutive rollouts, with the verifier's verdicts on them."""

@@ -45,7 +45,7 @@ class VLLMServerEngine:
     is not the whole one, and completions come without any.
     """
 
-    elsewhere = True  # it may write while the student learns
+    is_remote = True  # it may write while the student learns
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from opsd.console import log
 from opsd.data import problems
-from opsd.data.filters import Account, Filters
+from opsd.data.filters import DataReport, Filters
 from opsd.data.problems import Data
 from opsd.languages import registry as languages
 from opsd.suites import files as suite_files
@@ -193,7 +193,7 @@ def _in_splits(suite: Suite, data: Data, folder: Path | None, code: str) -> list
 
 def _loaded(data: Data) -> tuple[list[Problem], int]:
     """The problems of one source, and the number of its rows; what is left out is said."""
-    account = Account()
+    account = DataReport()
     loaded, _ = problems.load(data, account)
     for line in account.lines():
         if "beyond data.limit" not in line:

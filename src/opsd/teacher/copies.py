@@ -21,7 +21,7 @@ from opsd.teacher.weights import EMA, AnyWeights, External, Frozen, Live, Snapsh
 from opsd.types import UserError
 
 
-class Keeper(Protocol):
+class TeacherWeights(Protocol):
     """`use` yields the module to read with; `update` follows an optimizer step, counted from 1.
 
     Within `gathered`, which all processes enter together, one may use it without the others.
@@ -59,7 +59,7 @@ class Stateless:
 
 
 @dataclass
-class Shadow:
+class ParameterCopy:
     """A second set of the trainable parameters, taken from the model when the keeper is made, and
     sharded like the model's own once those are. `gathered_weights` are whole, for as long as the
     model's are."""
@@ -69,7 +69,7 @@ class Shadow:
     gathered_weights: dict[str, Tensor] | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, choice: Frozen | EMA | Snapshot) -> Shadow:
+    def of(cls, model: nn.Module, choice: Frozen | EMA | Snapshot) -> ParameterCopy:
         dtype = torch.float32 if isinstance(choice, EMA) else None
         weights = {
             name: p.detach().to(dtype or p.dtype, copy=True) for name, p in trainable(model).items()
@@ -164,7 +164,7 @@ def keep(
     *,
     starts_as_base: bool,
     load: Callable[[External], nn.Module],
-) -> Keeper:
+) -> TeacherWeights:
     """The keeper of a choice of weights. `starts_as_base`: whether the model with its adapter off
     reads exactly as the model does now, so that `frozen` needs no copy. `load` gives another
     model."""
@@ -174,4 +174,4 @@ def keep(
         return Other(load(choice).requires_grad_(False).eval())
     if isinstance(choice, Frozen) and starts_as_base:
         return Stateless(adapter_off=True)
-    return Shadow.of(model, choice)
+    return ParameterCopy.of(model, choice)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from opsd.lm.forward import lent_head, score
 from opsd.lm.layout import Layout
 from opsd.lm.sharding import is_sharded
-from opsd.lm.shared_prefix import score_forked, worth_forking
+from opsd.lm.shared_prefix import score_shared, worth_sharing
 from opsd.objective.head import Head
-from opsd.teacher.copies import Keeper
+from opsd.teacher.copies import TeacherWeights
 from opsd.teacher.weights import AnyWeights
 
 
-class Pages(NamedTuple):
+class TeacherOutputs(NamedTuple):
     """What was read in a pass: each text's rows `[tokens, D]`, and the heads that read them."""
 
     rows: dict[Text, Tensor]
@@ -39,7 +39,7 @@ class Plan:
 
 
 @dataclass
-class Readers:
+class TeacherScorer:
     """The teachers, by their weights. `forking` are those whose architecture lets completions go on
     from one reading of their prompt; `layouts` say how each one's sequences are laid out.
 
@@ -49,7 +49,7 @@ class Readers:
     0.5 GiB per view.
     """
 
-    keepers: Mapping[AnyWeights, Keeper]
+    keepers: Mapping[AnyWeights, TeacherWeights]
     vocab: int
     pad_id: int
     layouts: Mapping[AnyWeights, Layout]
@@ -58,7 +58,7 @@ class Readers:
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     kept: dict[Text, Tensor] = field(default_factory=dict)
 
-    def remember(self, pages: Pages) -> None:
+    def remember(self, pages: TeacherOutputs) -> None:
         """The same rollouts may be learned from once more."""
         for text, rows in pages.rows.items():
             if text.weights in self.lasting and text not in self.kept:
@@ -80,14 +80,14 @@ class Readers:
             plan.forwards[weights] = sum(map(self._forwards, plan.batches[weights]))
         return plan
 
-    def read(self, plan: Plan, model: nn.Module) -> Pages:
+    def read(self, plan: Plan, model: nn.Module) -> TeacherOutputs:
         """Reads what is planned, and takes what is kept.
 
         A sharded model's layers are gathered by all processes together: where others read more,
         nothing is read as often as it takes.
         """
         device = next(model.parameters()).device
-        pages = Pages({text: self.kept[text].to(device) for text in plan.kept}, {})
+        pages = TeacherOutputs({text: self.kept[text].to(device) for text in plan.kept}, {})
         for weights, keeper in self.keepers.items():
             if weights in (plan.forwards if is_sharded(model) else plan.batches):
                 # The student's forward brings the Trainer's autocast; a reader beside it needs its
@@ -96,13 +96,15 @@ class Readers:
                     self._read(plan, weights, reader, pages)
         return pages
 
-    def _read(self, plan: Plan, weights: AnyWeights, reader: nn.Module, pages: Pages) -> None:
+    def _read(
+        self, plan: Plan, weights: AnyWeights, reader: nn.Module, pages: TeacherOutputs
+    ) -> None:
         batches = plan.batches.get(weights, [])
         for batch in batches:
             prompts, completions = [t.prompt for t in batch], [t.completion for t in batch]
             known = (reader, prompts, completions, self.pad_id, self.vocab)
             forks = self._forwards(batch) > 1
-            rows_ND, head = score_forked(*known) if forks else score(*known, self.layouts[weights])
+            rows_ND, head = score_shared(*known) if forks else score(*known, self.layouts[weights])
             read = zip(batch, rows_ND.split([len(c) for c in completions]), strict=True)
             pages.rows.update(read)
             pages.heads[weights] = head
@@ -118,7 +120,7 @@ class Readers:
         if weights not in self.forking:
             return 1
         prompts, completions = [t.prompt for t in batch], [t.completion for t in batch]
-        return 1 + worth_forking(prompts, completions, self.layouts[weights])
+        return 1 + worth_sharing(prompts, completions, self.layouts[weights])
 
 
 def together(own: Sequence[Plan], gather: Callable[[list[Any]], list[Any]]) -> list[Plan]:

@@ -33,8 +33,8 @@ from opsd.rollout.engine import PROBE, Engine, Sampling
 from opsd.rollout.engines import VLLM, VLLMServer
 from opsd.rollout.hf import HFEngine
 from opsd.rollout.sources import Sampler
-from opsd.teacher.copies import Keeper, keep
-from opsd.teacher.scorer import Readers
+from opsd.teacher.copies import TeacherWeights, keep
+from opsd.teacher.scorer import TeacherScorer
 from opsd.teacher.weights import AnyWeights, External, still
 from opsd.training.config import OPSDConfig
 from opsd.training.generator import borrowed, writers
@@ -96,7 +96,7 @@ def make_loader(trainer: OPSDTrainer) -> ProblemLoader | StreamLoader:
     return ProblemLoader(problems, sampler)
 
 
-def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, Keeper]:
+def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, TeacherWeights]:
     """One keeper per choice of weights that the method names.
 
     Raises UserError where the exact loss cannot be computed for the model, or for a teacher.
@@ -165,7 +165,7 @@ def make_sampler(trainer: OPSDTrainer) -> Sampler:
         seed=args.seed,
         too_long=args.prompt_too_long,
         autocast=lambda: trainer.accelerator.autocast(),
-        observe=trainer.meter.rollouts,
+        observe=trainer.metrics.rollouts,
         heed=trainer.stop.heed,
     )
 
@@ -174,20 +174,20 @@ def make_learner(trainer: OPSDTrainer) -> Learner:
     """The method's signals, bound to the model and to its teachers."""
     return Learner(
         signals=trainer.signals,
-        readers=make_readers(trainer),
+        readers=make_scorer(trainer),
         vocab=trainer.vocab,
         pad_id=trainer.processing_class.pad_token_id,
         temperature=trainer.args.temperature,
         chunk_rows=trainer.args.loss_chunk_rows,
         layout=_layout(trainer, trainer.model),
         kernel=trainer.args.loss_kernel,
-        meter=trainer.meter,
+        metrics=trainer.metrics,
         markup=torch.tensor(sorted(markup_ids(trainer.processing_class))),
         told=not trainer.args.should_save,
     )
 
 
-def make_readers(trainer: OPSDTrainer) -> Readers:
+def make_scorer(trainer: OPSDTrainer) -> TeacherScorer:
     """The teachers. Where rollouts are learned from once, no rows of theirs are kept."""
     layouts, forking = {}, set()
     for weights, keeper in trainer.keepers.items():
@@ -196,7 +196,7 @@ def make_readers(trainer: OPSDTrainer) -> Readers:
             if attends(reader):
                 forking.add(weights)
     again = trainer.method.reuse > 1
-    return Readers(
+    return TeacherScorer(
         keepers=trainer.keepers,
         vocab=trainer.vocab,
         pad_id=trainer.processing_class.pad_token_id,

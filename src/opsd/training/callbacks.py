@@ -55,7 +55,7 @@ class AfterStep(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Where a step is left in the middle, all before it has to be written down already.
-        alone = args.world_size == 1 and not args.rollouts_ahead
+        alone = args.world_size == 1 and not args.async_rollouts
         logged = args.logging_strategy == "steps" and args.logging_steps == 1
         self.trainer.stop.at_once = alone and logged
         self.trainer.catch_up()

@@ -18,9 +18,9 @@ from opsd.grade.gold import gold_remarks
 from opsd.grade.verifier import MathVerifier
 from opsd.lm.quantization import is_quantized
 from opsd.methods.method import Method
-from opsd.methods.signals import Advantage, Distill, Leaf, Teacher, taught
+from opsd.methods.signals import Advantage, Distill, LossTerm, Teacher, taught
 from opsd.objective.credit import GroupNormalised
-from opsd.objective.weighting import ClipImportance
+from opsd.objective.weighting import ImportanceWeight
 from opsd.parts import parts_of
 from opsd.prompts.boundary import notes, prompt_notes
 from opsd.prompts.prompt import prompt_text
@@ -171,18 +171,18 @@ def settings_errors() -> Iterator[None]:
 def refuse_ahead(trainer: OPSDTrainer) -> None:
     """Rollouts can only be written meanwhile by an engine with weights of its own, of the student's
     alone, and while each step spends its own."""
-    if not trainer.args.rollouts_ahead:
+    if not trainer.args.async_rollouts:
         return
-    if not getattr(trainer.engine, "elsewhere", False):
-        raise UserError("rollouts_ahead needs an engine that runs elsewhere: engine: vllm_server")
+    if not getattr(trainer.engine, "is_remote", False):
+        raise UserError("async_rollouts needs an engine that runs elsewhere: engine: vllm_server")
     if trainer.method.reuse > 1 or writers(trainer.method):
         raise UserError(
-            f"rollouts_ahead: {trainer.method.name} reuses rollouts, or has other weights write"
+            f"async_rollouts: {trainer.method.name} reuses rollouts, or has other weights write"
             " them, which needs them in step; leave it out"
         )
 
 
-def refuse_untold(groups: Sequence[Group], signals: Sequence[tuple[float, Leaf]]) -> None:
+def refuse_untold(groups: Sequence[Group], signals: Sequence[tuple[float, LossTerm]]) -> None:
     """Some losses need the log-probabilities that tokens were sampled with."""
     untold = any(r.logprobs is None for group in groups for r in group.rollouts)
     for _, leaf in signals if untold else ():
@@ -201,10 +201,10 @@ def compares_rewards(method: Method) -> bool:
 
 def learns_from_rewards(method: Method) -> bool:
     """Whether right and wrong answers decide what is learned."""
-    return any(getattr(x, "graded", False) for x in parts_of(method))
+    return any(getattr(x, "needs_reward", False) for x in parts_of(method))
 
 
-def traps(trainer: OPSDTrainer) -> list[str]:
+def config_warnings(trainer: OPSDTrainer) -> list[str]:
     """What is allowed but known to go wrong, a line each with its remedy. A setting that a paper
     publishes can be among them."""
     checks = (_settings, _unwatched, _steps, _weights, _sampling, _readings, _golds)
@@ -322,14 +322,14 @@ def _golds(trainer: OPSDTrainer) -> Iterator[str]:
                 yield f"{count:,} of {len(problems):,} {remark}"
 
 
-def _teachers(trainer: OPSDTrainer) -> list[tuple[Leaf, Teacher]]:
+def _teachers(trainer: OPSDTrainer) -> list[tuple[LossTerm, Teacher]]:
     return [(leaf, leaf.teacher) for _, leaf in trainer.signals if leaf.teacher is not None]
 
 
-def _counts_on_samples(leaf: Leaf) -> bool:
+def _counts_on_samples(leaf: LossTerm) -> bool:
     """Whether a loss weighs a token by its own probability of being drawn."""
     return isinstance(leaf, Advantage) or any(
-        isinstance(weighting, ClipImportance) for weighting in leaf.weighting
+        isinstance(weighting, ImportanceWeight) for weighting in leaf.weighting
     )
 
 

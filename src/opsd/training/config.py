@@ -135,7 +135,7 @@ class OPSDConfig(TrainingArguments):
     generation_batch_tokens: int = field(
         default=65_536, metadata={"help": "Tokens in memory at once while generating."}
     )
-    rollouts_ahead: bool = field(
+    async_rollouts: bool = field(
         default=False,
         metadata={"help": "A server writes the next step's rollouts meanwhile: one step old."},
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opsd.methods.signals import Leaf
+from opsd.methods.signals import LossTerm
 from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.sources import Sampler
 from opsd.teacher.scorer import Text
@@ -15,7 +15,7 @@ from opsd.types import Group, Problem, Rollout, View
 
 
 @dataclass(frozen=True)
-class Reading:
+class TeacherInput:
     """A view as token ids, and the weights that read it."""
 
     view: View
@@ -24,7 +24,7 @@ class Reading:
 
 
 @dataclass
-class Lesson:
+class TrainingExample:
     """One rollout with all that the loss needs of it.
 
     `readings` has an entry per signal: the teacher's views, empty for a signal without a teacher,
@@ -37,7 +37,7 @@ class Lesson:
     sample: int
     group: int
     prompt_ids: tuple[int, ...]
-    readings: list[tuple[Reading, ...] | None]
+    readings: list[tuple[TeacherInput, ...] | None]
     reward_mean: float
     reward_std: float
     pass_rate: float
@@ -63,9 +63,9 @@ class Lesson:
         return len(self.prompt_ids) + len(self.rollout.completion_ids)
 
 
-def lessons(
-    groups: Sequence[Group], signals: Sequence[tuple[float, Leaf]], sampler: Sampler
-) -> list[Lesson]:
+def training_examples(
+    groups: Sequence[Group], signals: Sequence[tuple[float, LossTerm]], sampler: Sampler
+) -> list[TrainingExample]:
     """Every rollout of the groups that fits, in order."""
     made = []
     for number, group in enumerate(groups):
@@ -83,7 +83,7 @@ def lessons(
             if not sampler.fits(group.problem, view, ids, len(rollout.completion_ids)):
                 continue
             made.append(
-                Lesson(
+                TrainingExample(
                     problem=group.problem,
                     rollout=rollout,
                     sample=i,
@@ -99,7 +99,9 @@ def lessons(
     return made
 
 
-def _read(leaf: Leaf, group: Group, i: int, sampler: Sampler) -> tuple[Reading, ...] | None:
+def _read(
+    leaf: LossTerm, group: Group, i: int, sampler: Sampler
+) -> tuple[TeacherInput, ...] | None:
     teacher: Any = leaf.teacher
     if teacher is None:
         return ()
@@ -112,5 +114,5 @@ def _read(leaf: Leaf, group: Group, i: int, sampler: Sampler) -> tuple[Reading, 
         ids = prompt_ids(sampler.tokenizer, view)
         if not sampler.fits(group.problem, view, ids, length):
             return None
-        readings.append(Reading(view, ids, view.weights or teacher.weights))
+        readings.append(TeacherInput(view, ids, view.weights or teacher.weights))
     return tuple(readings)

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from opsd.console import log
 from opsd.lm.forward import head_of, hidden_rows
 from opsd.lm.layout import PADDED, Layout
-from opsd.methods.signals import Leaf, taught
+from opsd.methods.signals import LossTerm, taught
 from opsd.objective.fused import head_products
 from opsd.objective.head import Head, View
 from opsd.objective.kernels import KernelName
 from opsd.objective.table import TokenTable
 from opsd.objective.terms import mixed_before
-from opsd.objective.total import Share, tally, total
-from opsd.teacher.scorer import Pages, Plan, Readers
-from opsd.training.examples import Lesson, Reading
-from opsd.training.metrics import Meter
+from opsd.objective.total import TermInputs, count_term, total
+from opsd.teacher.scorer import Plan, TeacherOutputs, TeacherScorer
+from opsd.training.examples import TeacherInput, TrainingExample
+from opsd.training.metrics import Metrics
 
 Results = list[tuple[Tensor, TokenTable]]
 
@@ -32,47 +32,47 @@ class Learner:
     the ids of special tokens, thinking tags and bare line breaks; `told` says that what the loss
     costs has been said."""
 
-    signals: Sequence[tuple[float, Leaf]]
-    readers: Readers
+    signals: Sequence[tuple[float, LossTerm]]
+    readers: TeacherScorer
     vocab: int
     pad_id: int
     temperature: float
     chunk_rows: int | None
-    meter: Meter
+    metrics: Metrics
     markup: Tensor
     layout: Layout = PADDED
     kernel: KernelName = "auto"
     told: bool = False
 
     def objective(
-        self, part: Sequence[Lesson], reader: nn.Module, device: torch.device, plan: Plan
+        self, part: Sequence[TrainingExample], reader: nn.Module, device: torch.device, plan: Plan
     ) -> tuple[Callable[[nn.Module], Tensor], Results]:
         """A function of the student that gives the pass's loss, and a list that it fills with each
         signal's token losses and table. The teachers read here what is planned, with `reader`'s
         architecture."""
-        with self.meter.timed("teacher"):
+        with self.metrics.timed("teacher"):
             pages = self.readers.read(plan, reader)
             self.readers.remember(pages)
-            shares = [self._share(part, i, pages, device) for i in range(len(self.signals))]
+            inputs = [self._share(part, i, pages, device) for i in range(len(self.signals))]
         results: Results = []
 
         def run(student: nn.Module) -> Tensor:
-            prompts = [lesson.prompt_ids for lesson in part] or [(self.pad_id,)]
-            completions = [lesson.rollout.completion_ids for lesson in part] or [()]
+            prompts = [example.prompt_ids for example in part] or [(self.pad_id,)]
+            completions = [example.rollout.completion_ids for example in part] or [()]
             hidden_ND = hidden_rows(student, self.layout.lay(prompts, completions, self.pad_id))
             head = head_of(student, self.vocab)
             if not part:
                 # Every trained parameter takes part, or the other processes wait for it forever.
                 parts = [hidden_ND, head.weight, *([] if head.bias is None else [head.bias])]
                 return sum(tensor.sum() * 0.0 for tensor in parts)  # pyright: ignore
-            self._tell_costs(shares, hidden_ND, head)
-            with self.meter.timed("loss"):
+            self._tell_costs(inputs, hidden_ND, head)
+            with self.metrics.timed("loss"):
                 loss, seen = total(
                     hidden_ND,
                     head,
                     torch.tensor([t for c in completions for t in c], device=device),
                     table_of(part, self.markup, device),
-                    shares,
+                    inputs,
                     chunk_rows=self.chunk_rows,
                     kernel=self.kernel,
                 )
@@ -81,83 +81,88 @@ class Learner:
 
         return run, results
 
-    def _tell_costs(self, shares: Sequence[Share], hidden_ND: Tensor, head: Head) -> None:
+    def _tell_costs(self, inputs: Sequence[TermInputs], hidden_ND: Tensor, head: Head) -> None:
         """Says once what the loss costs, in products with the output layer."""
         if self.told:
             return
         self.told = True
-        live = [share for share in shares if bool(share.taught_R.any())]
-        terms = [share.leaf.term(share.views, share.temperature) for share in live]
+        live = [term_inputs for term_inputs in inputs if bool(term_inputs.taught_R.any())]
+        terms = [
+            term_inputs.leaf.term(term_inputs.views, term_inputs.temperature)
+            for term_inputs in live
+        ]
         folded = [mixed_before(term, hidden_ND, head) for term in terms]
-        planned = all(share.leaf.slope is not None for share in live)
+        planned = all(term_inputs.leaf.slope is not None for term_inputs in live)
         n = head_products(head, folded, planned)
         log(f"the loss takes {n} products with the output layer per token, forward and backward")
 
     def denominators(
-        self, made: Sequence[Lesson], limit: int, reduce: Callable[[Tensor], Tensor]
+        self, made: Sequence[TrainingExample], limit: int, reduce: Callable[[Tensor], Tensor]
     ) -> None:
         """Gives every lesson the factors of its tokens; counts once per step, `reduce` adding up
         the processes. `limit` is the completion limit in tokens."""
         tallies = [
-            tally(
+            count_term(
                 leaf,
-                [_marked(lesson, self.markup) for lesson in made],
-                [lesson.group for lesson in made],
-                [lesson.readings[i] is not None for lesson in made],
+                [_marked(example, self.markup) for example in made],
+                [example.group for example in made],
+                [example.readings[i] is not None for example in made],
                 limit,
             )
             for i, (_, leaf) in enumerate(self.signals)
         ]
         counts = reduce(torch.tensor([t.count for t in tallies])).clamp(min=1).tolist()
-        for row, lesson in enumerate(made):
-            lesson.factors = [
+        for row, example in enumerate(made):
+            example.factors = [
                 t.factor_R[row].item() / count for t, count in zip(tallies, counts, strict=True)
             ]
 
-    def note(self, part: Sequence[Lesson], results: Results) -> list[list[float] | None]:
+    def note(self, part: Sequence[TrainingExample], results: Results) -> list[list[float] | None]:
         """Adds a pass to the meter; returns each lesson's divergence per token, in nats."""
         per_token: Tensor | None = None
         for i, (losses, table) in enumerate(results):
             inside = torch.tensor([x.readings[i] is not None for x in part], device=losses.device)
             leaf = self.signals[i][1]
             mask = inside[table.rollout] & taught(leaf, table.position, table.markup)
-            self.meter.tokens(table, mask, [lesson.problem.language for lesson in part])
+            self.metrics.tokens(table, mask, [example.problem.language for example in part])
             per_token = table.statistics.get("divergence", per_token)
         if per_token is None:
             return [None] * len(part)
-        lengths = [len(lesson.rollout.completion_ids) for lesson in part]
+        lengths = [len(example.rollout.completion_ids) for example in part]
         return [row.tolist() for row in per_token.cpu().split(lengths)]
 
-    def temperature_of(self, leaf: Leaf) -> float:
+    def temperature_of(self, leaf: LossTerm) -> float:
         return self.temperature if leaf.temperature == "sampling" else leaf.temperature
 
-    def plan(self, part: Sequence[Lesson]) -> Plan:
+    def plan(self, part: Sequence[TrainingExample]) -> Plan:
         """What the teachers of all signals are to read in a pass."""
         every = range(len(self.signals))
-        texts = (text for lesson in part for i in every for text in lesson.texts(i))
+        texts = (text for example in part for i in every for text in example.texts(i))
         return self.readers.plan(texts, size=len(part))
 
-    def _share(self, part: Sequence[Lesson], i: int, pages: Pages, device: torch.device) -> Share:
+    def _share(
+        self, part: Sequence[TrainingExample], i: int, pages: TeacherOutputs, device: torch.device
+    ) -> TermInputs:
         coefficient, leaf = self.signals[i]
-        return Share(
+        return TermInputs(
             coefficient=coefficient,
             leaf=leaf,
             views=views_of(part, i, pages),
             taught_R=torch.tensor([x.readings[i] is not None for x in part], device=device),
             factor_R=torch.tensor([x.factors[i] for x in part], device=device),
             temperature=self.temperature_of(leaf),
-            scales=scales_of([lesson.readings[i] for lesson in part], device),
+            scales=scales_of([example.readings[i] for example in part], device),
         )
 
-    def views(self, lesson: Lesson, i: int, model: nn.Module) -> list[View]:
+    def views(self, example: TrainingExample, i: int, model: nn.Module) -> list[View]:
         """What the teacher of one signal says of one rollout."""
-        plan = self.readers.plan(lesson.texts(i), size=1)
-        return views_of([lesson], i, self.readers.read(plan, model))
+        plan = self.readers.plan(example.texts(i), size=1)
+        return views_of([example], i, self.readers.read(plan, model))
 
 
-def views_of(part: Sequence[Lesson], i: int, pages: Pages) -> list[View]:
+def views_of(part: Sequence[TrainingExample], i: int, pages: TeacherOutputs) -> list[View]:
     """Each view's hidden states in signal `i`; rows of rollouts that it does not teach are 0."""
-    own = next((lesson.readings[i] for lesson in part if lesson.readings[i]), None) or ()
+    own = next((example.readings[i] for example in part if example.readings[i]), None) or ()
     views = []
     for k, reading in enumerate(own):
         read = [pages.rows[x.texts(i)[k]] if x.readings[i] else None for x in part]
@@ -169,7 +174,7 @@ def views_of(part: Sequence[Lesson], i: int, pages: Pages) -> list[View]:
 
 
 def scales_of(
-    readings: Sequence[tuple[Reading, ...] | None], device: torch.device
+    readings: Sequence[tuple[TeacherInput, ...] | None], device: torch.device
 ) -> dict[str, Tensor]:
     """The scales of every view [R], by its name; 0 for rollouts that are not taught."""
     named = next(filter(None, readings), ())
@@ -181,17 +186,17 @@ def scales_of(
     }
 
 
-def _marked(lesson: Lesson, markup: Tensor) -> Tensor:
-    return torch.isin(torch.tensor(lesson.rollout.completion_ids), markup)
+def _marked(example: TrainingExample, markup: Tensor) -> Tensor:
+    return torch.isin(torch.tensor(example.rollout.completion_ids), markup)
 
 
-def table_of(part: Sequence[Lesson], markup: Tensor, device: torch.device) -> TokenTable:
+def table_of(part: Sequence[TrainingExample], markup: Tensor, device: torch.device) -> TokenTable:
     """The rows of a pass: every completion token of its lessons, in order; `markup` are ids."""
-    lengths = torch.tensor([len(lesson.rollout.completion_ids) for lesson in part])
+    lengths = torch.tensor([len(example.rollout.completion_ids) for example in part])
     # Text that nobody sampled has no sampling log-probability: NaN makes any use of it visible.
     sampled = [
-        lesson.rollout.logprobs or (float("nan"),) * len(lesson.rollout.completion_ids)
-        for lesson in part
+        example.rollout.logprobs or (float("nan"),) * len(example.rollout.completion_ids)
+        for example in part
     ]
 
     def column(values: list[float]) -> Tensor:
@@ -201,24 +206,26 @@ def table_of(part: Sequence[Lesson], markup: Tensor, device: torch.device) -> To
         rollout=torch.repeat_interleave(torch.arange(len(part)), lengths).to(device),
         position=torch.cat([torch.arange(int(n)) for n in lengths]).to(device),
         logp_sampler=column([p for row in sampled for p in row]),
-        group_R=torch.tensor([lesson.group for lesson in part], device=device),
-        reward_R=column([lesson.reward for lesson in part]),
-        reward_mean_R=column([lesson.reward_mean for lesson in part]),
-        reward_std_R=column([lesson.reward_std for lesson in part]),
-        pass_rate_R=column([lesson.pass_rate for lesson in part]),
-        markup=torch.cat([_marked(lesson, markup) for lesson in part]).to(device),
+        group_R=torch.tensor([example.group for example in part], device=device),
+        reward_R=column([example.reward for example in part]),
+        reward_mean_R=column([example.reward_mean for example in part]),
+        reward_std_R=column([example.reward_std for example in part]),
+        pass_rate_R=column([example.pass_rate for example in part]),
+        markup=torch.cat([_marked(example, markup) for example in part]).to(device),
     )
 
 
-def passes(part: Sequence[Lesson], budget: int | None, layout: Layout) -> list[list[Lesson]]:
+def passes(
+    part: Sequence[TrainingExample], budget: int | None, layout: Layout
+) -> list[list[TrainingExample]]:
     """Lessons split so that each pass, laid out, stays within `budget` tokens of the student's."""
     if budget is None:
         return [list(part)]
-    split: list[list[Lesson]] = [[]]
-    for lesson in part:
-        lengths = [lesson.tokens, *(x.tokens for x in split[-1])]
+    split: list[list[TrainingExample]] = [[]]
+    for example in part:
+        lengths = [example.tokens, *(x.tokens for x in split[-1])]
         if split[-1] and layout.tokens(lengths) > budget:
-            split.append([lesson])
+            split.append([example])
         else:
-            split[-1].append(lesson)
+            split[-1].append(example)
     return split

@@ -17,7 +17,7 @@ from opsd.grade.traits import count_markers, overlap, repetition
 from opsd.languages.registry import language
 from opsd.objective.table import TokenTable
 from opsd.prompts.prompt import prompt_text
-from opsd.training.examples import Lesson
+from opsd.training.examples import TrainingExample
 from opsd.types import Finish, Group, Problem, Rollout
 
 PHASE = "opsd/"
@@ -34,7 +34,7 @@ _PARTS = ("target/", "support/")
 
 
 @dataclass
-class Meter:
+class Metrics:
     """Sums and counts since the last log line, on this process; `merged` adds up processes.
 
     With `by_language`, accuracy, format rate, length and divergence are also kept per language.
@@ -143,17 +143,19 @@ class Meter:
         return result
 
 
-def rollout_row(lesson: Lesson, step: int, tokenizer: Any, divergence: list[float] | None) -> dict:
+def rollout_row(
+    example: TrainingExample, step: int, tokenizer: Any, divergence: list[float] | None
+) -> dict:
     """A rollout as one line: both prompts as text and ids, the completion, the verdict, and the
     unclipped divergence of each token in nats."""
-    rollout, verdict = lesson.rollout, lesson.rollout.verdict
+    rollout, verdict = example.rollout, example.rollout.verdict
     return {
         "step": step,
-        "problem": lesson.problem.id,
-        "sample": lesson.sample,
-        "language": lesson.problem.language,
-        "prompt": tokenizer.decode(lesson.prompt_ids),
-        "prompt_ids": list(lesson.prompt_ids),
+        "problem": example.problem.id,
+        "sample": example.sample,
+        "language": example.problem.language,
+        "prompt": tokenizer.decode(example.prompt_ids),
+        "prompt_ids": list(example.prompt_ids),
         "views": [
             {
                 "name": reading.view.name,
@@ -161,13 +163,13 @@ def rollout_row(lesson: Lesson, step: int, tokenizer: Any, divergence: list[floa
                 "prompt": prompt_text(tokenizer, reading.view),
                 "prompt_ids": list(reading.ids),
             }
-            for readings in lesson.readings
+            for readings in example.readings
             for reading in readings or ()
         ],
         "completion": rollout.text,
         "completion_ids": list(rollout.completion_ids),
         "finish": rollout.finish.value,
-        "answer": lesson.problem.answer,
+        "answer": example.problem.answer,
         "reward": verdict.reward if verdict else None,
         "correct": verdict.correct if verdict else None,
         "format_ok": verdict.format_ok if verdict else None,

@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 from opsd.console import log
 from opsd.methods.method import Method
 from opsd.methods.signals import Distill
-from opsd.objective.divergences import ClipSummands
+from opsd.objective.divergences import PointwiseClip
 from opsd.schedule import check
-from opsd.training.checks import compares_rewards, learns_from_rewards, traps
+from opsd.training.checks import compares_rewards, config_warnings, learns_from_rewards
 
 Row = Mapping[str, Any]
 
@@ -35,7 +35,7 @@ _FEWEST = 5
 
 
 @dataclass(frozen=True)
-class Fall:
+class ScoreDrop:
     """A dev score that fell: its best evaluation, the last one, and the training measure's mean
     over the log lines up to the best one and since (None where a run has no such lines)."""
 
@@ -49,7 +49,9 @@ class Fall:
         return self.best["eval_avg@k"] - self.last["eval_avg@k"]
 
 
-def fall(history: Sequence[Row], draws: int, patience: int, measure: str = "loss") -> Fall | None:
+def fall(
+    history: Sequence[Row], draws: int, patience: int, measure: str = "loss"
+) -> ScoreDrop | None:
     """The fall of dev avg@k that `patience` evaluations in a row agree on, by more than noise.
 
     `draws` is the number of completions behind an evaluation (problems x samples). An evaluation's
@@ -69,7 +71,7 @@ def fall(history: Sequence[Row], draws: int, patience: int, measure: str = "loss
     since = [value for step, value in values if step > best["step"]]
     if not before:  # the best model is the untrained one
         before = since[: len(since) // 2]
-    return Fall(best, recent[-1], _mean(before), _mean(since))
+    return ScoreDrop(best, recent[-1], _mean(before), _mean(since))
 
 
 def _below(score: float, best: float, draws: int) -> bool:
@@ -83,7 +85,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(last) / len(last) if last else None
 
 
-def diagnosis(found: Fall, measure: str = "loss") -> str:
+def diagnosis(found: ScoreDrop, measure: str = "loss") -> str:
     """A fall in one line: the numbers, whether training improved meanwhile, and the remedy."""
     best, last = found.best, found.last
     text = (
@@ -149,8 +151,8 @@ def clip_turns(history: Sequence[Row]) -> str | None:
         f" divergence from the teacher rose from {first['divergence']:.4f} to"
         f" {last['divergence']:.4f}, while the clipped loss went from {first['loss']:.4f} to"
         f" {last['loss']:.4f}{below}. Capped summands pull no longer, and the others push away from"
-        " the teacher: take the divergence without 'clip_summands', raise its cap, cap whole tokens"
-        " instead (weighting clip_tokens), or lower learning_rate"
+        " the teacher: take the divergence without 'pointwise_clip', raise its cap, cap whole"
+        " tokens instead (weighting clip_tokens), or lower learning_rate"
     )
 
 
@@ -178,12 +180,12 @@ def _turned(rows: Sequence[Row]) -> bool:
 def clips_everything(method: Method) -> bool:
     """Whether the loss is made of capped summands alone."""
     return all(
-        isinstance(leaf, Distill) and isinstance(leaf.divergence, ClipSummands)
+        isinstance(leaf, Distill) and isinstance(leaf.divergence, PointwiseClip)
         for _, leaf in method.signals
     )
 
 
-class Watch(TrainerCallback):
+class CollapseMonitor(TrainerCallback):
     """Tells of traps at the start, of rollouts that teach nothing, and of a dev score that falls.
 
     `args.collapse="stop"` also ends the run then; the Trainer loads the best checkpoint at the end
@@ -199,7 +201,7 @@ class Watch(TrainerCallback):
         otherwise the loss."""
         return "reward" if learns_from_rewards(self.trainer.method) else "loss"
 
-    def found(self, history: Sequence[Row]) -> Fall | None:
+    def found(self, history: Sequence[Row]) -> ScoreDrop | None:
         """The fall that the history ends with; None also where nobody watches."""
         args, problems = self.trainer.args, self.trainer.eval_dataset
         if args.collapse == "ignore" or not problems:
@@ -214,7 +216,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         check(self.trainer.method, state.max_steps)
         if state.is_world_process_zero:
-            for line in traps(self.trainer):
+            for line in config_warnings(self.trainer):
                 log(f"note: {line}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from opsd.lm.forward import score
-from opsd.methods.signals import Advantage, Distill, Leaf, taught, weight
+from opsd.methods.signals import Advantage, Distill, LossTerm, taught, weight
 from opsd.objective.credit import Gated
-from opsd.objective.divergences import ClipSummands, Divergence, reverse_kl
+from opsd.objective.divergences import Divergence, PointwiseClip, reverse_kl
 from opsd.objective.fused import fused_terms
 from opsd.objective.head import Head, View
 from opsd.objective.table import TokenTable
-from opsd.objective.targets import Purified, Separate, Single
+from opsd.objective.targets import PerView, Purified, Single
 from opsd.prompts.tokens import pieces
-from opsd.training.examples import Lesson
+from opsd.training.examples import TrainingExample
 from opsd.training.learner import Learner, scales_of, table_of
 from opsd.training.metrics import rollout_row
 
@@ -31,7 +31,9 @@ _STUDENT, _TARGET = -1, -2
 
 
 @torch.no_grad()
-def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, step: int) -> dict:
+def trace(
+    example: TrainingExample, learner: Learner, model: nn.Module, tokenizer: Any, step: int
+) -> dict:
     """One rollout as one line of `traces/*.jsonl`: its line in `rollouts/`, the problem's text as
     `question`, and per token
 
@@ -41,24 +43,24 @@ def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, st
       token's log-probability;
     - `signals`: what each one teaches, see `_taught`; `{"type"}` alone where it teaches nothing.
     """
-    ids = lesson.rollout.completion_ids
+    ids = example.rollout.completion_ids
     with learner.readers.autocast():
-        student_ND, head = score(model, [lesson.prompt_ids], [ids], learner.pad_id, learner.vocab)
+        student_ND, head = score(model, [example.prompt_ids], [ids], learner.pad_id, learner.vocab)
     page = _Page(
         torch.tensor(ids, device=student_ND.device),
         View("student", student_ND, head),
-        table_of([lesson], learner.markup, student_ND.device),
+        table_of([example], learner.markup, student_ND.device),
         _Words(tokenizer, ids),
     )
     alone = _Reading(page, temperature=learner.temperature)
     readers = [{"name": "student", **alone.reader(_STUDENT)}]
     signals = []
     for i, (_, leaf) in enumerate(learner.signals):
-        readings = lesson.readings[i]
+        readings = example.readings[i]
         if readings is None:
             signals.append({"type": leaf.type})
             continue
-        views = learner.views(lesson, i, model)
+        views = learner.views(example, i, model)
         scales = scales_of([readings], student_ND.device)
         reading = _Reading(page, leaf, views, learner.temperature_of(leaf))
         for k, read in enumerate(readings):
@@ -70,15 +72,15 @@ def trace(lesson: Lesson, learner: Learner, model: nn.Module, tokenizer: Any, st
     divergences = [signal["columns"].get("divergence") for signal in signals if "columns" in signal]
     divergence = next((found for found in reversed(divergences) if found), None)
     return {
-        **rollout_row(lesson, step, tokenizer, divergence),
-        "question": lesson.problem.text,
+        **rollout_row(example, step, tokenizer, divergence),
+        "question": example.problem.text,
         "tokens": page.words.tokens,
         "readers": readers,
         "signals": signals,
     }
 
 
-def _taught(leaf: Leaf, reading: _Reading, table: TokenTable) -> dict[str, Any]:
+def _taught(leaf: LossTerm, reading: _Reading, table: TokenTable) -> dict[str, Any]:
     """A signal on one rollout, per token: the term's `value`, `unclipped` where it is a divergence
     that a clip may act on, its `weight`, the `loss` after it, whether it is `in_loss`; `columns`,
     all that the term saw; `pairs` of readers and how far they are apart; for an advantage, that,
@@ -167,7 +169,7 @@ class _Reading:
     def __init__(
         self,
         page: _Page,
-        leaf: Leaf | None = None,
+        leaf: LossTerm | None = None,
         views: Sequence[View] = (),
         temperature: float = 1.0,
     ) -> None:
@@ -190,7 +192,7 @@ class _Reading:
     def aims(self) -> bool:
         """Whether the target is a distribution of its own."""
         teacher = self.leaf.teacher if self.leaf else None
-        return teacher is not None and not isinstance(teacher.target, Single | Separate)
+        return teacher is not None and not isinstance(teacher.target, Single | PerView)
 
     def reader(self, number: int) -> dict[str, Any]:
         """A reader's part of a trace."""
@@ -254,7 +256,7 @@ class _Reading:
         if not isinstance(self.leaf, Distill):
             return reverse_kl
         own = self.leaf.divergence
-        return own.divergence if isinstance(own, ClipSummands) else own
+        return own.divergence if isinstance(own, PointwiseClip) else own
 
     def _rows(self, rows: slice) -> dict[int, Tensor]:
         """Log-probabilities [C, V] of every reader on some rows."""

@@ -39,7 +39,7 @@ from opsd.methods.method import Method
 from opsd.publish.hub import Publishing
 from opsd.rollout.engine import Engine
 from opsd.rollout.engines import VLLM, VLLMServer
-from opsd.rollout.prefetch import Ahead
+from opsd.rollout.prefetch import RolloutPrefetcher
 from opsd.runs import checkpoint
 from opsd.runs.files import finite
 from opsd.runs.folder import RunFolder
@@ -67,11 +67,11 @@ from opsd.training.checks import (
 )
 from opsd.training.config import OPSDConfig
 from opsd.training.dev import dev_scores, summarise
-from opsd.training.examples import Lesson, lessons
+from opsd.training.examples import TrainingExample, training_examples
 from opsd.training.generator import begin_next, follow, generated
 from opsd.training.learner import passes
-from opsd.training.metrics import PHASE, Meter, rollout_row
-from opsd.training.monitor import Watch
+from opsd.training.metrics import PHASE, Metrics, rollout_row
+from opsd.training.monitor import CollapseMonitor
 from opsd.training.stopping import Stopped, StopSignal
 from opsd.training.traces import trace
 from opsd.types import Group, Problem, UserError, Verdict
@@ -129,10 +129,10 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self.stop = StopSignal()
         self.finite = FiniteSteps(self)
         self.synced: int | None = None
-        self.ahead = Ahead()
+        self.ahead = RolloutPrefetcher()
         self._judging = threading.Lock()
         train_set = None if train_dataset is None else as_problems(train_dataset)
-        self.meter = Meter(by_language=_several_languages(train_set))
+        self.metrics = Metrics(by_language=_several_languages(train_set))
         with settings_errors():
             super().__init__(
                 model=student,
@@ -140,7 +140,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 train_dataset=train_set,
                 eval_dataset=None if eval_dataset is None else as_problems(eval_dataset),
                 processing_class=tokenizer,
-                callbacks=[*(callbacks or []), self.finite, AfterStep(self), Watch(self)],
+                callbacks=[*(callbacks or []), self.finite, AfterStep(self), CollapseMonitor(self)],
                 optimizers=optimizers,
             )
         for callback in (ProgressCallback, PrinterCallback):
@@ -176,26 +176,26 @@ class OPSDTrainer(Publishing, ShardedFiles):
         if step % self.method.reuse == 0 or self._groups is None:
             self.learner.readers.forget()
             group = self.method.source.group
-            with self.meter.timed("rollout"):
+            with self.metrics.timed("rollout"):
                 self._groups = generated(self, rows[::group], step)
-                self.meter.notes(self._groups)
+                self.metrics.notes(self._groups)
             refuse_untold(self._groups, self.signals)
-            coming = self.args.rollouts_ahead and step + 1 < total_steps
+            coming = self.args.async_rollouts and step + 1 < total_steps
             if coming and self.ahead.look(epoch_iterator, num_batches):
                 begin_next(self, self.ahead.rows[::group], step + 1)
-        made = lessons(self._groups, self.signals, self.sampler)
+        made = training_examples(self._groups, self.signals, self.sampler)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
-        made = [lesson for lesson in made if lesson.taught]
-        self.meter.add("rollouts_learned", len(made), 1)
+        made = [example for example in made if example.taught]
+        self.metrics.add("rollouts_learned", len(made), 1)
         if self._due(self.args.trace_steps):
             with self.whole(self.keepers):
                 self._trace(made[:2] if self.args.process_index == 0 else [])
-        made.sort(key=lambda lesson: -lesson.tokens)
+        made.sort(key=lambda example: -example.tokens)
         size = -(-len(made) // num_batches)
         return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
 
     def training_step(
-        self, model: nn.Module, inputs: list[Lesson], num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: list[TrainingExample], num_items_in_batch: Any = None
     ) -> Tensor:
         """Forward and backward over one list of lessons, in as many passes as the token budget
         asks for; the same number on every process, since each pass synchronises."""
@@ -211,12 +211,12 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 loss += self._pass(model, part, plans[i])
         return self.finite.counted(loss)
 
-    def _pass(self, model: nn.Module, part: list[Lesson], plan: Plan) -> Tensor:
+    def _pass(self, model: nn.Module, part: list[TrainingExample], plan: Plan) -> Tensor:
         """One forward and backward. Gradients and the returned loss are multiplied by the number
         of processes, which DDP and the Trainer's log divide by again."""
         base = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         objective, results = self.learner.objective(part, base, self.args.device, plan)
-        with self.meter.timed("student"):
+        with self.metrics.timed("student"):
             with self.compute_loss_context_manager():
                 loss = model(objective=objective) * self.args.world_size
             # The loss is divided by the step's own counts already.
@@ -225,8 +225,8 @@ class OPSDTrainer(Publishing, ShardedFiles):
         divergences = self.learner.note(part, results)
         if self._due(self.args.rollout_log_steps):
             rows = [
-                rollout_row(lesson, self.state.global_step, self.processing_class, divergence)
-                for lesson, divergence in zip(part, divergences, strict=True)
+                rollout_row(example, self.state.global_step, self.processing_class, divergence)
+                for example, divergence in zip(part, divergences, strict=True)
             ]
             self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
         return loss.detach()
@@ -281,7 +281,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     # What is written down
 
-    def _trace(self, made: Sequence[Lesson]) -> None:
+    def _trace(self, made: Sequence[TrainingExample]) -> None:
         base = self.accelerator.unwrap_model(self.model)
         step = self.state.global_step
         rows = [trace(x, self.learner, base, self.processing_class, step) for x in made]
@@ -296,7 +296,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         """Adds what the step measured; writes training and evaluation lines to metrics.jsonl."""
         if "loss" in logs:
             self.finite.tell(logs)
-            measured = self.meter.merged(gather_object)
+            measured = self.metrics.merged(gather_object)
             measured["time/student"] -= measured.get("time/loss", 0.0)
             logs.update(measured)
             told = [
@@ -327,7 +327,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self.stop.heed()
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
-        with self.meter.timed("evaluate"):
+        with self.metrics.timed("evaluate"):
             own = list(problems)[args.process_index :: args.world_size]
             with self.whole():
                 follow(self)
@@ -381,7 +381,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     def _clear(self) -> None:
         """Forgets what a training that was left in the middle of a step had begun."""
-        self.meter.clear()
+        self.metrics.clear()
         self.finite.clear()
         self.ahead.rows = []
         self._groups = None
@@ -413,7 +413,11 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 checkpoint.forget_after(self.run.path, state.global_step)
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
             spent_all = spent >= (self.args.max_generated_tokens or math.inf)
-            if state.global_step >= steps or spent_all or Watch(self).ended(state.log_history):
+            if (
+                state.global_step >= steps
+                or spent_all
+                or CollapseMonitor(self).ended(state.log_history)
+            ):
                 # The Trainer would take one more step before it notices that it has arrived.
                 self._load_from_checkpoint(str(folder))
                 self.state = state
@@ -551,7 +555,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
             if unspent is None:
                 raise UserError(f"{folder} lacks the rollouts that are still to be learned from")
             self._groups = unspent
-        elif unspent is not None and self.args.rollouts_ahead:
+        elif unspent is not None and self.args.async_rollouts:
             self.ahead.keep(unspent)
         return state["generated_tokens"]
 
@@ -573,9 +577,9 @@ class OPSDTrainer(Publishing, ShardedFiles):
         load_result.missing_keys[:] = [k for k in load_result.missing_keys if k not in tied]
         super()._issue_warnings_after_load(load_result)
 
-    def floating_point_ops(self, inputs: list[Lesson]) -> float:
+    def floating_point_ops(self, inputs: list[TrainingExample]) -> float:
         """6 x parameters x tokens of the student's sequences."""
-        return 6.0 * self.model.num_parameters() * sum(lesson.tokens for lesson in inputs)
+        return 6.0 * self.model.num_parameters() * sum(example.tokens for example in inputs)
 
 
 def _several_languages(problems: Any) -> bool:
