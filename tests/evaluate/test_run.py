@@ -378,7 +378,7 @@ def test_dev_scores_repeat_and_leave_the_runs_counters_alone(tokenizer):
     sampler = sampler_for(engine, tokenizer)
     scores = dev_scores(sampler, SWA, 4)
     assert dev_scores(sampler, SWA, 4) == scores
-    assert sampler.generated_tokens == 0
+    assert sampler.counts.generated_tokens == 0
     assert [(*score[:3], score[4]) for score in scores] == [(4, 2, 4, "swa")] * 3
     told = summarise(scores)
     assert (told["avg@k"], told["pass@k"], told["format_rate"]) == (0.5, 1.0, 1.0)

@@ -45,11 +45,11 @@ def test_prompts_of_other_lengths_give_rows_of_the_same_tokens():
 @settings(max_examples=100, deadline=None)
 @given(pairs)
 def test_packed_sequences_stand_one_after_another(rows: list[tuple[list[int], list[int]]]):
-    sheet = pack([p for p, _ in rows], [c for _, c in rows], 0)
-    assert sheet.ids_BL.tolist() == [[token for p, c in rows for token in p + c]]
-    assert sheet.places_BL.tolist() == [[i for p, c in rows for i in range(len(p) + len(c))]]
-    (ids,) = torch.nn.functional.pad(sheet.ids_BL, (0, 1))
-    assert ids[sheet.rows_N + 1].tolist() == [token for _, c in rows for token in c]
+    batch = pack([p for p, _ in rows], [c for _, c in rows], 0)
+    assert batch.ids_BL.tolist() == [[token for p, c in rows for token in p + c]]
+    assert batch.places_BL.tolist() == [[i for p, c in rows for i in range(len(p) + len(c))]]
+    (ids,) = torch.nn.functional.pad(batch.ids_BL, (0, 1))
+    assert ids[batch.rows_N + 1].tolist() == [token for _, c in rows for token in c]
 
 
 @settings(max_examples=100, deadline=None)
@@ -58,7 +58,7 @@ def test_a_layout_knows_the_size_of_its_sheets(rows: list[tuple[list[int], list[
     prompts, completions = [p for p, _ in rows], [c for _, c in rows]
     lengths = [len(p) + len(c) for p, c in rows]
     for layout in (PADDED, PACKED):
-        ids = layout.lay(prompts, completions, 0).ids_BL
+        ids = layout.collate(prompts, completions, 0).ids_BL
         assert ids.numel() == layout.tokens(lengths)
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 from opsd.objective import kernels
 from opsd.objective.divergences import forward_kl, jsd, pointwise_clip, reverse_kl
 from opsd.objective.fused import fused_divergence, fused_terms
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.support import TopK
 from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 
@@ -175,7 +175,7 @@ def test_top_k_equals_float64(name, by, rest):
     ours, true = DIVERGENCES[name]
     for k in (1, 5, 69, 70, 100):
         case = Case(trained=True)
-        view = View("teacher", case.teacher, case.head)
+        view = TeacherHidden("teacher", case.teacher, case.head)
         term = ChunkDivergence((view,), ours, support=TopK(k, by, rest), temperature=1.1)
         values, _ = fused_terms(case.student, case.head, [term], case.tokens, chunk_rows=4)
         oracle = Oracle(true.kind, true.beta, true.cap, k, rest, by)
@@ -214,7 +214,7 @@ def test_log_probability_is_exact_for_near_certain_tokens(size):
 
 def test_sampled_term_reads_the_target_at_the_token():
     case = Case()
-    view = View("teacher", case.teacher, case.head)
+    view = TeacherHidden("teacher", case.teacher, case.head)
     term = ChunkLogProb((view,), temperature=1.1)
     _, (seen,) = fused_terms(case.student, case.head, [term], case.tokens, chunk_rows=4)
     for hidden, name in ((case.student, "student"), (case.teacher, "target")):
@@ -224,7 +224,7 @@ def test_sampled_term_reads_the_target_at_the_token():
 
 
 def terms_of(case: Case):
-    view = View("teacher", case.teacher, case.head)
+    view = TeacherHidden("teacher", case.teacher, case.head)
     return [
         ChunkDivergence((view,), jsd(0.5)),
         ChunkLogProb(temperature=1.1),

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from opsd.objective.fused import chunk_rows_for, fused_terms, head_products
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 
 
@@ -19,7 +19,7 @@ from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 )
 def test_products_with_the_head(trained, planned, distill, likelihood):
     case = Case(rows=32, vocab=512, hidden=64, trained=trained)
-    view = View("teacher", case.teacher, case.head)
+    view = TeacherHidden("teacher", case.teacher, case.head)
     for term, expected in ((ChunkDivergence((view,)), distill), (ChunkLogProb(), likelihood)):
         counter = FlopCounterMode(display=False)
         plan = [case.weights] if planned else None
@@ -65,7 +65,7 @@ def test_no_tensor_over_the_vocabulary_outside_a_chunk(trained, planned):
 
 def test_chunks_follow_the_budget():
     case = Case()
-    view = View("teacher", case.teacher, case.head)
+    view = TeacherHidden("teacher", case.teacher, case.head)
     small = Head(torch.empty(151_936, 1, device="meta"))
     assert chunk_rows_for(small, [ChunkDivergence((view,))], "cpu") == 27
     assert chunk_rows_for(small, [ChunkDivergence((view,))], "cuda") == 441

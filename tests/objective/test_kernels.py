@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from opsd.objective import kernels
 from opsd.objective.divergences import forward_kl, jsd, pointwise_clip
 from opsd.objective.fused import chunk_rows_for, fused_divergence, fused_terms
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.kernels import Compiled, Eager, Triton, kernel_for
 from opsd.objective.support import TopK
 from opsd.objective.terms import ChunkDivergence, ChunkLogProb
@@ -41,7 +41,7 @@ def result(kernel, terms, rows, chunk, distance=0.5):
 
 def one(divergence):
     def terms(case):
-        view = View("teacher", case.teacher, case.head)
+        view = TeacherHidden("teacher", case.teacher, case.head)
         return [ChunkDivergence((view,), divergence, temperature=1.1)]
 
     return terms
@@ -87,7 +87,7 @@ def test_what_cannot_be_compiled_is_computed_as_it_stands(monkeypatch):
 
 def test_triton_leaves_other_terms_to_the_eager_form():
     case = Case()
-    view = View("teacher", case.teacher, case.head)
+    view = TeacherHidden("teacher", case.teacher, case.head)
     other = [
         ChunkLogProb(),
         ChunkDivergence((view,), support=TopK(5)),
@@ -127,7 +127,7 @@ def test_triton_without_a_gpu_says_what_to_choose(monkeypatch):
 
 def test_half_precision_logits_double_a_chunk_and_more():
     half = Head(torch.empty(151_936, 1, device="meta", dtype=torch.bfloat16))
-    term = ChunkDivergence((View("teacher", torch.empty(0), half),))
+    term = ChunkDivergence((TeacherHidden("teacher", torch.empty(0), half),))
     assert chunk_rows_for(half, [term], "cuda", Eager()) == 294
     assert chunk_rows_for(half, [term], "cuda", Triton()) == 883
     # Gradients of several terms are weighted and added: in float32.

@@ -12,7 +12,7 @@ from tests.oracle import Oracle, assert_gradients, assert_values, f64, log_softm
 from opsd import methods
 from opsd.objective.credit import Gated
 from opsd.objective.divergences import forward_kl
-from opsd.objective.head import View
+from opsd.objective.head import TeacherHidden
 from opsd.objective.support import Full, TopK
 from opsd.objective.targets import Barycenter, Mixture, PerView, TargetLogits
 from opsd.objective.terms import ChunkDivergence, ChunkLogProb
@@ -27,8 +27,8 @@ def rows(seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     return logits, torch.randint(0, V, (N,), generator=generator)
 
 
-def views(*names: str) -> list[View]:
-    return [View(name, torch.empty(0), None) for name in names]
+def views(*names: str) -> list[TeacherHidden]:
+    return [TeacherHidden(name, torch.empty(0), None) for name in names]
 
 
 @pytest.mark.parametrize("support", [Full(), TopK(10)])

@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 from opsd.methods.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher, leaves
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.divergences import forward_kl, jsd, pointwise_clip, reverse_kl
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.table import TokenTable
 from opsd.objective.total import TermInputs, count_term, total
 from opsd.objective.weighting import ClipTokens, ImportanceWeight, SkipFirst, SkipSpecialTokens
@@ -80,7 +80,7 @@ class Step:
                 leaves(signal), taught, tallies, strict=True
             ):
                 inside = torch.tensor([t[i] for i in rollouts])
-                view = View("teacher", self.teacher[at], Head(self.weight.detach()))
+                view = TeacherHidden("teacher", self.teacher[at], Head(self.weight.detach()))
                 factor = counted.factor_R[rollouts] / max(counted.count, 1.0)
                 views = (view,) if leaf.teacher is not None and inside.any() else ()
                 inputs.append(TermInputs(coefficient, leaf, views, inside, factor, temperature))

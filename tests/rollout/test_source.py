@@ -73,7 +73,7 @@ def test_on_policy_samples_groups_in_one_call(engine, tokenizer):
                 rollout.completion_ids, skip_special_tokens=True
             )
     total = sum(len(r.completion_ids) for g in groups for r in g.rollouts)
-    assert sampler.generated_tokens == total
+    assert sampler.counts.generated_tokens == total
 
 
 def test_verdicts_belong_to_their_own_completions(engine, tokenizer):
@@ -233,9 +233,9 @@ def test_the_limit_counts_the_horizon(engine, tokenizer):
     row = longer(10)
     n = len(ids_of(tokenizer, row, StudentPrompt()))
     fits = sampler_for(engine, tokenizer, limit=n + 5, too_long="skip")
-    assert OnPolicy()([row], fits, 0) and fits.skipped == 0
+    assert OnPolicy()([row], fits, 0) and fits.counts.skipped == 0
     fits.limit -= 1
-    assert OnPolicy()([row], fits, 0) == [] and fits.skipped == 1
+    assert OnPolicy()([row], fits, 0) == [] and fits.counts.skipped == 1
 
 
 @pytest.mark.parametrize("source", [OnPolicy(group=2), KeepCorrect(OnPolicy(group=2))])
@@ -244,14 +244,14 @@ def test_skipping_leaves_such_problems_out_and_counts_them(engine, tokenizer, so
     sampler = limited(engine, tokenizer, too_long="skip")
     groups = source(rows, sampler, 0)
     assert [g.problem for g in groups] == [rows[0], *rows[2:4]]
-    assert sampler.skipped == 2
+    assert sampler.counts.skipped == 2
     assert engine.calls[0][0] == 6
 
 
 def test_where_every_prompt_is_too_long_the_engine_is_not_called(engine, tokenizer):
     sampler = limited(engine, tokenizer, too_long="skip")
     assert OnPolicy()([longer(400)] * 2, sampler, 0) == []
-    assert (engine.calls, sampler.skipped) == ([], 2)
+    assert (engine.calls, sampler.counts.skipped) == ([], 2)
 
 
 def test_a_written_solution_over_the_limit_is_skipped_and_counted(engine, tokenizer):
@@ -260,7 +260,7 @@ def test_a_written_solution_over_the_limit_is_skipped_and_counted(engine, tokeni
         FromDataset()([row], limited(engine, tokenizer), 0)
     sampler = limited(engine, tokenizer, too_long="skip")
     (group,) = FromDataset()([row], sampler, 0)
-    assert (group.rollouts, sampler.skipped) == ((), 1)
+    assert (group.rollouts, sampler.counts.skipped) == ((), 1)
 
 
 def test_a_students_prompt_longer_than_the_samplers_is_not_learned_on(engine, tokenizer):
@@ -270,4 +270,4 @@ def test_a_students_prompt_longer_than_the_samplers_is_not_learned_on(engine, to
     groups = OnPolicy(view=StudentPrompt())(problems(1), sampler, 0)
     assert len(groups[0].rollouts) == 1
     assert training_examples(groups, leaves(Likelihood()), sampler) == []
-    assert sampler.skipped == 1
+    assert sampler.counts.skipped == 1

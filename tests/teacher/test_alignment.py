@@ -187,8 +187,8 @@ def test_another_context_is_noticed(lora, tiny_folder, tokenizer, tmp_path):
 
 def test_a_shift_by_one_token_would_be_noticed(tiny_folder, tokenizer, tmp_path, monkeypatch):
     def shifted(prompts, completions, pad_id):
-        sheet = pad_right(prompts, completions, pad_id)
-        return replace(sheet, rows_N=sheet.rows_N - 1)
+        batch = pad_right(prompts, completions, pad_id)
+        return replace(batch, rows_N=batch.rows_N - 1)
 
     def score_shifted(*given):
         return score.score(*given[:-1], Layout(shifted, PADDED.tokens))

@@ -27,7 +27,7 @@ from opsd.types import UserError
 IDS = [5, 6, 7, 8, 9, 10]
 
 
-def readings(model: nn.Module) -> Tensor:
+def teacher_inputs(model: nn.Module) -> Tensor:
     """What a model says of some fixed text: log-probabilities."""
     was_training = model.training
     model.eval()
@@ -62,14 +62,14 @@ def kept(choice: Any, model: nn.Module) -> Any:
 @pytest.mark.parametrize("make", [lambda: tiny_model(900), adapted], ids=["whole", "lora"])
 def test_a_frozen_teacher_reads_as_the_start_after_the_student_moved(make):
     model = make()
-    start = readings(model)
+    start = teacher_inputs(model)
     keeper = kept(Frozen(), model)
     for step in (1, 2):
         moved(model, step)
         keeper.update(model, step)
     with keeper.use(model) as reader:
-        torch.testing.assert_close(readings(reader), start, atol=1e-6, rtol=0)
-    assert (readings(model) - start).abs().max() > 0.01
+        torch.testing.assert_close(teacher_inputs(reader), start, atol=1e-6, rtol=0)
+    assert (teacher_inputs(model) - start).abs().max() > 0.01
 
 
 def test_under_lora_a_frozen_teacher_needs_no_copy_and_whole_training_one():
@@ -82,22 +82,22 @@ def test_an_adapter_that_does_not_start_as_the_base_is_copied(init: Any):
     """Random B matrices, and PiSSA: switching them off is another model than the start."""
     torch.manual_seed(1)
     model = adapted(init_lora_weights=init)
-    start = readings(model)
+    start = teacher_inputs(model)
     keeper = kept(Frozen(), model)
     assert isinstance(keeper, ParameterCopy)
     moved(model)
     with keeper.use(model) as reader:
-        torch.testing.assert_close(readings(reader), start, atol=1e-6, rtol=0)
+        torch.testing.assert_close(teacher_inputs(reader), start, atol=1e-6, rtol=0)
 
 
 def test_an_adapter_that_was_trained_before_is_copied():
     model = adapted()
     moved(model)
-    start = readings(model)
+    start = teacher_inputs(model)
     keeper = kept(Frozen(), model)
     moved(model, 2)
     with keeper.use(model) as reader:
-        assert readings(reader).equal(start)
+        assert teacher_inputs(reader).equal(start)
 
 
 def test_trained_parameters_outside_the_adapter_are_copied_too():
@@ -107,23 +107,23 @@ def test_trained_parameters_outside_the_adapter_are_copied_too():
     for parameter in norms:
         parameter.requires_grad_(True)
     assert norms and not starts_as_base(model, IDS, 900)
-    start = readings(model)
+    start = teacher_inputs(model)
     keeper = kept(Frozen(), model)
     moved(model)
     with keeper.use(model) as reader:
-        torch.testing.assert_close(readings(reader), start, atol=1e-6, rtol=0)
+        torch.testing.assert_close(teacher_inputs(reader), start, atol=1e-6, rtol=0)
 
 
 def test_modules_that_peft_saves_whole_are_switched_off_with_the_adapter():
     model = get_peft_model(
         tiny_model(900, tie_word_embeddings=False), lora(modules_to_save=["lm_head"])
     )
-    start = readings(model)
+    start = teacher_inputs(model)
     keeper = kept(Frozen(), model)
     assert keeper == Stateless(adapter_off=True)
     moved(model)
     with keeper.use(model) as reader:
-        torch.testing.assert_close(readings(reader), start, atol=1e-6, rtol=0)
+        torch.testing.assert_close(teacher_inputs(reader), start, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -224,17 +224,17 @@ def test_the_students_weights_come_back_exactly(make, choice: Any, fails: bool):
     keeper = kept(choice, model)
     moved(model)
     before, places = weights_of(model), {n: p.data_ptr() for n, p in model.named_parameters()}
-    said = readings(model)
+    said = teacher_inputs(model)
     try:
         with keeper.use(model) as reader:
-            readings(reader)
+            teacher_inputs(reader)
             if fails:
                 raise KeyError
     except KeyError:
         pass
     assert gap(weights_of(model), before) == 0
     assert {n: p.data_ptr() for n, p in model.named_parameters()} == places
-    assert readings(model).equal(said)
+    assert teacher_inputs(model).equal(said)
     assert all(p.requires_grad for p in trainable(model).values()) and trainable(model)
 
 
@@ -248,7 +248,7 @@ def test_an_external_teacher_reads_with_weights_and_head_of_its_own(tmp_path: Pa
     moved(model)
     keeper.update(model, 1)
     with keeper.use(model) as reader:
-        torch.testing.assert_close(readings(reader), readings(other), atol=1e-6, rtol=0)
+        torch.testing.assert_close(teacher_inputs(reader), teacher_inputs(other), atol=1e-6, rtol=0)
         assert not any(p.requires_grad for p in reader.parameters()) and not reader.training
 
 
@@ -264,11 +264,11 @@ def test_training_leaves_a_frozen_teacher_at_the_start(tmp_path: Path, tiny_fold
     trainer = OPSDTrainer(
         str(tiny_folder), methods.opsd(), config(tmp_path), problems(8), peft_config=peft
     )
-    start = readings(trainer.model)
+    start = teacher_inputs(trainer.model)
     trainer.train()
-    assert (readings(trainer.model) - start).abs().max() > 1e-3
+    assert (teacher_inputs(trainer.model) - start).abs().max() > 1e-3
     with trainer.keepers[Frozen()].use(trainer.model) as reader:
-        torch.testing.assert_close(readings(reader), start, atol=1e-6, rtol=0)
+        torch.testing.assert_close(teacher_inputs(reader), start, atol=1e-6, rtol=0)
 
 
 def test_training_moves_an_average_after_every_step(tmp_path: Path, tiny_folder):

@@ -100,7 +100,7 @@ def counted_products():
 
 
 def trained(trainer) -> dict[str, torch.Tensor]:
-    from opsd.lm.sharding import whole
+    from opsd.lm.sharding import full_tensor as whole
 
     parameters = trainer.model.named_parameters()
     return {n: whole(p.detach()).clone() for n, p in parameters if p.requires_grad}
@@ -113,7 +113,7 @@ def trainer_for(case: dict, mode: str, folder: str, run: Path):
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
     from opsd import OPSDConfig, OPSDTrainer
-    from opsd.lm.sharding import whole
+    from opsd.lm.sharding import full_tensor as whole
     from opsd.methods import Method, grpo
     from opsd.methods.signals import Distill, Sum, Teacher
     from opsd.objective.divergences import jsd

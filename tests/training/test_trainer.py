@@ -266,7 +266,7 @@ def test_a_finished_run_takes_no_further_step(tmp_path, tiny_folder, stop):
     saved = {"save_strategy": "steps", "save_steps": 1, **stop}
     first = trained(tmp_path, tiny_folder, **saved)
     end = first.state.global_step
-    assert end == 2 or first.sampler.generated_tokens >= 30
+    assert end == 2 or first.sampler.counts.generated_tokens >= 30
     before = (tmp_path / "metrics.jsonl").read_bytes()
     again = OPSDTrainer(str(tiny_folder), methods.opsd(), config(tmp_path, **saved), ROWS)
     again.train(resume_from_checkpoint=True)
@@ -441,7 +441,7 @@ def test_dev_scores_change_nothing_of_the_run(tmp_path, tiny_folder):
         eval_steps=1,
     )
     assert gap(weights_of(plain.model), weights_of(scored.model)) == 0
-    assert plain.sampler.generated_tokens == scored.sampler.generated_tokens
+    assert plain.sampler.counts.generated_tokens == scored.sampler.counts.generated_tokens
 
 
 def test_off_policy_rollouts_come_from_the_start_and_not_from_the_student(tmp_path, tiny_folder):
@@ -556,7 +556,7 @@ def test_files_of_the_users_own_survive_in_a_run_folder(tmp_path):
 def test_a_checkpoint_holds_the_counters_and_the_journals_sizes(tmp_path, tiny_folder):
     run = trained(tmp_path, tiny_folder, save_strategy="steps", save_steps=2)
     state = checkpoint.load(checkpoint.newest(tmp_path))
-    assert state["generated_tokens"] == run.sampler.generated_tokens > 0
+    assert state["generated_tokens"] == run.sampler.counts.generated_tokens > 0
     assert state["skipped"] == 0
     assert state["sizes"].keys() == {"metrics.jsonl", "rollouts/rank0.jsonl"}
     rows = json.dumps(list(read_jsonl(tmp_path / "metrics.jsonl")))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from opsd.authors.endpoint import EndpointAuthor
 from opsd.authors.skill_bank import SkillAuthor
-from opsd.authors.writing import Writing
-from opsd.parts import part
+from opsd.authors.writing import AtWork, Author, Writing
+from opsd.parts import Slot, imported, part
 from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.engine import Sampling
 from opsd.rollout.sources import Sampler
@@ -20,26 +18,8 @@ from opsd.teacher.weights import AnyWeights, Frozen
 from opsd.types import Finish, Group, UserError
 
 
-class Stateless:
-    """An author that remembers nothing from step to step."""
-
-    def begin(self) -> Any:
-        """The author at work."""
-        return self
-
-    @property
-    def measured(self) -> dict[str, float]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is nothing to take back."""
-
-
 @part
-class ModelAuthor(Writing, Stateless):
+class ModelAuthor(Writing, AtWork):
     """The model itself writes, through the engine; a text that is cut off at `max_tokens` is
     none."""
 
@@ -47,6 +27,9 @@ class ModelAuthor(Writing, Stateless):
     max_tokens: Annotated[int, Field(gt=0)] = 1024
     temperature: Annotated[float, Field(ge=0)] = 0.0
     type: Literal["model"] = "model"
+
+    def begin(self) -> ModelAuthor:
+        return self
 
     def __call__(self, groups: Sequence[Group], sampler: Sampler, step: int) -> list[Group]:
         rows, places = [], []
@@ -68,7 +51,7 @@ class ModelAuthor(Writing, Stateless):
 
 
 @part
-class FunctionAuthor(Writing, Stateless):
+class FunctionAuthor(Writing, AtWork):
     """A Python function of yours writes: `function` is "module:name", called with the problem, the
     completion, and whether it is right; it returns the text, or None."""
 
@@ -97,20 +80,15 @@ class FunctionAuthor(Writing, Stateless):
         return self.noted(groups, texts)
 
     def _written_by(self) -> Callable[..., str | None]:
-        module, _, name = self.function.partition(":")
-        if "" not in sys.path:  # a module beside the recipe, as with `python -m`
-            sys.path.insert(0, "")
         try:
-            written = getattr(importlib.import_module(module), name)
+            written = imported(self.function)
             if not callable(written):
-                raise AttributeError("it cannot be called")
+                raise ValueError(f"'{self.function}' cannot be called")
             return written
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"author '{self.name}': no function '{self.function}' ({error}); write module:name"
-            ) from error
+        except ValueError as error:
+            raise UserError(f"author '{self.name}': {error}") from error
 
 
 AnyAuthor = Annotated[
-    ModelAuthor | EndpointAuthor | FunctionAuthor | SkillAuthor, Field(discriminator="type")
+    Author, Slot("author", Author, (ModelAuthor, EndpointAuthor, FunctionAuthor, SkillAuthor))
 ]

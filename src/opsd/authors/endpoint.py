@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from opsd.authors.writing import Place, Writing
+from opsd.authors.writing import AtWork, Place, Writing
 from opsd.console import log
 from opsd.parts import part
 from opsd.rollout.endpoint import ChatEndpoint, NoAnswer, connect
@@ -79,7 +79,7 @@ class Spent:
 
 
 @dataclass
-class EndpointClient:
+class EndpointClient(AtWork):
     """An endpoint's author at work; `spent` counts over the whole run."""
 
     author: EndpointAuthor

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationError
 
 from opsd.authors.skills import Bank, Item, Mistake, Skill, read_bank
+from opsd.authors.writing import AtWork, Author
 from opsd.parts import part
 from opsd.prompts.contexts import is_right
 from opsd.prompts.prompt import answered, prompt_ids, view
@@ -39,7 +40,7 @@ class BankUpdate:
 
 
 @part
-class SkillAuthor:
+class SkillAuthor(Author):
     """Tells every group which skills and mistakes of a bank fit its problem best: `k` of each,
     paired by rank, with shares that are a softmax of their mean similarity at `temperature`.
 
@@ -60,7 +61,7 @@ class SkillAuthor:
     name: ClassVar[str] = "skills"
 
     @property
-    def graded(self) -> bool:
+    def needs_reward(self) -> bool:
         return self.update is not None
 
     def begin(self) -> SkillRetriever:
@@ -75,7 +76,7 @@ class SkillAuthor:
 
 
 @dataclass
-class SkillRetriever:
+class SkillRetriever(AtWork):
     """A bank in use. `dynamic` are the items written in this run, oldest first; `tried` counts
     graded rollouts, and the right ones among them, since step `learned`, the last update's.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from opsd.authors.critique import accepted
 from opsd.parts import part
 from opsd.prompts.prompt import answered, view
+from opsd.rollout.sources import Sampler
+from opsd.teacher.weights import Weights
 from opsd.types import Group, View
 
 Check = Literal["none", "critique"]
@@ -17,8 +19,39 @@ Place = tuple[int, int]
 """A text's place: the group's number, and the rollout's within it."""
 
 
+class AtWork(Protocol):
+    """An author in a run: one batched call a step, and a state for checkpoints."""
+
+    def __call__(self, groups: Sequence[Group], sampler: Sampler, step: int) -> Sequence[Group]: ...
+
+    @property
+    def measured(self) -> Mapping[str, float]:
+        """Counts over the whole run, which are logged."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a state back from a checkpoint."""
+
+
+class Author(Protocol):
+    """Who writes about rollouts. One of your own inherits what it does not say otherwise."""
+
+    name: str
+    weights: Weights | None = None
+    """The weights that write, where the model itself does."""
+    needs_reward: bool = False
+    """Whether it goes by verdicts: every rollout then needs one."""
+
+    def begin(self) -> AtWork:
+        """The author at work. Raises UserError for what it lacks."""
+        ...
+
+
 @part
-class Writing:
+class Writing(Author):
     """The text `name` of every rollout, or one per problem for all of its group.
 
     The prompt is `template`, filled with the problem's texts and, per rollout, with `completion`

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from opsd.methods import FUNCTIONS, Method, catalogue
-from opsd.methods.signals import leaves
+from opsd.methods.signals import Distill, loss_terms
+from opsd.objective.divergences import formula_of
 from opsd.recipe.files import shipped
 from opsd.types import UserError
 
@@ -47,9 +48,9 @@ def show(name: str | None = None) -> None:
     if name is not None:
         (row,) = listing(name)
         console.print(inspect.getdoc(FUNCTIONS[name]), markup=False)
-        for coefficient, leaf in leaves(catalogue()[name].signal):
-            if leaf.type == "distill":
-                formula = f"{coefficient:g} x {leaf.divergence.formula}"
+        for coefficient, leaf in loss_terms(catalogue()[name].signal):
+            if isinstance(leaf, Distill):
+                formula = f"{coefficient:g} x {formula_of(leaf.divergence)}"
                 console.print(f"\nFormula: {formula}", markup=False)
         parts = yaml.safe_dump({k: row[k] for k in _PARTS}, sort_keys=False)
         console.print(f"\nPaper: {row['paper']}\nRecipes: {_names(row['recipes'])}\n\n{parts}")

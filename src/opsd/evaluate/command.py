@@ -21,7 +21,7 @@ from opsd.evaluate.show import show_published, show_results, show_selection
 from opsd.lm.loading import adapter_folder, locate
 from opsd.recipe.schema import Recipe
 from opsd.rollout.endpoint import shown
-from opsd.rollout.engines import VLLM
+from opsd.rollout.engines import VLLM, EngineChoice
 from opsd.suites import loading as suites
 from opsd.suites.files import Suite
 from opsd.suites.published import reference, together
@@ -48,7 +48,7 @@ def evaluate_models(
     skip_long: bool = False,
     seed: int = 0,
     output: Path | None = None,
-    engine: Endpoint | VLLM | None = None,
+    engine: Endpoint | EngineChoice | None = None,
 ) -> dict[str, Any]:
     """Evaluates every model on one suite (or file) under one protocol; prints a table, returns all
     results. What is not said is as the suite's published numbers were measured, or as usual: 4
@@ -201,7 +201,7 @@ def _output(models: Sequence[str]) -> Path:
     return runs.pop() / "eval" if len(runs) == 1 else Path("runs/eval")
 
 
-def _place(suite: Suite, engine: Endpoint | VLLM | None) -> str:
+def _place(suite: Suite, engine: Endpoint | EngineChoice | None) -> str:
     """What samples are known by beside the names of suite and model: who generates, and the path of
     a file of the user's own, of whose name there may be another."""
     where = f"at {shown(engine.base_url)} " if isinstance(engine, Endpoint) else ""

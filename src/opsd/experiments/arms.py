@@ -111,7 +111,7 @@ def _test(arm: Arm, trainer: Any, test: Sequence[Problem]) -> Outcome:
     from opsd.training.dev import score_of
 
     # The same random numbers for every method of a seed: differences between methods are paired.
-    sampler = trainer.sampler.aside(arm.seed)
+    sampler = trainer.generator.sampler.outside_training(arm.seed)
     groups = sampler.sample(test, OnPolicy(group=SAMPLES), step=0, phase="test")
     samples = tuple(
         {
@@ -127,7 +127,7 @@ def _test(arm: Arm, trainer: Any, test: Sequence[Problem]) -> Outcome:
         for group in groups[: _SHOWN if arm.seed == 0 else 0]
     )
     scores = tuple(score_of(group) for group in groups)
-    return Outcome(arm, scores, trainer.sampler.generated_tokens, samples)
+    return Outcome(arm, scores, trainer.generator.sampler.counts.generated_tokens, samples)
 
 
 class _Tell:

@@ -23,14 +23,14 @@ FIELDS = ("problems", "before", "before_n", "inside", "inside_n")
 
 def probed(trainer: Any, groups: Sequence[Group]) -> list[list[float]]:
     """The counts of every group's wrong rollouts, as the untrained model's teacher reads them."""
-    for author in trainer.authors:
-        groups = author(groups, trainer.sampler, 0)
-    made = training_examples(groups, trainer.signals, trainer.sampler)
+    for author in trainer.generator.authors:
+        groups = author(groups, trainer.generator.sampler, 0)
+    made = training_examples(groups, trainer.setup.terms, trainer.generator.sampler)
     rows = [[1.0, 0.0, 0.0, 0.0, 0.0] for _ in groups]
     for example in made:
         verdict = example.rollout.verdict
         span = wrong_step(example, trainer.processing_class)
-        if verdict is None or verdict.correct or span is None or not example.readings[0]:
+        if verdict is None or verdict.correct or span is None or not example.teacher_inputs[0]:
             continue
         advantage = advantages(example, trainer)
         before, inside = advantage[: span[0]], advantage[span[0] : span[1]]

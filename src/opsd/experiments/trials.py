@@ -181,7 +181,7 @@ class _Tests:
 
         class AtShares(TrainerCallback):
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                spent = tests.trainer.sampler.generated_tokens
+                spent = tests.trainer.generator.sampler.counts.generated_tokens
                 tell(tests.trial.label, spent, "training")
                 while len(tests.due) > 1 and spent >= tests.due[0] * tests.trial.arm.tokens:
                     tests.point()
@@ -196,11 +196,11 @@ class _Tests:
         from opsd.rollout.sources import OnPolicy
 
         self.due.pop(0)
-        sampler = self.trainer.sampler
+        sampler = self.trainer.generator.sampler
         if not self.due:
             tell(self.trial.label, self.trial.tokens, "testing")
         # The same random numbers for every arm of a seed: their differences are paired.
-        own = sampler.aside(self.trial.seed)
+        own = sampler.outside_training(self.trial.seed)
         source = OnPolicy(group=self.trial.arm.samples)
         groups = own.sample(self.test, source, step=0, phase="test")
         arm = self.trial.arm
@@ -209,7 +209,7 @@ class _Tests:
             if arm.probe
             else [counted(group, own, arm.budgets) for group in groups]
         )
-        self.points.append({"tokens": sampler.generated_tokens, "counts": counts})
+        self.points.append({"tokens": sampler.counts.generated_tokens, "counts": counts})
 
 
 def fields_of(arm: Arm) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from opsd.lm.forward import causal_lm, evaluating, head_of, hidden_rows, in_mode
-from opsd.lm.layout import PACKED, PADDED, Ids, Layout, Sheet, pad_right
+from opsd.lm.layout import PACKED, PADDED, Ids, Layout, PackedBatch, pad_right
 from opsd.lm.parameters import trainable
 from opsd.lm.shared_prefix import attends
 from opsd.objective.divergences import forward_kl
@@ -73,11 +73,11 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
 
     Differences are divergences, in nats per token, of a text's next-token distributions.
     """
-    sheet = pad_right([ids[:1]], [ids[1:]], 0)
+    batch = pad_right([ids[:1]], [ids[1:]], 0)
 
     def read(training: bool) -> Tensor:
         with in_mode(model, training):
-            return _logp(model, sheet, vocab)
+            return _logp(model, batch, vocab)
 
     first = next(model.parameters())
     once, *others = (read(False) for _ in range(_REPEATS))
@@ -90,7 +90,7 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
     if noise <= max(most_noise, 10 * floor) and gap <= max(widest_gap, 10 * floor):
         return
     kind = type(causal_lm(model)).__name__
-    found = f"; it begins in {culprit}" if (culprit := _first_other(model, sheet)) else ""
+    found = f"; it begins in {culprit}" if (culprit := _first_other(model, batch)) else ""
     raise UserError(
         f"{kind} reads one text differently in training mode (by {max(noise, gap):.2g} nats a"
         f" token){found}: student and teacher could never agree. Set what makes it random to 0 in"
@@ -98,9 +98,9 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
     )
 
 
-def _logp(model: nn.Module, sheet: Sheet, vocab: int) -> Tensor:
+def _logp(model: nn.Module, batch: PackedBatch, vocab: int) -> Tensor:
     """Log-probabilities `[N, V]` of the next tokens, as the model reads at present."""
-    return head_of(model, vocab).logits(hidden_rows(model, sheet)).log_softmax(-1)
+    return head_of(model, vocab).logits(hidden_rows(model, batch)).log_softmax(-1)
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
@@ -108,7 +108,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return float(forward_kl(one.double(), other.double()).abs().max())
 
 
-def _first_other(model: nn.Module, sheet: Sheet) -> str | None:
+def _first_other(model: nn.Module, batch: PackedBatch) -> str | None:
     """The first module, from the inside out, whose output in training mode differs from that in
     evaluation mode."""
     outputs: list[dict[str, Tensor]] = [{}, {}]
@@ -120,7 +120,7 @@ def _first_other(model: nn.Module, sheet: Sheet) -> str | None:
         ]
         try:
             with in_mode(model, training):
-                hidden_rows(model, sheet)
+                hidden_rows(model, batch)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -168,7 +168,7 @@ def reads_packed(model: nn.Module, ids: Ids) -> bool:
     prompts, completions = [ids[:1], ids[-1:]], [ids[1:], ids[-2::-1]]
     with evaluating(model):
         packed, padded = (
-            hidden_rows(model, layout.lay(prompts, completions, 0)).float()
+            hidden_rows(model, layout.collate(prompts, completions, 0)).float()
             for layout in (PACKED, PADDED)
         )
     return bool((packed - padded).norm() <= LEAK * padded.norm())

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opsd.lm.layout import PADDED, Ids, Layout, Sheet, pad_right
-from opsd.lm.sharding import inside, is_sharded, read_in, whole
+from opsd.lm.layout import PADDED, Ids, Layout, PackedBatch, pad_right
+from opsd.lm.sharding import full_tensor, is_sharded, read_in, within_forward
 from opsd.objective.head import Head
 from opsd.types import UserError
 
@@ -49,13 +49,13 @@ def head_of(model: nn.Module, vocab: int) -> Head:
     )
 
 
-def hidden_rows(model: nn.Module, sheet: Sheet) -> Tensor:
+def hidden_rows(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Last hidden states `[N, D]` at the positions that predict the completions' tokens."""
-    sheet = sheet.to(next(model.parameters()).device)
-    packed = {} if sheet.places_BL is None else {"position_ids": sheet.places_BL}
-    read = trunk_of(model)(input_ids=sheet.ids_BL, use_cache=False, **packed)
+    batch = batch.to(next(model.parameters()).device)
+    packed = {} if batch.places_BL is None else {"position_ids": batch.places_BL}
+    read = trunk_of(model)(input_ids=batch.ids_BL, use_cache=False, **packed)
     hidden_BLD = read.last_hidden_state
-    return hidden_BLD.flatten(0, 1).index_select(0, sheet.rows_N)
+    return hidden_BLD.flatten(0, 1).index_select(0, batch.rows_N)
 
 
 def read_on(trunk: Callable[..., Any], ids_BL: Tensor, mask_BW: Tensor, cache: Any) -> Tensor:
@@ -86,25 +86,25 @@ def score(
     In evaluation mode: no dropout, no gradient checkpointing.
     """
     read: list[tuple[Tensor, Head]] = []
-    sheet = layout.lay(prompts, completions, pad_id)
+    batch = layout.collate(prompts, completions, pad_id)
     with evaluating(model):
-        inside(model, lambda m: read.append((hidden_rows(m, sheet), head_of(m, vocab))))
+        within_forward(model, lambda m: read.append((hidden_rows(m, batch), head_of(m, vocab))))
     ((hidden_ND, head),) = read
-    return hidden_ND, lent(head, model)
+    return hidden_ND, detached_head(head, model)
 
 
-def lent_head(model: nn.Module, vocab: int) -> Head:
+def read_head(model: nn.Module, vocab: int) -> Head:
     """A teacher's head alone, where its rows are there already. To be called by all processes,
     where the model is sharded."""
     head = head_of(model, vocab)
     weight, bias = (
-        x if x is None else whole(x.detach().to(read_in(model, x)))
+        x if x is None else full_tensor(x.detach().to(read_in(model, x)))
         for x in (head.weight, head.bias)
     )
     return replace(head, weight=weight, bias=bias)
 
 
-def lent(head: Head, model: nn.Module) -> Head:
+def detached_head(head: Head, model: nn.Module) -> Head:
     """A head as it is now, without gradient, whatever its model's weights become."""
     if not head.trained:
         return head

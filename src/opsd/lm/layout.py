@@ -12,7 +12,7 @@ Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
-class Sheet:
+class PackedBatch:
     """Sequences as one rectangle, and where their completions are read.
 
     `rows_N` indexes the flattened `[B * L]` positions whose next token is a completion token, in
@@ -24,12 +24,12 @@ class Sheet:
     rows_N: Tensor
     places_BL: Tensor | None = None
 
-    def to(self, device: torch.device) -> Sheet:
+    def to(self, device: torch.device) -> PackedBatch:
         places_BL = None if self.places_BL is None else self.places_BL.to(device)
-        return Sheet(self.ids_BL.to(device), self.rows_N.to(device), places_BL)
+        return PackedBatch(self.ids_BL.to(device), self.rows_N.to(device), places_BL)
 
 
-def pad_right(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> Sheet:
+def pad_right(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> PackedBatch:
     """Prompts followed by their completions, for a forward pass over both. Padding on the right of
     a causal model changes nothing to its left, so that no attention mask is needed.
 
@@ -40,10 +40,10 @@ def pad_right(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -
     width = max(map(len, sequences))
     ids = torch.tensor([s + [pad_id] * (width - len(s)) for s in sequences])
     starts = [i * width for i in range(len(sequences))]
-    return Sheet(ids, _rows(starts, prompts, completions))
+    return PackedBatch(ids, _rows(starts, prompts, completions))
 
 
-def pack(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> Sheet:
+def pack(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> PackedBatch:
     """The same one after another in a single row without padding. Places that start anew tell
     attention where a sequence begins."""
     sequences = _sequences(prompts, completions)
@@ -51,7 +51,7 @@ def pack(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> She
     ids = torch.tensor([[token for sequence in sequences for token in sequence]])
     places = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    return Sheet(ids, _rows(starts, prompts, completions), places)
+    return PackedBatch(ids, _rows(starts, prompts, completions), places)
 
 
 def _sequences(prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[list[int]]:
@@ -68,7 +68,7 @@ def _rows(starts: Sequence[int], prompts: Sequence[Ids], completions: Sequence[I
 class Layout:
     """How sequences become a sheet, and how many tokens it has for sequences of some lengths."""
 
-    lay: Callable[[Sequence[Ids], Sequence[Ids], int], Sheet]
+    collate: Callable[[Sequence[Ids], Sequence[Ids], int], PackedBatch]
     tokens: Callable[[Sequence[int]], int]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 
-from opsd.lm.sharding import local, spread, whole_on_first
+from opsd.lm.sharding import full_tensors_on_first, local, spread
 from opsd.types import UserError
 
 
@@ -36,7 +36,7 @@ class ShardedFiles(Trainer):
             return
         state: Any = self.optimizer.state_dict()  # pyright: ignore[reportOptionalMemberAccess]
         state["state"] = {
-            number: whole_on_first(values) for number, values in state["state"].items()
+            number: full_tensors_on_first(values) for number, values in state["state"].items()
         }
         if self.args.should_save:
             torch.save(state, Path(output_dir, "optimizer.pt"))

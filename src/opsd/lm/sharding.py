@@ -2,7 +2,8 @@
 weights follow them.
 
 A layer's weights are whole while the layer runs: the wrapped model's hooks gather them, with every
-process's help. So all processes must run equally many forward passes, except within `gathered`.
+process's help. So all processes must run equally many forward passes, except
+within `summon_full_params`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def inside(model: nn.Module, read: Callable[[nn.Module], None]) -> None:
+def within_forward(model: nn.Module, read: Callable[[nn.Module], None]) -> None:
     """Runs `read(model)`, for a sharded model within its forward, whose hooks gather weights."""
     if is_sharded(model):
         model(objective=read)
@@ -31,7 +32,7 @@ def inside(model: nn.Module, read: Callable[[nn.Module], None]) -> None:
 
 
 @contextlib.contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
+def summon_full_params(model: nn.Module) -> Iterator[None]:
     """All of a model's weights whole on every process, so that each may read as often as it likes.
     To be entered and left by all processes; nothing may be trained meanwhile."""
     units = _units(model)
@@ -56,7 +57,7 @@ def release(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def lent(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     """Other values for some of the model's parameters, by name, for a while: whole ones, or shards
     of a sharded model's."""
     parameters = dict(model.named_parameters())
@@ -95,18 +96,18 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor. To be called by all processes, where it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_on_first(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def full_tensors_on_first(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """All of every tensor, on the CPU of the first process; sharded ones are nothing elsewhere.
     To be called by all processes."""
     first = not dist.is_initialized() or dist.get_rank() == 0
     kept: dict[str, Any] = {}
     for name, tensor in tensors.items():
-        value = whole(tensor) if isinstance(tensor, DTensor) else tensor
+        value = full_tensor(tensor) if isinstance(tensor, DTensor) else tensor
         if first or value is tensor:
             kept[name] = value.cpu() if isinstance(value, Tensor) else value
     return kept

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from opsd.lm.forward import causal_lm, evaluating, head_of, lent, read_on, trunk_of
+from opsd.lm.forward import causal_lm, detached_head, evaluating, head_of, read_on, trunk_of
 from opsd.lm.layout import PADDED, Ids, Layout, pad_left, pad_right
-from opsd.lm.sharding import inside
+from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
 
 WORTH = 0.2
@@ -88,14 +88,14 @@ def score_shared(
         heads.append(head_of(model, vocab))
 
     with evaluating(model):
-        inside(model, begin)
+        within_forward(model, begin)
         for layer in cache.layers:
             layer.places = places
-        inside(model, go_on)
+        within_forward(model, go_on)
     first_UD, later_ND = read
     later = later_ND.split([len(completion) - 1 for completion in completions])
     pairs = zip(first_UD[places].split(1), later, strict=True)
-    return torch.cat([rows for pair in pairs for rows in pair]), lent(heads[0], model)
+    return torch.cat([rows for pair in pairs for rows in pair]), detached_head(heads[0], model)
 
 
 def _fanned(layer: Any) -> Any:

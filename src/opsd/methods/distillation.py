@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
-from opsd.methods.signals import Advantage, Distill, Likelihood, Reduction, Teacher
+from opsd.methods.signals import Advantage, Distill, Likelihood, Teacher
 from opsd.objective.credit import LogRatio, PolicyGradient
 from opsd.objective.divergences import AnyDivergence, forward_kl, jsd, pointwise_clip
+from opsd.objective.total import Reduction
 from opsd.prompts.contexts import Solution, StudentPrompt
 from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import Frozen

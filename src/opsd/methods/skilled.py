@@ -5,9 +5,10 @@ from __future__ import annotations
 from opsd.authors.skill_bank import BankUpdate, SkillAuthor
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
-from opsd.methods.signals import Advantage, Reduction, Teacher
+from opsd.methods.signals import Advantage, Teacher
 from opsd.objective.credit import Gated, PolicyGradient
 from opsd.objective.targets import PerView
+from opsd.objective.total import Reduction
 from opsd.objective.weighting import SkipSpecialTokens
 from opsd.prompts.contexts import Skills, StudentPrompt
 from opsd.teacher.weights import Live

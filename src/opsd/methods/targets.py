@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
-from opsd.methods.signals import Advantage, Distill, Reduction, Teacher
+from opsd.methods.signals import Advantage, Distill, Teacher
 from opsd.objective.credit import PolicyGradient, ReturnToGo
 from opsd.objective.divergences import AnyDivergence, jsd, reverse_kl
 from opsd.objective.support import TopK
 from opsd.objective.targets import Barycenter, Mixture, Purified
+from opsd.objective.total import Reduction
 from opsd.objective.weighting import ImportanceWeight
 from opsd.prompts.contexts import (
     Demonstration,

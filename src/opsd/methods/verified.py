@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
-from opsd.methods.signals import Advantage, Distill, Reduction, Sum, Teacher
+from opsd.methods.signals import Advantage, Distill, Sum, Teacher
 from opsd.objective.credit import Clipped, GroupNormalised, Shaped
 from opsd.objective.divergences import AnyDivergence, forward_kl, jsd, pointwise_clip
 from opsd.objective.support import TopK
+from opsd.objective.total import Reduction
 from opsd.objective.weighting import ImportanceWeight, PassRate
 from opsd.prompts.contexts import Feedback, Filtered, Solution, Witness
 from opsd.rollout.sources import OnPolicy

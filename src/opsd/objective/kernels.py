@@ -17,7 +17,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from opsd.objective.head import View
+from opsd.objective.divergences import JSD, ForwardKL, ReverseKL, without_clip
+from opsd.objective.head import TeacherHidden
 from opsd.objective.terms import ChunkDivergence, ChunkResult, Term
 from opsd.types import UserError
 
@@ -84,21 +85,11 @@ class Triton:
         return ChunkResult(columns.pop("value"), student, columns)
 
     def reads_any(self, term: Term) -> bool:
-        return isinstance(term, ChunkDivergence) and term.common
-
-
-@dataclass(frozen=True)
-class AtOnce:
-    """The term's own operations on all rows of the chunk: processes that hold shards of a
-    vocabulary exchange their sums once per chunk, in step."""
-
-    def __call__(
-        self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
-    ) -> ChunkResult:
-        return term(student, views, tokens)
-
-    def reads_any(self, term: Term) -> bool:
-        return False
+        return (
+            isinstance(term, ChunkDivergence)
+            and term.common
+            and isinstance(without_clip(term.divergence), ForwardKL | ReverseKL | JSD)
+        )
 
 
 eager = Eager()
@@ -143,7 +134,7 @@ def _by_blocks(
 def _kind(term: Term) -> Term:
     """The term without its views' rows: equal for all chunks and steps of a signal."""
     nothing: Any = None
-    named = tuple(View(view.name, nothing, nothing) for view in term.views)
+    named = tuple(TeacherHidden(view.name, nothing, nothing) for view in term.views)
     return replace(term, views=named)  # type: ignore[type-var]
 
 

@@ -20,14 +20,14 @@ from opsd.data.stream import ProblemStream
 from opsd.grade.gold import gold_remarks
 from opsd.lm.loading import adapter_folder, base_of, context_length, load_tokenizer, locate
 from opsd.methods import Method
-from opsd.methods.signals import LossTerm, taught
+from opsd.methods.signals import LossTerm
+from opsd.parts import tag
 from opsd.prompts import boundary
 from opsd.prompts.boundary import eos_ids
-from opsd.prompts.contexts import Context
+from opsd.prompts.contexts import Context, Draw
 from opsd.prompts.prompt import prompt_ids, prompt_parts
 from opsd.prompts.tokens import Token, token, tokens
 from opsd.recipe.schema import Recipe
-from opsd.rollout.sources import FromDataset, sources
 from opsd.training.config import OPSDConfig
 from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict, View
 
@@ -40,11 +40,11 @@ _LEAK = 20
 
 @dataclass(frozen=True)
 class Role:
-    """Who reads: a context, with which weights, and for which signal."""
+    """Who reads: a context, with which weights (one, or one a view), and for which loss term."""
 
     name: str
     context: Context
-    weights: str
+    weights: tuple[str, ...]
     leaf: LossTerm | None = None
 
 
@@ -73,7 +73,7 @@ class Desk:
     @property
     def written(self) -> bool:
         """Whether replies are the dataset's, not sampled."""
-        return isinstance(self.method.source, FromDataset)
+        return self.method.source.written is not None
 
     def begins(self, text: str) -> str:
         """As much of a reply as is looked at: of one that is only an example, and far longer than
@@ -87,10 +87,12 @@ class Desk:
 
 @dataclass(frozen=True)
 class Read:
-    """A role's view of a row, as token ids, and whether the longest reply fits behind it."""
+    """A role's view of a row, as token ids, who reads it, and whether the longest reply fits behind
+    it."""
 
     role: Role
     view: View
+    weights: str
     ids: tuple[int, ...]
     fits: bool
 
@@ -172,23 +174,26 @@ def _without_weights(name: str, revision: str | None, trust_remote_code: bool) -
 
 
 def _roles(method: Method) -> Iterator[Role]:
-    yield Role("student", method.student, "student")
-    for name, source in zip(("sampler", "second try"), sources(method.source), strict=False):
-        if source.view is not None:
-            yield Role(name, source.view, source.weights.type if source.weights else "student")
+    yield Role("student", method.student, ("student",))
+    for name, phase in zip(("sampler", "second try"), method.source.phases, strict=False):
+        if phase.view is not None:
+            yield Role(name, phase.view, (tag(phase.weights) if phase.weights else "student",))
     teaching = [(leaf, leaf.teacher) for _, leaf in method.signals if leaf.teacher]
     for number, (leaf, teacher) in enumerate(teaching, 1):
         name = "teacher" if len(teaching) == 1 else f"teacher {number}"
-        yield Role(name, teacher.context, teacher.weights.type, leaf)
+        yield Role(name, teacher.context, tuple(map(tag, teacher.all_weights)), leaf)
 
 
 def _sheet(problem: Problem, desk: Desk) -> Sheet:
     reply, origin = _reply(problem, desk)
     reads = []
     for role in desk.roles:
-        for view in role.context(Group(problem, (reply,)), 0) or ():
+        for number, view in enumerate(role.context(Group(problem, (reply,)), 0, Draw()) or ()):
             ids = prompt_ids(desk.tokenizer, view)
-            reads.append(Read(role, view, ids, len(ids) + desk.longest(reply) <= desk.limit))
+            own = role.weights[number % len(role.weights)]
+            weights = tag(view.weights) if view.weights else own
+            fits = len(ids) + desk.longest(reply) <= desk.limit
+            reads.append(Read(role, view, weights, ids, fits))
     student, *others = reads
     notes = boundary.prompt_notes(desk.tokenizer, student.view)
     for read in others:
@@ -202,7 +207,7 @@ def _other_notes(read: Read, student: View, tokenizer: Any) -> list[str]:
     leaf = read.role.leaf
     if leaf is None:
         return boundary.prompt_notes(tokenizer, read.view, "method.source.view")
-    first = bool(taught(leaf, torch.zeros(1, dtype=torch.long)))
+    first = bool(leaf.taught(torch.zeros(1, dtype=torch.long)))
     return boundary.notes(tokenizer, student, read.view, first_taught=first)
 
 
@@ -210,7 +215,7 @@ def _reply(problem: Problem, desk: Desk) -> tuple[Rollout, str]:
     """An example of a completion: the row's own solution, closed with the end token, or a made-up
     one."""
     source = desk.method.source
-    name = source.field if isinstance(source, FromDataset) else "solution"
+    name = source.written or "solution"
     written = problem.privileged.get(name)
     text = written or f"An example. \\boxed{{{problem.answer or '?'}}}"
     ids = desk.tokenizer(desk.begins(text), add_special_tokens=False, verbose=False)["input_ids"]
@@ -271,7 +276,7 @@ def _view(read: Read, longest: int, tokenizer: Any) -> dict[str, Any]:
     return {
         "role": read.role.name,
         "view": read.view.name,
-        "weights": read.view.weights.type if read.view.weights else read.role.weights,
+        "weights": read.weights,
         "length": len(read.ids),
         "reply": longest,
         "fits": read.fits,
@@ -296,10 +301,10 @@ def _signals(sheet: Sheet, desk: Desk) -> list[dict[str, Any]]:
     positions = torch.arange(len(sheet.reply.completion_ids))
     return [
         {
-            "signal": leaf.type,
+            "signal": tag(leaf),
             "in_loss": [
                 bool(kept) and (leaf.teacher is None or leaf in teaching)
-                for kept in taught(leaf, positions).tolist()
+                for kept in leaf.taught(positions).tolist()
             ],
         }
         for _, leaf in desk.method.signals

@@ -9,31 +9,48 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
-from opsd.parts import part
+from opsd.parts import Slot, part, tag
 from opsd.prompts.prompt import answered, view
-from opsd.teacher.weights import AnyWeights
 from opsd.types import Group, Problem, Rollout, UserError, View
 
 Include = Literal["problem", "translation", "solution"]
 
 
+class Draw(NamedTuple):
+    """The optimizer step, from 0, and a seed of this rollout's own: what a context decides by that
+    is not settled by the group alone. The same in a resumed run."""
+
+    step: int = 0
+    seed: int = 0
+
+
+class Context(Protocol):
+    """What a reader is shown of rollout i of a group: views, or None where the rollout is not
+    taught. A context of your own inherits what it does not say otherwise."""
+
+    needs_reward: bool = False
+    """Whether it goes by verdicts: every rollout then needs one."""
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None: ...
+
+    @property
+    def label(self) -> str:
+        """What the context is, in a word."""
+        return tag(self)
+
+
 @part
-class Prompt:
+class Prompt(Context):
     """How a view is written: a prompt template (a shipped one's name, a file, or text), the forced
     beginning of the reply, and options of the chat template."""
 
     template: str = ""
     prefill: str = ""
     template_options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """What the context is, in a word."""
-        return str(getattr(self, "type", ""))
 
 
 @part
@@ -43,7 +60,7 @@ class StudentPrompt(Prompt):
     type: Literal["student"] = "student"
     template: str = "student"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return (self.view(group.problem),)
 
     def view(self, problem: Problem) -> View:
@@ -52,18 +69,14 @@ class StudentPrompt(Prompt):
 
 
 @part
-class OwnPrompt:
+class OwnPrompt(Context):
     """The very prompt that the method's student reads, whatever that is: with the starting weights
     it is the base model that a student may be kept near to. `Method.signals` sets `prompt`."""
 
     prompt: StudentPrompt | None = None
     type: Literal["own_prompt"] = "own_prompt"
 
-    @property
-    def label(self) -> str:
-        return self.type
-
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         if self.prompt is None:
             raise UserError("the context 'own_prompt' is for teachers, not for what students read")
         return (replace(self.prompt.view(group.problem), name=self.type),)
@@ -76,7 +89,7 @@ class Solution(Prompt):
     type: Literal["solution"] = "solution"
     template: str = "solution"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return (_view(self, group.problem),)
 
 
@@ -88,7 +101,7 @@ class ReferenceOnly(Prompt):
     type: Literal["reference_only"] = "reference_only"
     template: str = "reference_only"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         shown = _view(self, group.problem)
         return (replace(shown, messages=shown.messages[-1:]),)
 
@@ -107,7 +120,7 @@ class Crosslingual(Prompt):
     template: str = "crosslingual"
     include: tuple[Include, ...] = ("problem", "translation", "solution")
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return (_view(self, group.problem, include=self.include),)
 
 
@@ -121,7 +134,7 @@ class TeacherPrompt(Prompt):
     type: Literal["teacher_prompt"] = "teacher_prompt"
     template: str = "{{ teacher_prompt }}"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return (_view(self, group.problem),)
 
 
@@ -136,7 +149,7 @@ class Instruction(Prompt):
     type: Literal["instruction"] = "instruction"
     template: str = "instruction"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return (_view(self, group.problem, text=self.text),)
 
 
@@ -148,7 +161,7 @@ class Document(Prompt):
     type: Literal["document"] = "document"
     template: str = "document"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return (_view(self, group.problem),)
 
 
@@ -171,7 +184,7 @@ class Demonstration(Prompt):
     def needs_reward(self) -> bool:
         return self.of == "sibling"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         if self.of == "dataset":
             return (_view(self, group.problem),)
         sibling = correct_sibling(group, i)
@@ -195,7 +208,7 @@ class Feedback(Prompt):
     needs_reward: ClassVar[bool] = True
     template: str = "feedback"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         verdict = group.rollouts[i].verdict if group.rollouts else None
         said = verdict.feedback if verdict else None
         sibling = None if self.demonstration == "never" else correct_sibling(group, i)
@@ -218,7 +231,7 @@ class Witness(Prompt):
     needs_reward: ClassVar[bool] = True
     template: str = "solution"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         pair = witness_and_target(group)
         if pair is None or pair[1] != i:
             return None
@@ -236,7 +249,7 @@ class Rubric(Prompt):
     type: Literal["rubric"] = "rubric"
     template: str = "rubric"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return _written(self, group, i, "rubric", reference=self.solution)
 
 
@@ -248,7 +261,7 @@ class Critique(Prompt):
     type: Literal["critique"] = "critique"
     template: str = "critique"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return _written(self, group, i, "critique")
 
 
@@ -260,7 +273,7 @@ class ReasonFirst(Prompt):
     type: Literal["reason_first"] = "reason_first"
     template: str = "reason_first"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return _written(self, group, i, "analysis")
 
 
@@ -273,7 +286,7 @@ class Skills(Prompt):
     type: Literal["skills"] = "skills"
     template: str = "skills"
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         if group.retrieved is None:
             untold = not group.rollouts and "skills" not in group.problem.privileged
             return None if untold else (_view(self, group.problem),)
@@ -290,32 +303,32 @@ class Skills(Prompt):
         )
 
 
-Plain = Annotated[
-    StudentPrompt
-    | OwnPrompt
-    | Solution
-    | ReferenceOnly
-    | Crosslingual
-    | TeacherPrompt
-    | Instruction
-    | Document
-    | Demonstration
-    | Feedback
-    | Witness
-    | Rubric
-    | Critique
-    | ReasonFirst
-    | Skills,
-    Field(discriminator="type"),
-]
+_PLAIN = (
+    StudentPrompt,
+    OwnPrompt,
+    Solution,
+    ReferenceOnly,
+    Crosslingual,
+    TeacherPrompt,
+    Instruction,
+    Document,
+    Demonstration,
+    Feedback,
+    Witness,
+    Rubric,
+    Critique,
+    ReasonFirst,
+    Skills,
+)
+AnyPlainContext = Annotated[Context, Slot("context", Context, _PLAIN)]
 
 
 @part
-class Filtered:
+class Filtered(Context):
     """A context for some rollouts alone: those of groups in which every rollout is wrong, or for
     the wrong, or for the right ones."""
 
-    context: Plain
+    context: AnyPlainContext
     where: Literal["all_wrong", "wrong", "right"]
     type: Literal["filtered"] = "filtered"
 
@@ -325,39 +338,33 @@ class Filtered:
 
     needs_reward: ClassVar[bool] = True
 
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         if not group.rollouts:
             return None
         right = is_right(group.rollouts[i])
         taught = {"all_wrong": group.pass_rate == 0, "wrong": not right, "right": right}
-        return self.context(group, i) if taught[self.where] else None
+        return self.context(group, i, draw) if taught[self.where] else None
 
 
 @part
-class MultiView:
+class MultiView(Context):
     """Several contexts side by side, whose views a target joins; where one has nothing to show, the
-    rollout is not taught. `weights` may name each one's own, in place of the teacher's."""
+    rollout is not taught. Each may be read with weights of its own: the teacher's, in order."""
 
-    contexts: Annotated[tuple[Plain, ...], Field(min_length=1)]
-    weights: tuple[AnyWeights | None, ...] = ()
+    contexts: Annotated[tuple[AnyPlainContext, ...], Field(min_length=1)]
     type: Literal["multi_view"] = "multi_view"
 
     @property
     def label(self) -> str:
         return " + ".join(context.label for context in self.contexts)
 
-    def __post_init__(self) -> None:
-        if self.weights and len(self.weights) != len(self.contexts):
-            raise ValueError(f"{len(self.contexts)} contexts, but {len(self.weights)} weights")
-
-    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         made: list[View] = []
-        for number, context in enumerate(self.contexts):
-            views = context(group, i)
+        for context in self.contexts:
+            views = context(group, i, draw)
             if views is None:
                 return None
-            own = self.weights[number] if self.weights else None
-            made += [replace(v, weights=own or v.weights) for v in views]
+            made += views
         seen: Counter[str] = Counter()
         for number, v in enumerate(made):
             seen[v.name] += 1
@@ -366,7 +373,7 @@ class MultiView:
         return tuple(made)
 
 
-Context = Annotated[Plain | Filtered | MultiView, Field(discriminator="type")]
+AnyContext = Annotated[Context, Slot("context", Context, (*_PLAIN, Filtered, MultiView))]
 
 
 def is_right(rollout: Rollout) -> bool:

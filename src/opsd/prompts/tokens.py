@@ -80,7 +80,7 @@ def completion_reader(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return read
 
 
-def markup_ids(tokenizer: Any) -> set[int]:
+def special_token_ids(tokenizer: Any) -> set[int]:
     """Ids of tokens that say nothing: control tokens, the tags around thinking, line breaks."""
     breaks = {"\n", "\r", "\u010a", "\u010d"}  # the last two: byte-level vocabularies' line breaks
     pieces = tokenizer.get_vocab().items()

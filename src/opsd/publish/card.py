@@ -22,7 +22,7 @@ from opsd.credentials import cleaned, without_credentials
 from opsd.data.filters import languages_of
 from opsd.methods import FUNCTIONS, Method, parsing
 from opsd.methods.description import describe
-from opsd.methods.signals import leaves
+from opsd.methods.signals import loss_terms
 from opsd.runs.evaluation_files import RESULT, read
 from opsd.runs.json_files import document, mapping, number, rows, sequence
 from opsd.suites.published import ours
@@ -140,7 +140,7 @@ def _front(
         for kind in ("avg", "pass")
     ]
     languages = sorted(languages_of(mapping(recipe.get("data")), _content(run / "data.json")))
-    taught = method is not None and any(leaf.teacher for _, leaf in leaves(method.signal))
+    taught = method is not None and any(leaf.teacher for _, leaf in loss_terms(method.signal))
     return ModelCardData(
         base_model=base if _on_hub(base) else None,
         base_model_relation=("adapter" if adapter else "finetune") if _on_hub(base) else None,

@@ -16,11 +16,10 @@ from opsd.data.problems import SCANNED, varied
 from opsd.data.stream import ProblemStream
 from opsd.recipe import schema as recipes
 from opsd.recipe.train import make_trainer
+from opsd.rollout.engines import HF
 from opsd.runs import checkpoint
 from opsd.runs.files import write_atomically
-from opsd.schedule import at
 from opsd.training.examples import training_examples
-from opsd.training.generator import written
 from opsd.training.traces import trace
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem, UserError
@@ -42,7 +41,7 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     recipe = recipe.model_copy(update={"train": recipe.train | quiet})
     train_set, dev_set = problems.load(recipe.data, DataReport())
     head = train_set.head(SCANNED) if isinstance(train_set, ProblemStream) else train_set
-    recipe = recipe.model_copy(update={"engine": "hf"})  # what wrote the run may not be here
+    recipe = recipe.model_copy(update={"engine": HF()})  # what wrote the run may not be here
     trainer = make_trainer(recipe, run, train_set, dev_set)
     chosen = varied(dev_set or head, count)
     for step in steps:  # 0 comes first: nothing is loaded for it
@@ -57,12 +56,13 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
 def _traces(
     trainer: OPSDTrainer, chosen: Sequence[Problem], step: int, total: int
 ) -> list[dict[str, Any]]:
-    trainer.sampler.total_steps = total
-    trainer.learner.signals = at(trainer.signals, step, total)
-    made = training_examples(written(trainer, chosen, step), trainer.signals, trainer.sampler)
+    generator, learner = trainer.generator, trainer.learner
+    learner.begin(step, total)
+    groups = generator.groups(chosen, step, total)
+    made = training_examples(groups, learner.terms, generator.sampler, step)
     model = trainer.accelerator.unwrap_model(trainer.model)
     return [
-        trace(example, trainer.learner, model, trainer.processing_class, step)
+        trace(example, learner, model, trainer.processing_class, step)
         for example in made
         if example.taught and example.sample < SAMPLES
     ]

@@ -17,7 +17,7 @@ from opsd.methods.parsing import method
 from opsd.prompts.prompt import without_files
 from opsd.recipe.files import find
 from opsd.rollout.engine import LEAST_TEMPERATURE
-from opsd.rollout.engines import AnyEngine
+from opsd.rollout.engines import HF, AnyEngine
 from opsd.types import UserError
 from opsd.validation import explain, mapping, parsed
 
@@ -91,7 +91,7 @@ class Recipe(Strict):
     method: Method
     data: Data
     sampling: Sampling = Sampling()
-    engine: Literal["hf"] | AnyEngine = "hf"
+    engine: AnyEngine = HF()
     verifier: MathVerifier = MathVerifier()
     train: dict[str, Any] = Field(default_factory=dict)
     published: list[Published] = Field(default_factory=list)
@@ -116,7 +116,8 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     content = dict(content)
     if isinstance(content.get("model"), str):
         content["model"] = {"name": content["model"]}
-    content["engine"] = _engine(content.get("engine", "hf"), where)
+    if isinstance(content.get("engine"), str):
+        content["engine"] = {"type": content["engine"]}
     if "method" in content:
         content["method"] = method(content["method"], where)
     try:
@@ -124,20 +125,6 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, content)}") from error
     return recipe.model_copy(update={"train": check_train(recipe.train, where)})
-
-
-def _engine(value: Any, where: str) -> Any:
-    """`hf`, or an engine from its type, or from a mapping with its type."""
-    given = {"type": value} if isinstance(value, str) else value
-    if given == {"type": "hf"}:
-        return "hf"
-    kind = given.get("type") if isinstance(given, Mapping) else None
-    if kind not in ("vllm", "vllm_server"):
-        raise UserError(f"{where}: engine is hf, vllm or vllm_server, or has one of these as type")
-    try:
-        return TypeAdapter(AnyEngine).validate_python(given)
-    except ValidationError as error:
-        raise UserError(f"{where}: engine.{explain(error, given)}") from error
 
 
 def dump(recipe: Recipe) -> str:

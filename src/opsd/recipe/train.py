@@ -26,7 +26,6 @@ from opsd.runs.disk import writing
 from opsd.runs.environment import environment
 from opsd.runs.files import write_atomically
 from opsd.runs.folder import RunFolder
-from opsd.training.build import rollouts_per_step, step_shape
 from opsd.training.checks import nothing_to_resume, settings_errors
 from opsd.training.config import OPSDConfig
 from opsd.training.profiling import Profiling
@@ -73,8 +72,7 @@ def _train(recipe: Recipe, run: RunFolder, *, resume: bool, profile: bool) -> OP
         record(recipe, output, trainer.args.seed)
         languages.keep(recipe.data.spellings, output)
         log(describe(recipe.method, trainer.args.temperature))
-        shape = step_shape(trainer)
-        rollouts = rollouts_per_step(trainer)
+        shape, rollouts = trainer.setup.shape, trainer.setup.rollouts_per_step
         log(f"a step: {rollouts} rollouts = {shape.problems_per_step} problems x {shape.group}")
         trained = trainer.model.num_parameters(only_trainable=True)
         log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
@@ -160,7 +158,7 @@ def make_trainer(
         eval_dataset=dev_set or None,
         verifier=recipe.verifier,
         peft_config=adapter,
-        engine=None if recipe.engine == "hf" else recipe.engine,
+        engine=recipe.engine,
         callbacks=list(callbacks),
         language_weights=recipe.data.shares(),
     )

@@ -41,6 +41,11 @@ class Sampling:
     min_p: float = 0.0
     max_tokens: int = 1024
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off the distribution."""
+        return self.top_p == 1 and self.top_k == 0 and self.min_p == 0
+
     def __post_init__(self) -> None:
         if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < math.inf:
             raise UserError(
@@ -66,7 +71,15 @@ class EngineDown(RunFailed):
 
 class Engine(Protocol):
     """Generates with the weights that the model had when it was last synced, or has when it is
-    called. Raises EngineDown where it cannot any more."""
+    called. Raises EngineDown where it cannot any more. One of your own inherits what it does not
+    say otherwise."""
+
+    is_remote: bool = False
+    """Whether its weights stand still while the trainer's move, so that it may write meanwhile."""
+
+    def returns_logprobs(self, sampling: Sampling) -> bool:
+        """Whether completions come with log-probabilities of the whole distribution."""
+        return True
 
     def generate(
         self,

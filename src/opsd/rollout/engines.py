@@ -1,19 +1,70 @@
-"""Who generates, as a recipe says it: `hf`, the model in training itself, or one of these."""
+"""Who generates, as a recipe says it. An engine is a file of its own beside this one, and a choice
+here that starts it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
+from torch import nn
 
-from opsd.parts import part
+from opsd.parts import Slot, part
+from opsd.rollout.engine import PROBE, Engine
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Tolerance = Annotated[float, Field(gt=0)] | None
 
 
+@dataclass(frozen=True)
+class EngineSetup:
+    """What an engine starts with. `max_length` is in tokens, prompt and completion together,
+    `batch_tokens` what may be in memory at once while the model itself generates; `vocab` is the
+    number of ids that the tokenizer can produce."""
+
+    model: nn.Module
+    tokenizer: Any
+    eos_ids: Sequence[int]
+    vocab: int
+    max_length: int
+    batch_tokens: int = 65_536
+    bf16: bool = False
+
+    @property
+    def probe(self) -> Sequence[int]:
+        """Ids that two readings of the same weights are compared on."""
+        return self.tokenizer(PROBE)["input_ids"]
+
+
+class EngineChoice(Protocol):
+    """A choice of engine. One of your own has this method too."""
+
+    def start(self, setup: EngineSetup) -> Engine:
+        """The engine at work. Raises UserError where it cannot be started."""
+        ...
+
+
 @part
-class VLLM:
+class HF(EngineChoice):
+    """The model itself, as Transformers loads it: the one in training, where it is trained."""
+
+    type: Literal["hf"] = "hf"
+
+    def start(self, setup: EngineSetup) -> Engine:
+        from opsd.rollout.hf import HFEngine
+
+        return HFEngine(
+            setup.model,
+            eos_ids=setup.eos_ids,
+            pad_id=setup.tokenizer.pad_token_id,
+            vocab=setup.vocab,
+            batch_tokens=setup.batch_tokens,
+        )
+
+
+@part
+class VLLM(EngineChoice):
     """vLLM in the training process, on the training device.
 
     It takes `gpu_memory_utilization` of the device for weights and cache, and has at most
@@ -31,9 +82,22 @@ class VLLM:
     tolerance: Tolerance = None
     type: Literal["vllm"] = "vllm"
 
+    def start(self, setup: EngineSetup) -> Engine:
+        from opsd.rollout.vllm import VLLMEngine
+
+        return VLLMEngine(
+            setup.model,
+            self,
+            eos_ids=setup.eos_ids,
+            vocab=setup.vocab,
+            probe=setup.probe,
+            max_model_len=setup.max_length,
+            bf16=setup.bf16,
+        )
+
 
 @part
-class VLLMServer:
+class VLLMServer(EngineChoice):
     """A `vllm serve` that runs elsewhere, with the same model.
 
     `url` is its address (`http://localhost:8000`), `timeout` how many seconds it may take to come
@@ -48,5 +112,16 @@ class VLLMServer:
     tolerance: Tolerance = None
     type: Literal["vllm_server"] = "vllm_server"
 
+    def start(self, setup: EngineSetup) -> Engine:
+        from opsd.rollout.vllm_server import VLLMServerEngine
 
-AnyEngine = Annotated[VLLM | VLLMServer, Field(discriminator="type")]
+        return VLLMServerEngine(
+            setup.model,
+            self,
+            eos_ids=setup.eos_ids,
+            vocab=setup.vocab,
+            probe=setup.probe,
+        )
+
+
+AnyEngine = Annotated[EngineChoice, Slot("engine", EngineChoice, (HF, VLLM, VLLMServer))]

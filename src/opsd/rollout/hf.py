@@ -16,14 +16,14 @@ from transformers import (
 )
 
 from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
-from opsd.lm.sharding import inside
+from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
 from opsd.rollout.decode import Live, Reader, decode
-from opsd.rollout.engine import Completion, Progress, Sampling, silent
+from opsd.rollout.engine import Completion, Engine, Progress, Sampling, silent
 from opsd.types import Finish, UserError
 
 
-class HFEngine:
+class HFEngine(Engine):
     """Generation in a batch of at most `batch_tokens` tokens, prompts and horizons together, that
     rows enter, longest prompts first, as others leave it."""
 
@@ -67,7 +67,7 @@ class HFEngine:
         )
         admit = self._admission(prompts, sampling.max_tokens)
         with evaluating(self.model):
-            inside(self.model, lambda model: decode(reader, prompts, admit, writer))
+            within_forward(self.model, lambda model: decode(reader, prompts, admit, writer))
         return [writer.done[i] for i in range(len(prompts))]
 
     def _admission(

@@ -1,53 +1,40 @@
 """The next step's rollouts, generated while this step learns: always one optimizer step old.
 
-Off unless `async_rollouts` is set. It needs an engine that runs elsewhere, whose weights stand
-still while the trainer's move: a vLLM server.
+Off unless `async_rollouts` is set. It needs an engine whose weights stand still while the trainer's
+move: one that runs elsewhere, as a vLLM server does.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from opsd.rollout.engine import EngineDown
-from opsd.rollout.sources import Sampler
-from opsd.types import Group, Problem
-
-Write = Callable[[Sequence[Problem], Sampler, int], list[Group]]
+from opsd.rollout.sources import Counts, Sampler
+from opsd.types import Group
 
 
 @dataclass
 class RolloutPrefetcher:
-    """What is already known of the step to come: its problems, and its rollouts in the making."""
+    """The rollouts of the step to come, in the making; their counts, and what was observed of them,
+    until they are taken."""
 
-    rows: list[Problem] = field(default_factory=list[Problem])
     made: Future[list[Group]] | None = None
-    sampler: Sampler | None = None
-    seen: list[Sequence[Group]] = field(default_factory=list[Sequence[Group]])
+    counts: Counts | None = None
+    observed: list[Sequence[Group]] = field(default_factory=list[Sequence[Group]])
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
-    def next_rows(self, batches: Iterator[list[Problem]], count: int) -> list[Problem]:
-        """The problems of `count` micro-batches: those kept, or the next ones."""
-        rows, self.rows = self.rows, []
-        return rows or [problem for _ in range(count) for problem in next(batches)]
-
-    def look(self, batches: Iterator[list[Problem]], count: int) -> bool:
-        """Keeps the problems of the step to come; False where the epoch has none."""
-        with contextlib.suppress(StopIteration):
-            self.rows = self.next_rows(batches, count)
-        return bool(self.rows)
-
-    def begin(self, write: Write, problems: Sequence[Problem], sampler: Sampler, step: int) -> None:
-        """Has a step's rollouts written in the background, counted apart until they are taken."""
-        self.seen = []
-        own = replace(sampler, observe=self.seen.append, generated_tokens=0, skipped=0)
-        self.sampler, self.made = own, self.pool.submit(write, problems, own, step)
+    def begin(self, write: Callable[[Sampler], list[Group]], sampler: Sampler) -> None:
+        """Has a step's rollouts written in the background."""
+        self.counts, self.observed = Counts(), []
+        own = replace(sampler, observe=self.observed.append, counts=self.counts)
+        self.made = self.pool.submit(write, own)
 
     def keep(self, groups: list[Group]) -> None:
         """Takes rollouts from a checkpoint."""
-        self.made = Future()
+        self.made, self.counts = Future(), None
         self.made.set_result(groups)
 
     def wait(self) -> list[Group] | None:
@@ -56,21 +43,19 @@ class RolloutPrefetcher:
         with contextlib.suppress(EngineDown):
             return None if self.made is None else self.made.result()
 
-    def take(self, counts: Sampler) -> list[Group] | None:
-        """The rollouts, once they are there, and `counts` with theirs added; None where none were
-        begun. Raises EngineDown where the engine has gone meanwhile."""
-        made, own, self.made, self.sampler = self.made, self.sampler, None, None
+    def take(self, sampler: Sampler) -> list[Group] | None:
+        """The rollouts, once they are there, counted and observed as the sampler's; None where none
+        were begun. Raises EngineDown where the engine has gone meanwhile."""
+        made, counts, self.made, self.counts = self.made, self.counts, None, None
         if made is None:
             return None
         groups = made.result()
-        if own is None:  # they come from a checkpoint
-            self.seen = [groups]
+        if counts is None:  # they come from a checkpoint
+            self.observed = [groups]
             every = (rollout for group in groups for rollout in group.rollouts)
-            counts.generated_tokens += sum(len(rollout.completion_ids) for rollout in every)
-        else:
-            counts.generated_tokens += own.generated_tokens
-            counts.skipped += own.skipped
-        for observed in self.seen:
-            counts.observe(observed)
-        self.seen = []
+            counts = Counts(sum(len(rollout.completion_ids) for rollout in every))
+        sampler.counts.__iadd__(counts)
+        for observed in self.observed:
+            sampler.observe(observed)
+        self.observed = []
         return groups

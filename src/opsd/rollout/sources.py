@@ -6,24 +6,48 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from opsd.parts import part
-from opsd.prompts.contexts import Context, StudentPrompt
+from opsd.parts import Slot, part
+from opsd.prompts.contexts import AnyContext, Draw, StudentPrompt
 from opsd.prompts.prompt import prompt_ids
 from opsd.prompts.tokens import completion_text
 from opsd.rollout.engine import Completion, Engine, Sampling, prompt_seed
 from opsd.rollout.horizon import AnyHorizon, FullHorizon
-from opsd.teacher.weights import AnyWeights
+from opsd.teacher.weights import AnyWeights, Weights
 from opsd.types import Finish, Group, Problem, Rollout, UserError, View
 
-Borrow = Callable[[AnyWeights], contextlib.AbstractContextManager[Any]]
+UseWeights = Callable[[Weights], contextlib.AbstractContextManager[Any]]
+Verify = Callable[[Sequence[tuple[Problem, str]]], Sequence[Any]]
+
+
+def _no_others(weights: Weights) -> contextlib.AbstractContextManager[Any]:
+    raise ValueError(f"no weights {weights} are at hand")
+
+
+class Source(Protocol):
+    """problems, sampler, optimizer step from 0 -> groups, one engine call per phase. A source of
+    your own inherits what it does not say otherwise."""
+
+    group: int
+    """Rollouts per problem."""
+    needs_reward: bool = False
+    """Whether it goes by verdicts: every rollout then needs one."""
+    written: str | None = None
+    """The privileged text that completions are, where the dataset has written them."""
+
+    def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]: ...
+
+    @property
+    def phases(self) -> tuple[OnPolicy, ...]:
+        """The parts that sample, in order."""
+        return ()
 
 
 @part
-class OnPolicy:
+class OnPolicy(Source):
     """`group` completions per problem, sampled in this very step.
 
     `view` is what the sampler reads (the student's own prompt unless given), `weights` whose
@@ -32,31 +56,36 @@ class OnPolicy:
 
     group: Annotated[int, Field(gt=0)] = 1
     horizon: AnyHorizon = FullHorizon()
-    view: Context | None = None
+    view: AnyContext | None = None
     weights: AnyWeights | None = None
     type: Literal["on_policy"] = "on_policy"
+
+    @property
+    def phases(self) -> tuple[OnPolicy, ...]:
+        return (self,)
 
     def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]:
         return sampler.sample(problems, self, step, phase="rollout")
 
 
 @part
-class FromDataset:
+class FromDataset(Source):
     """The problem's own worked solution, as one completion that ends by itself."""
 
     field: str = "solution"
     type: Literal["from_dataset"] = "from_dataset"
+    group: ClassVar[int] = 1
 
     @property
-    def group(self) -> int:
-        return 1
+    def written(self) -> str | None:
+        return self.field
 
     def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]:
         return [sampler.written(problem, self.field) for problem in problems]
 
 
 @part
-class KeepCorrect:
+class KeepCorrect(Source):
     """Only the correct rollouts of a source; problems without one may be tried again.
 
     With `retry=OnPolicy(view=Solution())` that is STaR's rationalisation (Zelikman et al. 2022,
@@ -72,6 +101,10 @@ class KeepCorrect:
     def group(self) -> int:
         return self.source.group
 
+    @property
+    def phases(self) -> tuple[OnPolicy, ...]:
+        return (self.source, *([self.retry] if self.retry else []))
+
     def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]:
         groups = [_correct(group) for group in self.source(problems, sampler, step)]
         failed = [group.problem for group in groups if not group.rollouts]
@@ -86,23 +119,29 @@ class KeepCorrect:
         ]
 
 
-Source = Annotated[OnPolicy | FromDataset | KeepCorrect, Field(discriminator="type")]
-
-
-def sources(source: OnPolicy | FromDataset | KeepCorrect) -> list[OnPolicy]:
-    """The sampling parts of a source."""
-    if isinstance(source, KeepCorrect):
-        return [source.source, *([source.retry] if source.retry else [])]
-    return [source] if isinstance(source, OnPolicy) else []
+AnySource = Annotated[Source, Slot("source", Source, (OnPolicy, FromDataset, KeepCorrect))]
 
 
 @dataclass
+class Counts:
+    """What a run has generated so far, in tokens, and the prompts that it left out."""
+
+    generated_tokens: int = 0
+    skipped: int = 0
+
+    def __iadd__(self, other: Counts) -> Counts:
+        self.generated_tokens += other.generated_tokens
+        self.skipped += other.skipped
+        return self
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Turns problems into graded groups with one engine call per phase.
 
-    `generated_tokens` and `skipped` count over the whole run; `limit` is in tokens, prompt and
-    horizon together. `observe` is shown all that is sampled, also what a source then leaves out;
-    `heed` is called while the engine works, and may raise.
+    `limit` is in tokens, prompt and horizon together; `total_steps` are the run's. `observe` is
+    shown all that is sampled, also what a source then leaves out; `heed` is called while the engine
+    works, and may raise.
     `earlier` counts problems, by id, that other processes sample in the same step: the same prompt
     must not meet the same random numbers again.
     """
@@ -110,24 +149,23 @@ class Sampler:
     engine: Engine
     tokenizer: Any
     student: StudentPrompt
-    verify: Callable[[Sequence[tuple[Problem, str]]], Sequence[Any]]
+    verify: Verify
     sampling: Sampling
-    borrow: Borrow
     eos_id: int
     limit: int
+    use_weights: UseWeights = _no_others
     seed: int = 0
     total_steps: int = 0
     too_long: Literal["error", "skip"] = "error"
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     observe: Callable[[Sequence[Group]], None] = lambda groups: None
     heed: Callable[[], None] = lambda: None
-    generated_tokens: int = 0
-    skipped: int = 0
+    counts: Counts = field(default_factory=Counts)
     earlier: Mapping[str, int] = field(default_factory=dict)
 
-    def aside(self, seed: int) -> Sampler:
-        """The same sampler outside training: with counters and random numbers of its own."""
-        return replace(self, seed=seed, observe=lambda groups: None, earlier={})
+    def outside_training(self, seed: int) -> Sampler:
+        """The same sampler outside training: with counts and random numbers of its own."""
+        return replace(self, seed=seed, observe=lambda groups: None, earlier={}, counts=Counts())
 
     def sample(
         self, problems: Sequence[Problem], source: OnPolicy, step: int, phase: str
@@ -137,7 +175,8 @@ class Sampler:
         context = source.view or self.student
         fitting = []
         for problem in problems:
-            for view in context(Group(problem, ()), 0) or ():
+            draw = self.draw(problem, 0, step)
+            for view in context(Group(problem, ()), 0, draw) or ():
                 ids = prompt_ids(self.tokenizer, view)
                 if self.fits(problem, view, ids, horizon):
                     fitting.append((problem, ids))
@@ -163,7 +202,7 @@ class Sampler:
         self,
         rows: Sequence[tuple[Problem, Sequence[int], int]],
         sampling: Sampling,
-        weights: AnyWeights | None,
+        weights: Weights | None,
         step: int,
         phase: str,
     ) -> list[Completion]:
@@ -171,7 +210,7 @@ class Sampler:
         numbers of its own."""
         with contextlib.ExitStack() as stack:
             if weights is not None:
-                stack.enter_context(self.borrow(weights))
+                stack.enter_context(self.use_weights(weights))
             stack.enter_context(self.autocast())
             completions = self.engine.generate(
                 [ids for _, ids, _ in rows],
@@ -179,7 +218,7 @@ class Sampler:
                 [prompt_seed(self.seed, step, p.id, i, phase) for p, _, i in rows],
                 progress=lambda done: self.heed(),
             )
-        self.generated_tokens += sum(len(c.ids) for c in completions)
+        self.counts.generated_tokens += sum(len(c.ids) for c in completions)
         return completions
 
     def needs_reward(
@@ -217,8 +256,12 @@ class Sampler:
                 f" {horizon} for the completion more than the limit of {self.limit}. Raise"
                 " max_length, or set prompt_too_long: skip to leave such rows out"
             )
-        self.skipped += 1
+        self.counts.skipped += 1
         return False
+
+    def draw(self, problem: Problem, sample: int, step: int) -> Draw:
+        """What a context may decide by, of one rollout of a problem at a step."""
+        return Draw(step, prompt_seed(self.seed, step, problem.id, sample, "context"))
 
     def text(self, ids: Sequence[int]) -> str:
         """What a completion says (`opsd.prompts.tokens.completion_text`)."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from opsd.lm.forward import causal_lm
 from opsd.lm.layout import Ids
-from opsd.rollout.engine import Completion, Progress, Sampling, silent
+from opsd.rollout.engine import Completion, Engine, Progress, Sampling, silent
 from opsd.rollout.engines import VLLM
 from opsd.rollout.weight_sync import (
     PROBED,
@@ -32,7 +32,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The adapters' ranks that vLLM makes room for."""
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Continuous batching, paged cache, shared prefixes: vLLM's.
 
     `sync` hands over the adapter alone, or all weights where there is none, and compares log-

@@ -19,7 +19,7 @@ from torch import nn
 from opsd.lm.forward import causal_lm
 from opsd.lm.layout import Ids
 from opsd.rollout.endpoint import shown
-from opsd.rollout.engine import Completion, EngineDown, Progress, Sampling
+from opsd.rollout.engine import Completion, Engine, EngineDown, Progress, Sampling
 from opsd.rollout.engines import VLLMServer
 from opsd.rollout.weight_sync import (
     PROBED,
@@ -38,14 +38,17 @@ _START = (
 )
 
 
-class VLLMServerEngine:
+class VLLMServerEngine(Engine):
     """Asks a server for token ids, and hands it the weights as files in a folder that both see.
 
     The server's log-probabilities are of the distribution that it draws from: with truncation that
     is not the whole one, and completions come without any.
     """
 
-    is_remote = True  # it may write while the student learns
+    is_remote = True
+
+    def returns_logprobs(self, sampling: Sampling) -> bool:
+        return sampling.whole
 
     def __init__(
         self,

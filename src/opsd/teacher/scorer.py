@@ -1,5 +1,5 @@
-"""What a method's teachers read: in a pass each distinct text once, and rows of weights that stand
-still once for as long as the same rollouts are learned from."""
+"""The scoring of completions by teachers: in a pass each distinct request once, and by weights that
+stand still once for as long as the same rollouts are learned from."""
 
 from __future__ import annotations
 
@@ -11,36 +11,44 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from opsd.lm.forward import lent_head, score
+from opsd.lm.forward import read_head, score
 from opsd.lm.layout import Layout
 from opsd.lm.sharding import is_sharded
 from opsd.lm.shared_prefix import score_shared, worth_sharing
 from opsd.objective.head import Head
 from opsd.teacher.copies import TeacherWeights
-from opsd.teacher.weights import AnyWeights
+from opsd.teacher.weights import Weights
+
+
+class ScoringRequest(NamedTuple):
+    """All that a teacher's rows depend on, but for what the weights are by now."""
+
+    weights: Weights
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
 
 
 class TeacherOutputs(NamedTuple):
-    """What was read in a pass: each text's rows `[tokens, D]`, and the heads that read them."""
+    """What was read in a pass: each request's rows `[tokens, D]`, and the heads that read them."""
 
-    rows: dict[Text, Tensor]
-    heads: dict[AnyWeights, Head]
+    rows: dict[ScoringRequest, Tensor]
+    heads: dict[Weights, Head]
 
 
 @dataclass
-class Plan:
-    """What is to be read in a pass: batches of texts by the weights that read them, those of them
-    that are `kept` already, and the forward passes that the others take on the process where they
+class ScoringPlan:
+    """What is to be read in a pass: batches of requests by the weights that read them, those that
+    are `remembered` already, and the forward passes that the others take on the process where they
     take most."""
 
-    batches: dict[AnyWeights, list[list[Text]]] = field(default_factory=dict)
-    kept: list[Text] = field(default_factory=list)
-    forwards: dict[AnyWeights, int] = field(default_factory=dict)
+    batches: dict[Weights, list[list[ScoringRequest]]] = field(default_factory=dict)
+    remembered: list[ScoringRequest] = field(default_factory=list)
+    forwards: dict[Weights, int] = field(default_factory=dict)
 
 
 @dataclass
 class TeacherScorer:
-    """The teachers, by their weights. `forking` are those whose architecture lets completions go on
+    """The teachers, by their weights. `sharing` are those whose architecture lets completions go on
     from one reading of their prompt; `layouts` say how each one's sequences are laid out.
 
     Rows of `lasting` weights that it is to `remember` are kept until it is to `forget` them:
@@ -49,96 +57,94 @@ class TeacherScorer:
     0.5 GiB per view.
     """
 
-    keepers: Mapping[AnyWeights, TeacherWeights]
+    weights: Mapping[Weights, TeacherWeights]
     vocab: int
     pad_id: int
-    layouts: Mapping[AnyWeights, Layout]
-    forking: frozenset[AnyWeights] = frozenset()
-    lasting: frozenset[AnyWeights] = frozenset()
+    layouts: Mapping[Weights, Layout]
+    sharing: frozenset[Weights] = frozenset()
+    lasting: frozenset[Weights] = frozenset()
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    kept: dict[Text, Tensor] = field(default_factory=dict)
+    remembered: dict[ScoringRequest, Tensor] = field(default_factory=dict)
 
-    def remember(self, pages: TeacherOutputs) -> None:
+    def remember(self, outputs: TeacherOutputs) -> None:
         """The same rollouts may be learned from once more."""
-        for text, rows in pages.rows.items():
-            if text.weights in self.lasting and text not in self.kept:
-                self.kept[text] = rows.cpu()
+        for request, rows in outputs.rows.items():
+            if request.weights in self.lasting and request not in self.remembered:
+                self.remembered[request] = rows.cpu()
 
     def forget(self) -> None:
         """The rollouts are spent."""
-        self.kept.clear()
+        self.remembered.clear()
 
-    def plan(self, texts: Iterable[Text], size: int) -> Plan:
-        """How to read those of the texts that were not read before, at most `size` at a time."""
-        asked = list(dict.fromkeys(texts))
-        plan = Plan(kept=[text for text in asked if text in self.kept])
-        for weights in dict.fromkeys(text.weights for text in asked):
-            fresh = [t for t in asked if t.weights == weights and t not in self.kept]
+    def plan(self, requests: Iterable[ScoringRequest], size: int) -> ScoringPlan:
+        """How to read those of the requests that were not read before, at most `size` at a time."""
+        asked = list(dict.fromkeys(requests))
+        plan = ScoringPlan(remembered=[request for request in asked if request in self.remembered])
+        for weights in dict.fromkeys(request.weights for request in asked):
+            fresh = [t for t in asked if t.weights == weights and t not in self.remembered]
             if len(fresh) > size:  # prompts of a length, and the same ones, together
                 fresh.sort(key=lambda t: (len(t.prompt), t.prompt, len(t.completion)))
             plan.batches[weights] = [fresh[i : i + size] for i in range(0, len(fresh), size)]
-            plan.forwards[weights] = sum(map(self._forwards, plan.batches[weights]))
+            plan.forwards[weights] = sum(map(self._passes, plan.batches[weights]))
         return plan
 
-    def read(self, plan: Plan, model: nn.Module) -> TeacherOutputs:
+    def read(self, plan: ScoringPlan, model: nn.Module) -> TeacherOutputs:
         """Reads what is planned, and takes what is kept.
 
         A sharded model's layers are gathered by all processes together: where others read more,
         nothing is read as often as it takes.
         """
         device = next(model.parameters()).device
-        pages = TeacherOutputs({text: self.kept[text].to(device) for text in plan.kept}, {})
-        for weights, keeper in self.keepers.items():
+        outputs = TeacherOutputs(
+            {request: self.remembered[request].to(device) for request in plan.remembered}, {}
+        )
+        for weights, own in self.weights.items():
             if weights in (plan.forwards if is_sharded(model) else plan.batches):
                 # The student's forward brings the Trainer's autocast; a reader beside it needs its
-                # own, a new one: autocast remembers casts by parameter, and keepers swap values.
-                with keeper.use(model) as reader, self.autocast():
-                    self._read(plan, weights, reader, pages)
-        return pages
+                # own, a new one: autocast remembers casts by parameter, and weights are swapped.
+                with own.use(model) as reader, self.autocast():
+                    self._read(plan, weights, reader, outputs)
+        return outputs
 
     def _read(
-        self, plan: Plan, weights: AnyWeights, reader: nn.Module, pages: TeacherOutputs
+        self, plan: ScoringPlan, weights: Weights, reader: nn.Module, outputs: TeacherOutputs
     ) -> None:
         batches = plan.batches.get(weights, [])
         for batch in batches:
             prompts, completions = [t.prompt for t in batch], [t.completion for t in batch]
             known = (reader, prompts, completions, self.pad_id, self.vocab)
-            forks = self._forwards(batch) > 1
-            rows_ND, head = score_shared(*known) if forks else score(*known, self.layouts[weights])
+            shares = self._passes(batch) > 1
+            rows_ND, head = score_shared(*known) if shares else score(*known, self.layouts[weights])
             read = zip(batch, rows_ND.split([len(c) for c in completions]), strict=True)
-            pages.rows.update(read)
-            pages.heads[weights] = head
-        idle = plan.forwards[weights] - sum(map(self._forwards, batches))
+            outputs.rows.update(read)
+            outputs.heads[weights] = head
+        idle = plan.forwards[weights] - sum(map(self._passes, batches))
         for _ in range(idle if is_sharded(reader) else 0):
-            _, pages.heads[weights] = score(reader, [(self.pad_id,)], [()], self.pad_id, self.vocab)
-        if weights not in pages.heads:
-            pages.heads[weights] = lent_head(reader, self.vocab)
+            _, outputs.heads[weights] = score(
+                reader, [(self.pad_id,)], [()], self.pad_id, self.vocab
+            )
+        if weights not in outputs.heads:
+            outputs.heads[weights] = read_head(reader, self.vocab)
 
-    def _forwards(self, batch: Sequence[Text]) -> int:
+    def _passes(self, batch: Sequence[ScoringRequest]) -> int:
         """How many forward passes a batch takes."""
         weights = batch[0].weights
-        if weights not in self.forking:
+        if weights not in self.sharing:
             return 1
         prompts, completions = [t.prompt for t in batch], [t.completion for t in batch]
         return 1 + worth_sharing(prompts, completions, self.layouts[weights])
 
 
-def together(own: Sequence[Plan], gather: Callable[[list[Any]], list[Any]]) -> list[Plan]:
+def together(
+    own: Sequence[ScoringPlan], gather: Callable[[list[Any]], list[Any]]
+) -> list[ScoringPlan]:
     """The plans of this process's passes, brought into step with all others': as many passes as the
     longest has, the last ones together, and of each the most forward passes."""
     everyone = gather([[plan.forwards for plan in own]])
     most = max(map(len, everyone))
     level = [[{}] * (most - len(forwards)) + forwards for forwards in everyone]
-    plans = [*(Plan() for _ in range(most - len(own))), *own]
+    plans = [*(ScoringPlan() for _ in range(most - len(own))), *own]
     for plan, of_pass in zip(plans, zip(*level, strict=True), strict=True):
         every = dict.fromkeys(itertools.chain(*of_pass))
         plan.forwards = {w: max(forwards.get(w, 0) for forwards in of_pass) for w in every}
     return plans
-
-
-class Text(NamedTuple):
-    """All that a teacher's rows depend on, but for what the weights are by now."""
-
-    weights: AnyWeights
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]

@@ -1,20 +1,20 @@
-"""What a trainer is put together from at its start: batches, teachers' weights, the sampler."""
+"""What is built of a setup when training starts: batches, teachers' weights, generator, learner."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from opsd.data.batches import ProblemLoader, StepSampler, StepShape, StreamLoader
+from opsd.data.batches import ProblemLoader, StepSampler, StreamLoader
 from opsd.data.stream import ProblemStream
 from opsd.lm.agreement import layout_for, refuse_other_training_pass, starts_as_base
 from opsd.lm.forward import check_head
 from opsd.lm.layout import Layout
 from opsd.lm.loading import (
     accept_objectives,
-    context_length,
     load_model,
     load_teacher,
     load_tokenizer,
@@ -27,21 +27,19 @@ from opsd.lm.loading import (
 )
 from opsd.lm.quantization import keep_differentiable
 from opsd.lm.shared_prefix import attends
-from opsd.prompts.boundary import eos_ids
-from opsd.prompts.tokens import markup_ids
+from opsd.prompts.tokens import special_token_ids
 from opsd.rollout.engine import PROBE, Engine, Sampling
-from opsd.rollout.engines import VLLM, VLLMServer
-from opsd.rollout.hf import HFEngine
-from opsd.rollout.sources import Sampler
-from opsd.teacher.copies import TeacherWeights, keep
+from opsd.rollout.engines import HF, EngineChoice
+from opsd.rollout.sources import Sampler, Verify
+from opsd.teacher.copies import TeacherWeights
 from opsd.teacher.scorer import TeacherScorer
-from opsd.teacher.weights import AnyWeights, External, still
+from opsd.teacher.weights import External, Start, Weights
 from opsd.training.config import OPSDConfig
-from opsd.training.generator import borrowed, writers
+from opsd.training.generator import Generator, writers
 from opsd.training.learner import Learner
-
-if TYPE_CHECKING:
-    from opsd.training.trainer import OPSDTrainer
+from opsd.training.metrics import Metrics
+from opsd.training.setup import Setup
+from opsd.types import Group
 
 
 def make_student(
@@ -65,148 +63,117 @@ def make_student(
     return student, tokenizer
 
 
-def step_shape(trainer: OPSDTrainer) -> StepShape:
-    """One process's part of an optimizer step. UserError where groups do not fill it."""
-    args = trainer.args
-    return StepShape(
-        rollouts=args.per_device_train_batch_size * args.gradient_accumulation_steps,
-        group=trainer.method.source.group,
-        micro_batches=args.gradient_accumulation_steps,
-        reuse=trainer.method.reuse,
-        rank=args.process_index,
-        world=args.world_size,
-    )
-
-
-def rollouts_per_step(trainer: OPSDTrainer) -> int:
-    """Of all processes together."""
-    shape = step_shape(trainer)
-    return shape.rollouts * shape.world
-
-
-def make_loader(trainer: OPSDTrainer) -> ProblemLoader | StreamLoader:
+def make_loader(setup: Setup) -> ProblemLoader | StreamLoader:
     """The training set's micro-batches for this process."""
-    args, problems = trainer.args, trainer.train_dataset
+    args, problems = setup.args, setup.train_set
     seed = args.seed if args.data_seed is None else args.data_seed
     if isinstance(problems, ProblemStream):
-        return StreamLoader(problems, step_shape(trainer), seed)
-    weights = trainer.language_weights
-    labels = [problem.language for problem in problems] if weights else ()
-    sampler = StepSampler(len(problems or ()), step_shape(trainer), seed, labels, weights)
-    return ProblemLoader(problems, sampler)
+        return StreamLoader(problems, setup.shape, seed)
+    weights = setup.language_weights
+    labels = [problem.language for problem in problems or ()] if weights else ()
+    sampler = StepSampler(len(problems or ()), setup.shape, seed, labels, weights)
+    return ProblemLoader(problems or (), sampler)
 
 
-def make_keepers(trainer: OPSDTrainer) -> dict[AnyWeights, TeacherWeights]:
-    """One keeper per choice of weights that the method names.
+def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
+    """The weights at work, one for each choice that the method names.
 
     Raises UserError where the exact loss cannot be computed for the model, or for a teacher.
     """
-    model, vocab = trainer.model, trainer.vocab
-    chosen = [leaf.teacher.weights for _, leaf in trainer.signals if leaf.teacher is not None]
-    chosen += writers(trainer.method)
-    probe = trainer.processing_class(PROBE)["input_ids"]
+    model, vocab, tokenizer = setup.model, setup.vocab, setup.tokenizer
+    chosen = [weights for _, teacher in setup.teachers for weights in teacher.all_weights]
+    chosen += writers(setup.method)
+    probe = tokenizer(PROBE)["input_ids"]
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     check_head(model, probe, vocab, tolerance)
-    with trainer.accelerator.autocast():
+    with setup.accelerator.autocast():
         refuse_other_training_pass(model, probe, vocab)
-    as_base = starts_as_base(model, probe, vocab)
-    tokenizer = trainer.processing_class
 
     def load(choice: External) -> nn.Module:
         return load_teacher(
             choice.path, tokenizer, None if choice.dtype == "auto" else choice.dtype
         )
 
-    keepers = {w: keep(w, model, starts_as_base=as_base, load=load) for w in dict.fromkeys(chosen)}
-    for keeper in keepers.values():
-        with keeper.use(model) as reader:
+    start = Start(model, starts_as_base(model, probe, vocab), load)
+    begun = {choice: choice.begin(start) for choice in dict.fromkeys(chosen)}
+    for weights in begun.values():
+        with weights.use(model) as reader:
             check_head(reader, probe, vocab, tolerance)
-    return keepers
+    return begun
 
 
-def make_engine(trainer: OPSDTrainer, choice: Engine | VLLM | VLLMServer | None) -> Engine:
-    """The engine that a value stands for: the model in training itself, unless vLLM is chosen."""
-    tokenizer: Any = trainer.processing_class
-    known: dict[str, Any] = {
-        "eos_ids": eos_ids(trainer.model, tokenizer),
-        "vocab": trainer.vocab,
-    }
-    if choice is None:
-        tokens = trainer.args.generation_batch_tokens
-        return HFEngine(trainer.model, pad_id=tokenizer.pad_token_id, batch_tokens=tokens, **known)
-    known["probe"] = tokenizer(PROBE)["input_ids"]
-    if isinstance(choice, VLLM):
-        from opsd.rollout.vllm import VLLMEngine
-
-        longest = context_length(trainer.model, trainer.args.max_length)
-        bf16 = bool(trainer.args.bf16)
-        return VLLMEngine(trainer.model, choice, max_model_len=longest, bf16=bf16, **known)
-    if isinstance(choice, VLLMServer):
-        from opsd.rollout.vllm_server import VLLMServerEngine
-
-        return VLLMServerEngine(trainer.model, choice, **known)
-    return choice
-
-
-def make_sampler(trainer: OPSDTrainer) -> Sampler:
-    """Problems to graded groups, as the arguments and the method say."""
-    args, tokenizer = trainer.args, trainer.processing_class
-    return Sampler(
-        engine=trainer.engine,
-        tokenizer=tokenizer,
-        student=trainer.method.student,
-        verify=trainer.verdicts,
+def make_generator(
+    setup: Setup,
+    engine: Engine | EngineChoice | None,
+    weights: Mapping[Weights, TeacherWeights],
+    student: Callable[[], nn.Module],
+    verify: Verify,
+    observe: Callable[[Sequence[Group]], None],
+    heed: Callable[[], None],
+) -> Generator:
+    """Problems to graded groups, as the arguments and the method say; the model in training writes
+    itself, unless another engine is chosen."""
+    args, about = setup.args, setup.engine_setup
+    chosen = engine or HF()
+    at_work = chosen if hasattr(chosen, "generate") else chosen.start(about)
+    sampler = Sampler(
+        engine=at_work,
+        tokenizer=setup.tokenizer,
+        student=setup.method.student,
+        verify=verify,
         sampling=Sampling(
             args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
         ),
-        borrow=lambda weights: borrowed(trainer, weights),
-        eos_id=eos_ids(trainer.model, tokenizer)[0],
-        limit=context_length(trainer.model, args.max_length),
+        eos_id=about.eos_ids[0],
+        limit=about.max_length,
         seed=args.seed,
         too_long=args.prompt_too_long,
-        autocast=lambda: trainer.accelerator.autocast(),
-        observe=trainer.metrics.rollouts,
-        heed=trainer.stop.heed,
+        autocast=lambda: setup.accelerator.autocast(),
+        observe=observe,
+        heed=heed,
     )
+    return Generator(setup.method, student, at_work, weights, sampler, args.process_index)
 
 
-def make_learner(trainer: OPSDTrainer) -> Learner:
-    """The method's signals, bound to the model and to its teachers."""
+def make_learner(
+    setup: Setup, weights: Mapping[Weights, TeacherWeights], metrics: Metrics
+) -> Learner:
+    """The method's loss terms, bound to the model and to its teachers."""
     return Learner(
-        signals=trainer.signals,
-        readers=make_scorer(trainer),
-        vocab=trainer.vocab,
-        pad_id=trainer.processing_class.pad_token_id,
-        temperature=trainer.args.temperature,
-        chunk_rows=trainer.args.loss_chunk_rows,
-        layout=_layout(trainer, trainer.model),
-        kernel=trainer.args.loss_kernel,
-        metrics=trainer.metrics,
-        markup=torch.tensor(sorted(markup_ids(trainer.processing_class))),
-        told=not trainer.args.should_save,
+        signals=setup.terms,
+        scorer=make_scorer(setup, weights),
+        vocab=setup.vocab,
+        pad_id=setup.tokenizer.pad_token_id,
+        temperature=setup.args.temperature,
+        chunk_rows=setup.args.loss_chunk_rows,
+        layout=_layout(setup, setup.model),
+        kernel=setup.args.loss_kernel,
+        metrics=metrics,
+        special_ids=torch.tensor(sorted(special_token_ids(setup.tokenizer))),
+        quiet=not setup.args.should_save,
     )
 
 
-def make_scorer(trainer: OPSDTrainer) -> TeacherScorer:
+def make_scorer(setup: Setup, weights: Mapping[Weights, TeacherWeights]) -> TeacherScorer:
     """The teachers. Where rollouts are learned from once, no rows of theirs are kept."""
-    layouts, forking = {}, set()
-    for weights, keeper in trainer.keepers.items():
-        with keeper.use(trainer.model) as reader:
-            layouts[weights] = _layout(trainer, reader)
+    layouts, sharing = {}, set()
+    for choice, own in weights.items():
+        with own.use(setup.model) as reader:
+            layouts[choice] = _layout(setup, reader)
             if attends(reader):
-                forking.add(weights)
-    again = trainer.method.reuse > 1
+                sharing.add(choice)
+    again = setup.method.reuse > 1
     return TeacherScorer(
-        keepers=trainer.keepers,
-        vocab=trainer.vocab,
-        pad_id=trainer.processing_class.pad_token_id,
+        weights=weights,
+        vocab=setup.vocab,
+        pad_id=setup.tokenizer.pad_token_id,
         layouts=layouts,
-        forking=frozenset(forking),
-        lasting=frozenset(weights for weights in trainer.keepers if again and still(weights)),
-        autocast=lambda: trainer.accelerator.autocast(),
+        sharing=frozenset(sharing),
+        lasting=frozenset(choice for choice in weights if again and not choice.changes),
+        autocast=lambda: setup.accelerator.autocast(),
     )
 
 
-def _layout(trainer: OPSDTrainer, model: nn.Module) -> Layout:
-    with trainer.accelerator.autocast():
-        return layout_for(model, trainer.args.packing, trainer.processing_class(PROBE)["input_ids"])
+def _layout(setup: Setup, model: nn.Module) -> Layout:
+    with setup.accelerator.autocast():
+        return layout_for(model, setup.args.packing, setup.tokenizer(PROBE)["input_ids"])

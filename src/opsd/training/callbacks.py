@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 
 from opsd.console import bar
 from opsd.runs import checkpoint
-from opsd.teacher.weights import moves
 from opsd.training.stopping import Stopped
 from opsd.types import RunFailed
 
@@ -57,25 +56,26 @@ class AfterStep(TrainerCallback):
         # Where a step is left in the middle, all before it has to be written down already.
         alone = args.world_size == 1 and not args.async_rollouts
         logged = args.logging_strategy == "steps" and args.logging_steps == 1
-        self.trainer.stop.at_once = alone and logged
+        self.trainer.stop.leave_at(once=alone and logged)
         self.trainer.catch_up()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
-        trainer.before_step = None
+        trainer.end_step()
         # After a step that was left out there is nothing to follow.
-        keepers = {} if trainer.finite.in_a_row else trainer.keepers
-        for weights, keeper in keepers.items():
-            if moves(weights, state.global_step, trainer.method.reuse):
-                keeper.update(trainer.model, state.global_step, state.max_steps)
-        told = gather_object([(trainer.sampler.generated_tokens, trainer.stop.number)])
+        weights = {} if trainer.finite.in_a_row else trainer.weights
+        for choice, own in weights.items():
+            if choice.moves(state.global_step, trainer.method.reuse):
+                own.update(trainer.model, state.global_step, state.max_steps)
+        spent = trainer.generator.sampler.counts.generated_tokens
+        told = gather_object([(spent, trainer.stop.number)])
         budget = args.max_generated_tokens
         if budget is not None and sum(spent for spent, _ in told) >= budget:
             control.should_training_stop = True
         numbers = [number for _, number in told if number is not None]
         if numbers:
             # All processes know by now: they leave an evaluation together, at its beginning.
-            trainer.stop.number, trainer.stop.at_once = numbers[0], True
+            trainer.stop.take(numbers[0])
             control.should_save = control.should_training_stop = True
         # What is measured but not logged yet is in no checkpoint.
         control.should_log |= control.should_save

@@ -8,46 +8,42 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from opsd.data.stream import ProblemStream
 from opsd.grade.gold import gold_remarks
-from opsd.grade.verifier import MathVerifier
 from opsd.lm.quantization import is_quantized
 from opsd.methods.method import Method
-from opsd.methods.signals import Advantage, Distill, LossTerm, Teacher, taught
-from opsd.objective.credit import GroupNormalised
-from opsd.objective.weighting import ImportanceWeight
-from opsd.parts import parts_of
+from opsd.methods.signals import LossTerm
+from opsd.objective.credit import compares_rewards
+from opsd.parts import parts_of, tag
 from opsd.prompts.boundary import notes, prompt_notes
+from opsd.prompts.contexts import Draw
 from opsd.prompts.prompt import prompt_text
-from opsd.rollout.sources import sources
 from opsd.runs import checkpoint
 from opsd.runs.folder import RunFolder
-from opsd.schedule import at
-from opsd.teacher.weights import EMA, External, Live, Snapshot
-from opsd.training.build import rollouts_per_step, step_shape
+from opsd.teacher.weights import External
+from opsd.training.build import make_loader
 from opsd.training.config import without_effect
-from opsd.training.generator import writers
+from opsd.training.generator import Generator, writers
+from opsd.training.setup import Setup
 from opsd.types import Group, Problem, UserError, Verdict
 
-if TYPE_CHECKING:
-    from opsd.training.trainer import OPSDTrainer
 
-
-def refuse(trainer: OPSDTrainer) -> None:
+def refuse(setup: Setup) -> None:
     """Raises UserError for what cannot go well. Making the loader refuses an empty set as well."""
-    refuse_strangers(trainer.args.world_size)
-    refuse_sharding(trainer)
-    refuse_ungraded(trainer)
-    if trainer.train_dataset is not None:
-        refuse_small_set(trainer)
+    refuse_separate_processes(setup.args.world_size)
+    refuse_sharding(setup)
+    refuse_missing_answers(setup)
+    if setup.train_set is not None:
+        refuse_small_set(setup)
 
 
-def refuse_strangers(world: int) -> None:
+def refuse_separate_processes(world: int) -> None:
     """Processes that a launcher started together must know of each other, or each trains alone,
     and all of them into one folder."""
     started = os.environ.get("WORLD_SIZE", "1")
@@ -58,17 +54,18 @@ def refuse_strangers(world: int) -> None:
         )
 
 
-def refuse_sharding(trainer: OPSDTrainer) -> None:
+def refuse_sharding(setup: Setup) -> None:
     """Ways of sharding that would fail later, or differ silently from what is promised."""
     if is_deepspeed_zero3_enabled():
         raise UserError("ZeRO-3 is not supported: FSDP2 splits the same (opsd launcher fsdp2)")
-    if trainer.is_deepspeed_enabled and trainer.args.max_tokens_per_pass is not None:
+    kind = setup.accelerator.distributed_type
+    if kind is DistributedType.DEEPSPEED and setup.args.max_tokens_per_pass is not None:
         raise UserError("DeepSpeed takes a step after every pass: leave max_tokens_per_pass out")
-    if not trainer.is_fsdp_enabled:
+    if kind is not DistributedType.FSDP:
         return
-    if is_quantized(trainer.model):
+    if is_quantized(setup.model):
         raise UserError("a quantized model is not sharded: use DDP (opsd launcher ddp)")
-    plugin: Any = trainer.accelerator.state.fsdp_plugin
+    plugin: Any = setup.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise UserError("FSDP of the first version is not supported: set fsdp_version to 2")
     needed = {
@@ -82,10 +79,10 @@ def refuse_sharding(trainer: OPSDTrainer) -> None:
             raise UserError(f"{key} is {wanted} here, not {found}: see opsd launcher fsdp2")
 
 
-def refuse_other_step(trainer: OPSDTrainer, folder: Path, step: int) -> None:
+def refuse_other_step(setup: Setup, folder: Path, step: int) -> None:
     """A run may go on with other processes, but a step must stay what it was."""
-    state, shape = checkpoint.load(folder), step_shape(trainer)
-    before, now = state.get("rollouts_per_step"), rollouts_per_step(trainer)
+    state, shape = checkpoint.load(folder), setup.shape
+    before, now = state.get("rollouts_per_step"), setup.rollouts_per_step
     if before not in (None, now):
         raise UserError(
             f"{folder}: a step had {before} rollouts, with {shape.world} process(es) it would have"
@@ -99,24 +96,24 @@ def refuse_other_step(trainer: OPSDTrainer, folder: Path, step: int) -> None:
         )
 
 
-def refuse_small_set(trainer: OPSDTrainer) -> None:
+def refuse_small_set(setup: Setup) -> None:
     """A set that is cycled within a step would give two processes the same rollouts."""
-    trainer.get_train_dataloader()  # refuses an empty set, and rollouts that groups do not fill
-    step = step_shape(trainer).problems_per_step
-    streamed = isinstance(trainer.train_dataset, ProblemStream)
-    if trainer.args.world_size > 1 and not streamed and len(trainer.train_dataset) < step:
+    make_loader(setup)  # refuses an empty set, and rollouts that groups do not fill
+    step, problems = setup.shape.problems_per_step, setup.train_set
+    alone = setup.args.world_size == 1 or isinstance(problems, ProblemStream)
+    if not alone and len(problems or ()) < step:
         raise UserError(
-            f"{len(trainer.train_dataset)} problems are fewer than the {step} of one step on"
-            f" {trainer.args.world_size} processes; lower per_device_train_batch_size"
+            f"{len(problems or ())} problems are fewer than the {step} of one step on"
+            f" {setup.args.world_size} processes; lower per_device_train_batch_size"
         )
 
 
-def refuse_ungraded(trainer: OPSDTrainer) -> None:
+def refuse_missing_answers(setup: Setup) -> None:
     """Rewards and dev scores need answers, unless the user's own verifier does without."""
-    if not isinstance(trainer.verifier, MathVerifier):
+    if not setup.default_verifier:
         return
-    method = trainer.method
-    train_set = trainer.train_dataset or ()
+    method = setup.method
+    train_set = setup.train_set or ()
     if isinstance(train_set, ProblemStream):
         train_set = train_set.head(1)
     lacking = [problem for problem in train_set if not problem.answer]
@@ -125,7 +122,7 @@ def refuse_ungraded(trainer: OPSDTrainer) -> None:
             f"{method.name} learns from right and wrong answers, but {len(lacking)}"
             f" problems have none (the first: {lacking[0].name}); map a column to 'answer'"
         )
-    dev = trainer.eval_dataset or ()
+    dev = setup.dev_set or ()
     lacking = [problem for problem in dev if not problem.answer]
     if lacking:
         raise UserError(
@@ -168,68 +165,86 @@ def settings_errors() -> Iterator[None]:
         raise UserError(f"train: {' '.join(str(error).split())}") from error
 
 
-def refuse_ahead(trainer: OPSDTrainer) -> None:
+def refuse_async(setup: Setup, generator: Generator) -> None:
     """Rollouts can only be written meanwhile by an engine with weights of its own, of the student's
     alone, and while each step spends its own."""
-    if not trainer.args.async_rollouts:
+    if not setup.args.async_rollouts:
         return
-    if not getattr(trainer.engine, "is_remote", False):
+    if not generator.engine.is_remote:
         raise UserError("async_rollouts needs an engine that runs elsewhere: engine: vllm_server")
-    if trainer.method.reuse > 1 or writers(trainer.method):
+    if setup.method.reuse > 1 or writers(setup.method):
         raise UserError(
-            f"async_rollouts: {trainer.method.name} reuses rollouts, or has other weights write"
+            f"async_rollouts: {setup.method.name} reuses rollouts, or has other weights write"
             " them, which needs them in step; leave it out"
         )
 
 
-def refuse_untold(groups: Sequence[Group], signals: Sequence[tuple[float, LossTerm]]) -> None:
+def refuse_missing_logprobs(setup: Setup, generator: Generator) -> None:
     """Some losses need the log-probabilities that tokens were sampled with."""
-    untold = any(r.logprobs is None for group in groups for r in group.rollouts)
-    for _, leaf in signals if untold else ():
-        if _counts_on_samples(leaf):
+    sampler = generator.sampler
+    if setup.method.source.phases and not generator.engine.returns_logprobs(sampler.sampling):
+        _refuse_logprobs(setup.terms)
+
+
+def refuse_unjudged(groups: Sequence[Group], method: Method) -> None:
+    """Rollouts without a verdict, or without sampling log-probabilities, of a method that reads
+    them."""
+    rollouts = [(group.problem, r) for group in groups for r in group.rollouts]
+    unjudged = [problem for problem, r in rollouts if r.verdict is None]
+    if unjudged and learns_from_rewards(method):
+        raise UserError(
+            f"{method.name} reads rewards, but the verifier gave no verdict on {len(unjudged)} of"
+            f" {len(rollouts)} rollouts (the first: {unjudged[0].name})"
+        )
+    if any(r.logprobs is None for _, r in rollouts):
+        _refuse_logprobs(method.signals)
+
+
+def _refuse_logprobs(terms: Sequence[tuple[float, LossTerm]]) -> None:
+    for _, term in terms:
+        if term.needs_sampling_logprobs:
             raise UserError(
-                f"'{leaf.type}' reckons with the log-probabilities that tokens were sampled with,"
-                " which this engine does not tell under truncation: --set sampling.top_p=1"
-                " --set sampling.top_k=0 --set sampling.min_p=0, or another engine"
+                f"'{tag(term)}' needs the sampling log-probs, and this engine returns none under"
+                " truncation: --set sampling.top_p=1 --set sampling.top_k=0 --set sampling.min_p=0,"
+                " or another engine"
             )
-
-
-def compares_rewards(method: Method) -> bool:
-    """Whether a signal sets a rollout's reward against those of its group."""
-    return any(isinstance(x, GroupNormalised) for x in parts_of(method.signal))
 
 
 def learns_from_rewards(method: Method) -> bool:
     """Whether right and wrong answers decide what is learned."""
-    return any(getattr(x, "needs_reward", False) for x in parts_of(method))
+    return any(x.needs_reward for x in parts_of(method) if hasattr(x, "needs_reward"))
 
 
-def config_warnings(trainer: OPSDTrainer) -> list[str]:
+def config_warnings(setup: Setup, steps: int) -> list[str]:
     """What is allowed but known to go wrong, a line each with its remedy. A setting that a paper
     publishes can be among them."""
-    checks = (_settings, _unwatched, _steps, _weights, _sampling, _readings, _golds)
-    return [line for check in checks for line in check(trainer)]
+    chosen = dict.fromkeys(w for _, teacher in setup.teachers for w in teacher.all_weights)
+    weights = (line for choice in chosen for line in choice.warnings(steps))
+    before, after = (_settings, _unwatched, _steps), (_sampling, _prompts, _golds)
+    found = ((line for check in checks for line in check(setup)) for checks in (before, after))
+    first, last = found
+    return [*first, *weights, *last]
 
 
-def _settings(trainer: OPSDTrainer) -> Iterator[str]:
+def _settings(setup: Setup) -> Iterator[str]:
     """Settings that were given and change nothing."""
-    yield from without_effect(trainer.args)
+    yield from without_effect(setup.args)
 
 
-def _unwatched(trainer: OPSDTrainer) -> Iterator[str]:
-    watched = trainer.eval_dataset and trainer.args.eval_strategy != "no"
-    if trainer.args.collapse != "ignore" and not watched:
+def _unwatched(setup: Setup) -> Iterator[str]:
+    watched = setup.dev_set and setup.args.eval_strategy != "no"
+    if setup.args.collapse != "ignore" and not watched:
         yield (
             "no dev problems are scored, so that a collapse would go unseen: set data.dev (in"
             " Python, eval_dataset and eval_strategy), or say collapse='ignore'"
         )
 
 
-def _steps(trainer: OPSDTrainer) -> Iterator[str]:
+def _steps(setup: Setup) -> Iterator[str]:
     """What a step's batch means where problems have several rollouts."""
-    if not compares_rewards(trainer.method):
+    if not compares_rewards(parts_of(setup.method.signal)):
         return
-    shape = step_shape(trainer)
+    shape = setup.shape
     if shape.group == 1:
         yield "rewards are compared within groups of 1, which teaches nothing: raise method.group"
     elif shape.problems_per_step < 4:
@@ -240,71 +255,49 @@ def _steps(trainer: OPSDTrainer) -> Iterator[str]:
         )
 
 
-def _weights(trainer: OPSDTrainer) -> Iterator[str]:
-    """Teachers that run away with the student, or that never move although they should."""
-    steps = max(trainer.args.max_steps, trainer.state.max_steps)
-    for weights in dict.fromkeys(teacher.weights for _, teacher in _teachers(trainer)):
-        if isinstance(weights, Live):
-            yield (
-                "a live teacher follows the student wherever it goes and is known to be unstable:"
-                " try weights frozen, or ema"
-            )
-        slowest = at(weights.decay, steps - 1, steps) ** steps if isinstance(weights, EMA) else 0
-        if steps > 0 and slowest > 0.95:
-            yield (
-                f"the EMA teacher will hardly move: {slowest:.0%} of it stays the"
-                f" starting weights over {steps} steps; lower its decay to about"
-                f" {max(0.0, 1 - 3 / steps):.2g}, or say frozen"
-            )
-        if isinstance(weights, Snapshot) and 0 < steps <= weights.every:
-            yield (
-                f"the snapshot teacher is renewed every {weights.every} steps, which {steps} steps"
-                " never use: lower 'every', or say frozen"
-            )
-
-
-def _sampling(trainer: OPSDTrainer) -> Iterator[str]:
+def _sampling(setup: Setup) -> Iterator[str]:
     """Rollouts drawn from another distribution than the loss takes them from."""
-    args = trainer.args
-    if not sources(trainer.method.source):
+    args = setup.args
+    if not setup.method.source.phases:
         return
     cuts = {"top_p": args.top_p < 1, "top_k": args.top_k > 0, "min_p": args.min_p > 0}
     cut = [name for name, on in cuts.items() if on]
-    sampled = [leaf for _, leaf in trainer.signals if _counts_on_samples(leaf)]
+    sampled = [term for _, term in setup.terms if term.corrects_sampling]
     if cut and sampled:
         plain = " ".join(f"--set sampling.{name}={int(name == 'top_p')}" for name in cut)
         yield (
             f"{' and '.join(cut)} cut the distribution that rollouts are drawn from, but"
-            f" '{sampled[0].type}' reckons with the whole one, which biases its gradient: {plain}"
+            f" '{tag(sampled[0])}' reckons with the whole one, which biases its gradient: {plain}"
         )
-    for _, leaf in trainer.signals:
-        compared = isinstance(leaf, Distill | Advantage) and leaf.temperature != "sampling"
-        if compared and leaf.temperature != args.temperature:
+    for _, term in setup.terms:
+        compared = term.teacher is not None or term.corrects_sampling
+        if compared and term.temperature not in ("sampling", args.temperature):
             yield (
-                f"rollouts are drawn at temperature {args.temperature:g}, but '{leaf.type}'"
-                f" compares at {leaf.temperature:g}: make them equal, or set its temperature to"
+                f"rollouts are drawn at temperature {args.temperature:g}, but '{tag(term)}'"
+                f" compares at {term.temperature:g}: make them equal, or set its temperature to"
                 " 'sampling'"
             )
 
 
-def _readings(trainer: OPSDTrainer) -> Iterator[str]:
+def _prompts(setup: Setup) -> Iterator[str]:
     """What the first problem's prompts look like to student and teacher."""
-    problem, tokenizer = _first(trainer), trainer.processing_class
+    problem, tokenizer = _first(setup), setup.tokenizer
     if problem is None:
         return
-    student = trainer.method.student.view(problem)
+    student = setup.method.student.view(problem)
     lines = prompt_notes(tokenizer, student)
     teaches = False
-    for leaf, teacher in _teachers(trainer):
-        first = bool(taught(leaf, torch.zeros(1, dtype=torch.long)))
-        views = teacher.context(Group(problem, ()), 0)
+    for term, teacher in setup.teachers:
+        first = bool(term.taught(torch.zeros(1, dtype=torch.long)))
+        views = teacher.context(Group(problem, ()), 0, Draw())
         teaches |= views is None  # what is shown depends on rollouts that are not there yet
+        foreign = any(isinstance(weights, External) for weights in teacher.all_weights)
         for view in views or ():
             # The student's own prompt is no trap beside another signal: it keeps a model in place.
             other = prompt_text(tokenizer, view) != prompt_text(tokenizer, student)
-            teaches |= other or isinstance(teacher.weights, External)
+            teaches |= other or foreign
             lines += notes(tokenizer, student, view, first_taught=first) if other else []
-    if not teaches and all(leaf.teacher for _, leaf in trainer.signals):
+    if not teaches and all(term.teacher for _, term in setup.terms):
         yield (
             "the teacher reads what the student reads, with the student's own weights: there is"
             " nothing to learn from it; set another method.signal.teacher.context"
@@ -312,28 +305,17 @@ def _readings(trainer: OPSDTrainer) -> Iterator[str]:
     yield from dict.fromkeys(lines)
 
 
-def _golds(trainer: OPSDTrainer) -> Iterator[str]:
+def _golds(setup: Setup) -> Iterator[str]:
     """Gold answers that no rollout can match. A stream's are not read ahead for it."""
-    if not isinstance(trainer.verifier, MathVerifier):
+    if not setup.default_verifier:
         return
-    for problems in (trainer.train_dataset or (), trainer.eval_dataset or ()):
+    for problems in (setup.train_set or (), setup.dev_set or ()):
         if not isinstance(problems, ProblemStream):
             for remark, count in gold_remarks(problems):
                 yield f"{count:,} of {len(problems):,} {remark}"
 
 
-def _teachers(trainer: OPSDTrainer) -> list[tuple[LossTerm, Teacher]]:
-    return [(leaf, leaf.teacher) for _, leaf in trainer.signals if leaf.teacher is not None]
-
-
-def _counts_on_samples(leaf: LossTerm) -> bool:
-    """Whether a loss weighs a token by its own probability of being drawn."""
-    return isinstance(leaf, Advantage) or any(
-        isinstance(weighting, ImportanceWeight) for weighting in leaf.weighting
-    )
-
-
-def _first(trainer: OPSDTrainer) -> Problem | None:
-    problems = trainer.train_dataset
+def _first(setup: Setup) -> Problem | None:
+    problems = setup.train_set
     found = problems.head(1) if isinstance(problems, ProblemStream) else problems
     return found[0] if found else None

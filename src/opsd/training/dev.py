@@ -18,7 +18,7 @@ Score = tuple[int, int, int, int, str]
 def dev_scores(sampler: Sampler, problems: Sequence[Problem], samples: int) -> list[Score]:
     """`samples` completions per problem; the training run's counters stay as they are."""
     source = OnPolicy(group=samples)
-    groups = sampler.aside(sampler.seed).sample(problems, source, step=0, phase="eval")
+    groups = sampler.outside_training(sampler.seed).sample(problems, source, step=0, phase="eval")
     return [(*score_of(group), group.problem.language) for group in groups]
 
 

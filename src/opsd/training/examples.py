@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from opsd.methods.signals import LossTerm
+from opsd.prompts.contexts import Draw
 from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.sources import Sampler
-from opsd.teacher.scorer import Text
-from opsd.teacher.weights import AnyWeights
+from opsd.teacher.scorer import ScoringRequest
+from opsd.teacher.weights import Weights
 from opsd.types import Group, Problem, Rollout, View
 
 
@@ -20,15 +21,15 @@ class TeacherInput:
 
     view: View
     ids: tuple[int, ...]
-    weights: AnyWeights
+    weights: Weights
 
 
 @dataclass
 class TrainingExample:
     """One rollout with all that the loss needs of it.
 
-    `readings` has an entry per signal: the teacher's views, empty for a signal without a teacher,
-    None where the signal does not teach this rollout. `factors`, one per signal, multiply each
+    `teacher_inputs` has an entry per loss term: the teacher's views, empty for one without a
+    teacher, None where it does not teach this rollout. `factors`, one per loss term, multiply each
     token's loss; they are filled once per step, denominators included.
     """
 
@@ -37,7 +38,7 @@ class TrainingExample:
     sample: int
     group: int
     prompt_ids: tuple[int, ...]
-    readings: list[tuple[TeacherInput, ...] | None]
+    teacher_inputs: list[tuple[TeacherInput, ...] | None]
     reward_mean: float
     reward_std: float
     pass_rate: float
@@ -45,17 +46,21 @@ class TrainingExample:
 
     @property
     def reward(self) -> float:
-        return self.rollout.verdict.reward if self.rollout.verdict else 0.0
+        """The verifier's; NaN of a rollout that nobody judged."""
+        return self.rollout.verdict.reward if self.rollout.verdict else math.nan
 
     @property
     def taught(self) -> bool:
-        """Whether any signal teaches this rollout. One that none does is only counted."""
-        return any(reading is not None for reading in self.readings)
+        """Whether any loss term teaches this rollout. One that none does is only counted."""
+        return any(teacher_input is not None for teacher_input in self.teacher_inputs)
 
-    def texts(self, i: int) -> list[Text]:
+    def requests(self, i: int) -> list[ScoringRequest]:
         """What the teacher of signal `i` reads, one text per view."""
         completion = self.rollout.completion_ids
-        return [Text(view.weights, view.ids, completion) for view in self.readings[i] or ()]
+        return [
+            ScoringRequest(view.weights, view.ids, completion)
+            for view in self.teacher_inputs[i] or ()
+        ]
 
     @property
     def tokens(self) -> int:
@@ -64,17 +69,21 @@ class TrainingExample:
 
 
 def training_examples(
-    groups: Sequence[Group], signals: Sequence[tuple[float, LossTerm]], sampler: Sampler
+    groups: Sequence[Group],
+    terms: Sequence[tuple[float, LossTerm]],
+    sampler: Sampler,
+    step: int = 0,
 ) -> list[TrainingExample]:
     """Every rollout of the groups that fits, in order."""
     made = []
     for number, group in enumerate(groups):
-        rewards = [r.verdict.reward if r.verdict else 0.0 for r in group.rollouts]
+        rewards = [r.verdict.reward if r.verdict else math.nan for r in group.rollouts]
         mean = sum(rewards) / len(rewards) if rewards else 0.0
         squares = sum((r - mean) ** 2 for r in rewards)
         std = (squares / (len(rewards) - 1)) ** 0.5 if len(rewards) > 1 else 0.0
         for i, rollout in enumerate(group.rollouts):
-            readings = [_read(leaf, group, i, sampler) for _, leaf in signals]
+            draw = sampler.draw(group.problem, i, step)
+            inputs = [_inputs(term, group, i, draw, sampler) for _, term in terms]
             if not rollout.completion_ids:
                 continue
             view = sampler.student.view(group.problem)
@@ -89,30 +98,30 @@ def training_examples(
                     sample=i,
                     group=number,
                     prompt_ids=ids,
-                    readings=readings,
+                    teacher_inputs=inputs,
                     reward_mean=mean,
                     reward_std=std,
-                    pass_rate=group.pass_rate,
+                    pass_rate=math.nan if math.isnan(mean) else group.pass_rate,
                     factors=[],
                 )
             )
     return made
 
 
-def _read(
-    leaf: LossTerm, group: Group, i: int, sampler: Sampler
+def _inputs(
+    term: LossTerm, group: Group, i: int, draw: Draw, sampler: Sampler
 ) -> tuple[TeacherInput, ...] | None:
-    teacher: Any = leaf.teacher
+    teacher = term.teacher
     if teacher is None:
         return ()
-    views = teacher.context(group, i)
+    views = teacher.context(group, i, draw)
     if views is None:
         return None
     length = len(group.rollouts[i].completion_ids)
-    readings = []
-    for view in views:
+    inputs = []
+    for view, weights in zip(views, teacher.weights_of(views), strict=True):
         ids = prompt_ids(sampler.tokenizer, view)
         if not sampler.fits(group.problem, view, ids, length):
             return None
-        readings.append(TeacherInput(view, ids, view.weights or teacher.weights))
-    return tuple(readings)
+        inputs.append(TeacherInput(view, ids, weights))
+    return tuple(inputs)

@@ -16,6 +16,7 @@ from torch.profiler import record_function
 from opsd.grade.traits import count_markers, overlap, repetition
 from opsd.languages.registry import language
 from opsd.objective.table import TokenTable
+from opsd.parts import tag
 from opsd.prompts.prompt import prompt_text
 from opsd.training.examples import TrainingExample
 from opsd.types import Finish, Group, Problem, Rollout
@@ -29,8 +30,8 @@ _MEANS = {
     "divergence": "divergence",
     "clipped": "clip_fraction",
 }
-_PARTS = ("target/", "support/")
-"""What these parts see of a token is logged under the name that they give it."""
+_PARTS = ("target/", "support/", "token/")
+"""What these parts have logged of a token goes by the name that they give it."""
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Metrics:
         """Means over the taught tokens of one signal; the divergence also by position decile, and
         by the rollouts' `languages`."""
         n = int(taught.sum())
-        for column, values in table.statistics.items():
+        for column, values in (table.statistics | table.logged).items():
             name = column if column.startswith(_PARTS) else _MEANS.get(column)
             if name is not None:
                 self.add(name, values[taught].sum().item(), n)
@@ -158,13 +159,13 @@ def rollout_row(
         "prompt_ids": list(example.prompt_ids),
         "views": [
             {
-                "name": reading.view.name,
-                "weights": reading.weights.type,
-                "prompt": prompt_text(tokenizer, reading.view),
-                "prompt_ids": list(reading.ids),
+                "name": teacher_input.view.name,
+                "weights": tag(teacher_input.weights),
+                "prompt": prompt_text(tokenizer, teacher_input.view),
+                "prompt_ids": list(teacher_input.ids),
             }
-            for readings in example.readings
-            for reading in readings or ()
+            for teacher_inputs in example.teacher_inputs
+            for teacher_input in teacher_inputs or ()
         ],
         "completion": rollout.text,
         "completion_ids": list(rollout.completion_ids),

@@ -7,7 +7,7 @@ of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,12 @@ from transformers import TrainerCallback
 from opsd.console import log
 from opsd.methods.method import Method
 from opsd.methods.signals import Distill
-from opsd.objective.divergences import PointwiseClip
+from opsd.objective.credit import compares_rewards
+from opsd.objective.divergences import without_clip
+from opsd.parts import parts_of
 from opsd.schedule import check
-from opsd.training.checks import compares_rewards, config_warnings, learns_from_rewards
+from opsd.training.checks import config_warnings, learns_from_rewards
+from opsd.training.setup import Setup
 
 Row = Mapping[str, Any]
 
@@ -49,7 +52,7 @@ class ScoreDrop:
         return self.best["eval_avg@k"] - self.last["eval_avg@k"]
 
 
-def fall(
+def score_drop(
     history: Sequence[Row], draws: int, patience: int, measure: str = "loss"
 ) -> ScoreDrop | None:
     """The fall of dev avg@k that `patience` evaluations in a row agree on, by more than noise.
@@ -180,51 +183,52 @@ def _turned(rows: Sequence[Row]) -> bool:
 def clips_everything(method: Method) -> bool:
     """Whether the loss is made of capped summands alone."""
     return all(
-        isinstance(leaf, Distill) and isinstance(leaf.divergence, PointwiseClip)
-        for _, leaf in method.signals
+        isinstance(term, Distill) and without_clip(term.divergence) is not term.divergence
+        for _, term in method.signals
     )
 
 
 class CollapseMonitor(TrainerCallback):
-    """Tells of traps at the start, of rollouts that teach nothing, and of a dev score that falls.
+    """Tells of what is known to go wrong at the start, of rollouts that teach nothing, and of a dev
+    score that falls. `write` adds numbers to the run's log.
 
     `args.collapse="stop"` also ends the run then; the Trainer loads the best checkpoint at the end
     where `load_best_model_at_end` is set, as recipes with dev problems do.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+    def __init__(self, setup: Setup, write: Callable[[dict[str, float]], None]) -> None:
+        self.setup, self.write = setup, write
 
     @property
     def measure(self) -> str:
         """What training improves: rewards where it learns from them (there the loss says nothing),
         otherwise the loss."""
-        return "reward" if learns_from_rewards(self.trainer.method) else "loss"
+        return "reward" if learns_from_rewards(self.setup.method) else "loss"
 
     def found(self, history: Sequence[Row]) -> ScoreDrop | None:
-        """The fall that the history ends with; None also where nobody watches."""
-        args, problems = self.trainer.args, self.trainer.eval_dataset
+        """The drop that the history ends with; None also where nobody watches."""
+        args, problems = self.setup.args, self.setup.dev_set
         if args.collapse == "ignore" or not problems:
             return None
         draws = len(problems) * args.eval_samples
-        return fall(history, draws, args.collapse_patience, self.measure)
+        return score_drop(history, draws, args.collapse_patience, self.measure)
 
     def ended(self, history: Sequence[Row]) -> bool:
         """Whether a run with this history was stopped, so that there is nothing to resume."""
-        return self.trainer.args.collapse == "stop" and self.found(history) is not None
+        return self.setup.args.collapse == "stop" and self.found(history) is not None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        check(self.trainer.method, state.max_steps)
+        check(self.setup.method, state.max_steps)
         if state.is_world_process_zero:
-            for line in config_warnings(self.trainer):
+            for line in config_warnings(self.setup, max(args.max_steps, state.max_steps)):
                 log(f"note: {line}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or "loss" not in (logs or {}):
             return
-        method, history = self.trainer.method, state.log_history
+        method, history = self.setup.method, state.log_history
         told = [cut_short(history)] if learns_from_rewards(method) else []
-        told += [idle(history)] if compares_rewards(method) else []
+        told += [idle(history)] if compares_rewards(parts_of(method.signal)) else []
         told += [clip_turns(history)] if clips_everything(method) else []
         for line in filter(None, told):
             log(f"warning: {line}")
@@ -237,7 +241,7 @@ class CollapseMonitor(TrainerCallback):
             return
         earlier = [row for row in state.log_history if row["step"] < state.global_step]
         known = self.found(earlier) is not None
-        self.trainer.log({"eval_collapse": found.size})
+        self.write({"eval_collapse": found.size})
         if state.is_world_process_zero and not known:
             ending = ". Training ends here" if args.collapse == "stop" else ""
             log(f"warning: {diagnosis(found, self.measure)}{ending}")

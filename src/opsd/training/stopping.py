@@ -28,6 +28,14 @@ class StopSignal:
     number: int | None = None
     at_once: bool = False
 
+    def leave_at(self, once: bool) -> None:
+        """Says whether a step may be left in the middle."""
+        self.at_once = once
+
+    def take(self, number: int) -> None:
+        """A signal that has come to any process of the run: all leave together from here on."""
+        self.number, self.at_once = number, True
+
     def heed(self) -> None:
         """Raises Stopped where a signal has come. To be called wherever a step can be left: with
         the student's own weights in place, or where leaving puts them back."""

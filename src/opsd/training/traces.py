@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from opsd.lm.forward import score
-from opsd.methods.signals import Advantage, Distill, LossTerm, taught, weight
-from opsd.objective.credit import Gated
-from opsd.objective.divergences import Divergence, PointwiseClip, reverse_kl
+from opsd.methods.signals import Advantage, Distill, LossTerm
+from opsd.objective.divergences import Divergence, reverse_kl, without_clip
 from opsd.objective.fused import fused_terms
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.table import TokenTable
-from opsd.objective.targets import PerView, Purified, Single
+from opsd.objective.targets import STUDENT, Target
+from opsd.parts import tag
 from opsd.prompts.tokens import pieces
 from opsd.training.examples import TrainingExample
 from opsd.training.learner import Learner, scales_of, table_of
@@ -26,8 +26,9 @@ from opsd.training.metrics import rollout_row
 TOP = 8
 _ROWS = 16  # of every reader at once: with a large vocabulary a row is megabytes
 
-_STUDENT, _TARGET = -1, -2
-"""Readers that are no view of a signal; views count from 0."""
+_STUDENT, _TARGET = STUDENT, -2
+"""Readers that are no view of a loss term; views count from 0."""
+_VOTE = "token/vote/"
 
 
 @torch.no_grad()
@@ -44,27 +45,27 @@ def trace(
     - `signals`: what each one teaches, see `_taught`; `{"type"}` alone where it teaches nothing.
     """
     ids = example.rollout.completion_ids
-    with learner.readers.autocast():
+    with learner.scorer.autocast():
         student_ND, head = score(model, [example.prompt_ids], [ids], learner.pad_id, learner.vocab)
     page = _Page(
         torch.tensor(ids, device=student_ND.device),
-        View("student", student_ND, head),
-        table_of([example], learner.markup, student_ND.device),
+        TeacherHidden("student", student_ND, head),
+        table_of([example], learner.special_ids, student_ND.device),
         _Words(tokenizer, ids),
     )
     alone = _Reading(page, temperature=learner.temperature)
     readers = [{"name": "student", **alone.reader(_STUDENT)}]
     signals = []
-    for i, (_, leaf) in enumerate(learner.signals):
-        readings = example.readings[i]
-        if readings is None:
-            signals.append({"type": leaf.type})
+    for i, (_, leaf) in enumerate(learner.terms):
+        teacher_inputs = example.teacher_inputs[i]
+        if teacher_inputs is None:
+            signals.append({"type": tag(leaf)})
             continue
         views = learner.views(example, i, model)
-        scales = scales_of([readings], student_ND.device)
+        scales = scales_of([teacher_inputs], student_ND.device)
         reading = _Reading(page, leaf, views, learner.temperature_of(leaf))
-        for k, read in enumerate(readings):
-            about = {"name": read.view.name, "weights": read.weights.type, "signal": i}
+        for k, read in enumerate(teacher_inputs):
+            about = {"name": read.view.name, "weights": tag(read.weights), "signal": i}
             readers.append({**about, **reading.reader(k)})
         if reading.aims:
             readers.append({"name": "target", "signal": i, **reading.reader(_TARGET)})
@@ -92,21 +93,23 @@ def _taught(leaf: LossTerm, reading: _Reading, table: TokenTable) -> dict[str, A
         [leaf.term(views, reading.temperature)],
         page.tokens_N,
     )
-    seen = replace(table, statistics=columns)
+    seen = replace(table, statistics=columns, logged={})
+    weight, loss = leaf.weight(seen), leaf.losses(values[0], seen)
     row = {
-        "type": leaf.type,
+        "type": tag(leaf),
         "value": values[0].tolist(),
         "unclipped": columns.get("divergence", values[0]).tolist(),
-        "weight": weight(leaf.weighting, seen, values[0]).tolist(),
-        "loss": leaf.losses(values[0], seen).tolist(),
-        "in_loss": taught(leaf, table.position, table.markup).tolist(),
-        "columns": {name: column.tolist() for name, column in columns.items()},
+        "weight": weight.tolist(),
+        "loss": loss.tolist(),
+        "in_loss": leaf.taught(table.position, table.special).tolist(),
+        "columns": {name: column.tolist() for name, column in (columns | seen.logged).items()},
         "pairs": reading.pairs(),
     }
     if isinstance(leaf, Advantage):
         row["advantage"] = leaf.credit(seen).tolist()
-        if isinstance(leaf.credit, Gated):
-            row["votes"] = {name: v.tolist() for name, v in leaf.credit.votes(seen).items()}
+    votes = {name: x.tolist() for name, x in seen.logged.items() if name.startswith(_VOTE)}
+    if votes:
+        row["votes"] = {name.removeprefix(_VOTE): x for name, x in votes.items()}
     return row
 
 
@@ -154,7 +157,7 @@ class _Page:
     """One rollout: its tokens [N], the student's hidden states, the table, the tokens' texts."""
 
     tokens_N: Tensor
-    student: View
+    student: TeacherHidden
     table: TokenTable
     words: _Words
 
@@ -170,7 +173,7 @@ class _Reading:
         self,
         page: _Page,
         leaf: LossTerm | None = None,
-        views: Sequence[View] = (),
+        views: Sequence[TeacherHidden] = (),
         temperature: float = 1.0,
     ) -> None:
         self.page, self.leaf, self.views, self.temperature = page, leaf, views, temperature
@@ -191,8 +194,13 @@ class _Reading:
     @property
     def aims(self) -> bool:
         """Whether the target is a distribution of its own."""
+        target = self._target
+        return target is not None and target.joins_views and not target.is_view
+
+    @property
+    def _target(self) -> Target | None:
         teacher = self.leaf.teacher if self.leaf else None
-        return teacher is not None and not isinstance(teacher.target, Single | PerView)
+        return None if teacher is None else teacher.target
 
     def reader(self, number: int) -> dict[str, Any]:
         """A reader's part of a trace."""
@@ -224,15 +232,13 @@ class _Reading:
     def _pairs(self) -> Iterator[tuple[int, int]]:
         for k in range(len(self.views)):
             yield _STUDENT, k
-        if self._purifies:
-            yield 1, 0
+        yield from (pair for pair in self._comparisons if pair[0] != _STUDENT)
         if self.aims:
             yield _STUDENT, _TARGET
 
     @property
-    def _purifies(self) -> bool:
-        teacher = self.leaf.teacher if self.leaf else None
-        return teacher is not None and isinstance(teacher.target, Purified)
+    def _comparisons(self) -> Mapping[tuple[int, int], str]:
+        return {} if self._target is None else self._target.comparisons
 
     def _part(self, one: int, other: int) -> str:
         """What a pair is of the teacher's signal: all of it, what the reference alone induces, what
@@ -240,11 +246,7 @@ class _Reading:
         to learn."""
         if other == _TARGET:
             return "target"
-        if not self._purifies:
-            return "whole"
-        return {(_STUDENT, 0): "whole", (_STUDENT, 1): "reference", (1, 0): "question"}.get(
-            (one, other), "base"
-        )
+        return self._comparisons.get((one, other), "whole")
 
     def _name(self, number: int) -> str:
         return {_STUDENT: "student", _TARGET: "target"}.get(number) or self.views[number].name
@@ -255,8 +257,7 @@ class _Reading:
         estimates."""
         if not isinstance(self.leaf, Distill):
             return reverse_kl
-        own = self.leaf.divergence
-        return own.divergence if isinstance(own, PointwiseClip) else own
+        return without_clip(self.leaf.divergence)
 
     def _rows(self, rows: slice) -> dict[int, Tensor]:
         """Log-probabilities [C, V] of every reader on some rows."""

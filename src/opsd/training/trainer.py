@@ -31,52 +31,47 @@ from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
 from opsd.grade.verifier import MathVerifier
 from opsd.languages.registry import resolve
-from opsd.lm.loading import vocabulary
 from opsd.lm.parameters import fingerprint
 from opsd.lm.sharded_files import ShardedFiles
-from opsd.lm.sharding import gathered, whole_on_first
+from opsd.lm.sharding import full_tensors_on_first
 from opsd.methods.method import Method
+from opsd.parts import tag
 from opsd.publish.hub import Publishing
-from opsd.rollout.engine import Engine
-from opsd.rollout.engines import VLLM, VLLMServer
-from opsd.rollout.prefetch import RolloutPrefetcher
+from opsd.rollout.engine import Engine, EngineDown
+from opsd.rollout.engines import EngineChoice
 from opsd.runs import checkpoint
 from opsd.runs.files import finite
 from opsd.runs.folder import RunFolder
-from opsd.schedule import at
-from opsd.teacher.scorer import Plan, together
-from opsd.teacher.weights import AnyWeights
+from opsd.teacher.scorer import ScoringPlan, together
+from opsd.teacher.weights import Weights
 from opsd.training.build import (
-    make_engine,
-    make_keepers,
+    make_generator,
     make_learner,
     make_loader,
-    make_sampler,
     make_student,
-    rollouts_per_step,
+    make_weights,
 )
 from opsd.training.callbacks import AfterStep, FiniteSteps, TrainingProgress
 from opsd.training.checks import (
     nothing_to_resume,
     refuse,
-    refuse_ahead,
+    refuse_async,
+    refuse_missing_logprobs,
     refuse_other_step,
-    refuse_untold,
+    refuse_unjudged,
     refuse_verdict,
     settings_errors,
 )
 from opsd.training.config import OPSDConfig
 from opsd.training.dev import dev_scores, summarise
 from opsd.training.examples import TrainingExample, training_examples
-from opsd.training.generator import begin_next, follow, generated
 from opsd.training.learner import passes
 from opsd.training.metrics import PHASE, Metrics, rollout_row
 from opsd.training.monitor import CollapseMonitor
+from opsd.training.setup import Setup, Verifier
 from opsd.training.stopping import Stopped, StopSignal
 from opsd.training.traces import trace
 from opsd.types import Group, Problem, UserError, Verdict
-
-Verifier = Callable[[Problem, str], Verdict]
 
 
 class OPSDTrainer(Publishing, ShardedFiles):
@@ -107,7 +102,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         processing_class: PreTrainedTokenizerBase | None = None,
         verifier: Verifier | None = None,
         peft_config: Any = None,
-        engine: Engine | VLLM | VLLMServer | None = None,
+        engine: Engine | EngineChoice | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         language_weights: Mapping[str, float] | None = None,
@@ -115,21 +110,15 @@ class OPSDTrainer(Publishing, ShardedFiles):
         args = args or OPSDConfig(output_dir="runs/opsd")
         student, tokenizer = make_student(model, args, processing_class, peft_config)
         self.method = method
-        self.signals = method.signals
-        self.vocab = vocabulary(tokenizer)
-        weights = language_weights or {}
-        self.language_weights = {resolve(name): weight for name, weight in weights.items()}
         self.run = RunFolder(str(args.output_dir))
         self._begun = self.run.begun
-        self.verifier = verifier or MathVerifier()
         self._groups: list[Group] | None = None
         self.save_total_limit = args.save_total_limit
         self.saved_step: int | None = None
         self.before_step: dict[str, Any] | None = None
         self.stop = StopSignal()
         self.finite = FiniteSteps(self)
-        self.synced: int | None = None
-        self.ahead = RolloutPrefetcher()
+        self._ahead: list[Problem] = []
         self._judging = threading.Lock()
         train_set = None if train_dataset is None else as_problems(train_dataset)
         self.metrics = Metrics(by_language=_several_languages(train_set))
@@ -140,59 +129,100 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 train_dataset=train_set,
                 eval_dataset=None if eval_dataset is None else as_problems(eval_dataset),
                 processing_class=tokenizer,
-                callbacks=[*(callbacks or []), self.finite, AfterStep(self), CollapseMonitor(self)],
+                callbacks=[*(callbacks or []), self.finite, AfterStep(self)],
                 optimizers=optimizers,
             )
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         self.progress = TrainingProgress()
+        self.verifier = verifier or MathVerifier()
+        shares = language_weights or {}
+        self.setup = Setup(
+            method=method,
+            args=args,
+            model=self.model,
+            tokenizer=tokenizer,
+            accelerator=self.accelerator,
+            verifier=self.verifier,
+            train_set=self.train_dataset,
+            dev_set=self.eval_dataset,
+            language_weights={resolve(name): weight for name, weight in shares.items()},
+        )
+        self.monitor = CollapseMonitor(self.setup, self.log)
+        self.add_callback(self.monitor)
         if not args.disable_tqdm:
             self.add_callback(self.progress)
-        refuse(self)
+        refuse(self.setup)
         self.starting_weights = fingerprint(self.model)
-        self.authors = [author.begin() for author in method.authors]
-        self.keepers = make_keepers(self)
-        self.engine = make_engine(self, engine)
-        refuse_ahead(self)
-        self.sampler = make_sampler(self)
-        self.learner = make_learner(self)
+        self.weights = make_weights(self.setup)
+        self.generator = make_generator(
+            self.setup,
+            engine,
+            self.weights,
+            student=lambda: self.accelerator.unwrap_model(self.model),
+            verify=self.verdicts,
+            observe=self.metrics.rollouts,
+            heed=self.stop.heed,
+        )
+        refuse_async(self.setup, self.generator)
+        refuse_missing_logprobs(self.setup, self.generator)
+        self.learner = make_learner(self.setup, self.weights, self.metrics)
 
     # What a step is made of
 
     def get_train_dataloader(self) -> ProblemLoader | StreamLoader:
-        return make_loader(self)
+        return make_loader(self.setup)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
-        """A step's lessons, dealt by length into exactly `num_batches` lists."""
+        """A step's training examples, dealt by length into exactly `num_batches` lists."""
         self.finite.refuse()
         self.before_step = self._own_state()
         self.stop.heed()
-        rows = self.ahead.next_rows(epoch_iterator, num_batches)
+        rows = self._next_rows(epoch_iterator, num_batches)
         step, total_steps = self.state.global_step, self.state.max_steps
-        self.learner.signals = at(self.signals, step, total_steps)
-        self.sampler.total_steps = total_steps
+        self.learner.begin(step, total_steps)
         if step % self.method.reuse == 0 or self._groups is None:
-            self.learner.readers.forget()
+            self.learner.scorer.forget()
             group = self.method.source.group
             with self.metrics.timed("rollout"):
-                self._groups = generated(self, rows[::group], step)
+                self._groups = self._generated(rows[::group], step)
                 self.metrics.notes(self._groups)
-            refuse_untold(self._groups, self.signals)
-            coming = self.args.async_rollouts and step + 1 < total_steps
-            if coming and self.ahead.look(epoch_iterator, num_batches):
-                begin_next(self, self.ahead.rows[::group], step + 1)
-        made = training_examples(self._groups, self.signals, self.sampler)
+            refuse_unjudged(self._groups, self.method)
+            if self.args.async_rollouts and step + 1 < total_steps:
+                with contextlib.suppress(StopIteration):
+                    self._ahead = self._next_rows(epoch_iterator, num_batches)
+                    self.generator.begin_next(self._ahead[::group], step + 1, total_steps)
+        made = training_examples(self._groups, self.learner.terms, self.generator.sampler, step)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [example for example in made if example.taught]
         self.metrics.add("rollouts_learned", len(made), 1)
         if self._due(self.args.trace_steps):
-            with self.whole(self.keepers):
+            with self.generator.full_params(self.weights):
                 self._trace(made[:2] if self.args.process_index == 0 else [])
         made.sort(key=lambda example: -example.tokens)
         size = -(-len(made) // num_batches)
         return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
+
+    def _next_rows(self, batches: Iterator, count: int) -> list[Problem]:
+        """The problems of `count` micro-batches: those looked ahead at, or the next ones."""
+        rows, self._ahead = self._ahead, []
+        return rows or [problem for _ in range(count) for problem in next(batches)]
+
+    def _generated(self, problems: Sequence[Problem], step: int) -> list[Group]:
+        """A step's groups. Where the engine has gone, the steps so far are saved first."""
+        try:
+            return self.generator.groups(problems, step, self.state.max_steps)
+        except EngineDown as error:
+            self.save_last_step()
+            raise EngineDown(
+                f"{error}; {step} steps are saved: mend it, and go on with --resume"
+            ) from error
+
+    def end_step(self) -> None:
+        """The step is learned: what was counted before it is of no use any more."""
+        self.before_step = None
 
     def training_step(
         self, model: nn.Module, inputs: list[TrainingExample], num_items_in_batch: Any = None
@@ -211,7 +241,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 loss += self._pass(model, part, plans[i])
         return self.finite.counted(loss)
 
-    def _pass(self, model: nn.Module, part: list[TrainingExample], plan: Plan) -> Tensor:
+    def _pass(self, model: nn.Module, part: list[TrainingExample], plan: ScoringPlan) -> Tensor:
         """One forward and backward. Gradients and the returned loss are multiplied by the number
         of processes, which DDP and the Trainer's log divide by again."""
         base = self.accelerator.unwrap_model(model, keep_torch_compile=False)
@@ -268,17 +298,6 @@ class OPSDTrainer(Publishing, ShardedFiles):
     def _summed(self, counts: Tensor) -> Any:
         return self.accelerator.reduce(counts.to(self.args.device), "sum")
 
-    @contextlib.contextmanager
-    def whole(self, teachers: Iterable[AnyWeights] = ()) -> Iterator[None]:
-        """The student's weights and those of some teachers are whole on every process for a while:
-        each may generate or read without the others."""
-        model = self.accelerator.unwrap_model(self.model)
-        with contextlib.ExitStack() as stack:
-            for weights in teachers:
-                stack.enter_context(self.keepers[weights].gathered(model))
-            stack.enter_context(gathered(model))
-            yield
-
     # What is written down
 
     def _trace(self, made: Sequence[TrainingExample]) -> None:
@@ -301,12 +320,13 @@ class OPSDTrainer(Publishing, ShardedFiles):
             logs.update(measured)
             told = [
                 {f"author/{part.name}/{name}": value for name, value in author.measured.items()}
-                for author, part in zip(self.authors, self.method.authors, strict=True)
+                for author, part in zip(self.generator.authors, self.method.authors, strict=True)
             ]
             for counts in gather_object(told):
                 for name, value in counts.items():
                     logs[name] = logs.get(name, 0) + value
-            gathered = gather_object([(self.sampler.generated_tokens, self.sampler.skipped)])
+            counts = self.generator.sampler.counts
+            gathered = gather_object([(counts.generated_tokens, counts.skipped)])
             logs["generated_tokens"] = sum(g[0] for g in gathered)
             logs["skipped_prompts"] = sum(g[1] for g in gathered)
         super().log(logs, start_time)
@@ -329,9 +349,9 @@ class OPSDTrainer(Publishing, ShardedFiles):
         args = self.args
         with self.metrics.timed("evaluate"):
             own = list(problems)[args.process_index :: args.world_size]
-            with self.whole():
-                follow(self)
-                scored = dev_scores(self.sampler, own, args.eval_samples)
+            with self.generator.full_params():
+                self.generator.sync(self.state.global_step)
+                scored = dev_scores(self.generator.sampler, own, args.eval_samples)
             scores = gather_object(scored)
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in summarise(scores).items()}
         self.log(metrics)
@@ -383,7 +403,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         """Forgets what a training that was left in the middle of a step had begun."""
         self.metrics.clear()
         self.finite.clear()
-        self.ahead.rows = []
+        self._ahead = []
         self._groups = None
 
     def _starts_from(self, asked: str | bool | None) -> Path | None:
@@ -405,7 +425,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
     def _train(self, folder: Path | None, **kwargs: Any) -> Any:
         if folder is not None:
             state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
-            refuse_other_step(self, folder, state.global_step)
+            refuse_other_step(self.setup, folder, state.global_step)
             spent = self._restore(folder, state.global_step)
             self.saved_step = state.global_step
             if self.args.should_save:
@@ -413,11 +433,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 checkpoint.forget_after(self.run.path, state.global_step)
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
             spent_all = spent >= (self.args.max_generated_tokens or math.inf)
-            if (
-                state.global_step >= steps
-                or spent_all
-                or CollapseMonitor(self).ended(state.log_history)
-            ):
+            if state.global_step >= steps or spent_all or self.monitor.ended(state.log_history):
                 # The Trainer would take one more step before it notices that it has arrived.
                 self._load_from_checkpoint(str(folder))
                 self.state = state
@@ -465,14 +481,12 @@ class OPSDTrainer(Publishing, ShardedFiles):
         state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
         self._restore(folder, state.global_step)
         self._load_from_checkpoint(str(folder))
-        self.synced = None
+        self.generator.weights_changed()
 
     def _own_state(self) -> dict[str, Any]:
         """What this process has counted and written."""
         return {
-            "generated_tokens": self.sampler.generated_tokens,
-            "skipped": self.sampler.skipped,
-            "authors": [author.state_dict() for author in self.authors],
+            **self.generator.state_dict(),
             "sizes": self.run.sizes(self.args.process_index, self.args.world_size),
         }
 
@@ -494,20 +508,24 @@ class OPSDTrainer(Publishing, ShardedFiles):
         if self.args.should_save:
             checkpoint.clear(folder)
         self.accelerator.wait_for_everyone()
-        unspent = self._groups if self.state.global_step % self.method.reuse else self.ahead.wait()
+        unspent = (
+            self._groups
+            if self.state.global_step % self.method.reuse
+            else self.generator.prefetcher.wait()
+        )
         if unspent is not None:
             checkpoint.save_rollouts(folder, self.args.process_index, unspent)
         states = gather_object([own or self._own_state()])
         teachers = {
-            f"{i}-{weights.type}": whole_on_first(keeper.state_dict())
-            for i, (weights, keeper) in enumerate(self.keepers.items())
+            f"{i}-{_file_name(choice)}": full_tensors_on_first(own.state_dict())
+            for i, (choice, own) in enumerate(self.weights.items())
         }
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             state = {
                 "starting_weights": self.starting_weights,
                 "processes": self.args.world_size,
-                "rollouts_per_step": rollouts_per_step(self),
+                "rollouts_per_step": self.setup.rollouts_per_step,
                 "generated_tokens": sum(state["generated_tokens"] for state in states),
                 "skipped": sum(state["skipped"] for state in states),
                 "authors": [state["authors"] for state in states],
@@ -539,24 +557,25 @@ class OPSDTrainer(Publishing, ShardedFiles):
                 f"{folder} was trained from other weights than '{self.model.config._name_or_path}':"
                 " a resumed run must start from the same model"
             )
-        if self.args.process_index == 0:
-            self.sampler.generated_tokens = state["generated_tokens"]
-            self.sampler.skipped = state["skipped"]
-        for i, (weights, keeper) in enumerate(self.keepers.items()):
-            if keeper.state_dict():
-                keeper.load_state_dict(checkpoint.load_teacher(folder, f"{i}-{weights.type}"))
-        told = state["authors"]
-        for author, own in zip(
-            self.authors, told[self.args.process_index % len(told)], strict=True
-        ):
-            author.load_state_dict(own)
+        first = self.args.process_index == 0
+        authors = state["authors"]
+        self.generator.load_state_dict(
+            {
+                "generated_tokens": state["generated_tokens"] if first else 0,
+                "skipped": state["skipped"] if first else 0,
+                "authors": authors[self.args.process_index % len(authors)],
+            }
+        )
+        for i, (choice, own) in enumerate(self.weights.items()):
+            if own.state_dict():
+                own.load_state_dict(checkpoint.load_teacher(folder, f"{i}-{_file_name(choice)}"))
         unspent = checkpoint.load_rollouts(folder, self.args.process_index)
         if step % self.method.reuse:
             if unspent is None:
                 raise UserError(f"{folder} lacks the rollouts that are still to be learned from")
             self._groups = unspent
         elif unspent is not None and self.args.async_rollouts:
-            self.ahead.keep(unspent)
+            self.generator.prefetcher.keep(unspent)
         return state["generated_tokens"]
 
     # What is put together at the start
@@ -580,6 +599,10 @@ class OPSDTrainer(Publishing, ShardedFiles):
     def floating_point_ops(self, inputs: list[TrainingExample]) -> float:
         """6 x parameters x tokens of the student's sequences."""
         return 6.0 * self.model.num_parameters() * sum(example.tokens for example in inputs)
+
+
+def _file_name(choice: Weights) -> str:
+    return tag(choice).replace(":", "-")
 
 
 def _several_languages(problems: Any) -> bool:
