@@ -41,7 +41,7 @@ from opsd.methods import Method
 from opsd.prompts.contexts import MultiView, Solution, StudentPrompt
 from opsd.runs.environment import environment
 from opsd.runs.files import read_jsonl, write_atomically
-from opsd.teacher.scorer import Plan
+from opsd.teacher.scorer import ScoringPlan
 from opsd.training.examples import TrainingExample
 from opsd.types import Problem, Verdict
 
@@ -88,7 +88,7 @@ class Accumulating(TrainerCallback):
 class Backbone(OPSDTrainer):
     """The same step without teacher, head and loss: the sum of the student's hidden states."""
 
-    def _pass(self, model: nn.Module, part: list[TrainingExample], plan: Plan) -> Tensor:
+    def _pass(self, model: nn.Module, part: list[TrainingExample], plan: ScoringPlan) -> Tensor:
         prompts = [example.prompt_ids for example in part]
         padded = pad_right(prompts, [example.rollout.completion_ids for example in part], 0)
         with self.metrics.timed("student"):

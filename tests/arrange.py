@@ -99,7 +99,7 @@ def sampler_for(engine: Any, tokenizer: Any, **changes: Any) -> Sampler:
         "student": StudentPrompt(),
         "verify": some_right,
         "sampling": Sampling(max_tokens=5),
-        "borrow": lambda weights: nullcontext(),
+        "use_weights": lambda weights: nullcontext(),
         "eos_id": tokenizer.eos_token_id,
         "limit": 4096,
     }

@@ -48,32 +48,42 @@ class Slot:
     name: str
     protocol: type
     shipped: tuple[type, ...]
+    several: bool = False
+    """Whether the field takes a tuple of such parts as well."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
         choices: dict[Any, Any] = {cls.type: handler.generate_schema(cls) for cls in self.shipped}
         known = ", ".join(choices)
-        choices[_OWN] = core_schema.no_info_plain_validator_function(self._own)
-        return core_schema.tagged_union_schema(
-            choices,
-            discriminator=self._choice,
-            custom_error_type="part",
-            custom_error_message=(
-                f"a {self.name} is one of {known}, or package.module:Name of one of your own"
-            ),
-            serialization=core_schema.plain_serializer_function_ser_schema(_plain, info_arg=True),
-        )
+        choices[OWN] = core_schema.no_info_plain_validator_function(self._own)
+
+        def chosen(choices: dict[Any, Any]) -> core_schema.CoreSchema:
+            return core_schema.tagged_union_schema(
+                choices,
+                discriminator=self._choice,
+                custom_error_type=UNKNOWN,
+                custom_error_message=f"it is {known}, or package.module:Name of your own",
+                serialization=core_schema.plain_serializer_function_ser_schema(
+                    _plain, info_arg=True
+                ),
+            )
+
+        one = chosen(choices)
+        many = core_schema.tuple_variable_schema(one)
+        return chosen({**choices, _SEVERAL: many}) if self.several else one
 
     def _choice(self, value: Any) -> str | None:
+        if self.several and isinstance(value, list | tuple):
+            return _SEVERAL
         if type(value) in self.shipped:
             return value.type
         if isinstance(value, Mapping):
             value = value.get("type")
             if value in {cls.type for cls in self.shipped}:
                 return value
-            return _OWN if isinstance(value, str) and ":" in value else None
-        return _OWN if not isinstance(value, str) or ":" in value else None
+            return OWN if isinstance(value, str) and ":" in value else None
+        return OWN if not isinstance(value, str) or ":" in value else None
 
     def _own(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -89,7 +99,10 @@ class Slot:
         return value
 
 
-_OWN = "package.module:Name"
+OWN, _SEVERAL = "part of one's own", "several"
+"""Steps in the places of pydantic's errors that are no keys."""
+UNKNOWN = "unknown_part"
+"""The kind of pydantic's error for a part that is none of the shipped ones."""
 
 
 def imported(name: str) -> Any:
@@ -130,6 +143,8 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 def _plain(value: Any, info: SerializationInfo) -> Any:
     """A part as a recipe writes it."""
+    if isinstance(value, list | tuple):
+        return [_plain(x, info) for x in value]
     found = _adapter(type(value)).dump_python(value, mode=info.mode) if is_dataclass(value) else {}
     return {**found, "type": tag(value)} if "type" in found else {"type": tag(value), **found}
 

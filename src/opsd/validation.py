@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from opsd.parts import OWN, UNKNOWN
 from opsd.types import UserError
 
 LONGEST = 4_000_000
@@ -131,12 +132,17 @@ def explain(error: ValidationError, content: Any) -> str:
     level: Any = content
     for i, key in enumerate(first["loc"]):
         steps: Any = level
-        inside = isinstance(steps, list | tuple) or (isinstance(steps, Mapping) and key in steps)
+        listed = isinstance(steps, list | tuple) and isinstance(key, int)
+        inside = listed or (isinstance(steps, Mapping) and key in steps)
         # The tag of a chosen class is a step in pydantic's path, but no key of the recipe.
-        if inside or (i == len(first["loc"]) - 1 and isinstance(steps, Mapping)):
+        last = i == len(first["loc"]) - 1 and key != OWN
+        if inside or (last and isinstance(steps, Mapping)):
             keys.append(str(key))
             level = steps[key] if inside else None  # pyright: ignore
     unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
-    message = "unknown key" if unknown else first["msg"]
+    message = "unknown key" if unknown else first["msg"].removeprefix("Value error, ")
+    if first["type"] == UNKNOWN:
+        given = first["input"]
+        message += f", not {given.get('type') if isinstance(given, Mapping) else given!r}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{'.'.join(keys)}: {message}{more}"

@@ -52,7 +52,7 @@ def test_a_critique_is_shown_for_the_rollout_that_it_is_of(tokenizer):
     sampler = sampler_for(engine, tokenizer)
     made = author()([group(WRONG, RIGHT, "what?")], sampler, 3)
     assert [note["critique"] for note in made[0].notes] == [RIGHT, RIGHT, None]
-    assert sampler.generated_tokens > 0 and len({seed for *_, seed in engine.asked}) == 3
+    assert sampler.counts.generated_tokens > 0 and len({seed for *_, seed in engine.asked}) == 3
     problem = made[0].problem
     for (prompt, sampling, _), text in zip(engine.asked, (WRONG, RIGHT, "what?"), strict=True):
         assert problem.text in prompt and text in prompt

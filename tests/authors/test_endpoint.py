@@ -240,7 +240,7 @@ def test_a_function_of_ones_own_writes():
     assert made.notes[0]["critique"] == f"x of {one.problem.answer}: None"
     assert made.notes[1]["critique"] is None and isinstance(mine, Writing)
     for bad in ("nowhere:write", "tests.authors.test_endpoint:none", "no colon"):
-        with pytest.raises(UserError, match="write module:name"):
+        with pytest.raises(UserError, match="write package\\.module:Name"):
             replace(mine, function=bad).begin()
     with pytest.raises(UserError, match="gave int, not a text"):
         replace(mine, function="tests.authors.test_endpoint:count").begin()([one], None, 0)

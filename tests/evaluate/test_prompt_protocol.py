@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from opsd.evaluate.prompt_protocol import prompt_protocol
 
 from opsd.evaluate.command import _output
+from opsd.evaluate.prompt_protocol import prompt_protocol
 from opsd.languages import registry as languages
 from opsd.types import UserError
 

@@ -80,7 +80,7 @@ def test_an_average_under_reuse_moves_as_often_as_it_says(tmp_path, tiny_folder,
     distill = {"type": "distill", "teacher": teacher}
     chosen = method({"name": "opsd", "reuse": 2, "signal": distill})
     run = OPSDTrainer(str(tiny_folder), chosen, config(tmp_path, max_steps=1), problems(4))
-    (keeper,) = run.keepers.values()
+    (keeper,) = run.weights.values()
     start = {name: value.clone() for name, value in keeper.weights.items()}
     run.train()
     assert (gap(keeper.weights, start) > 0) == (per == "step")

@@ -85,7 +85,7 @@ def test_a_teacher_does_not_move_at_a_step_that_is_left_out(tmp_path, tiny_folde
     chosen = method({"name": "opsd", "signal": {"teacher": {"weights": weights}}})
     args = config(tmp_path, max_steps=1)
     run = spoilt(OPSDTrainer(str(tiny_folder), chosen, args, problems(4)), 1)
-    (keeper,) = run.keepers.values()
+    (keeper,) = run.weights.values()
     before = {name: value.clone() for name, value in keeper.weights.items()}
     run.train()
     assert gap(keeper.weights, before) == 0

@@ -136,7 +136,7 @@ def test_what_does_nothing_is_said(tmp_path):
     assert without_effect(OPSDConfig(output_dir=str(tmp_path), eval_strategy="steps")) == []
     args = config(tmp_path, **given)
     trainer = OPSDTrainer("miniature", methods.opsd(), args, problems(4))
-    assert set(lines) <= set(config_warnings(trainer))
+    assert set(lines) <= set(config_warnings(trainer.setup, trainer.args.max_steps))
 
 
 def test_every_setting_that_is_judged_is_one_of_the_trainers():
@@ -158,4 +158,6 @@ def test_an_option_that_the_chat_template_does_not_know_is_said(tmp_path):
     )
     trainer = OPSDTrainer("miniature", method, config(tmp_path), problems(4))
     told = "method.student.template_options: this chat template does not know 'enable_thoughts'"
-    assert any(line.startswith(told) for line in config_warnings(trainer))
+    assert any(
+        line.startswith(told) for line in config_warnings(trainer.setup, trainer.args.max_steps)
+    )

@@ -14,7 +14,7 @@ from opsd.lm.loading import load_model
 from opsd.lm.parameters import trainable
 from opsd.lm.sharding import local
 from opsd.recipe import schema as recipe
-from opsd.teacher.copies import Stateless
+from opsd.teacher.copies import Unchanged
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
@@ -39,7 +39,7 @@ def test_two_steps_move_the_adapter_alone(bits, tiny_folder, tmp_path, bitsandby
     before = {name: local(p).clone() for name, p in parameters.items()}
     packed = [n for n, p in parameters.items() if p.dtype in (torch.uint8, torch.int8)]
     assert len(packed) == 14  # the linear layers of two blocks
-    assert all(isinstance(keeper, Stateless) for keeper in trainer.keepers.values())
+    assert all(isinstance(keeper, Unchanged) for keeper in trainer.weights.values())
     trainer.train()
     moved = {name for name, p in parameters.items() if not p.equal(before[name])}
     assert moved and moved <= trainable(trainer.model).keys()

@@ -15,11 +15,12 @@ from opsd import methods
 from opsd.authors.authors import FunctionAuthor
 from opsd.authors.skill_bank import SkillAuthor
 from opsd.methods import Method
-from opsd.methods.signals import Distill, Reduction, Teacher
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.credit import ReturnToGo
 from opsd.objective.divergences import forward_kl, jsd, reverse_kl
 from opsd.objective.support import TopK
 from opsd.objective.targets import Barycenter, Mixture, Purified
+from opsd.objective.total import Reduction
 from opsd.objective.weighting import ImportanceWeight
 from opsd.prompts.contexts import Demonstration, Feedback, MultiView, Solution
 from opsd.rollout.sources import OnPolicy

@@ -131,7 +131,8 @@ def test_a_mixture_costs_no_further_stream_where_logits_are_linear():
 def test_elsewhere_it_is_mixed_as_logits(changes, term):
     head, student, hidden = case(1, **changes)
     made = replace(
-        ChunkDivergence([TeacherHidden("teacher", hidden[0], head)], target=Mixture((0.5,), 0.5)), **term
+        ChunkDivergence([TeacherHidden("teacher", hidden[0], head)], target=Mixture((0.5,), 0.5)),
+        **term,
     )
     assert mixed_before(made, student, head) is made
     other = Head(head.weight.clone(), vocab=VOCAB)

@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from tests.peers import GRPOTrainer
 from torch.nn.functional import log_softmax
 
-from opsd.methods.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher, leaves
+from opsd.methods.signals import Advantage, Distill, Likelihood, Sum, Teacher, loss_terms
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.divergences import forward_kl, jsd, pointwise_clip, reverse_kl
 from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.table import TokenTable
-from opsd.objective.total import TermInputs, count_term, total
+from opsd.objective.total import Reduction, TermInputs, count_term, total
 from opsd.objective.weighting import ClipTokens, ImportanceWeight, SkipFirst, SkipSpecialTokens
 from opsd.prompts.contexts import Solution
 
@@ -61,7 +61,7 @@ class Step:
             reward_mean_R=torch.stack([x.mean() for x in of])[own],
             reward_std_R=torch.stack([x.std() if len(x) > 1 else x[0] * 0 for x in of])[own],
             pass_rate_R=torch.zeros(len(rollouts)),
-            markup=torch.zeros(int(lengths.sum()), dtype=torch.bool),
+            special=torch.zeros(int(lengths.sum()), dtype=torch.bool),
         )
 
     def learn(self, signal, taught, batches, temperature=1.0):
@@ -71,13 +71,13 @@ class Step:
         self.weight.grad = None
         tallies = [
             count_term(leaf, PLAIN, GROUPS, t, LIMIT)
-            for (_, leaf), t in zip(leaves(signal), taught, strict=True)
+            for (_, leaf), t in zip(loss_terms(signal), taught, strict=True)
         ]
         for rollouts in batches:
             at = self.rows(rollouts)
             inputs = []
             for (coefficient, leaf), t, counted in zip(
-                leaves(signal), taught, tallies, strict=True
+                loss_terms(signal), taught, tallies, strict=True
             ):
                 inside = torch.tensor([t[i] for i in rollouts])
                 view = TeacherHidden("teacher", self.teacher[at], Head(self.weight.detach()))
@@ -161,7 +161,7 @@ SIGNALS = {
 @pytest.mark.parametrize("name", SIGNALS)
 def test_micro_batches_change_nothing(name, trained):
     signal, step = SIGNALS[name], Step(trained)
-    taught = [EVERYONE, SOME][: len(leaves(signal))]
+    taught = [EVERYONE, SOME][: len(loss_terms(signal))]
     whole, by_student, by_weight = step.learn(signal, taught, [list(range(6))])
     for batches in ([[0, 1, 2, 3], [4, 5]], [[3], [0, 5], [1, 2, 4]], [[i] for i in range(6)]):
         loss, in_parts, weight_in_parts = step.learn(signal, taught, batches)
@@ -232,7 +232,7 @@ def test_a_step_counts_all_its_tokens_before_any_gradient():
     assert empty.count == 0 and empty.factor_R.shape == (0,)
 
 
-def test_markup_is_counted_only_where_it_is_taught():
+def test_special_tokens_are_counted_only_where_they_are_taught():
     marked = [torch.arange(n) % 2 == 0 for n in LENGTHS]
     without = count_term(
         Distill(TEACHER, weighting=(SkipSpecialTokens(),)), marked, GROUPS, SOME, LIMIT

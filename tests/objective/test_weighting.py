@@ -40,7 +40,7 @@ def test_clip_tokens_bounds_the_loss_and_keeps_its_sign():
     torch.testing.assert_close(weight * divergence, divergence.clamp(max=0.05))
     assert (
         torch.equal(weight[:3], torch.ones(3))
-        and ClipTokens(0.05).mask(table.position, table.markup).all()
+        and ClipTokens(0.05).mask(table.position, table.special).all()
     )
 
 
@@ -50,7 +50,7 @@ def test_importance_weight_equals_trl():
     table = table_of([0.0], [0], [8], logp_sampler=sampler, logp_student=student)
     theirs = apply_importance_sampling_clipping(torch.ones(8), student, sampler, 2.0)
     torch.testing.assert_close(ImportanceWeight(2.0)(table), theirs)
-    assert ImportanceWeight(2.0).mask(table.position, table.markup).all()
+    assert ImportanceWeight(2.0).mask(table.position, table.special).all()
 
 
 @pytest.mark.parametrize(

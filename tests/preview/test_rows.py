@@ -124,7 +124,7 @@ def test_tokens_left_out_of_the_loss_are_told(tmp_path):
 
 
 def test_a_reply_that_nothing_teaches_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Solution, "__call__", lambda self, group, i: None)
+    monkeypatch.setattr(Solution, "__call__", lambda self, group, i, draw: None)
     content = preview(recipe(tmp_path, "opsd"), 1)
     (row,) = content["rows"]
     assert row["not_taught"] == ["teacher"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.prompts.families import FAMILIES, tokenizer_of
 
-from opsd.methods.signals import leaves
+from opsd.methods.signals import loss_terms
 from opsd.prompts.boundary import notes, prompt_notes, reply_follows, thinking
 from opsd.prompts.contexts import Solution, StudentPrompt
 from opsd.prompts.prompt import prompt_text
@@ -27,7 +27,7 @@ TAGLESS = [name for name, family in FAMILIES.items() if not family.tags]
 
 def of(recipe: Recipe, tokenizer: Any, **settings: Any) -> list[str]:
     """The remarks on a recipe's prompts."""
-    ((_, leaf),) = leaves(recipe.method.signal)
+    ((_, leaf),) = loss_terms(recipe.method.signal)
     (teacher,) = leaf.teacher.context(Group(PROBLEM, ()), 0)
     return notes(tokenizer, recipe.method.student.view(PROBLEM), teacher, **settings)
 
@@ -88,7 +88,7 @@ def test_the_first_token_is_told_with_two_remedies_that_work():
     assert "after a closed </think>, the teacher's right after the assistant's header" in note
     alike, skipped = remedies(note)
     assert of(recipes.load("opsd", [alike]), tokenizer) == []
-    ((_, leaf),) = leaves(recipes.load("opsd", [skipped]).method.signal)
+    ((_, leaf),) = loss_terms(recipes.load("opsd", [skipped]).method.signal)
     assert [(w.type, w.n) for w in leaf.weighting] == [("skip_first", 1)]
     assert of(recipes.load("opsd", [skipped]), tokenizer, first_taught=False) == []
 

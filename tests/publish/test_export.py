@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from opsd.evaluate.prompt_protocol import prompt_protocol
 from peft import (
     AdaLoraConfig,
     AutoPeftModelForCausalLM,
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opsd import methods
+from opsd.evaluate.prompt_protocol import prompt_protocol
 from opsd.lm.loading import load_model, load_tokenizer, with_adapter
 from opsd.publish.export import export
 from opsd.recipe.schema import parse

@@ -14,11 +14,13 @@ from tests.arrange import problems
 
 from opsd.data.problems import load as read
 from opsd.lm.built_in import NAMES
+from opsd.objective.credit import compares_rewards
+from opsd.parts import parts_of
 from opsd.recipe.files import shipped
 from opsd.recipe.schema import Recipe, load, parse
 from opsd.recipe.train import train
 from opsd.runs.files import read_jsonl
-from opsd.training.checks import compares_rewards, config_warnings, learns_from_rewards
+from opsd.training.checks import config_warnings, learns_from_rewards
 
 LANGUAGES = {"hau": "Hausa", "swa": "Swahili", "yor": "Yoruba", "zul": "Zulu"}
 
@@ -149,6 +151,7 @@ TOLD = {
     "beta_opsd": {FIRST, "top_p and top_k cut"},
     "ssopd": {"a live teacher"},
     "sdft": {"the EMA teacher will hardly move"},  # in two steps
+    "sdpo-trust_region": {"a live teacher"},
     "sampled_token": {FIRST, "top_p and top_k cut"},
 }
 """What published settings are told of at their start; all others of nothing."""
@@ -171,9 +174,9 @@ def test_a_shipped_recipe_takes_two_steps(
     assert (rows[0]["grad_norm"] > 0) != idle
     spoken = {problem.language for problem in trainer.train_dataset}
     assert spoken == (set(recipe.data.asked) or {"eng"})
-    lines = config_warnings(trainer)
+    lines = config_warnings(trainer.setup, trainer.args.max_steps)
     marks = TOLD.get(name, set()) | (
-        {"problem(s) x 8"} if compares_rewards(recipe.method) else set()
+        {"problem(s) x 8"} if compares_rewards(parts_of(recipe.method.signal)) else set()
     )
     assert len(lines) == len(marks)  # of few problems only because the step is scaled down
     assert all(any(mark in line for line in lines) for mark in marks)

@@ -14,13 +14,12 @@ from tests import arrange
 from opsd import methods
 from opsd.data.problems import Data
 from opsd.languages.registry import language
-from opsd.methods.signals import leaves
+from opsd.methods.signals import loss_terms
 from opsd.objective.divergences import PointwiseClip, jsd, reverse_kl
 from opsd.prompts.contexts import StudentPrompt
 from opsd.recipe import schema as recipe
 from opsd.recipe.files import shipped
 from opsd.recipe.schema import Model, Recipe, Sampling, dump, load, parse
-from opsd.rollout.sources import sources
 from opsd.teacher.weights import EMA
 from opsd.types import Group, UserError
 
@@ -120,7 +119,7 @@ def test_roles_of_crosslingual_recipes_think_in_the_problems_language(name: str)
     views = [method.student.view(hausa)]
     views += [
         view
-        for _, leaf in leaves(method.signal)
+        for _, leaf in loss_terms(method.signal)
         if leaf.teacher is not None
         for view in leaf.teacher.context(Group(hausa, ()), 0)
     ]
@@ -143,7 +142,7 @@ def documented(name: str) -> str:
     steps = (
         f"{train['num_train_epochs']:g} epochs" if train["max_steps"] < 0 else train["max_steps"]
     )
-    sampled = sources(loaded.method.source)
+    sampled = loaded.method.source.phases
     tokens = loaded.sampling.max_completion_length if sampled else train["max_length"]
     cells = [
         f"[`{name}`](../recipes/{name}.yaml)",
@@ -221,7 +220,7 @@ def test_parts_are_changed_key_by_key_and_replaced_where_the_type_changes():
     clip = recipe.method({"name": "opsd", "signal": {"divergence": {"cap": 0.1}}})
     assert clip.signal.divergence == PointwiseClip(signal.divergence.divergence, 0.1)
     other = recipe.method({"name": "opsd", "signal": {"type": "likelihood"}})
-    assert [leaf.type for _, leaf in leaves(other.signal)] == ["likelihood"]
+    assert [leaf.type for _, leaf in loss_terms(other.signal)] == ["likelihood"]
 
 
 def test_template_options_are_replaced_and_can_be_emptied():
@@ -289,7 +288,7 @@ def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str, told
             {"sampling": {"temperature": 0}},
             "sampling.temperature: Input should be greater than or equal to 0.001",
         ),
-        ({"engine": "vlm"}, "engine is hf, vllm or vllm_server"),
+        ({"engine": "vlm"}, "engine: it is hf, vllm, vllm_server"),
         ({"engine": {"type": "vllm", "sleeps": True}}, "engine.sleeps: unknown key"),
         ({"model": {"name": "m", "lora": {"rank": 8}}}, "model.lora.rank: unknown key"),
         ({"method": "opsdd"}, "unknown method 'opsdd'; known: beta_opsd"),
@@ -306,11 +305,14 @@ def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str, told
             {"method": {"name": "opsd", "divergence": {"type": "jsd", "beta": 0}}},
             "method.divergence.beta: Input should be greater than 0",
         ),
-        ({"method": {"name": "opsd", "divergence": {"type": "kl"}}}, "method.divergence: Input"),
+        (
+            {"method": {"name": "opsd", "divergence": {"type": "kl"}}},
+            "method.divergence: it is forward_kl",
+        ),
         ({"method": {"name": "grpo", "beta": "much"}}, "method.beta: Input should be a valid num"),
         (
             {"method": {"name": "opsd", "signal": {"teacher": {"weights": {"type": "emma"}}}}},
-            "method.signal.teacher.weights: Input tag 'emma'",
+            "method.signal.teacher.weights: it is frozen",
         ),
         (
             {"method": {"name": "opsd", "signal": {"teacher": {"context": {"prefil": "x"}}}}},

@@ -78,8 +78,8 @@ def test_rollouts_are_one_step_old_and_of_the_same_problems(tmp_path, start):
     plain.train()
     ahead.train()
     # Two steps an epoch: what an epoch begins with is written when it begins.
-    assert plain.engine.written == [1, 2, 3, 4, 5]
-    assert ahead.engine.written == [1, 1, 2, 2, 3]
+    assert plain.generator.engine.written == [1, 2, 3, 4, 5]
+    assert ahead.generator.engine.written == [1, 1, 2, 2, 3]
     ours, theirs = written(tmp_path / "True"), written(tmp_path / "False")
     assert [row[:2] for row in ours] == [row[:2] for row in theirs]
     assert ours[:4] == theirs[:4] and ours[4:8] != theirs[4:8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.arrange import engine_for, problems, sampler_for
 from tests.conftest import tiny_model
 from torch import nn
 
-from opsd.methods.signals import Likelihood, leaves
+from opsd.methods.signals import Likelihood, loss_terms
 from opsd.prompts.contexts import Solution, StudentPrompt
 from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.engine import Sampling, prompt_seed
@@ -116,7 +117,7 @@ def test_a_view_and_weights_of_its_own_are_used_for_sampling(engine, tokenizer, 
         yield
         engine.sync(model)
 
-    sampler = sampler_for(engine, tokenizer, borrow=borrow)
+    sampler = sampler_for(engine, tokenizer, use_weights=borrow)
     source = OnPolicy(view=Solution(), weights=EMA(decay=0.9))
     (group,) = source(problems(1), sampler, 0)
     assert borrowed == [EMA(decay=0.9)]
@@ -132,7 +133,7 @@ def test_weights_are_borrowed_only_where_a_source_asks(engine, tokenizer):
     def borrow(weights: Any) -> Any:
         raise AssertionError(weights)
 
-    sampler = sampler_for(engine, tokenizer, borrow=borrow)
+    sampler = sampler_for(engine, tokenizer, use_weights=borrow)
     assert OnPolicy()(problems(1), sampler, 0)
     with pytest.raises(AssertionError, match="Frozen"):
         OnPolicy(weights=Frozen())(problems(1), sampler, 0)
@@ -187,7 +188,7 @@ def test_retried_rollouts_keep_the_hint_and_are_learned_without_it(engine, token
     assert asked[1] == [rows[1].id, rows[3].id]
     assert engine.calls[1][2] == [prompt_seed(0, 3, i, 0, "retry") for i in asked[1]]
     assert [g.problem for g in groups] == rows
-    made = training_examples(groups, leaves(Likelihood()), sampler)
+    made = training_examples(groups, loss_terms(Likelihood()), sampler)
     assert len(made) == 4
     for example in made:
         hint = example.problem.id in failing
@@ -234,7 +235,7 @@ def test_the_limit_counts_the_horizon(engine, tokenizer):
     n = len(ids_of(tokenizer, row, StudentPrompt()))
     fits = sampler_for(engine, tokenizer, limit=n + 5, too_long="skip")
     assert OnPolicy()([row], fits, 0) and fits.counts.skipped == 0
-    fits.limit -= 1
+    fits = replace(fits, limit=n + 4)
     assert OnPolicy()([row], fits, 0) == [] and fits.counts.skipped == 1
 
 
@@ -269,5 +270,5 @@ def test_a_students_prompt_longer_than_the_samplers_is_not_learned_on(engine, to
     sampler = limited(engine, tokenizer, student=long, too_long="skip")
     groups = OnPolicy(view=StudentPrompt())(problems(1), sampler, 0)
     assert len(groups[0].rollouts) == 1
-    assert training_examples(groups, leaves(Likelihood()), sampler) == []
+    assert training_examples(groups, loss_terms(Likelihood()), sampler) == []
     assert sampler.counts.skipped == 1

@@ -19,8 +19,8 @@ from opsd.lm.forward import head_of, hidden_rows
 from opsd.lm.layout import pad_right
 from opsd.lm.loading import load_model
 from opsd.lm.parameters import fingerprint, trainable
-from opsd.teacher.copies import Other, ParameterCopy, Stateless, keep
-from opsd.teacher.weights import EMA, External, Frozen, Live, Snapshot
+from opsd.teacher.copies import Other, ParameterCopy, Unchanged
+from opsd.teacher.weights import EMA, External, Frozen, Live, Snapshot, Start
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
@@ -56,7 +56,7 @@ def moved(model: nn.Module, step: int = 1) -> None:
 
 def kept(choice: Any, model: nn.Module) -> Any:
     as_base = starts_as_base(model, IDS, 900)
-    return keep(choice, model, starts_as_base=as_base, load=lambda other: load_model(other.path))
+    return choice.begin(Start(model, as_base, lambda other: load_model(other.path)))
 
 
 @pytest.mark.parametrize("make", [lambda: tiny_model(900), adapted], ids=["whole", "lora"])
@@ -73,7 +73,7 @@ def test_a_frozen_teacher_reads_as_the_start_after_the_student_moved(make):
 
 
 def test_under_lora_a_frozen_teacher_needs_no_copy_and_whole_training_one():
-    assert kept(Frozen(), adapted()) == Stateless(adapter_off=True)
+    assert kept(Frozen(), adapted()) == Unchanged(adapter_off=True)
     assert isinstance(kept(Frozen(), tiny_model(900)), ParameterCopy)
 
 
@@ -120,7 +120,7 @@ def test_modules_that_peft_saves_whole_are_switched_off_with_the_adapter():
     )
     start = teacher_inputs(model)
     keeper = kept(Frozen(), model)
-    assert keeper == Stateless(adapter_off=True)
+    assert keeper == Unchanged(adapter_off=True)
     moved(model)
     with keeper.use(model) as reader:
         torch.testing.assert_close(teacher_inputs(reader), start, atol=1e-6, rtol=0)
@@ -169,7 +169,7 @@ def test_an_average_is_the_formula_in_float32(dtype: torch.dtype):
 def test_a_small_change_is_not_lost_in_an_average_of_bfloat16_weights():
     model = nn.Linear(4, 4).to(torch.bfloat16)
     nn.init.ones_(model.weight)
-    keeper = ParameterCopy.of(model, EMA(decay=0.999))
+    keeper = EMA(decay=0.999).begin(Start(model, False, lambda other: other))
     nn.init.constant_(model.weight, 1.5)
     for step in range(100):
         keeper.update(model, step)
@@ -267,7 +267,7 @@ def test_training_leaves_a_frozen_teacher_at_the_start(tmp_path: Path, tiny_fold
     start = teacher_inputs(trainer.model)
     trainer.train()
     assert (teacher_inputs(trainer.model) - start).abs().max() > 1e-3
-    with trainer.keepers[Frozen()].use(trainer.model) as reader:
+    with trainer.weights[Frozen()].use(trainer.model) as reader:
         torch.testing.assert_close(teacher_inputs(reader), start, atol=1e-6, rtol=0)
 
 
@@ -278,7 +278,7 @@ def test_training_moves_an_average_after_every_step(tmp_path: Path, tiny_folder)
     trainer = OPSDTrainer(str(tiny_folder), method, config(tmp_path, max_steps=1), problems(8))
     start = weights_of(trainer.model)
     trainer.train()
-    end, average = weights_of(trainer.model), trainer.keepers[EMA(decay=0.5)].state_dict()
+    end, average = weights_of(trainer.model), trainer.weights[EMA(decay=0.5)].state_dict()
     for name in average:
         torch.testing.assert_close(average[name], (start[name] + end[name]) / 2)
     assert gap(start, end) > 1e-4

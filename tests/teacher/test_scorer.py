@@ -15,7 +15,7 @@ from opsd.lm.forward import causal_lm
 from opsd.methods.signals import Sum
 from opsd.objective.divergences import reverse_kl
 from opsd.rollout.sources import OnPolicy
-from opsd.teacher.scorer import Plan, TeacherScorer, together
+from opsd.teacher.scorer import ScoringPlan, TeacherScorer, together
 from opsd.teacher.weights import EMA, Frozen, Live
 
 ROWS = [replace(p, prompt=p.text * (1 + i % 3), id="") for i, p in enumerate(problems(8))]
@@ -29,7 +29,7 @@ def read(monkeypatch) -> list[list[tuple[int, int]]]:
     passes: list[list[tuple[int, int]]] = []
     original = TeacherScorer.read
 
-    def counted(self: TeacherScorer, plan: Plan, model: Any) -> Any:
+    def counted(self: TeacherScorer, plan: ScoringPlan, model: Any) -> Any:
         passes.append([])
         note = causal_lm(model).model.register_forward_pre_hook(
             lambda trunk, args, kwargs: passes[-1].append(tuple(kwargs["input_ids"].shape)),
@@ -60,7 +60,7 @@ def test_a_frozen_teacher_reads_reused_rollouts_once(tmp_path, tiny_folder, read
     assert [bool(shapes) for shapes in read] == [True, False, True, False]
     read.clear()
     again = run(tmp_path / "2", tiny_folder, OWN, max_steps=4)
-    again.learner.readers.lasting = frozenset()
+    again.learner.scorer.lasting = frozenset()
     start = weights_of(again.model)
     again.train()
     assert all(read) and gap(start, weights_of(again.model)) > 1e-4
@@ -77,11 +77,11 @@ def test_rows_are_kept_until_the_rollouts_are_spent_and_only_for_them(tmp_path, 
     trainer = run(tmp_path, tiny_folder, OWN, max_steps=3)
     trainer.train()
     lengths = [len(r.completion_ids) for group in trainer._groups for r in group.rollouts]
-    rows = trainer.learner.readers.kept.values()
+    rows = trainer.learner.scorer.remembered.values()
     assert sorted(map(len, rows)) == sorted(lengths)
     once = run(tmp_path / "once", tiny_folder, replace(OWN, reuse=1), max_steps=1)
     once.train()
-    assert not once.learner.readers.kept
+    assert not once.learner.scorer.remembered
 
 
 def test_traces_leave_nothing_behind(tmp_path, tiny_folder):
@@ -131,7 +131,7 @@ def test_a_prompt_is_read_once_per_group(tmp_path, tiny_folder, read):
     ((prompts, completions),) = read
     assert prompts[0] == 2 and completions[0] == 8 and completions[1] <= 6
     plain = run(tmp_path / "2", tiny_folder, method, **sizes)
-    plain.learner.readers.forking = frozenset()
+    plain.learner.scorer.sharing = frozenset()
     plain.train()
     ((whole,),) = read[1:]
     assert whole[0] == 8 and whole[1] > prompts[1]
@@ -159,8 +159,8 @@ def test_the_same_prompt_read_once_gives_no_divergence(
 def test_processes_read_in_step():
     """One has two passes, the other one, whose teacher's rows are there already."""
     frozen, live = Frozen(), Live()
-    first = [Plan(forwards={frozen: 2}), Plan(forwards={frozen: 1})]
-    second = [Plan(forwards={frozen: 0, live: 1})]
+    first = [ScoringPlan(forwards={frozen: 2}), ScoringPlan(forwards={frozen: 1})]
+    second = [ScoringPlan(forwards={frozen: 0, live: 1})]
     told = [[plan.forwards for plan in plans] for plans in (first, second)]
     for own in (first, second):
         level = together(own, lambda mine: told)

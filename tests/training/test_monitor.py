@@ -22,9 +22,10 @@ from opsd import methods
 from opsd.experiments.arms import shuffled
 from opsd.lm.loading import load_model
 from opsd.methods import Method
-from opsd.methods.signals import Advantage, Distill, Reduction, Sum, Teacher
+from opsd.methods.signals import Advantage, Distill, Sum, Teacher
 from opsd.objective.credit import GroupNormalised
 from opsd.objective.divergences import forward_kl
+from opsd.objective.total import Reduction
 from opsd.objective.weighting import ImportanceWeight, SkipFirst
 from opsd.prompts.contexts import Solution, StudentPrompt
 from opsd.rollout.engine import Completion
@@ -32,16 +33,15 @@ from opsd.rollout.hf import HFEngine
 from opsd.rollout.sources import OnPolicy
 from opsd.runs.files import read_jsonl
 from opsd.teacher.weights import EMA, External, Live, Snapshot
-from opsd.training.checks import config_warnings, refuse_strangers
+from opsd.training.checks import config_warnings, refuse_separate_processes
 from opsd.training.monitor import (
     ERRORS,
     FLOOR,
-    CollapseMonitor,
     clip_turns,
     cut_short,
     diagnosis,
-    fall,
     idle,
+    score_drop,
 )
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
@@ -79,7 +79,7 @@ def test_a_fall_is_seen_after_exactly_as_many_evaluations_as_patience_asks_for(
 ):
     scores = [high] * before + [low] * 4
     for n in range(1, len(scores) + 1):
-        found = fall(history(scores[:n], falling(200)), draws=400, patience=patience)
+        found = score_drop(history(scores[:n], falling(200)), draws=400, patience=patience)
         assert (found is not None) == (n >= before + patience)
         if found is not None:
             assert found.best["step"] == EVERY and found.last["step"] == n * EVERY
@@ -89,12 +89,12 @@ def test_a_fall_is_seen_after_exactly_as_many_evaluations_as_patience_asks_for(
 
 @given(scores=st.lists(share, min_size=1, max_size=12), draws=st.integers(1, 10_000))
 def test_a_score_that_never_falls_is_never_spoken_of(scores: list[float], draws: int):
-    assert fall(history(sorted(scores), falling(200)), draws, patience=1) is None
+    assert score_drop(history(sorted(scores), falling(200)), draws, patience=1) is None
 
 
 @given(scores=st.lists(share, min_size=1, max_size=12), draws=st.integers(1, 10_000))
 def test_a_fall_is_larger_than_the_floor_and_than_the_noise(scores: list[float], draws: int):
-    found = fall(history(scores, falling(200)), draws, patience=1)
+    found = score_drop(history(scores, falling(200)), draws, patience=1)
     if found is not None:
         p, q = found.best["eval_avg@k"], found.last["eval_avg@k"]
         assert p == max(scores)
@@ -106,10 +106,10 @@ def test_a_fall_is_larger_than_the_floor_and_than_the_noise(scores: list[float],
 def test_what_is_found_does_not_depend_on_where_a_run_was_resumed(scores: list[float]):
     rows = history(scores, falling(200))
     written = json.loads(json.dumps(rows))
-    assert fall(written, 100, 2) == fall(rows, 100, 2)
+    assert score_drop(written, 100, 2) == score_drop(rows, 100, 2)
     # A run killed after an evaluation and before its checkpoint evaluates that step again.
     again = [*rows, rows[-1]]
-    assert fall(again, 100, 2) == fall(rows, 100, 2)
+    assert score_drop(again, 100, 2) == score_drop(rows, 100, 2)
 
 
 def alarms(p_RN: np.ndarray, samples: int, evaluations: int, random: np.random.Generator) -> float:
@@ -119,7 +119,7 @@ def alarms(p_RN: np.ndarray, samples: int, evaluations: int, random: np.random.G
     seen = 0
     for scores in right_RE / samples:
         rows = [{"step": i, "eval_avg@k": float(score)} for i, score in enumerate(scores)]
-        seen += any(fall(rows[:n], draws, patience=2) for n in range(3, evaluations + 1))
+        seen += any(score_drop(rows[:n], draws, patience=2) for n in range(3, evaluations + 1))
     return seen / len(p_RN)
 
 
@@ -139,19 +139,19 @@ def test_a_score_that_halves_is_seen_at_once():
     for _ in range(200):
         chances = random.beta(0.5, 0.5, 100)
         scores = [random.binomial(4, c * chances).mean() / 4 for c in (1, 1, 1, 0.5, 0.5)]
-        seen += fall(history(scores, falling(50)), 400, patience=2) is not None
+        seen += score_drop(history(scores, falling(50)), 400, patience=2) is not None
     assert seen > 190
 
 
 def test_few_samples_say_less():
     rows = history([0.5, 0.35, 0.35], falling(30))
-    assert fall(rows, 40, 2) is None
-    assert fall(rows, 1000, 2) is not None
+    assert score_drop(rows, 40, 2) is None
+    assert score_drop(rows, 1000, 2) is not None
 
 
 def test_a_dip_that_passes_is_no_fall():
-    assert fall(history([0.8, 0.2, 0.8], falling(30)), 400, 2) is None
-    assert fall(history([0.8, 0.2, 0.8, 0.2, 0.2], falling(50)), 400, 2) is not None
+    assert score_drop(history([0.8, 0.2, 0.8], falling(30)), 400, 2) is None
+    assert score_drop(history([0.8, 0.2, 0.8, 0.2, 0.2], falling(50)), 400, 2) is not None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_dip_that_passes_is_no_fall():
     ],
 )
 def test_a_fall_is_a_collapse_only_where_training_improves(key, values, collapses):
-    found = fall(history([0.8, 0.8, 0.3, 0.2], values, key), 400, 2, key)
+    found = score_drop(history([0.8, 0.8, 0.3, 0.2], values, key), 400, 2, key)
     assert found is not None
     told = diagnosis(found, key)
     assert told.startswith("collapse: ") == collapses
@@ -175,14 +175,14 @@ def test_a_fall_is_a_collapse_only_where_training_improves(key, values, collapse
 
 def test_the_untrained_model_may_have_been_the_best():
     rows = [{"step": 0, "eval_avg@k": 0.9}, *history([0.3, 0.2], falling(20))]
-    found = fall(rows, 400, 2)
+    found = score_drop(rows, 400, 2)
     assert found is not None and found.best["step"] == 0
     assert diagnosis(found).startswith("collapse: ")
 
 
 def test_a_fall_without_training_lines_is_told_without_a_trend():
     rows = [{"step": i, "eval_avg@k": p} for i, p in enumerate([0.9, 0.1, 0.1])]
-    assert "lower learning_rate" in diagnosis(fall(rows, 400, 2))
+    assert "lower learning_rate" in diagnosis(score_drop(rows, 400, 2))
 
 
 def test_the_line_says_how_answers_changed():
@@ -191,7 +191,9 @@ def test_the_line_says_how_answers_changed():
         rows[EVERY :: EVERY + 1], (0.95, 0.5, 0.31), (80, 300, 511.6), strict=True
     ):
         row |= {"eval_format_rate": rate, "eval_mean_length": length}
-    assert "(format rate 0.95 to 0.31, mean length 80 to 512)" in diagnosis(fall(rows, 400, 2))
+    assert "(format rate 0.95 to 0.31, mean length 80 to 512)" in diagnosis(
+        score_drop(rows, 400, 2)
+    )
 
 
 # Rollouts that teach nothing
@@ -294,7 +296,7 @@ def test_nobody_watches_where_that_is_not_asked_for(tmp_path, tiny_folder):
         trainer = OPSDTrainer(
             str(tiny_folder), methods.sft(), args, problems(8), eval_dataset=problems(8)
         )
-        watch = CollapseMonitor(trainer)
+        watch = trainer.monitor
         assert (watch.found(rows) is not None) == found
         assert watch.ended(rows) == (choice == "stop")
 
@@ -336,7 +338,7 @@ def told(tmp_path: Path, model: Path, method: Any, train_set: Any = None, **chan
         args=config(tmp_path, **changes),
         train_dataset=problems(8) if train_set is None else train_set,
     )
-    lines = config_warnings(trainer)
+    lines = config_warnings(trainer.setup, trainer.args.max_steps)
     assert all("\n" not in line for line in lines) and len(set(lines)) == len(lines)
     return "\n".join(lines)
 
@@ -434,7 +436,7 @@ def test_a_run_without_dev_problems_is_told_that_nobody_watches(tmp_path, tiny_f
         train_dataset=problems(8),
         eval_dataset=problems(2, "yor"),
     )
-    assert config_warnings(watched) == []
+    assert config_warnings(watched.setup, watched.args.max_steps) == []
 
 
 def test_a_teacher_that_reads_what_the_student_reads(tmp_path, tiny_folder):
@@ -475,14 +477,14 @@ def test_what_is_told_is_printed_once_when_training_begins(tmp_path, tiny_folder
 
 def test_a_watch_has_no_state(tmp_path, tiny_folder):
     trainer = OPSDTrainer(str(tiny_folder), methods.copsd(), config(tmp_path), problems(8))
-    assert vars(CollapseMonitor(trainer)) == {"trainer": trainer}
+    assert set(vars(trainer.monitor)) == {"setup", "write"}
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"started 2 processes.*train\.use_cpu=true"):
-        refuse_strangers(1)
-    refuse_strangers(2)
+        refuse_separate_processes(1)
+    refuse_separate_processes(2)
 
 
 class Silent(HFEngine):
@@ -504,7 +506,7 @@ def test_losses_that_need_sampling_log_probabilities_refuse_an_engine_that_tells
         )
 
     run("distilled", methods.opsd()).train()
-    with pytest.raises(UserError, match="'advantage' reckons with the log-probabilities"):
+    with pytest.raises(UserError, match="'advantage' needs the sampling log-probs"):
         run("rewarded", methods.grpo(group=2)).train()
 
 

@@ -219,7 +219,7 @@ def test_training_goes_on_with_a_saved_adapter(tmp_path, tiny_folder):
         name for name, p in second.model.named_parameters() if not p.detach().equal(saved[name])
     }
     assert moved and all("lora_" in name for name in moved)
-    with second.keepers[Frozen()].use(second.model):
+    with second.weights[Frozen()].use(second.model):
         assert gap(saved, weights_of(second.model)) == 0
 
 
@@ -266,7 +266,7 @@ def test_a_finished_run_takes_no_further_step(tmp_path, tiny_folder, stop):
     saved = {"save_strategy": "steps", "save_steps": 1, **stop}
     first = trained(tmp_path, tiny_folder, **saved)
     end = first.state.global_step
-    assert end == 2 or first.sampler.counts.generated_tokens >= 30
+    assert end == 2 or first.generator.sampler.counts.generated_tokens >= 30
     before = (tmp_path / "metrics.jsonl").read_bytes()
     again = OPSDTrainer(str(tiny_folder), methods.opsd(), config(tmp_path, **saved), ROWS)
     again.train(resume_from_checkpoint=True)
@@ -441,7 +441,10 @@ def test_dev_scores_change_nothing_of_the_run(tmp_path, tiny_folder):
         eval_steps=1,
     )
     assert gap(weights_of(plain.model), weights_of(scored.model)) == 0
-    assert plain.sampler.counts.generated_tokens == scored.sampler.counts.generated_tokens
+    assert (
+        plain.generator.sampler.counts.generated_tokens
+        == scored.generator.sampler.counts.generated_tokens
+    )
 
 
 def test_off_policy_rollouts_come_from_the_start_and_not_from_the_student(tmp_path, tiny_folder):
@@ -457,7 +460,7 @@ def test_off_policy_rollouts_come_from_the_start_and_not_from_the_student(tmp_pa
 
     assert written(frozen) == written(still)
     assert written(live) != written(still)
-    assert frozen.engine.model is frozen.model
+    assert frozen.generator.engine.model is frozen.model
 
 
 def test_rollouts_are_written_with_both_prompts_and_a_divergence_per_token(tmp_path, tiny_folder):
@@ -556,7 +559,7 @@ def test_files_of_the_users_own_survive_in_a_run_folder(tmp_path):
 def test_a_checkpoint_holds_the_counters_and_the_journals_sizes(tmp_path, tiny_folder):
     run = trained(tmp_path, tiny_folder, save_strategy="steps", save_steps=2)
     state = checkpoint.load(checkpoint.newest(tmp_path))
-    assert state["generated_tokens"] == run.sampler.counts.generated_tokens > 0
+    assert state["generated_tokens"] == run.generator.sampler.counts.generated_tokens > 0
     assert state["skipped"] == 0
     assert state["sizes"].keys() == {"metrics.jsonl", "rollouts/rank0.jsonl"}
     rows = json.dumps(list(read_jsonl(tmp_path / "metrics.jsonl")))

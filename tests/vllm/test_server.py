@@ -241,7 +241,7 @@ def test_a_server_writes_the_next_step_meanwhile(server, tiny_folder, tmp_path):
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
         engine=VLLMServer(server[0]),
     )
-    engine: Any = trainer.engine
+    engine: Any = trainer.generator.engine
     asked, ask = [], engine._ask
 
     def noted(prompt: Any, sampling: Any, seed: int) -> Any:

@@ -21,7 +21,8 @@ from opsd.evaluate.show import show_published, show_results, show_selection
 from opsd.lm.loading import adapter_folder, locate
 from opsd.recipe.schema import Recipe
 from opsd.rollout.endpoint import shown
-from opsd.rollout.engines import VLLM, EngineChoice
+from opsd.rollout.engine import EngineChoice
+from opsd.rollout.engines import VLLM
 from opsd.suites import loading as suites
 from opsd.suites.files import Suite
 from opsd.suites.published import reference, together

@@ -37,8 +37,8 @@ from opsd.lm.loading import (
 )
 from opsd.prompts.boundary import eos_ids
 from opsd.prompts.prompt import prompt_ids
-from opsd.rollout.engine import Completion, Engine, prompt_seed
-from opsd.rollout.engines import HF, EngineChoice, EngineSetup
+from opsd.rollout.engine import Completion, Engine, EngineChoice, EngineSetup, prompt_seed
+from opsd.rollout.engines import HF
 from opsd.runs.disk import writing
 from opsd.runs.folder import RunFolder
 from opsd.types import Problem, UserError

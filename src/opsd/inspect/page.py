@@ -45,6 +45,7 @@ def page(traced: Sequence[Traced], left_out: Sequence[int] = ()) -> str:
     """The page about these traces; `left_out` are steps that had no room on it."""
     labels = list(dict.fromkeys(one.run for one in traced))
     return render(
+        Path(__file__).parent,
         "page",
         title=f"Token by token: {', '.join(labels)}",
         data=embedded(content(traced, left_out)),

@@ -26,7 +26,7 @@ from opsd.objective.weighting import AnyWeighting
 from opsd.parts import Slot, part, tag
 from opsd.prompts.contexts import AnyContext
 from opsd.schedule import Number
-from opsd.teacher.weights import AnyWeights, Frozen, Weights
+from opsd.teacher.weights import Frozen, Weights, WeightsOfViews
 from opsd.types import View
 
 Temperature = Annotated[float, Field(ge=0.001)] | Literal["sampling"]
@@ -38,7 +38,7 @@ class Teacher:
     Several weights are the views' own, in their order."""
 
     context: AnyContext
-    weights: AnyWeights | tuple[AnyWeights, ...] = Frozen()
+    weights: WeightsOfViews = Frozen()
     support: AnySupport = Full()
     target: AnyTarget = Single()
     type: Literal["teacher"] = "teacher"

@@ -108,9 +108,9 @@ class Gated(Credit):
     For view k of scale alpha_k and D = log teacher_k - log student at the sampled token, the
     advantage is the sum of alpha_k rho_k g(D), g(D) = D / (tau (1 + exp(D^2 / 2 tau))): the
     gradient of the paper's loss log 2 - log(1 + exp(-D^2 / 2 tau)). rho_k is the verifier's view of
-    the teacher: +1 where its mean D over the rollout, clamped to `bound` and markup left out,
-    favours a correct rollout or disfavours a wrong one, -1 where it is the other way round, 0
-    within `dead_zone`.
+    the teacher: +1 where its mean D over the rollout, clamped to `bound` and without special
+    tokens, favours a correct rollout or disfavours a wrong one, -1 where it is the other way round,
+    0 within `dead_zone`.
     """
 
     tau: Annotated[float, Field(gt=0)] = 1.0
@@ -125,7 +125,7 @@ class Gated(Credit):
         outcome_R = torch.where(table.reward_R > 0, 1.0, -1.0)
         for name, scale_R in table.scales.items():
             gap = table.view(name) - table.column("logp_student")
-            favour_R = table.mean_R(gap.clamp(-self.bound, self.bound), ~table.markup)
+            favour_R = table.mean_R(gap.clamp(-self.bound, self.bound), ~table.special)
             rho_R = outcome_R * favour_R.sign() * (favour_R.abs() > self.dead_zone)
             # exp overflows to infinity where the gate is shut: g is then 0.
             gate = gap / (self.tau * (1 + torch.exp(gap * gap / (2 * self.tau))))

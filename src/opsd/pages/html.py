@@ -13,22 +13,21 @@ from markupsafe import Markup
 from opsd.pages.templates import templates, writable
 from opsd.runs.environment import VERSION
 
-_FOLDER = Path(__file__).parent
-
 
 def render(
+    folder: Path,
     name: str,
     data: str = "",
     scripts: Sequence[str] = (),
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **values: Any,
 ) -> str:
-    """The template `<name>.html.jinja` with the package's style, and `scripts` of the package, in
-    this order, on `data`, which is JSON. Everything else in `values` is escaped."""
-    environment = templates(_FOLDER)
+    """The template `<name>.html.jinja` of a folder with the style of all pages, and the folder's
+    `scripts`, in this order, on `data`, which is JSON. Everything else in `values` is escaped."""
+    environment = templates(folder)
     environment.filters |= filters or {}
-    style = (_FOLDER / "page.css").read_text("utf-8")
-    script = "".join((_FOLDER / f"{script}.js").read_text("utf-8") for script in scripts)
+    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    script = "".join((folder / f"{script}.js").read_text("utf-8") for script in scripts)
     policy = ["default-src 'none'", f"style-src {_named(style)}", "base-uri 'none'"]
     policy += ["form-action 'none'", *([f"script-src {_named(script)}"] if script else [])]
     html = environment.get_template(f"{name}.html.jinja").render(

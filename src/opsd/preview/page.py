@@ -23,7 +23,7 @@ def preview_page(content: Mapping[str, Any]) -> str:
     """The page as HTML."""
     title = f"{content['method']} on {content['model']}"
     filters = {"token": _token, "learned": _learned}
-    return render("preview", filters=filters, title=title, content=content)
+    return render(Path(__file__).parent, "preview", filters=filters, title=title, content=content)
 
 
 def _token(text: str) -> Markup:

@@ -143,4 +143,9 @@ class External(Weights):
         return Other(start.load(self).requires_grad_(False).eval())
 
 
-AnyWeights = Annotated[Weights, Slot("weights", Weights, (Frozen, EMA, Live, Snapshot, External))]
+_SHIPPED = (Frozen, EMA, Live, Snapshot, External)
+AnyWeights = Annotated[Weights, Slot("weights", Weights, _SHIPPED)]
+WeightsOfViews = Annotated[
+    Weights | tuple[Weights, ...], Slot("weights", Weights, _SHIPPED, several=True)
+]
+"""One choice for all views, or one for each."""

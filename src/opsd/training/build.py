@@ -28,8 +28,8 @@ from opsd.lm.loading import (
 from opsd.lm.quantization import keep_differentiable
 from opsd.lm.shared_prefix import attends
 from opsd.prompts.tokens import special_token_ids
-from opsd.rollout.engine import PROBE, Engine, Sampling
-from opsd.rollout.engines import HF, EngineChoice
+from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling
+from opsd.rollout.engines import HF
 from opsd.rollout.sources import Sampler, Verify
 from opsd.teacher.copies import TeacherWeights
 from opsd.teacher.scorer import TeacherScorer

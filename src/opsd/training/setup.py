@@ -17,7 +17,7 @@ from opsd.lm.loading import context_length, vocabulary
 from opsd.methods.method import Method
 from opsd.methods.signals import LossTerm, Teacher
 from opsd.prompts.boundary import eos_ids
-from opsd.rollout.engines import EngineSetup
+from opsd.rollout.engine import EngineSetup
 from opsd.training.config import OPSDConfig
 from opsd.types import Problem, Verdict
 

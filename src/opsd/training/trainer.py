@@ -37,8 +37,7 @@ from opsd.lm.sharding import full_tensors_on_first
 from opsd.methods.method import Method
 from opsd.parts import tag
 from opsd.publish.hub import Publishing
-from opsd.rollout.engine import Engine, EngineDown
-from opsd.rollout.engines import EngineChoice
+from opsd.rollout.engine import Engine, EngineChoice, EngineDown
 from opsd.runs import checkpoint
 from opsd.runs.files import finite
 from opsd.runs.folder import RunFolder
