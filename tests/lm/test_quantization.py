@@ -60,7 +60,7 @@ def test_quantized_weights_are_not_trained(tiny_folder, tmp_path):
 
 def test_the_missing_package_is_named(tiny_folder, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"opsd\[qlora\]"):
+    with pytest.raises(UserError, match=r"\[qlora\]"):
         load_model(str(tiny_folder), quantization="4bit")
 
 

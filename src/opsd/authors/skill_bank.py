@@ -44,7 +44,7 @@ class SkillAuthor(Author):
     """Tells every group which skills and mistakes of a bank fit its problem best: `k` of each,
     paired by rank, with shares that are a softmax of their mean similarity at `temperature`.
 
-    `by="embedding"` compares texts by a sentence-embedding model (`opsd[skills]`); `"tag"` compares
+    `by="embedding"` compares texts by a sentence-embedding model (the extra `skills`); `"tag"` compares
     an item's tags with the row's column `tag`. `bank` is a file (`opsd.authors.skills.Bank`), or
     `package:file`; without one there is nothing to tell until an `update` has written something.
     """
@@ -255,7 +255,7 @@ class _ByEmbedding:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise UserError(
-                "retrieval by embedding needs sentence-transformers: pip install 'opsd[skills]',"
+                "retrieval by embedding needs sentence-transformers: pip install -e '.[skills]' in the checkout,"
                 " or set the author's by to 'tag'"
             ) from error
         try:

@@ -23,7 +23,7 @@ def quantization(bits: Bits, dtype: str | None) -> Any:
     if bits not in ("4bit", "8bit"):
         raise UserError(f"model.quantization is '4bit' or '8bit', not '{bits}'")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("model.quantization needs bitsandbytes: pip install 'opsd[qlora]'")
+        raise UserError("model.quantization needs bitsandbytes: pip install -e '.[qlora]' in the checkout")
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

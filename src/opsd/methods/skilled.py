@@ -24,7 +24,7 @@ def sgsd(bank: str | None = None, k: int = 8, tau: float = 1.0, dead_zone: float
     What differs from the paper: its code was read, its text was not to be had. Without `bank` the
     run begins with none and learns its own, where the paper merges those of 256 problems first. The
     wording of prompts is ours.
-    What it needs: a column `answer`; `opsd[skills]` for retrieval by embedding.
+    What it needs: a column `answer`; the extra `skills` for retrieval by embedding.
     One command: opsd train sgsd
     """
     return Method(

@@ -113,7 +113,7 @@ def connect(
     try:
         import openai
     except ImportError as error:
-        raise UserError(f"{who}: an endpoint needs: pip install 'opsd[endpoint]'") from error
+        raise UserError(f"{who}: an endpoint needs: pip install -e '.[endpoint]' in the checkout") from error
     key = os.environ.get(key_variable)
     if key is None and base_url is None:
         raise UserError(f"{who}: no key in the environment variable {key_variable}")

@@ -225,7 +225,7 @@ def _start(
     try:
         from vllm import LLM
     except ImportError as error:
-        raise UserError("engine: vllm is not installed: pip install 'opsd[vllm]'") from error
+        raise UserError("engine: vllm is not installed: pip install -e '.[vllm]' in the checkout") from error
     base = causal_lm(model)
     path = base.config._name_or_path
     if not path:
