@@ -146,3 +146,8 @@ def explain(error: ValidationError, content: Any) -> str:
         message += f", not {given.get('type') if isinstance(given, Mapping) else given!r}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{'.'.join(keys)}: {message}{more}"
+
+
+def install(extra: str) -> str:
+    """How a package that only some need is installed."""
+    return f"pip install -e '.[{extra}]' in the checkout"

@@ -253,5 +253,5 @@ def test_another_endpoint_is_another_model(server, tmp_path):
 
 def test_without_the_client_it_is_told_what_to_install(server, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(UserError, match=r"needs: pip install '-e '\.\[endpoint\]'"):
+    with pytest.raises(UserError, match=r"needs: pip install -e '\.\[endpoint\]'"):
         evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=server.endpoint)

@@ -22,6 +22,7 @@ from opsd.rollout.engine import Sampling
 from opsd.rollout.sources import Sampler
 from opsd.teacher.weights import AnyWeights, Live
 from opsd.types import Advice, Finish, Group, Problem, Rollout, UserError
+from opsd.validation import install
 
 Similarity = Callable[[Problem, Sequence[Item]], list[float]]
 
@@ -44,8 +45,8 @@ class SkillAuthor(Author):
     """Tells every group which skills and mistakes of a bank fit its problem best: `k` of each,
     paired by rank, with shares that are a softmax of their mean similarity at `temperature`.
 
-    `by="embedding"` compares texts by a sentence-embedding model (the extra `skills`); `"tag"` compares
-    an item's tags with the row's column `tag`. `bank` is a file (`opsd.authors.skills.Bank`), or
+    `by="embedding"` compares texts by a sentence-embedding model (the extra `skills`); `"tag"`
+    compares an item's tags with the row's column `tag`. `bank` is a file (`opsd.authors.skills.Bank`), or
     `package:file`; without one there is nothing to tell until an `update` has written something.
     """
 
@@ -255,7 +256,7 @@ class _ByEmbedding:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise UserError(
-                "retrieval by embedding needs sentence-transformers: pip install -e '.[skills]' in the checkout,"
+                f"retrieval by embedding needs sentence-transformers: {install('skills')},"
                 " or set the author's by to 'tag'"
             ) from error
         try:

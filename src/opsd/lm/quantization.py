@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from opsd.types import UserError
+from opsd.validation import install
 
 Bits = Literal["4bit", "8bit"]
 
@@ -23,7 +24,7 @@ def quantization(bits: Bits, dtype: str | None) -> Any:
     if bits not in ("4bit", "8bit"):
         raise UserError(f"model.quantization is '4bit' or '8bit', not '{bits}'")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("model.quantization needs bitsandbytes: pip install -e '.[qlora]' in the checkout")
+        raise UserError(f"model.quantization needs bitsandbytes: {install('qlora')}")
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from opsd.console import log
 from opsd.credentials import cleaned
 from opsd.types import UserError
+from opsd.validation import install
 
 SLOW = 60.0
 """Seconds without an answer after which that is said."""
@@ -113,7 +114,7 @@ def connect(
     try:
         import openai
     except ImportError as error:
-        raise UserError(f"{who}: an endpoint needs: pip install -e '.[endpoint]' in the checkout") from error
+        raise UserError(f"{who}: an endpoint needs: {install('endpoint')}") from error
     key = os.environ.get(key_variable)
     if key is None and base_url is None:
         raise UserError(f"{who}: no key in the environment variable {key_variable}")

@@ -38,6 +38,7 @@ from opsd.rollout.weight_sync import (
     whole_weights,
 )
 from opsd.types import Finish, UserError
+from opsd.validation import install
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The adapters' ranks that vLLM makes room for."""
@@ -225,7 +226,8 @@ def _start(
     try:
         from vllm import LLM
     except ImportError as error:
-        raise UserError("engine: vllm is not installed: pip install -e '.[vllm]' in the checkout") from error
+        told = f"engine: vllm is not installed: {install('vllm')}"
+        raise UserError(told) from error
     base = causal_lm(model)
     path = base.config._name_or_path
     if not path:
