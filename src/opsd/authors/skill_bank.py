@@ -46,8 +46,8 @@ class SkillAuthor(Author):
     paired by rank, with shares that are a softmax of their mean similarity at `temperature`.
 
     `by="embedding"` compares texts by a sentence-embedding model (the extra `skills`); `"tag"`
-    compares an item's tags with the row's column `tag`. `bank` is a file (`opsd.authors.skills.Bank`), or
-    `package:file`; without one there is nothing to tell until an `update` has written something.
+    compares an item's tags with the row's column `tag`. `bank` is a file
+    (`opsd.authors.skills.Bank`), or `package:file`; without one there is nothing to tell until an `update` has written something.
     """
 
     bank: str | None = None
