@@ -148,11 +148,11 @@ def recipe(problems: Path) -> Any:
 
 def loaded(problems: Path) -> dict[str, float]:
     """Seconds until the problems are there, and what they added to resident memory."""
-    from opsd.data.problems import load
+    from opsd.data.problems import load_problems
 
     importlib.import_module("opsd.recipe.train")  # what is imported with it is there before
     asked, before, begun = recipe(problems), resident("VmRSS"), time.perf_counter()
-    train_set, _ = load(asked.data)
+    train_set, _ = load_problems(asked.data)
     seconds = time.perf_counter() - begun
     return {
         "kept": len(train_set),

@@ -18,7 +18,7 @@ from tests.arrange import problems
 from tests.conftest import tiny_model
 
 from opsd.cli.commands import main
-from opsd.data.problems import load
+from opsd.data.problems import load_problems
 from opsd.methods import FUNCTIONS
 from opsd.recipe.schema import parse
 from opsd.recipe.train import make_trainer
@@ -253,7 +253,7 @@ def test_a_models_folder_is_the_same_however_it_is_written(command, tmp_path, ti
 def test_dev_problems_are_scored_as_the_strategies_say(tmp_path, tiny_folder, strategies, best):
     made = parse(yaml.safe_load(Path(recipe(tmp_path, tiny_folder, data={"dev": 2})).read_text()))
     made = made.model_copy(update={"train": made.train | strategies})
-    args = make_trainer(made, tmp_path / "run", *load(made.data)).args
+    args = make_trainer(made, tmp_path / "run", *load_problems(made.data)).args
     assert args.eval_strategy == strategies.get("eval_strategy", "steps")
     assert args.load_best_model_at_end is best
 

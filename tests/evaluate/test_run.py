@@ -17,7 +17,7 @@ from tests.conftest import tiny_model
 
 from opsd.evaluate import run
 from opsd.evaluate.run import batches, evaluate
-from opsd.evaluate.samples import Protocol, claimed, described, protocol, sample_row
+from opsd.evaluate.samples import Protocol, described, locked, protocol, sample_row
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Completion, Sampling
@@ -324,7 +324,7 @@ def test_a_resumed_batch_is_not_drawn_in_other_company(
 
 def test_two_evaluations_do_not_write_into_one_folder(tmp_path: Path, tiny_folder: Path):
     with (
-        claimed(tmp_path, described(asked(), str(tiny_folder), ["swa"])),
+        locked(tmp_path, described(asked(), str(tiny_folder), ["swa"])),
         pytest.raises(UserError, match="another evaluation is writing to"),
     ):
         evaluate(str(tiny_folder), SWA, "suite", asked(), 1, tmp_path)

@@ -268,7 +268,7 @@ def test_a_step_that_is_left_in_the_middle_leaves_no_trace(tmp_path, tiny_folder
         train(own, folder)
     monkeypatch.undo()
     assert ended.value.code == 143 and list(checkpoint.complete(folder)) == [2]
-    state = checkpoint.load(folder / "checkpoint-2")
+    state = checkpoint.load_state(folder / "checkpoint-2")
     spent = [row["generated_tokens"] for row in read_jsonl(folder / "metrics.jsonl")]
     assert state["generated_tokens"] == spent[1]
     train(own, folder, resume=True)
@@ -340,7 +340,7 @@ def own_trainer(folder: Path, model: Path, **settings: Any) -> Any:
     from opsd.recipe.train import make_trainer
 
     own = recipe(model, **settings)
-    return make_trainer(own, folder, *problems.load(own.data, DataReport()))
+    return make_trainer(own, folder, *problems.load_problems(own.data, DataReport()))
 
 
 def test_the_best_of_steps_that_were_scored_and_not_saved_is_no_checkpoint(tmp_path, tiny_folder):

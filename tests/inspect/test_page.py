@@ -14,7 +14,7 @@ import pytest
 
 from opsd.cli.commands import main
 from opsd.inspect.page import content, embedded, page, write_inspector
-from opsd.inspect.rows import Traced, load
+from opsd.inspect.rows import Traced, load_traces
 from opsd.preview.page import preview_page
 
 from .folders import HOSTILE, old_row, row, run
@@ -94,7 +94,7 @@ def test_looking_takes_no_torch(tmp_path: Path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()) == tmp_path / "inspect.html"
-    assert load([tmp_path])
+    assert load_traces([tmp_path])
 
 
 def test_a_preview_is_text_without_a_script():

@@ -116,8 +116,8 @@ def test_rows_equal_float64(results, name):
 def test_statistics_equal_the_eager_form(results, name):
     student, target = rows()
     made, statistics = rows_from_logits(student, target, TEMPERATURE, TOKENS)
-    outcome = EVERY[name][0].outcome(made)
-    statistics |= {"divergence": outcome.unclipped, "clipped": outcome.clipped.float()}
+    closed_form = EVERY[name][0].closed_form(made)
+    statistics |= {"divergence": closed_form.unclipped, "clipped": closed_form.clipped.float()}
     columns = results[name][1]
     assert columns.keys() == statistics.keys() | {"value"}
     for column, expected in statistics.items():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.arrange import problems
 
-from opsd.data.problems import load as read
+from opsd.data.problems import load_problems as read
 from opsd.lm.built_in import NAMES
 from opsd.objective.credit import compares_rewards
 from opsd.parts import parts_of

@@ -12,7 +12,7 @@ import yaml
 from opsd.languages.registry import codes
 from opsd.recipe import schema as recipes
 from opsd.recipe.files import shipped as shipped_recipes
-from opsd.suites.files import load, parse
+from opsd.suites.files import load_suite, parse
 from opsd.suites.loading import SUITES, own, parts, read, suite
 from opsd.types import UserError
 
@@ -64,7 +64,7 @@ def test_polymath_counts_a_level_twice_the_one_below():
 
 
 def test_a_file_of_ones_own_is_a_suite(tmp_path: Path):
-    mine = load(written(tmp_path, MINE))
+    mine = load_suite(written(tmp_path, MINE))
     assert (mine.name, mine.languages, mine.aside) == ("mine", ("swa", "yor"), ("yor",))
     assert mine.source == str(tmp_path / "held_out_{language}.jsonl")
     assert mine.protocol is not None and mine.protocol.budgets == (512, 1024)
@@ -152,7 +152,7 @@ def test_a_suite_of_ones_own_does_not_pass_for_a_published_one(tmp_path: Path):
 def test_what_is_wrong_with_a_suite_file_is_one_line(tmp_path: Path, change: dict, told: str):
     path = written(tmp_path, {**MINE, **change})
     with pytest.raises(UserError, match=rf"mine\.yaml: {told}") as error:
-        load(path)
+        load_suite(path)
     assert "\n" not in str(error.value)
 
 
@@ -168,8 +168,8 @@ def test_what_is_wrong_with_a_suite_file_is_one_line(tmp_path: Path, change: dic
 )
 def test_a_file_that_is_no_suite_is_refused(tmp_path: Path, text: str, told: str):
     with pytest.raises(UserError, match=told):
-        load(written(tmp_path, text))
+        load_suite(written(tmp_path, text))
     with pytest.raises(UserError, match="cannot be read"):
-        load(tmp_path / "gone.yaml")
+        load_suite(tmp_path / "gone.yaml")
     with pytest.raises(UserError, match="trained_columns: unknown key"):
         parse({"name": "x", "trained_columns": {}}, "x.yaml")

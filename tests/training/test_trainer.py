@@ -558,7 +558,7 @@ def test_files_of_the_users_own_survive_in_a_run_folder(tmp_path):
 
 def test_a_checkpoint_holds_the_counters_and_the_journals_sizes(tmp_path, tiny_folder):
     run = trained(tmp_path, tiny_folder, save_strategy="steps", save_steps=2)
-    state = checkpoint.load(checkpoint.newest(tmp_path))
+    state = checkpoint.load_state(checkpoint.newest(tmp_path))
     assert state["generated_tokens"] == run.generator.sampler.counts.generated_tokens > 0
     assert state["skipped"] == 0
     assert state["sizes"].keys() == {"metrics.jsonl", "rollouts/rank0.jsonl"}

@@ -47,7 +47,8 @@ class SkillAuthor(Author):
 
     `by="embedding"` compares texts by a sentence-embedding model (the extra `skills`); `"tag"`
     compares an item's tags with the row's column `tag`. `bank` is a file
-    (`opsd.authors.skills.Bank`), or `package:file`; without one there is nothing to tell until an `update` has written something.
+    (`opsd.authors.skills.Bank`), or `package:file`; without one there is nothing to tell until an
+    `update` has written something.
     """
 
     bank: str | None = None

@@ -48,9 +48,9 @@ def show(name: str | None = None) -> None:
     if name is not None:
         (row,) = listing(name)
         console.print(inspect.getdoc(FUNCTIONS[name]), markup=False)
-        for coefficient, leaf in loss_terms(catalogue()[name].signal):
-            if isinstance(leaf, Distill):
-                formula = f"{coefficient:g} x {formula_of(leaf.divergence)}"
+        for coefficient, term in loss_terms(catalogue()[name].signal):
+            if isinstance(term, Distill):
+                formula = f"{coefficient:g} x {formula_of(term.divergence)}"
                 console.print(f"\nFormula: {formula}", markup=False)
         parts = yaml.safe_dump({k: row[k] for k in _PARTS}, sort_keys=False)
         console.print(f"\nPaper: {row['paper']}\nRecipes: {_names(row['recipes'])}\n\n{parts}")

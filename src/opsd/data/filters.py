@@ -130,7 +130,7 @@ class DataReport:
         self.dropped[reason] += 1
         self.first.setdefault(reason, where)
 
-    def settle(self, train: Sequence[Problem], dev: Sequence[Problem]) -> None:
+    def finalize(self, train: Sequence[Problem], dev: Sequence[Problem]) -> None:
         """What a source came to, once all of it is read."""
         self.kept = Counter(problem.language for problem in train)
         self.dev = len(dev)

@@ -103,7 +103,7 @@ def _codes(spellings: tuple[str, ...]) -> dict[str, str]:
     return {code: code if Path(name).suffix else name for code, name in codes.items()}
 
 
-def load(
+def load_problems(
     data: Data, account: DataReport | None = None
 ) -> tuple[list[Problem] | ProblemStream, list[Problem]]:
     """Training and dev problems; `account` is told what became of the rows.
@@ -119,7 +119,7 @@ def load(
         account.rows = len(train) + len(dev)
     else:
         train, dev = _split(read(data, account), data, account)
-    account.settle(train, dev)
+    account.finalize(train, dev)
     return train, dev
 
 

@@ -21,11 +21,11 @@ from opsd.evaluate.results import results, write
 from opsd.evaluate.samples import (
     SAMPLES,
     Protocol,
-    claimed,
     described,
     done,
     judged_rows,
     keyed,
+    locked,
     sample_row,
 )
 from opsd.lm.loading import (
@@ -89,7 +89,7 @@ def evaluate(
     order = {key: number for number, key in enumerate(gradable)}
     spoken = [problem.language for problem in gradable.values()]
     claim = described(protocol, model, spoken, source, splits, aside)
-    with writing(folder), claimed(folder, claim):
+    with writing(folder), locked(folder, claim):
         # The samples of a problem side by side: their prompts need no padding.
         plan = [(key, i) for key in gradable for i in range(samples)]
         missing = set(plan) - done(folder)

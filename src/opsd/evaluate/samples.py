@@ -151,7 +151,7 @@ def done(folder: Path) -> set[tuple[str, int]]:
 
 
 @contextmanager
-def claimed(folder: Path, about: Row) -> Iterator[None]:
+def locked(folder: Path, about: Row) -> Iterator[None]:
     """Holds a folder for one evaluation at a time, whose samples are as `described` says.
 
     Raises UserError where another process writes there, and where the samples there were drawn from

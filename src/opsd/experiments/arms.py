@@ -38,7 +38,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ArmScores:
     """What an arm has come to: per held-out problem (samples, correct, well-formed, tokens)."""
 
     arm: Arm
@@ -66,7 +66,7 @@ class Outcome:
         }
 
 
-def run(arm: Arm) -> Outcome:
+def run(arm: Arm) -> ArmScores:
     """Trains the arm (all but `base`) and samples its held-out problems."""
     from opsd.miniature.world import problems
     from opsd.recipe import schema as recipes
@@ -106,7 +106,7 @@ def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
     return [replace(p, privileged=t, id="") for p, t in zip(problems, texts, strict=True)]
 
 
-def _test(arm: Arm, trainer: Any, test: Sequence[Problem]) -> Outcome:
+def _test(arm: Arm, trainer: Any, test: Sequence[Problem]) -> ArmScores:
     from opsd.rollout.sources import OnPolicy
     from opsd.training.dev import score_of
 
@@ -127,7 +127,7 @@ def _test(arm: Arm, trainer: Any, test: Sequence[Problem]) -> Outcome:
         for group in groups[: _SHOWN if arm.seed == 0 else 0]
     )
     scores = tuple(score_of(group) for group in groups)
-    return Outcome(arm, scores, trainer.generator.sampler.counts.generated_tokens, samples)
+    return ArmScores(arm, scores, trainer.generator.sampler.counts.generated_tokens, samples)
 
 
 class _Tell:

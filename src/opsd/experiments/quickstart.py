@@ -109,14 +109,14 @@ def _arms(plan: Plan, output: Path) -> Iterator[arms.Arm]:
             yield arm(language, method, seed)
 
 
-def run_arms(planned: Sequence[arms.Arm]) -> list[arms.Outcome]:
+def run_arms(planned: Sequence[arms.Arm]) -> list[arms.ArmScores]:
     """All outcomes, sorted as in the table."""
     outcomes = [outcome for _, outcome in run_all(planned, arms.run)]
     order = [*METHODS, CONTROL]
     return sorted(outcomes, key=lambda o: (o.arm.language, order.index(o.arm.method), o.arm.seed))
 
 
-def _table(outcomes: Sequence[arms.Outcome]) -> Table:
+def _table(outcomes: Sequence[arms.ArmScores]) -> Table:
     """A row per language and method: means over seeds, intervals over problems and seeds."""
     table = Table(title="held-out problems, after training")
     for heading in ("language", "method", "avg@4", "95 %", "pass@4", "format", "tokens"):

@@ -17,7 +17,7 @@ from typing import Any
 
 from opsd.console import log
 from opsd.inspect.measures import LEVELS, Series, measures, reader_label, series_of
-from opsd.inspect.rows import Traced, load, within
+from opsd.inspect.rows import Traced, load_traces, within
 from opsd.languages.registry import codes, language
 from opsd.pages.html import render
 from opsd.pages.visible import HIDDEN, UNSEEN
@@ -33,7 +33,7 @@ def write_inspector(runs: Sequence[Path], output: Path, steps: Sequence[int] = (
     `steps` chooses among a run's traces. Raises UserError for a folder without traces, a step
     without any, and a line that is no trace.
     """
-    traced, left_out = within(load(runs, steps))
+    traced, left_out = within(load_traces(runs, steps))
     if left_out:
         told = ", ".join(map(str, left_out))
         log(f"too many tokens for one page: left out are steps {told}; choose with --steps")

@@ -98,7 +98,7 @@ class Traced:
         return self.row["tokens"]
 
 
-def load(runs: Sequence[Path], steps: Sequence[int] = ()) -> list[Traced]:
+def load_traces(runs: Sequence[Path], steps: Sequence[int] = ()) -> list[Traced]:
     """The traces of run folders, and of folders that hold such, by run and step; those of some
     `steps` only, where they are named.
 

@@ -24,11 +24,11 @@ def describe(method: Method, temperature: float) -> str:
     lines = [f"method {method.name} ({paper})", f"  source: {worded(method.source)}"]
     lines += [f"  student reads: {worded(method.student)}"]
     lines += [f"  author: {worded(author)}" for author in method.authors]
-    for coefficient, leaf in loss_terms(method.signal):
-        own = temperature if leaf.temperature == "sampling" else leaf.temperature
-        formula = f": {formula_of(leaf.divergence)}" if isinstance(leaf, Distill) else ""
-        lines.append(f"  {coefficient:g} x {tag(leaf)} at temperature {own:g}{formula}")
-        lines += [f"    {name}: {text}" for name, text in _parts(leaf)]
+    for coefficient, term in loss_terms(method.signal):
+        own = temperature if term.temperature == "sampling" else term.temperature
+        formula = f": {formula_of(term.divergence)}" if isinstance(term, Distill) else ""
+        lines.append(f"  {coefficient:g} x {tag(term)} at temperature {own:g}{formula}")
+        lines += [f"    {name}: {text}" for name, text in _parts(term)]
     steps = f"{method.reuse} optimizer step{'s' if method.reuse > 1 else ''}"
     lines.append(f"  reuse: each batch of rollouts for {steps}")
     lines += [f"  changed from the paper: {change}" for change in changed]
@@ -73,19 +73,19 @@ def worded(value: Any) -> str:
     return f"{kind} ({', '.join(told)})" if told else kind
 
 
-def _parts(leaf: LossTerm) -> Iterator[tuple[str, str]]:
-    if isinstance(leaf, Advantage):
-        yield "credit", worded(leaf.credit)
-        yield "surrogate", worded(leaf.surrogate)
-    if leaf.teacher is not None:
+def _parts(term: LossTerm) -> Iterator[tuple[str, str]]:
+    if isinstance(term, Advantage):
+        yield "credit", worded(term.credit)
+        yield "surrogate", worded(term.surrogate)
+    if term.teacher is not None:
         yield (
             "teacher",
-            f"{leaf.teacher.context.label}@{'+'.join(map(tag, leaf.teacher.all_weights))}",
+            f"{term.teacher.context.label}@{'+'.join(map(tag, term.teacher.all_weights))}",
         )
         for name in ("context", "weights", "support", "target"):
-            yield f"  {name}", worded(getattr(leaf.teacher, name))
-    yield "weighting", worded(leaf.weighting)
-    yield "reduction", f"averaged per {leaf.reduction.unit}, over {leaf.reduction.over} units"
+            yield f"  {name}", worded(getattr(term.teacher, name))
+    yield "weighting", worded(term.weighting)
+    yield "reduction", f"averaged per {term.reduction.unit}, over {term.reduction.over} units"
 
 
 def _shown(value: Any) -> str:

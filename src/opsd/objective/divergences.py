@@ -49,7 +49,7 @@ class Rows:
         return product if self.finite else torch.where(probability == 0, 0.0, product)
 
 
-class Outcome(NamedTuple):
+class ValueAndGradient(NamedTuple):
     """`value` [N] with its `gradient` [N, V] by the student's logits, the value before any clip
     [N], and whether a clip acted on the row [N] (bool)."""
 
@@ -183,7 +183,7 @@ class ClosedForm:
         """The summand's derivative by log p `[..., V]`."""
         raise NotImplementedError
 
-    def outcome(self, rows: Rows) -> Outcome:
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
         """Value and gradient; overwrites `rows`."""
         raise NotImplementedError
 
@@ -211,7 +211,7 @@ class ForwardKL(ClosedForm):
     def slope(self, rows: Rows) -> Tensor:
         return -rows.q
 
-    def outcome(self, rows: Rows) -> Outcome:
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
         value, excess = _sum(rows.q, rows.delta), _sum(rows.excess)
         return _plain(value - excess, rows.excess.neg_())
 
@@ -235,7 +235,7 @@ class ReverseKL(ClosedForm):
     def slope(self, rows: Rows) -> Tensor:
         return rows.p * (1 - rows.delta)
 
-    def outcome(self, rows: Rows) -> Outcome:
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
         value = _sum(rows.excess) - _sum(rows.p, rows.delta)
         gradient = rows.delta.add_(value).mul_(rows.p).neg_()
         return _plain(value, _balanced(gradient, rows))
@@ -270,7 +270,7 @@ class JSD(ClosedForm):
     def slope(self, rows: Rows) -> Tensor:
         return self._logs(rows)[0].mul_(rows.p).mul_(self.beta - 1)
 
-    def outcome(self, rows: Rows) -> Outcome:
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
         u, v = self._logs(rows)
         student, target = _sum(rows.p, u), _sum(rows.q, v)
         value = -self.beta * target - (1 - self.beta) * student
@@ -308,7 +308,7 @@ class PointwiseClip(ClosedForm):
     def slope(self, rows: Rows) -> Tensor:
         return self.divergence.slope(rows) * (self.divergence.summand(rows) <= self.cap)
 
-    def outcome(self, rows: Rows) -> Outcome:
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
         # Masks are numbers and selections lerps at 0 and 1, both exact: with booleans, which do
         # not vectorise on a CPU, this would cost as much as everything else.
         summand = self.divergence.summand(rows)
@@ -319,9 +319,9 @@ class PointwiseClip(ClosedForm):
         cut = over.amax(-1)
         slope.addcmul_(rows.p, slopes, value=-1)
         # Rows that no cap touches keep the stable form; the others are summed as they stand.
-        value, gradient, _, _ = self.divergence.outcome(rows)
+        value, gradient, _, _ = self.divergence.closed_form(rows)
         gradient.lerp_(slope, cut.unsqueeze(-1))
-        return Outcome(value.lerp(capped, cut), gradient, value, cut > 0)
+        return ValueAndGradient(value.lerp(capped, cut), gradient, value, cut > 0)
 
 
 AnyDivergence = Annotated[
@@ -367,6 +367,6 @@ def _balanced(gradient: Tensor, rows: Rows) -> Tensor:
     return gradient.addcmul_(share, _sum(gradient) / _sum(share), value=-1)
 
 
-def _plain(value: Tensor, gradient: Tensor) -> Outcome:
+def _plain(value: Tensor, gradient: Tensor) -> ValueAndGradient:
     value = value.squeeze(-1)
-    return Outcome(value, gradient, value, torch.zeros_like(value, dtype=torch.bool))
+    return ValueAndGradient(value, gradient, value, torch.zeros_like(value, dtype=torch.bool))

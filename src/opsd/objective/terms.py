@@ -13,7 +13,7 @@ from torch import Tensor
 from opsd.objective.divergences import (
     ClosedForm,
     Divergence,
-    Outcome,
+    ValueAndGradient,
     forward_kl,
     normalised,
     rows_from_logits,
@@ -73,13 +73,13 @@ class ChunkDivergence:
         rows = restricted.student, target.logits, temperature, tokens if whole else None
         if isinstance(self.divergence, ClosedForm):
             known, of_rows = rows_from_logits(*rows)
-            outcome = self.divergence.outcome(known)
+            closed_form = self.divergence.closed_form(known)
         else:
-            outcome, of_rows = _by_autograd(self.divergence, *rows)
+            closed_form, of_rows = _by_autograd(self.divergence, *rows)
         statistics |= of_rows
-        statistics |= {"divergence": outcome.unclipped, "clipped": outcome.clipped.float()}
-        gradient = restricted.expand(outcome.gradient)
-        return ChunkResult(outcome.value, _by_raw(gradient, self.temperature), statistics)
+        statistics |= {"divergence": closed_form.unclipped, "clipped": closed_form.clipped.float()}
+        gradient = restricted.expand(closed_form.gradient)
+        return ChunkResult(closed_form.value, _by_raw(gradient, self.temperature), statistics)
 
     @property
     def common(self) -> bool:
@@ -153,7 +153,7 @@ def _by_autograd(
     target: Tensor,
     temperature: float,
     tokens: Tensor | None,
-) -> tuple[Outcome, dict[str, Tensor]]:
+) -> tuple[ValueAndGradient, dict[str, Tensor]]:
     """What a closed form would give, of a divergence that has none."""
     target_logp, q = normalised(target, temperature)
     with torch.enable_grad():
@@ -175,7 +175,7 @@ def _by_autograd(
     if tokens is not None:
         statistics |= {"logp_student": _at(logp, tokens), "logp_target": _at(target_logp, tokens)}
     untouched = torch.zeros_like(value, dtype=torch.bool)
-    return Outcome(value, gradient, value, untouched), statistics
+    return ValueAndGradient(value, gradient, value, untouched), statistics
 
 
 def token_logp(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:

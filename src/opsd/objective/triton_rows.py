@@ -1,6 +1,6 @@
 # type: ignore
 """A divergence's closed form as one Triton kernel: what `rows_from_logits` and a divergence's
-`outcome` do over many passes, in three, without a work buffer and from logits of any float dtype.
+`closed_form` do over many passes, in three, without a work buffer and from logits of any dtype.
 
 One program has one row and walks the vocabulary in blocks: both streams' normalisers and the mean
 of their difference, merged block by block; the sums; the gradient, over the student's logits.

@@ -45,11 +45,11 @@ class Role:
     name: str
     context: Context
     weights: tuple[str, ...]
-    leaf: LossTerm | None = None
+    term: LossTerm | None = None
 
 
 @dataclass(frozen=True)
-class Desk:
+class PreviewContext:
     """A recipe with all that reading takes; `end_id` closes a written reply, `limit` is in tokens,
     prompt and completion together."""
 
@@ -86,7 +86,7 @@ class Desk:
 
 
 @dataclass(frozen=True)
-class Read:
+class PromptReading:
     """A role's view of a row, as token ids, who reads it, and whether the longest reply fits behind
     it."""
 
@@ -98,14 +98,14 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class PreviewRow:
     """One row as every role reads it, the student first, with an example of a reply and where that
     comes from."""
 
     problem: Problem
     reply: Rollout
     origin: str
-    reads: list[Read]
+    reads: list[PromptReading]
     notes: list[str]
 
 
@@ -115,12 +115,12 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
     Plain values. Raises UserError where a row that is shown cannot be made into a prompt, as
     training would; further rows of that kind are counted.
     """
-    desk = _desk(recipe)
+    context = _context(recipe)
     account = DataReport()
-    train, _ = problems.load(recipe.data, account)
+    train, _ = problems.load_problems(recipe.data, account)
     given = train.head(SCANNED) if isinstance(train, ProblemStream) else train
     shown = varied(given, rows)
-    made = {problem.id: _sheet(problem, desk) for problem in shown}
+    made = {problem.id: _read_row(problem, context) for problem in shown}
     return {
         "model": recipe.model.name,
         "method": recipe.method.name,
@@ -128,18 +128,18 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
         "problems": None if isinstance(train, ProblemStream) else len(train),
         "left_out": account.lines(),
         "limits": {
-            "limit": desk.limit,
-            "max_length": desk.setting("max_length"),
-            "max_completion_length": desk.horizon,
-            "prompt_too_long": desk.setting("prompt_too_long"),
+            "limit": context.limit,
+            "max_length": context.setting("max_length"),
+            "max_completion_length": context.horizon,
+            "prompt_too_long": context.setting("prompt_too_long"),
         },
-        "tokens": _special_tokens(desk),
-        "rows": [_row(made[problem.id], desk) for problem in shown],
-        "scan": _scan(given[:SCANNED], desk, made),
+        "tokens": _special_tokens(context),
+        "rows": [_row(made[problem.id], context) for problem in shown],
+        "scan": _scan(given[:SCANNED], context, made),
     }
 
 
-def _desk(recipe: Recipe) -> Desk:
+def _context(recipe: Recipe) -> PreviewContext:
     options = recipe.model.model_dump(include={"revision", "trust_remote_code"})
     tokenizer = load_tokenizer(recipe.model.name, **options)
     shell = _without_weights(recipe.model.name, **options)
@@ -148,7 +148,7 @@ def _desk(recipe: Recipe) -> Desk:
     if not ends:
         raise UserError(f"'{recipe.model.name}' names no end-of-sequence token")
     roles = tuple(_roles(recipe.method))
-    return Desk(recipe, tokenizer, roles, ends[0], context_length(shell, asked))
+    return PreviewContext(recipe, tokenizer, roles, ends[0], context_length(shell, asked))
 
 
 def _without_weights(name: str, revision: str | None, trust_remote_code: bool) -> Any:
@@ -178,63 +178,65 @@ def _roles(method: Method) -> Iterator[Role]:
     for name, phase in zip(("sampler", "second try"), method.source.phases, strict=False):
         if phase.view is not None:
             yield Role(name, phase.view, (tag(phase.weights) if phase.weights else "student",))
-    teaching = [(leaf, leaf.teacher) for _, leaf in method.signals if leaf.teacher]
-    for number, (leaf, teacher) in enumerate(teaching, 1):
+    teaching = [(term, term.teacher) for _, term in method.signals if term.teacher]
+    for number, (term, teacher) in enumerate(teaching, 1):
         name = "teacher" if len(teaching) == 1 else f"teacher {number}"
-        yield Role(name, teacher.context, tuple(map(tag, teacher.all_weights)), leaf)
+        yield Role(name, teacher.context, tuple(map(tag, teacher.all_weights)), term)
 
 
-def _sheet(problem: Problem, desk: Desk) -> Sheet:
-    reply, origin = _reply(problem, desk)
+def _read_row(problem: Problem, context: PreviewContext) -> PreviewRow:
+    reply, origin = _reply(problem, context)
     reads = []
-    for role in desk.roles:
+    for role in context.roles:
         for number, view in enumerate(role.context(Group(problem, (reply,)), 0, Draw()) or ()):
-            ids = prompt_ids(desk.tokenizer, view)
+            ids = prompt_ids(context.tokenizer, view)
             own = role.weights[number % len(role.weights)]
             weights = tag(view.weights) if view.weights else own
-            fits = len(ids) + desk.longest(reply) <= desk.limit
-            reads.append(Read(role, view, weights, ids, fits))
+            fits = len(ids) + context.longest(reply) <= context.limit
+            reads.append(PromptReading(role, view, weights, ids, fits))
     student, *others = reads
-    notes = boundary.prompt_notes(desk.tokenizer, student.view)
+    notes = boundary.prompt_notes(context.tokenizer, student.view)
     for read in others:
-        notes += _other_notes(read, student.view, desk.tokenizer)
-    notes += [*_length_notes(reads, desk), *_privilege_notes(problem, student.view)]
-    return Sheet(problem, reply, origin, reads, list(dict.fromkeys(notes)))
+        notes += _other_notes(read, student.view, context.tokenizer)
+    notes += [*_length_notes(reads, context), *_privilege_notes(problem, student.view)]
+    return PreviewRow(problem, reply, origin, reads, list(dict.fromkeys(notes)))
 
 
-def _other_notes(read: Read, student: View, tokenizer: Any) -> list[str]:
+def _other_notes(read: PromptReading, student: View, tokenizer: Any) -> list[str]:
     """What is odd about a teacher's or a sampler's view."""
-    leaf = read.role.leaf
-    if leaf is None:
+    term = read.role.term
+    if term is None:
         return boundary.prompt_notes(tokenizer, read.view, "method.source.view")
-    first = bool(leaf.taught(torch.zeros(1, dtype=torch.long)))
+    first = bool(term.taught(torch.zeros(1, dtype=torch.long)))
     return boundary.notes(tokenizer, student, read.view, first_taught=first)
 
 
-def _reply(problem: Problem, desk: Desk) -> tuple[Rollout, str]:
+def _reply(problem: Problem, context: PreviewContext) -> tuple[Rollout, str]:
     """An example of a completion: the row's own solution, closed with the end token, or a made-up
     one."""
-    source = desk.method.source
+    source = context.method.source
     name = source.written or "solution"
     written = problem.privileged.get(name)
     text = written or f"An example. \\boxed{{{problem.answer or '?'}}}"
-    ids = desk.tokenizer(desk.begins(text), add_special_tokens=False, verbose=False)["input_ids"]
+    ids = context.tokenizer(context.begins(text), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     verdict = Verdict(1.0, correct=True, format_ok=True) if written else None
-    reply = Rollout((), (*ids, desk.end_id), text, Finish.STOP, verdict=verdict)
-    part = "" if desk.begins(text) == text else f", of {len(text):,} characters the first"
+    reply = Rollout((), (*ids, context.end_id), text, Finish.STOP, verdict=verdict)
+    part = "" if context.begins(text) == text else f", of {len(text):,} characters the first"
     return reply, f"the row's own {name}{part}" if written else "made up"
 
 
-def _length_notes(reads: Sequence[Read], desk: Desk) -> Iterator[str]:
-    skips = desk.setting("prompt_too_long") == "skip"
-    raised = ", or raise train.max_length" if desk.limit == desk.setting("max_length") else ""
-    remedy = "choose shorter rows" if desk.written else "lower sampling.max_completion_length"
+def _length_notes(reads: Sequence[PromptReading], context: PreviewContext) -> Iterator[str]:
+    skips = context.setting("prompt_too_long") == "skip"
+    raised = ", or raise train.max_length" if context.limit == context.setting("max_length") else ""
+    remedy = "choose shorter rows" if context.written else "lower sampling.max_completion_length"
     for read in reads:
         if not read.fits:
+            then = "leaves the row out" if skips else "stops"
             yield (
                 f"too long: the {read.role.name}'s prompt and the longest reply pass"
-                f" {desk.limit:,} tokens, and training {'leaves the row out' if skips else 'stops'}"
-                f" there; {remedy}{raised}"
+                f" {context.limit:,} tokens, and training {then} there; {remedy}{raised}"
             )
 
 
@@ -248,30 +250,31 @@ def _privilege_notes(problem: Problem, student: View) -> Iterator[str]:
             )
 
 
-def _row(sheet: Sheet, desk: Desk) -> dict[str, Any]:
+def _row(row: PreviewRow, context: PreviewContext) -> dict[str, Any]:
     """A sheet as plain values."""
-    problem, reply = sheet.problem, sheet.reply
-    reading = [read.role for read in sheet.reads]
+    problem, reply = row.problem, row.reply
+    reading = [read.role for read in row.reads]
     return {
         "problem": problem.id,
         "language": problem.language,
         "answer": problem.answer,
-        "views": [_view(read, desk.longest(reply), desk.tokenizer) for read in sheet.reads],
-        "not_taught": [role.name for role in desk.roles if role not in reading],
+        "views": [_view(read, context.longest(reply), context.tokenizer) for read in row.reads],
+        "not_taught": [role.name for role in context.roles if role not in reading],
         "reply": {
-            "origin": sheet.origin,
-            "longer_than_a_rollout": not desk.written and len(reply.completion_ids) > desk.horizon,
+            "origin": row.origin,
+            "longer_than_a_rollout": not context.written
+            and len(reply.completion_ids) > context.horizon,
             "tokens": [
-                *tokens(desk.tokenizer, desk.begins(reply.text)),
-                token(desk.tokenizer, desk.end_id),
+                *tokens(context.tokenizer, context.begins(reply.text)),
+                token(context.tokenizer, context.end_id),
             ],
-            "signals": _signals(sheet, desk),
+            "signals": _signals(row, context),
         },
-        "notes": sheet.notes,
+        "notes": row.notes,
     }
 
 
-def _view(read: Read, longest: int, tokenizer: Any) -> dict[str, Any]:
+def _view(read: PromptReading, longest: int, tokenizer: Any) -> dict[str, Any]:
     template, prefill = prompt_parts(tokenizer, read.view)
     return {
         "role": read.role.name,
@@ -295,37 +298,39 @@ def _ends(tokenizer: Any, template: str, prefill: str) -> list[Token]:
     return [*first, out, *tokens(tokenizer, text[cut:], forced_from=max(0, len(template) - cut))]
 
 
-def _signals(sheet: Sheet, desk: Desk) -> list[dict[str, Any]]:
+def _signals(row: PreviewRow, context: PreviewContext) -> list[dict[str, Any]]:
     """Which of the reply's tokens are in the loss of each signal."""
-    teaching = [read.role.leaf for read in sheet.reads]
-    positions = torch.arange(len(sheet.reply.completion_ids))
+    teaching = [read.role.term for read in row.reads]
+    positions = torch.arange(len(row.reply.completion_ids))
     return [
         {
-            "signal": tag(leaf),
+            "signal": tag(term),
             "in_loss": [
-                bool(kept) and (leaf.teacher is None or leaf in teaching)
-                for kept in leaf.taught(positions).tolist()
+                bool(kept) and (term.teacher is None or term in teaching)
+                for kept in term.taught(positions).tolist()
             ],
         }
-        for _, leaf in desk.method.signals
+        for _, term in context.method.signals
     ]
 
 
-def _scan(given: Sequence[Problem], desk: Desk, made: Mapping[str, Sheet]) -> dict[str, Any]:
+def _scan(
+    given: Sequence[Problem], context: PreviewContext, made: Mapping[str, PreviewRow]
+) -> dict[str, Any]:
     """Prompt lengths by role, and how many rows each remark is true of; `made` holds the sheets
     that there are already, by their problems' ids."""
-    reads: dict[tuple[str, str], list[Read]] = defaultdict(list)
+    reads: dict[tuple[str, str], list[PromptReading]] = defaultdict(list)
     notes: Counter[str] = Counter(dict(gold_remarks(given)))
     broken = []
     with counting("rows", len(given), "row") as advance:
         for problem in given:
             try:
-                sheet = made.get(problem.id) or _sheet(problem, desk)
+                row = made.get(problem.id) or _read_row(problem, context)
             except UserError as error:
                 broken.append(str(error))
             else:
-                notes.update(sheet.notes)
-                for read in sheet.reads:
+                notes.update(row.notes)
+                for read in row.reads:
                     reads[read.role.name, read.view.name].append(read)
             advance()
     return {
@@ -346,10 +351,10 @@ def _scan(given: Sequence[Problem], desk: Desk, made: Mapping[str, Sheet]) -> di
     }
 
 
-def _special_tokens(desk: Desk) -> dict[str, Any]:
+def _special_tokens(context: PreviewContext) -> dict[str, Any]:
     """What begins a prompt, ends a reply, and pads."""
-    tokenizer = desk.tokenizer
-    named = {"begin": tokenizer.bos_token_id, "end": desk.end_id, "pad": tokenizer.pad_token_id}
+    tokenizer = context.tokenizer
+    named = {"begin": tokenizer.bos_token_id, "end": context.end_id, "pad": tokenizer.pad_token_id}
     return {
         name: None if number is None else token(tokenizer, number) for name, number in named.items()
     } | {"chat_template": tokenizer.chat_template is not None}

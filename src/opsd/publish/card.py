@@ -140,7 +140,7 @@ def _front(
         for kind in ("avg", "pass")
     ]
     languages = sorted(languages_of(mapping(recipe.get("data")), _content(run / "data.json")))
-    taught = method is not None and any(leaf.teacher for _, leaf in loss_terms(method.signal))
+    taught = method is not None and any(term.teacher for _, term in loss_terms(method.signal))
     return ModelCardData(
         base_model=base if _on_hub(base) else None,
         base_model_relation=("adapter" if adapter else "finetune") if _on_hub(base) else None,

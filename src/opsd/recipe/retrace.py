@@ -39,7 +39,7 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     recipe = recipes.load(str(run / "recipe.yaml"))
     quiet = {"report_to": [], "push_to_hub": False, "disable_tqdm": True}
     recipe = recipe.model_copy(update={"train": recipe.train | quiet})
-    train_set, dev_set = problems.load(recipe.data, DataReport())
+    train_set, dev_set = problems.load_problems(recipe.data, DataReport())
     head = train_set.head(SCANNED) if isinstance(train_set, ProblemStream) else train_set
     recipe = recipe.model_copy(update={"engine": HF()})  # what wrote the run may not be here
     trainer = make_trainer(recipe, run, train_set, dev_set)

@@ -65,7 +65,7 @@ def _train(recipe: Recipe, run: RunFolder, *, resume: bool, profile: bool) -> OP
     output = run.path
     _claim(recipe, run, resume)
     account = DataReport()
-    train_set, dev_set = problems.load(recipe.data, account)
+    train_set, dev_set = problems.load_problems(recipe.data, account)
     _same_data(account, output / "data.json", resume)
     trainer = make_trainer(recipe, output, train_set, dev_set)
     if trainer.args.should_save:

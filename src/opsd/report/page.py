@@ -19,7 +19,7 @@ from opsd.pages.templates import templates, writable
 from opsd.report import outcomes, series, tables
 from opsd.report.figures import placed, swatch
 from opsd.report.rollouts import LEVELS, Shown, samples
-from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load
+from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load_runs
 from opsd.report.sections import bars, sections
 from opsd.runs.environment import VERSION
 from opsd.runs.files import write_atomically
@@ -46,7 +46,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     A folder that holds run folders, such as a quickstart's, counts as all of them. Raises
     UserError for a folder that is not a run, or has not logged anything.
     """
-    evidence = load(runs)
+    evidence = load_runs(runs)
     output = Path(output)
     html = page(evidence)
     write_atomically(output, writable(html))

@@ -124,7 +124,7 @@ class Evidence:
     comparisons: tuple[Comparison, ...]
 
 
-def load(paths: Sequence[Path]) -> Evidence:
+def load_runs(paths: Sequence[Path]) -> Evidence:
     """Reads run folders, and folders that hold run folders.
 
     Raises UserError for a folder that is neither, and for a run that has not logged anything.

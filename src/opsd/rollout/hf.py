@@ -13,7 +13,7 @@ from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
 from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
 from opsd.parts import part
-from opsd.rollout.decode import Live, Reader, decode
+from opsd.rollout.decode import ActiveBatch, Reader, decode
 from opsd.rollout.engine import (
     Completion,
     Engine,
@@ -91,13 +91,13 @@ class HFEngine(Engine):
 
     def _admission(
         self, prompts: Sequence[Sequence[int]], horizon: int
-    ) -> Callable[[Live | None], list[int]]:
+    ) -> Callable[[ActiveBatch | None], list[int]]:
         """Which prompts begin beside the live rows: in order of length, the same ones together, as
         many as fit, once they are a quarter of what fits."""
         keys = [(-len(prompt), tuple(prompt)) for prompt in prompts]
         waiting = sorted(range(len(prompts)), key=lambda i: (keys[i], i))
 
-        def admit(live: Live | None) -> list[int]:
+        def admit(live: ActiveBatch | None) -> list[int]:
             if not waiting or (live is not None and not live.joinable):
                 return []
             width = max(len(prompts[waiting[0]]), live.width if live else 0) + horizon

@@ -35,11 +35,11 @@ def save(
     write_atomically(folder / _STATE, json.dumps(state, indent=1))
 
 
-def load(folder: Path) -> dict[str, Any]:
+def load_state(folder: Path) -> dict[str, Any]:
     return json.loads((folder / _STATE).read_text("utf-8"))
 
 
-def load_teacher(folder: Path, name: str) -> dict[str, Tensor]:
+def load_teacher_state(folder: Path, name: str) -> dict[str, Tensor]:
     path = folder / "opsd" / f"teacher-{name}.safetensors"
     if not path.is_file():
         raise UserError(f"{path} is missing: the checkpoint has no state for the '{name}' teacher")

@@ -109,7 +109,7 @@ class Result(Scores):
 
 
 @with_config(_STRICT)
-class Outcome(TypedDict):
+class ResultFile(TypedDict):
     """`result.json`."""
 
     seconds: NotRequired[float]
@@ -118,7 +118,7 @@ class Outcome(TypedDict):
 
 SAMPLE: TypeAdapter[Sample] = TypeAdapter(Sample)
 CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
-OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+OUTCOME: TypeAdapter[ResultFile] = TypeAdapter(ResultFile)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -24,9 +24,9 @@ from typing import Any
 from opsd.credentials import cleaned
 from opsd.runs.disk import writing
 from opsd.types import UserError
-from opsd.console import (log)
-from opsd.runs.environment import (environment)
-from opsd.runs.files import (held, to_json)
+from opsd.console import log
+from opsd.runs.environment import environment
+from opsd.runs.files import held, to_json
 
 _JOURNAL = re.compile(r"metrics\.jsonl|rollouts/rank\d+\.jsonl|traces/rank0\.jsonl")
 _BEFORE_THE_FIRST_STEP = {"env.json", "recipe.yaml", "data.json", "languages", "profile", "runs"}
@@ -142,25 +142,3 @@ def _written(path: Path) -> bool:
 
 _TRAINING: set[Path] = set()
 """The folders that this process trains into."""
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

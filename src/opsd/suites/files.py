@@ -127,7 +127,7 @@ def shipped() -> dict[str, Suite]:
     return {suite.name: suite for suite in found}
 
 
-def load(path: Path) -> Suite:
+def load_suite(path: Path) -> Suite:
     """A suite of the user's own. Without a name it is named after its file; a source that is a file
     lies beside it. UserError, one line, for whatever is wrong with it."""
     content = {"name": path.stem, **mapping(path)}

@@ -29,7 +29,7 @@ SUITES = suite_files.shipped()
 def suite(name: str) -> Suite:
     """A published suite, or the one that a `.yaml` file describes. UserError for neither."""
     if Path(name).suffix in languages.SUFFIXES:
-        return _renamed(suite_files.load(Path(name)))
+        return _renamed(suite_files.load_suite(Path(name)))
     if name not in SUITES:
         near = difflib.get_close_matches(name, SUITES, 1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -194,7 +194,7 @@ def _in_splits(suite: Suite, data: Data, folder: Path | None, code: str) -> list
 def _loaded(data: Data) -> tuple[list[Problem], int]:
     """The problems of one source, and the number of its rows; what is left out is said."""
     account = DataReport()
-    loaded, _ = problems.load(data, account)
+    loaded, _ = problems.load_problems(data, account)
     for line in account.lines():
         if "beyond data.limit" not in line:
             log(f"{data.source}: {line}")

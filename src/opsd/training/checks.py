@@ -81,7 +81,7 @@ def refuse_sharding(setup: Setup) -> None:
 
 def refuse_other_step(setup: Setup, folder: Path, step: int) -> None:
     """A run may go on with other processes, but a step must stay what it was."""
-    state, shape = checkpoint.load(folder), setup.shape
+    state, shape = checkpoint.load_state(folder), setup.shape
     before, now = state.get("rollouts_per_step"), setup.rollouts_per_step
     if before not in (None, now):
         raise UserError(

@@ -74,7 +74,7 @@ def score_drop(
     since = [value for step, value in values if step > best["step"]]
     if not before:  # the best model is the untrained one
         before = since[: len(since) // 2]
-    return ScoreDrop(best, recent[-1], _mean(before), _mean(since))
+    return ScoreDrop(best, recent[-1], _recent_mean(before), _recent_mean(since))
 
 
 def _below(score: float, best: float, draws: int) -> bool:
@@ -82,7 +82,7 @@ def _below(score: float, best: float, draws: int) -> bool:
     return best - score > max(FLOOR, ERRORS * error)
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _recent_mean(values: Sequence[float]) -> float | None:
     """Of the last log lines: single steps are noisy, and early ones say little."""
     last = values[-_WINDOW:]
     return sum(last) / len(last) if last else None
@@ -173,7 +173,9 @@ def _turned(rows: Sequence[Row]) -> bool:
         return float(kendalltau(range(len(rows)), values, alternative=way).pvalue)
 
     half = len(rows) // 2
-    before, after = (_mean([row["divergence"] for row in x]) for x in (rows[:half], rows[-half:]))
+    before, after = (
+        _recent_mean([row["divergence"] for row in x]) for x in (rows[:half], rows[-half:])
+    )
     rises = trend("divergence", "greater")
     if rises >= 0.05 or (after or 0.0) < 1.1 * (before or 0.0):
         return False

@@ -47,73 +47,73 @@ def trace(
     ids = example.rollout.completion_ids
     with learner.scorer.autocast():
         student_ND, head = score(model, [example.prompt_ids], [ids], learner.pad_id, learner.vocab)
-    page = _Page(
+    traced = _TracedRollout(
         torch.tensor(ids, device=student_ND.device),
         TeacherHidden("student", student_ND, head),
         table_of([example], learner.special_ids, student_ND.device),
-        _Words(tokenizer, ids),
+        _TokenTexts(tokenizer, ids),
     )
-    alone = _Reading(page, temperature=learner.temperature)
+    alone = _TraceReader(traced, temperature=learner.temperature)
     readers = [{"name": "student", **alone.reader(_STUDENT)}]
     signals = []
-    for i, (_, leaf) in enumerate(learner.terms):
+    for i, (_, term) in enumerate(learner.terms):
         teacher_inputs = example.teacher_inputs[i]
         if teacher_inputs is None:
-            signals.append({"type": tag(leaf)})
+            signals.append({"type": tag(term)})
             continue
         views = learner.views(example, i, model)
         scales = scales_of([teacher_inputs], student_ND.device)
-        reading = _Reading(page, leaf, views, learner.temperature_of(leaf))
+        reading = _TraceReader(traced, term, views, learner.temperature_of(term))
         for k, read in enumerate(teacher_inputs):
             about = {"name": read.view.name, "weights": tag(read.weights), "signal": i}
             readers.append({**about, **reading.reader(k)})
         if reading.aims:
             readers.append({"name": "target", "signal": i, **reading.reader(_TARGET)})
-        signals.append(_taught(leaf, reading, replace(page.table, scales=scales)))
+        signals.append(_taught(term, reading, replace(traced.table, scales=scales)))
     divergences = [signal["columns"].get("divergence") for signal in signals if "columns" in signal]
     divergence = next((found for found in reversed(divergences) if found), None)
     return {
         **rollout_row(example, step, tokenizer, divergence),
         "question": example.problem.text,
-        "tokens": page.words.tokens,
+        "tokens": traced.texts.tokens,
         "readers": readers,
         "signals": signals,
     }
 
 
-def _taught(leaf: LossTerm, reading: _Reading, table: TokenTable) -> dict[str, Any]:
+def _taught(term: LossTerm, reading: _TraceReader, table: TokenTable) -> dict[str, Any]:
     """A signal on one rollout, per token: the term's `value`, `unclipped` where it is a divergence
     that a clip may act on, its `weight`, the `loss` after it, whether it is `in_loss`; `columns`,
     all that the term saw; `pairs` of readers and how far they are apart; for an advantage, that,
     and the `votes` of gated views."""
-    page, views = reading.page, reading.views
+    traced, views = reading.traced, reading.views
     values, (columns,) = fused_terms(
-        page.student.hidden_ND,
-        page.student.head,
-        [leaf.term(views, reading.temperature)],
-        page.tokens_N,
+        traced.student.hidden_ND,
+        traced.student.head,
+        [term.term(views, reading.temperature)],
+        traced.tokens_N,
     )
     seen = replace(table, statistics=columns, logged={})
-    weight, loss = leaf.weight(seen), leaf.losses(values[0], seen)
+    weight, loss = term.weight(seen), term.losses(values[0], seen)
     row = {
-        "type": tag(leaf),
+        "type": tag(term),
         "value": values[0].tolist(),
         "unclipped": columns.get("divergence", values[0]).tolist(),
         "weight": weight.tolist(),
         "loss": loss.tolist(),
-        "in_loss": leaf.taught(table.position, table.special).tolist(),
+        "in_loss": term.taught(table.position, table.special).tolist(),
         "columns": {name: column.tolist() for name, column in (columns | seen.logged).items()},
         "pairs": reading.pairs(),
     }
-    if isinstance(leaf, Advantage):
-        row["advantage"] = leaf.credit(seen).tolist()
+    if isinstance(term, Advantage):
+        row["advantage"] = term.credit(seen).tolist()
     votes = {name: x.tolist() for name, x in seen.logged.items() if name.startswith(_VOTE)}
     if votes:
         row["votes"] = {name.removeprefix(_VOTE): x for name, x in votes.items()}
     return row
 
 
-class _Said(NamedTuple):
+class _Distribution(NamedTuple):
     """One reader's next-token distributions in short: the likeliest ids and their probabilities
     [N, TOP], entropies [N] in nats, log-probabilities [N] of the sampled tokens."""
 
@@ -124,7 +124,7 @@ class _Said(NamedTuple):
 
 
 @dataclass
-class _Words:
+class _TokenTexts:
     """A completion's tokens as text; `before` are those that have begun a token's character."""
 
     tokenizer: Any
@@ -153,16 +153,16 @@ class _Words:
 
 
 @dataclass(frozen=True)
-class _Page:
+class _TracedRollout:
     """One rollout: its tokens [N], the student's hidden states, the table, the tokens' texts."""
 
     tokens_N: Tensor
     student: TeacherHidden
     table: TokenTable
-    words: _Words
+    texts: _TokenTexts
 
 
-class _Reading:
+class _TraceReader:
     """What student, a signal's views and its target say of a page, read a few rows at a time.
 
     Readers are numbered: views from 0, `_STUDENT`, `_TARGET`. Over the whole vocabulary, whatever
@@ -171,23 +171,26 @@ class _Reading:
 
     def __init__(
         self,
-        page: _Page,
-        leaf: LossTerm | None = None,
+        traced: _TracedRollout,
+        term: LossTerm | None = None,
         views: Sequence[TeacherHidden] = (),
         temperature: float = 1.0,
     ) -> None:
-        self.page, self.leaf, self.views, self.temperature = page, leaf, views, temperature
-        said: dict[int, list[_Said]] = {}
+        self.traced, self.term, self.views, self.temperature = traced, term, views, temperature
+        distributions: dict[int, list[_Distribution]] = {}
         apart: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in self._pairs()}
-        for start in range(0, len(page.tokens_N), _ROWS):
+        for start in range(0, len(traced.tokens_N), _ROWS):
             rows = slice(start, start + _ROWS)
             logp = self._rows(rows)
             for reader, logp_CV in logp.items():
-                said.setdefault(reader, []).append(_said(logp_CV, page.tokens_N[rows]))
+                distributions.setdefault(reader, []).append(
+                    _distribution(logp_CV, traced.tokens_N[rows])
+                )
             for one, other in apart:
                 apart[one, other].append(self._divergence(logp[one], logp[other]))
-        self.said = {
-            reader: _Said(*map(torch.cat, zip(*s, strict=True))) for reader, s in said.items()
+        self.distributions = {
+            reader: _Distribution(*map(torch.cat, zip(*s, strict=True)))
+            for reader, s in distributions.items()
         }
         self.apart = {pair: torch.cat(parts) for pair, parts in apart.items()}
 
@@ -199,20 +202,20 @@ class _Reading:
 
     @property
     def _target(self) -> Target | None:
-        teacher = self.leaf.teacher if self.leaf else None
+        teacher = self.term.teacher if self.term else None
         return None if teacher is None else teacher.target
 
     def reader(self, number: int) -> dict[str, Any]:
         """A reader's part of a trace."""
-        said = self.said[number]
-        rows = zip(said.ids.tolist(), said.chances.tolist(), strict=True)
+        distributions = self.distributions[number]
+        rows = zip(distributions.ids.tolist(), distributions.chances.tolist(), strict=True)
         return {
             "top": [
-                [(self.page.words.candidate(i, t), p) for i, p in zip(*row, strict=True)]
+                [(self.traced.texts.candidate(i, t), p) for i, p in zip(*row, strict=True)]
                 for t, row in enumerate(rows)
             ],
-            "entropy": said.entropy.tolist(),
-            "logp": said.logp.tolist(),
+            "entropy": distributions.entropy.tolist(),
+            "logp": distributions.logp.tolist(),
         }
 
     def pairs(self) -> list[dict[str, Any]]:
@@ -224,7 +227,9 @@ class _Reading:
                 "to": self._name(other),
                 "part": self._part(one, other),
                 "divergence": values.tolist(),
-                "log_ratio": (self.said[other].logp - self.said[one].logp).tolist(),
+                "log_ratio": (
+                    self.distributions[other].logp - self.distributions[one].logp
+                ).tolist(),
             }
             for (one, other), values in self.apart.items()
         ]
@@ -255,27 +260,27 @@ class _Reading:
     def _divergence(self) -> Divergence:
         """The signal's own without its clip; for an advantage the one whose gradient its log-ratio
         estimates."""
-        if not isinstance(self.leaf, Distill):
+        if not isinstance(self.term, Distill):
             return reverse_kl
-        return without_clip(self.leaf.divergence)
+        return without_clip(self.term.divergence)
 
     def _rows(self, rows: slice) -> dict[int, Tensor]:
         """Log-probabilities [C, V] of every reader on some rows."""
         logits = {
             number: self._logits(view.head, view.hidden_ND[rows])
-            for number, view in [(_STUDENT, self.page.student), *enumerate(self.views)]
+            for number, view in [(_STUDENT, self.traced.student), *enumerate(self.views)]
         }
         if self.aims:
             views = [logits[k] for k in range(len(self.views))]
-            logits[_TARGET] = self.leaf.teacher.target(views, logits[_STUDENT]).logits  # pyright: ignore
+            logits[_TARGET] = self.term.teacher.target(views, logits[_STUDENT]).logits  # pyright: ignore
         return {number: z.log_softmax(-1) for number, z in logits.items()}
 
     def _logits(self, head: Head, hidden_CD: Tensor) -> Tensor:
         return head.logits(hidden_CD) / self.temperature
 
 
-def _said(logp_CV: Tensor, tokens_C: Tensor) -> _Said:
+def _distribution(logp_CV: Tensor, tokens_C: Tensor) -> _Distribution:
     best = logp_CV.topk(min(TOP, logp_CV.shape[-1]), dim=-1)
     entropy = -(logp_CV.exp() * logp_CV).sum(-1)
     at = logp_CV.gather(-1, tokens_C.unsqueeze(-1)).squeeze(-1)
-    return _Said(best.indices, best.values.exp(), entropy, at)
+    return _Distribution(best.indices, best.values.exp(), entropy, at)

@@ -428,7 +428,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
             spent = self._restore(folder, state.global_step)
             self.saved_step = state.global_step
             if self.args.should_save:
-                self.run.cut_back(checkpoint.load(folder)["sizes"])
+                self.run.cut_back(checkpoint.load_state(folder)["sizes"])
                 checkpoint.forget_after(self.run.path, state.global_step)
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
             spent_all = spent >= (self.args.max_generated_tokens or math.inf)
@@ -550,7 +550,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
 
     def _restore(self, folder: Path, step: int) -> int:
         """Takes our state from a checkpoint; returns the tokens generated until then."""
-        state = checkpoint.load(folder)
+        state = checkpoint.load_state(folder)
         if state["starting_weights"] != self.starting_weights:
             raise UserError(
                 f"{folder} was trained from other weights than '{self.model.config._name_or_path}':"
@@ -567,7 +567,9 @@ class OPSDTrainer(Publishing, ShardedFiles):
         )
         for i, (choice, own) in enumerate(self.weights.items()):
             if own.state_dict():
-                own.load_state_dict(checkpoint.load_teacher(folder, f"{i}-{_file_name(choice)}"))
+                own.load_state_dict(
+                    checkpoint.load_teacher_state(folder, f"{i}-{_file_name(choice)}")
+                )
         unspent = checkpoint.load_rollouts(folder, self.args.process_index)
         if step % self.method.reuse:
             if unspent is None:
