@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import math
 import os
 import platform
-import re
 import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from opsd.credentials import cleaned
-from opsd.runs.disk import writing
-from opsd.types import UserError
-from opsd.console import log
-
 
 VERSION = "0.1.0"
 

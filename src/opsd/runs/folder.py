@@ -7,26 +7,16 @@ to those. A line that a kill left half-written is then never read.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import math
 import os
-import platform
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from opsd.credentials import cleaned
-from opsd.runs.disk import writing
-from opsd.types import UserError
 from opsd.console import log
-from opsd.runs.environment import environment
+from opsd.runs.disk import writing
 from opsd.runs.files import held, to_json
+from opsd.types import UserError
 
 _JOURNAL = re.compile(r"metrics\.jsonl|rollouts/rank\d+\.jsonl|traces/rank0\.jsonl")
 _BEFORE_THE_FIRST_STEP = {"env.json", "recipe.yaml", "data.json", "languages", "profile", "runs"}
