@@ -26,6 +26,7 @@ _ACTIVITIES = {
     "student": "student",
     "loss": "loss",
     "evaluate": "dev evaluation",
+    "unaccounted": "everything else",
 }
 
 _NEGLIGIBLE = 0.0005

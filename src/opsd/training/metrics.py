@@ -30,13 +30,16 @@ _MEANS = {
     "divergence": "divergence",
     "clipped": "clip_fraction",
 }
+_PHASES = ("rollout", "teacher", "student", "evaluate")
+"""Timed blocks that are in no other one: what a step takes besides is unaccounted for."""
 _PARTS = ("target/", "support/", "token/")
 """What these parts have logged of a token goes by the name that they give it."""
 
 
 @dataclass
 class Metrics:
-    """Sums and counts since the last log line, on this process; `merged` adds up processes.
+    """Sums and counts since the last log line, on this process; `merged` adds up processes. A mean
+    or a rate is kept as numerator and denominator until then.
 
     With `by_language`, accuracy, format rate, length and divergence are also kept per language.
     """
@@ -46,6 +49,7 @@ class Metrics:
     lows: dict[str, float] = field(default_factory=dict)
     highs: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    since: float = field(default_factory=time.perf_counter)
 
     def clear(self) -> None:
         """Begins to sum up."""
@@ -130,6 +134,8 @@ class Metrics:
 
     def merged(self, gather: Any) -> dict[str, float]:
         """Means, extremes and seconds over all processes; then starts anew."""
+        spent = sum(self.seconds.get(f"time/{phase}", 0.0) for phase in _PHASES)
+        self.seconds["time/unaccounted"] = max(0.0, time.perf_counter() - self.since - spent)
         parts = gather([(dict(self.sums), self.lows, self.highs, dict(self.seconds))])
         self.clear()
         result: dict[str, float] = {}
