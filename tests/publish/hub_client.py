@@ -22,7 +22,6 @@ from tests.arrange import config, problems
 from opsd import OPSDTrainer, methods
 from opsd.lm.loading import load_model, load_tokenizer
 from opsd.publish.export import export as make
-from opsd.publish.hub import Publishing
 from opsd.publish.hub import push as send
 from opsd.types import UserError
 
@@ -43,13 +42,9 @@ def load(name: str, **options: Any) -> list[float]:
         return model(torch.tensor([[1, 2, 3, 4]])).logits[0, -1, :5].tolist()
 
 
-class Run(OPSDTrainer, Publishing):
-    """The trainer with its way to the hub."""
-
-
 def train(model: str, folder: str, repository: str, **changes: Any) -> str:
     """Two steps under an adapter, a checkpoint each; then the end of a run."""
-    run = Run(
+    run = OPSDTrainer(
         model=model,
         method=methods.copsd(),
         args=config(

@@ -12,63 +12,42 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import Trainer
 
 from opsd.lm.sharding import full_tensors_on_first, local, spread
 from opsd.types import UserError
 
 
-class ShardedFiles(Trainer):
-    """Writes whole weights and a whole optimizer state; reads them into shards."""
+def reduce_in_float32(accelerator: Any) -> None:
+    """Accelerate would add gradients up, and report the loss, in bfloat16 under FSDP2."""
+    plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
+        exact = {"reduce_dtype": torch.float32, "output_dtype": None}
+        policy = dataclasses.replace(plugin.mixed_precision_policy, **exact)
+        plugin.mixed_precision_policy = policy
 
-    def create_accelerator_and_postprocess(self) -> None:
-        super().create_accelerator_and_postprocess()
-        plugin: Any = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
-            # Accelerate would add gradients up, and report the loss, in bfloat16.
-            exact = {"reduce_dtype": torch.float32, "output_dtype": None}
-            policy = dataclasses.replace(plugin.mixed_precision_policy, **exact)
-            plugin.mixed_precision_policy = policy
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        state: Any = self.optimizer.state_dict()  # pyright: ignore[reportOptionalMemberAccess]
-        state["state"] = {
-            number: full_tensors_on_first(values) for number, values in state["state"].items()
-        }
-        if self.args.should_save:
-            torch.save(state, Path(output_dir, "optimizer.pt"))
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler.pt"))  # pyright: ignore
+def save_optimizer(optimizer: Any, scheduler: Any, folder: Path, *, main: bool) -> None:
+    """The whole state of an optimizer and its schedule; `main` writes, all processes take part."""
+    state: Any = optimizer.state_dict()
+    state["state"] = {
+        number: full_tensors_on_first(values) for number, values in state["state"].items()
+    }
+    if main:
+        torch.save(state, folder / "optimizer.pt")
+        torch.save(scheduler.state_dict(), folder / "scheduler.pt")
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_fsdp_enabled or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        optimizer: Any = self.optimizer
-        # Mapped, so that the processes of a machine share one copy in memory.
-        state = torch.load(Path(checkpoint, "optimizer.pt"), mmap=True, weights_only=True)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for number, values in state["state"].items():
-            for name, value in values.items():
-                if isinstance(value, Tensor) and value.shape == parameters[number].shape:
-                    values[name] = spread(value, parameters[number])
-        optimizer.load_state_dict(state)
-        scheduler = torch.load(Path(checkpoint, "scheduler.pt"), weights_only=True)
-        self.lr_scheduler.load_state_dict(scheduler)  # pyright: ignore[reportOptionalMemberAccess]
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled:
-            load_weights(self.model, Path(resume_from_checkpoint))  # pyright: ignore
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled:
-            load_weights(self.model, Path(str(self.state.best_model_checkpoint)))  # pyright: ignore
-        else:
-            super()._load_best_model()
+def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
+    """Reads what `save_optimizer`, or the Trainer without sharding, has written, into shards."""
+    # Mapped, so that the processes of a machine share one copy in memory.
+    state = torch.load(folder / "optimizer.pt", mmap=True, weights_only=True)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameters[number].shape:
+                values[name] = spread(value, parameters[number])
+    optimizer.load_state_dict(state)
+    scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -99,3 +100,17 @@ def write_atomically(path: Path, text: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_beside(folder: Path) -> Iterator[Path]:
+    """A draft to write a folder's files into, which then take the place of those of their names: no
+    file that a kill has left half-written ever stands there."""
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    yield draft
+    if folder.is_dir():
+        shutil.copytree(draft, folder, dirs_exist_ok=True, copy_function=os.replace)
+        shutil.rmtree(draft)
+    else:
+        draft.rename(folder)

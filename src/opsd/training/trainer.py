@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.profiler import record_function
-from transformers import PreTrainedTokenizerBase, SchedulerType, TrainerCallback
+from transformers import PreTrainedTokenizerBase, SchedulerType, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
@@ -31,15 +31,16 @@ from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
 from opsd.grade.verifier import MathVerifier
 from opsd.languages.registry import resolve
+from opsd.lm import sharded_files
+from opsd.lm.loading import nonfinite
 from opsd.lm.parameters import fingerprint
-from opsd.lm.sharded_files import ShardedFiles
 from opsd.lm.sharding import full_tensors_on_first
 from opsd.methods.method import Method
 from opsd.parts import tag
-from opsd.publish.hub import Publishing
+from opsd.publish.hub import HubPush, refusals
 from opsd.rollout.engine import Engine, EngineChoice, EngineDown
 from opsd.runs import checkpoint
-from opsd.runs.files import finite
+from opsd.runs.files import finite, written_beside
 from opsd.runs.folder import RunFolder
 from opsd.teacher.scorer import ScoringPlan, together
 from opsd.teacher.weights import Weights
@@ -70,10 +71,10 @@ from opsd.training.monitor import CollapseMonitor
 from opsd.training.setup import Setup, Verifier
 from opsd.training.stopping import Stopped, StopSignal
 from opsd.training.traces import trace
-from opsd.types import Group, Problem, UserError, Verdict
+from opsd.types import Group, Problem, RunFailed, UserError, Verdict
 
 
-class OPSDTrainer(Publishing, ShardedFiles):
+class OPSDTrainer(Trainer):
     """Trains a causal language model with a method of this package.
 
     `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
@@ -109,6 +110,7 @@ class OPSDTrainer(Publishing, ShardedFiles):
         args = args or OPSDConfig(output_dir="runs/opsd")
         student, tokenizer = make_student(model, args, processing_class, peft_config)
         self.method = method
+        self.hub = HubPush(args, method, base=self._base_name)
         self.run = RunFolder(str(args.output_dir))
         self._begun = self.run.begun
         self._groups: list[Group] | None = None
@@ -260,6 +262,10 @@ class OPSDTrainer(Publishing, ShardedFiles):
             self.run.append(f"rollouts/rank{self.args.process_index}.jsonl", rows)
         return loss.detach()
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        sharded_files.reduce_in_float32(self.accelerator)
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Raises UserError for an optimizer that cannot be had with its settings."""
         with settings_errors():
@@ -274,8 +280,19 @@ class OPSDTrainer(Publishing, ShardedFiles):
         self.finite.norm = super()._get_grad_norm(*args, **kwargs)
         return self.finite.norm
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:
+            main = self.args.should_save
+            folder = Path(output_dir)
+            sharded_files.save_optimizer(self.optimizer, self.lr_scheduler, folder, main=main)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.is_fsdp_enabled and checkpoint is not None:
+            sharded_files.load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
         scheduler: Any = self.lr_scheduler
@@ -578,6 +595,75 @@ class OPSDTrainer(Publishing, ShardedFiles):
         elif unspent is not None and self.args.async_rollouts:
             self.generator.prefetcher.keep(unspent)
         return state["generated_tokens"]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            sharded_files.load_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            best = Path(str(self.state.best_model_checkpoint))
+            sharded_files.load_weights(self.model, best)
+        else:
+            super()._load_best_model()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        if name := nonfinite(weights):
+            raise RunFailed(
+                f"the weight '{name}' holds numbers that are none (NaN, infinite), so nothing is"
+                " saved: go on from the last checkpoint with a lower learning_rate"
+            )
+        with written_beside(Path(output_dir or str(self.args.output_dir))) as draft:
+            super()._save(str(draft), state_dict)
+            # The arguments as a pickle: opening it runs code, and nothing reads it again.
+            (draft / "training_args.bin").unlink(missing_ok=True)
+
+    # What goes to the hub
+
+    def _base_name(self) -> str:
+        return self.accelerator.unwrap_model(self.model).config._name_or_path
+
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """Makes the repository. UserError where the hub refuses, or a pickle would be uploaded."""
+        self.hub.refuse_strategy()
+        with refusals(self.args.hub_model_id or str(self.args.output_dir)):
+            super().init_hf_repo(token)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the card of the run's final model, `<output_dir>/model/README.md`."""
+        if self.is_world_process_zero():
+            self.hub.describe(self.run.path / "model", self.hub_model_id)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Saves the model with its card in `<output_dir>/model`, and uploads that folder."""
+        if self.hub_model_id is None:
+            self.init_hf_repo(token)
+        folder = self.run.path / "model"
+        self.save_model(str(folder), _internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        message = commit_message or "End of training"
+        how: dict[str, Any] = {"blocking": blocking, "token": token, "revision": revision}
+        return self.hub.send(folder, str(self.hub_model_id), message, **how)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero():
+            rotated = self.save_total_limit is not None
+            repository, step = str(self.hub_model_id), self.state.global_step
+            self.hub.send_checkpoint(Path(checkpoint_folder), repository, step, rotated=rotated)
+
+    def _finish_current_push(self) -> None:
+        self.hub.finish(self.hub_model_id)
 
     # What is put together at the start
 
