@@ -21,6 +21,7 @@ from opsd.evaluate.samples import Protocol, described, locked, protocol, sample_
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Completion, Sampling
+from opsd.rollout.hf import HFEngine
 from opsd.runs.files import read_jsonl
 from opsd.runs.json_files import sealed
 from opsd.training.dev import dev_scores, summarise
@@ -305,13 +306,13 @@ def test_a_resumed_batch_is_not_drawn_in_other_company(
     """What was drawn together when nothing was there is drawn together when the rest is."""
     monkeypatch.setattr(run, "_CPU_TOKENS", 100)
     calls: list[list[int]] = []
-    generate = run.HFEngine.generate
+    generate = HFEngine.generate
 
     def told(self, prompts, sampling, seeds, progress=None):
         calls.append(list(seeds))
         return generate(self, prompts, sampling, seeds, progress)
 
-    monkeypatch.setattr(run.HFEngine, "generate", told)
+    monkeypatch.setattr(HFEngine, "generate", told)
     evaluate(str(tiny_folder), [*SWA, *ZUL], "suite", asked(), 3, tmp_path)
     first = calls.copy()
     assert len(first) > 2 and max(map(len, first)) > 1

@@ -11,7 +11,6 @@ from opsd.authors.endpoint import EndpointAuthor
 from opsd.authors.skill_bank import SkillAuthor
 from opsd.authors.writing import AtWork, Author, Writing
 from opsd.parts import Slot, imported, part
-from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.engine import Sampling
 from opsd.rollout.sources import Sampler
 from opsd.teacher.weights import AnyWeights, Frozen
@@ -35,8 +34,8 @@ class ModelAuthor(Writing, AtWork):
         rows, places = [], []
         for number, i in self.asked(groups):
             problem, shown = groups[number].problem, self.view(groups[number], i)
-            ids = prompt_ids(sampler.tokenizer, shown)
-            if sampler.fits(problem, shown, ids, self.max_tokens):
+            ids = sampler.read(problem, shown, self.max_tokens)
+            if ids is not None:
                 rows.append((problem, ids, i))
                 places.append((number, i))
         sampling = Sampling(temperature=self.temperature, max_tokens=self.max_tokens)

@@ -17,7 +17,7 @@ from opsd.authors.skills import Bank, Item, Mistake, Skill, read_bank
 from opsd.authors.writing import AtWork, Author
 from opsd.parts import part
 from opsd.prompts.contexts import is_right
-from opsd.prompts.prompt import answered, prompt_ids, view
+from opsd.prompts.prompt import answered, view
 from opsd.rollout.engine import Sampling
 from opsd.rollout.sources import Sampler
 from opsd.teacher.weights import AnyWeights, Live
@@ -166,8 +166,8 @@ class SkillRetriever(AtWork):
             kind = Skill if is_right(rollout) else Mistake
             template = "skill_writer" if kind is Skill else "mistake_writer"
             shown = view("author skills", problem, template, completion=rollout.text)
-            ids = prompt_ids(sampler.tokenizer, shown)
-            if sampler.fits(problem, shown, ids, max_tokens):
+            ids = sampler.read(problem, shown, max_tokens)
+            if ids is not None:
                 rows.append((problem, ids, len(rows)))
                 kinds.append(kind)
         if not rows:

@@ -36,7 +36,7 @@ from opsd.lm.loading import (
     vocabulary,
 )
 from opsd.prompts.boundary import eos_ids
-from opsd.prompts.prompt import prompt_ids
+from opsd.prompts.prompt import read
 from opsd.rollout.engine import Completion, Engine, EngineChoice, EngineSetup, prompt_seed
 from opsd.rollout.engines import HF
 from opsd.runs.disk import writing
@@ -214,11 +214,12 @@ class _Sampler:
         """Token ids of every prompt, before the first one is answered: one that does not fit is
         known at once."""
         budget = self.protocol.sampling.max_tokens
-        made = {
-            key: prompt_ids(self.tokenizer, self.protocol.prompt.view(problem))
+        found = {
+            key: read(self.tokenizer, self.protocol.prompt.view(problem), budget, limit)
             for key, problem in self.problems.items()
         }
-        long = [key for key, ids in made.items() if len(ids) + budget > limit]
+        made = {key: ids for key, (ids, _) in found.items()}
+        long = [key for key, (_, fits) in found.items() if not fits]
         if long and not skip_long:
             raise UserError(
                 f"{self.problems[long[0]].name}: its prompt has {len(made[long[0]])} tokens, with a"

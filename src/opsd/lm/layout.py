@@ -66,7 +66,7 @@ def _rows(starts: Sequence[int], prompts: Sequence[Ids], completions: Sequence[I
 
 @dataclass(frozen=True)
 class Layout:
-    """How sequences become a sheet, and how many tokens it has for sequences of some lengths."""
+    """How sequences become a batch, and how many tokens it has for sequences of some lengths."""
 
     collate: Callable[[Sequence[Ids], Sequence[Ids], int], PackedBatch]
     tokens: Callable[[Sequence[int]], int]

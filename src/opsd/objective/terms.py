@@ -115,9 +115,9 @@ class ChunkLogProb:
         elif views:
             tempered = [_tempered(view, self.temperature) for view in views]
             own = student / self.temperature
-            aim = self.target(tempered, own)
-            target, q = normalised(aim.logits)
-            statistics |= _under("target", aim.diagnostics)
+            target_logits = self.target(tempered, own)
+            target, q = normalised(target_logits.logits)
+            statistics |= _under("target", target_logits.diagnostics)
             statistics["logp_target"] = _at(target, tokens)
             statistics["entropy_teacher"] = -(q * target).sum(-1)
         logp, p = normalised(student, self.temperature)

@@ -22,10 +22,10 @@ from opsd.lm.loading import adapter_folder, base_of, context_length, load_tokeni
 from opsd.methods import Method
 from opsd.methods.signals import LossTerm
 from opsd.parts import tag
-from opsd.prompts import boundary
+from opsd.prompts import boundary, prompt
 from opsd.prompts.boundary import eos_ids
 from opsd.prompts.contexts import Context, Draw
-from opsd.prompts.prompt import prompt_ids, prompt_parts
+from opsd.prompts.prompt import prompt_parts
 from opsd.prompts.tokens import Token, token, tokens
 from opsd.recipe.schema import Recipe
 from opsd.training.config import OPSDConfig
@@ -189,10 +189,9 @@ def _read_row(problem: Problem, context: PreviewContext) -> PreviewRow:
     reads = []
     for role in context.roles:
         for number, view in enumerate(role.context(Group(problem, (reply,)), 0, Draw()) or ()):
-            ids = prompt_ids(context.tokenizer, view)
             own = role.weights[number % len(role.weights)]
             weights = tag(view.weights) if view.weights else own
-            fits = len(ids) + context.longest(reply) <= context.limit
+            ids, fits = prompt.read(context.tokenizer, view, context.longest(reply), context.limit)
             reads.append(PromptReading(role, view, weights, ids, fits))
     student, *others = reads
     notes = boundary.prompt_notes(context.tokenizer, student.view)
@@ -251,7 +250,7 @@ def _privilege_notes(problem: Problem, student: View) -> Iterator[str]:
 
 
 def _row(row: PreviewRow, context: PreviewContext) -> dict[str, Any]:
-    """A sheet as plain values."""
+    """A row as plain values."""
     problem, reply = row.problem, row.reply
     reading = [read.role for read in row.reads]
     return {
@@ -317,7 +316,7 @@ def _signals(row: PreviewRow, context: PreviewContext) -> list[dict[str, Any]]:
 def _scan(
     given: Sequence[Problem], context: PreviewContext, made: Mapping[str, PreviewRow]
 ) -> dict[str, Any]:
-    """Prompt lengths by role, and how many rows each remark is true of; `made` holds the sheets
+    """Prompt lengths by role, and how many rows each remark is true of; `made` holds the rows
     that there are already, by their problems' ids."""
     reads: dict[tuple[str, str], list[PromptReading]] = defaultdict(list)
     notes: Counter[str] = Counter(dict(gold_remarks(given)))

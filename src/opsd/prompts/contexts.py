@@ -288,8 +288,8 @@ class Skills(Prompt):
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         if group.retrieved is None:
-            untold = not group.rollouts and "skills" not in group.problem.privileged
-            return None if untold else (_view(self, group.problem),)
+            absent = not group.rollouts and "skills" not in group.problem.privileged
+            return None if absent else (_view(self, group.problem),)
         return (
             tuple(
                 replace(

@@ -188,6 +188,13 @@ def prompt_ids(tokenizer: Any, view: View) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
 
+def read(tokenizer: Any, view: View, room: int, limit: int) -> tuple[tuple[int, ...], bool]:
+    """A view's token ids, whole, and whether `room` tokens behind them stay within the limit: the
+    one place that answers what is read, and whether it fits."""
+    ids = prompt_ids(tokenizer, view)
+    return ids, len(ids) + room <= limit
+
+
 def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str:
     """A view's messages through the chat template, with the view's options.
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from opsd.parts import Slot, part
 from opsd.prompts.contexts import AnyContext, Draw, StudentPrompt
-from opsd.prompts.prompt import prompt_ids
+from opsd.prompts.prompt import read
 from opsd.prompts.tokens import completion_text
 from opsd.rollout.engine import Completion, Engine, Sampling, prompt_seed
 from opsd.rollout.horizon import AnyHorizon, FullHorizon
@@ -177,8 +177,8 @@ class Sampler:
         for problem in problems:
             draw = self.draw(problem, 0, step)
             for view in context(Group(problem, ()), 0, draw) or ():
-                ids = prompt_ids(self.tokenizer, view)
-                if self.fits(problem, view, ids, horizon):
+                ids = self.read(problem, view, horizon)
+                if ids is not None:
                     fitting.append((problem, ids))
         rows = []
         seen = Counter(self.earlier)  # a small set is cycled: the same problem twice in a step
@@ -194,7 +194,7 @@ class Sampler:
             Rollout(ids, c.ids, self.text(c.ids), c.finish, c.logprobs)
             for (_, ids, _), c in zip(rows, completions, strict=True)
         ]
-        groups = self.needs_reward([p for p, _ in fitting], rollouts, source.group)
+        groups = self.graded([p for p, _ in fitting], rollouts, source.group)
         self.observe(groups)
         return groups
 
@@ -221,7 +221,7 @@ class Sampler:
         self.counts.generated_tokens += sum(len(c.ids) for c in completions)
         return completions
 
-    def needs_reward(
+    def graded(
         self, problems: Sequence[Problem], rollouts: Sequence[Rollout], size: int
     ) -> list[Group]:
         """Groups of `size` consecutive rollouts, with the verifier's verdicts on them."""
@@ -238,26 +238,29 @@ class Sampler:
         if name not in problem.privileged:
             have = ", ".join(sorted(problem.privileged)) or "none"
             raise UserError(f"{problem.name} has no '{name}' to learn from (it has: {have})")
-        view = self.student.view(problem)
-        ids = prompt_ids(self.tokenizer, view)
         text = problem.privileged[name]
         completion = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id)
-        if not self.fits(problem, view, ids, len(completion)):
+        ids = self.read(problem, self.student.view(problem), len(completion))
+        if ids is None:
             return Group(problem, ())
         return Group(problem, (Rollout(ids, completion, text, Finish.STOP),))
 
-    def fits(self, problem: Problem, view: View, ids: Sequence[int], horizon: int) -> bool:
-        """Whether prompt and horizon stay within the limit; if not, an error or a counted skip."""
-        if len(ids) + horizon <= self.limit:
-            return True
+    def read(self, problem: Problem, view: View, room: int) -> tuple[int, ...] | None:
+        """A view's token ids; None, which is counted, where they and `room` tokens pass the limit.
+
+        Raises UserError there, unless prompts that are too long are left out.
+        """
+        ids, fits = read(self.tokenizer, view, room, self.limit)
+        if fits:
+            return ids
         if self.too_long == "error":
             raise UserError(
                 f"{problem.name}: the prompt '{view.name}' has {len(ids)} tokens, with"
-                f" {horizon} for the completion more than the limit of {self.limit}. Raise"
+                f" {room} for the completion more than the limit of {self.limit}. Raise"
                 " max_length, or set prompt_too_long: skip to leave such rows out"
             )
         self.counts.skipped += 1
-        return False
+        return None
 
     def draw(self, problem: Problem, sample: int, step: int) -> Draw:
         """What a context may decide by, of one rollout of a problem at a step."""

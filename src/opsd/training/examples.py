@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from opsd.methods.signals import LossTerm
 from opsd.prompts.contexts import Draw
-from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.sources import Sampler
 from opsd.teacher.scorer import ScoringRequest
 from opsd.teacher.weights import Weights
@@ -87,9 +86,9 @@ def training_examples(
             if not rollout.completion_ids:
                 continue
             view = sampler.student.view(group.problem)
-            ids = prompt_ids(sampler.tokenizer, view)
             # The sampler may have read another prompt than the one that is learned on.
-            if not sampler.fits(group.problem, view, ids, len(rollout.completion_ids)):
+            ids = sampler.read(group.problem, view, len(rollout.completion_ids))
+            if ids is None:
                 continue
             made.append(
                 TrainingExample(
@@ -120,8 +119,8 @@ def _inputs(
     length = len(group.rollouts[i].completion_ids)
     inputs = []
     for view, weights in zip(views, teacher.weights_of(views), strict=True):
-        ids = prompt_ids(sampler.tokenizer, view)
-        if not sampler.fits(group.problem, view, ids, length):
+        ids = sampler.read(group.problem, view, length)
+        if ids is None:
             return None
         inputs.append(TeacherInput(view, ids, weights))
     return tuple(inputs)

@@ -67,7 +67,7 @@ def trace(
         for k, read in enumerate(teacher_inputs):
             about = {"name": read.view.name, "weights": tag(read.weights), "signal": i}
             readers.append({**about, **reading.reader(k)})
-        if reading.aims:
+        if reading.has_target:
             readers.append({"name": "target", "signal": i, **reading.reader(_TARGET)})
         signals.append(_taught(term, reading, replace(traced.table, scales=scales)))
     divergences = [signal["columns"].get("divergence") for signal in signals if "columns" in signal]
@@ -195,7 +195,7 @@ class _TraceReader:
         self.apart = {pair: torch.cat(parts) for pair, parts in apart.items()}
 
     @property
-    def aims(self) -> bool:
+    def has_target(self) -> bool:
         """Whether the target is a distribution of its own."""
         target = self._target
         return target is not None and target.joins_views and not target.is_view
@@ -238,7 +238,7 @@ class _TraceReader:
         for k in range(len(self.views)):
             yield _STUDENT, k
         yield from (pair for pair in self._comparisons if pair[0] != _STUDENT)
-        if self.aims:
+        if self.has_target:
             yield _STUDENT, _TARGET
 
     @property
@@ -270,7 +270,7 @@ class _TraceReader:
             number: self._logits(view.head, view.hidden_ND[rows])
             for number, view in [(_STUDENT, self.traced.student), *enumerate(self.views)]
         }
-        if self.aims:
+        if self.has_target:
             views = [logits[k] for k in range(len(self.views))]
             logits[_TARGET] = self.term.teacher.target(views, logits[_STUDENT]).logits  # pyright: ignore
         return {number: z.log_softmax(-1) for number, z in logits.items()}

@@ -228,7 +228,7 @@ class OPSDTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: list[TrainingExample], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Forward and backward over one list of lessons, in as many passes as the token budget
+        """Forward and backward over one list of examples, in as many passes as the token budget
         asks for; the same number on every process, since each pass synchronises."""
         model.train()
         parts = passes(inputs, self.args.max_tokens_per_pass, self.learner.layout)
