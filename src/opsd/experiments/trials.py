@@ -26,7 +26,7 @@ from opsd.experiments.pool import tell
 from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
 from opsd.lm.built_in import model_path
-from opsd.miniature.measure import HORIZON
+from opsd.miniature.world import HORIZON
 from opsd.parts import changed
 from opsd.recipe import schema as recipes
 from opsd.recipe.schema import Recipe

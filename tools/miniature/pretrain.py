@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from opsd.languages.registry import language
 from opsd.miniature.lexicon import long_solution, short_solution
-from opsd.miniature.muon import Muon
 from opsd.miniature.stories import Story, stories
 from opsd.miniature.tokenizer import POSITIONS
 from opsd.miniature.world import LOW_RESOURCE, WORLDS, problem, trace
@@ -38,6 +37,7 @@ from opsd.prompts.contexts import (
 )
 from opsd.prompts.prompt import prompt_ids
 from opsd.types import Group
+from tools.miniature.muon import Muon
 
 Text = tuple[tuple[int, ...], tuple[float, ...]]
 """Token ids, and how much the loss of predicting each of them counts."""
@@ -61,7 +61,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Pretraining:
     """Everything that decides a model's weights, apart from versions and hardware.
 
     `prompt_weight` is what a prompt's token counts beside a completion's; `thinking` the share
@@ -112,16 +112,16 @@ LONG_KINDS = (
 """The long world's: also all that the family's teachers read, in English. Alone, the model slips; a
 reference prevents that and invites a shortcut, a critique prevents it and does not."""
 
-RECIPES = {
-    "miniature": Recipe("miniature", _kinds(12, 0.009, 0.0), steps=850),
-    "miniature-small": Recipe("miniature", _kinds(12, 0.009, 0.0), steps=850, sizes=_wide(96)),
-    "miniature-tiny": Recipe("miniature", _kinds(12, 0.009, 0.0), steps=850, sizes=_wide(64)),
-    "miniature-long": Recipe("miniature-long", LONG_KINDS, steps=1000, drill=0.15),
+PRETRAININGS = {
+    "miniature": Pretraining("miniature", _kinds(12, 0.009, 0.0), steps=850),
+    "miniature-small": Pretraining("miniature", _kinds(12, 0.009, 0.0), steps=850, sizes=_wide(96)),
+    "miniature-tiny": Pretraining("miniature", _kinds(12, 0.009, 0.0), steps=850, sizes=_wide(64)),
+    "miniature-long": Pretraining("miniature-long", LONG_KINDS, steps=1000, drill=0.15),
 }
 
 
 def pretrain(
-    recipe: Recipe,
+    recipe: Pretraining,
     tokenizer: PreTrainedTokenizerFast,
     log: Callable[[int, float], None] | None = None,
 ) -> Qwen3ForCausalLM:
@@ -146,7 +146,7 @@ def pretrain(
 class Texts:
     """The endless stream of a recipe's pre-training texts."""
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, recipe: Pretraining, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
         self.random = Random(f"texts {recipe.seed}")
         steps = WORLDS[recipe.world].steps
@@ -228,7 +228,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Qwen3C
     )
 
 
-def _optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Qwen3ForCausalLM, recipe: Pretraining) -> list[torch.optim.Optimizer]:
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     inside = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in inside]

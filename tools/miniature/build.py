@@ -1,4 +1,4 @@
-"""Rebuild the shipped models: `python -m opsd.miniature.build [NAME ...] [--out FOLDER]`.
+"""Rebuild the shipped models: `python -m tools.miniature.build [NAME ...] [--out FOLDER]`.
 
 Each model's folder gets weights, tokenizer, configuration and a card with measured accuracies.
 """
@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from opsd.lm.built_in import NAMES, model_path
-from opsd.miniature.measure import measure
-from opsd.miniature.pretrain import RECIPES, Recipe, pretrain
 from opsd.miniature.tokenizer import SPECIAL, build_tokenizer
+from tools.miniature.measure import measure
+from tools.miniature.pretrain import PRETRAININGS, Pretraining, pretrain
 
 CARD = """\
 # {name}
@@ -35,7 +35,7 @@ nouns, two dozen sentences per language and sums up to 40, and nothing else. The
 written by hand and, English apart, no speaker has read them. It exists so that a whole
 post-training run fits into a test.
 
-Built by `python -m opsd.miniature.build {name}`: seed {seed}, {steps} steps of {batch} texts, one
+Built by `python -m tools.miniature.build {name}`: seed {seed}, {steps} steps of {batch} texts, one
 thread, {versions}.
 The same versions on the same type of processor give the same bytes.
 
@@ -60,7 +60,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
-def build(recipe: Recipe, folder: Path) -> None:
+def build(recipe: Pretraining, folder: Path) -> None:
     """Pre-train one model and save it."""
     torch.set_num_threads(1)
     tokenizer = build_tokenizer(recipe.world)
@@ -74,7 +74,7 @@ def build(recipe: Recipe, folder: Path) -> None:
     save(pretrain(recipe, tokenizer, log), tokenizer, folder)
 
 
-def describe(name: str, recipe: Recipe, folder: Path, n: int = 100, samples: int = 4) -> str:
+def describe(name: str, recipe: Pretraining, folder: Path, n: int = 100, samples: int = 4) -> str:
     """Measure a saved model and write its card, which is also returned."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     rows = measure(model, AutoTokenizer.from_pretrained(folder), recipe.world, n, samples)
@@ -112,8 +112,8 @@ def main() -> None:
         if name not in NAMES:
             parser.error(f"no model '{name}'; there are {', '.join(NAMES)}")
         folder = options.out / name if options.out else model_path(name)
-        build(RECIPES[name], folder)
-        print(describe(name, RECIPES[name], folder))
+        build(PRETRAININGS[name], folder)
+        print(describe(name, PRETRAININGS[name], folder))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from opsd.miniature.world import LANGUAGES, problems
+from opsd.miniature.world import HORIZON, LANGUAGES, problems
 from opsd.prompts.contexts import Context, Crosslingual, Solution, StudentPrompt
 from opsd.prompts.prompt import prompt_ids
 from opsd.prompts.tokens import completion_text
 from opsd.types import Group, Problem
-
-HORIZON = {"miniature": 48, "miniature-long": 160}
-"""Most tokens of a completion, by world: a little more than its longest trace."""
 
 
 @dataclass(frozen=True)
