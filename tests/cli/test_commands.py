@@ -20,6 +20,8 @@ from tests.conftest import tiny_model
 from opsd.cli.commands import main
 from opsd.data.problems import load_problems
 from opsd.methods import FUNCTIONS
+from opsd.recipe.files import shipped
+from opsd.recipe.schema import load as load_recipe
 from opsd.recipe.schema import parse
 from opsd.recipe.train import make_trainer
 
@@ -316,6 +318,9 @@ def test_methods_lists_the_catalogue_as_json(command):
         parts = {"source", "student", "authors", "signal", "reuse"}
         assert set(row) == {"name", "paper", "recipes", *parts}
         assert row["name"] in row["recipes"]
+    for row in listed:  # a recipe's method may stand in the one that it extends
+        assert all(load_recipe(name).method.name == row["name"] for name in row["recipes"])
+    assert sum(len(row["recipes"]) for row in listed) == len(shipped())
     (one,) = json.loads(command("methods", "copsd", "--json")[1])
     assert one == next(row for row in listed if row["name"] == "copsd")
 

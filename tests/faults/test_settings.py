@@ -69,6 +69,7 @@ NONSENSE = [
     ("max_grad_norm", -1.0),
     ("per_device_train_batch_size", 0),
     ("gradient_accumulation_steps", -2),
+    ("rollouts_per_step", 3),
     ("report_to", "nope"),
     ("metric_for_best_model", "foo"),
     ("metric_for_best_model", "eval_loss"),

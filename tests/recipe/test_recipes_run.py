@@ -126,7 +126,7 @@ def scaled_down(name: str, model: Path, sources: dict[str, Path]) -> Recipe:
         "save_steps": 2,
         "eval_samples": 1,
         "per_device_train_batch_size": max(2, recipe.method.source.group),
-        "gradient_accumulation_steps": 1,
+        "rollouts_per_step": max(2, recipe.method.source.group),
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "max_length": 2000,

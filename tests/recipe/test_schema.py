@@ -61,20 +61,12 @@ def comment(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_what_a_recipe_says_of_its_batch_is_so(name: str):
+def test_a_shipped_recipe_says_how_many_rollouts_a_step_has(name: str):
     loaded = load(name)
-    made = re.findall(r"(\d+) processes x (\d+) x (\d+)", comment(name))
-    if not made:  # built in, or ours on one process
-        assert name.startswith(("quickstart", "star"))
-        return
-    ((processes, batch, passes),) = [map(int, numbers) for numbers in made]
-    assert loaded.train["per_device_train_batch_size"] == batch
-    assert loaded.train["gradient_accumulation_steps"] == passes
-    assert f"{processes * batch * passes} " in comment(name)
-    group = loaded.method.source.group
-    assert batch * passes % group == 0  # a group stays on one process
-    if group > 1:
-        assert f"is {processes * batch * passes // group} problems x {group}:" in comment(name)
+    rollouts, batch = loaded.train["rollouts_per_step"], loaded.train["per_device_train_batch_size"]
+    assert "gradient_accumulation_steps" not in loaded.train
+    assert rollouts % batch == 0 and rollouts % loaded.method.source.group == 0
+    assert "rollouts" not in comment(name) and "processes" not in comment(name)
 
 
 SAID = [
@@ -90,7 +82,7 @@ def test_what_a_recipe_tells_to_set_can_be_set(name: str, said: str):
 
 
 def test_recipes_say_what_to_set():
-    assert len(SAID) > 15
+    assert len(SAID) > 10
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -348,6 +340,167 @@ def test_names_and_files_that_are_not_there_are_refused():
         load("no/such.yaml")
     with pytest.raises(UserError, match=r"no recipe 'opds': neither a \.yaml file nor one"):
         load("opds")
+
+
+def folder(tmp_path: Path, **files: Any) -> str:
+    """Recipes in a folder, each under its key; the path of the one called `child`."""
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return str(tmp_path / "child.yaml")
+
+
+def extended(tmp_path: Path, child: dict[str, Any], parent: dict[str, Any]) -> Recipe:
+    return load(folder(tmp_path, child={"extends": "parent.yaml", **child}, parent=parent))
+
+
+def test_a_recipe_differs_from_the_one_it_extends_in_what_it_says(tmp_path: Path):
+    parent = {
+        **SMALL,
+        "model": {"name": "big", "lora": {"r": 8}},
+        "method": {"name": "opsd", "signal": {"divergence": {"cap": 0.1}}},
+        "data": {"source": "rows.jsonl", "language": ["hau", "swa"], "columns": {"answer": "a"}},
+        "train": {"max_steps": 5, "seed": 1},
+    }
+    child = {
+        "model": {"name": "small"},
+        "method": {"signal": {"teacher": {"weights": {"type": "ema", "decay": 0.5}}}},
+        "data": {"language": ["zul"], "columns": {"problem": "p"}},
+        "train": {"max_steps": 7},
+    }
+    made = extended(tmp_path, child, parent)
+    assert (made.model.name, made.model.lora.r) == ("small", 8)
+    assert made.method.signal.divergence.cap == 0.1
+    assert made.method.signal.teacher.weights == EMA(0.5)
+    assert made.data.language == ("zul",)
+    assert made.data.columns == {"answer": "a", "problem": "p"}
+    assert made.train == {"max_steps": 7, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "same_as"),
+    [
+        # A value replaces, a mapping is laid over; a name that is given alone is a mapping's.
+        ("opsd", {"reuse": 2}, {"name": "opsd", "reuse": 2}),
+        ({"name": "opsd", "reuse": 2}, "opsd", "opsd"),
+        (
+            {"name": "opsd", "reuse": 2},
+            {"name": "opsd", "signal": {"divergence": {"cap": 1}}},
+            None,
+        ),
+        ({"name": "grpo", "group": 4, "beta": 0.1}, {"beta": 0.2}, None),
+        # Parts of one method say nothing of another.
+        ({"name": "opsd", "reuse": 2}, {"name": "grpo", "group": 4}, {"name": "grpo", "group": 4}),
+        ({"name": "opsd", "reuse": 2}, "grpo", "grpo"),
+        # Nor do those of a part of another type.
+        (
+            {"name": "opsd", "divergence": {"type": "jsd", "beta": 0.3}},
+            {"divergence": {"type": "forward_kl"}},
+            {"name": "opsd", "divergence": {"type": "forward_kl"}},
+        ),
+        (
+            {"name": "opsd", "student": {"template_options": {"enable_thinking": True}}},
+            {"student": {"template_options": {}}},
+            {"name": "opsd", "student": {"template_options": {}}},
+        ),
+    ],
+)
+def test_a_method_is_laid_over_one_of_its_name(
+    parent: Any, child: Any, same_as: Any, tmp_path: Path
+):
+    made = extended(tmp_path, {"method": child}, {**SMALL, "method": parent})
+    assert made.method == recipe.method(same_as or {**parent, **child})
+
+
+def test_an_engine_of_another_type_replaces_the_parents(tmp_path: Path):
+    vllm = {**SMALL, "engine": {"type": "vllm", "sleep": True}}
+    assert extended(tmp_path, {"engine": "hf"}, vllm).engine == parse(SMALL).engine
+    assert extended(tmp_path, {"engine": {"type": "hf"}}, vllm).engine == parse(SMALL).engine
+    changed = extended(tmp_path, {"engine": {"sleep": True}}, {**SMALL, "engine": "vllm"})
+    assert changed == parse(vllm)
+
+
+def test_published_numbers_are_not_inherited(tmp_path: Path):
+    number = {"suite": "aime24", "metric": "avg@12", "value": 57.2, "where": "Table 2"}
+    parent = {**SMALL, "published": [number, number | {"suite": "aime25"}]}
+    assert extended(tmp_path, {}, parent).published == []
+    (own,) = extended(tmp_path, {"published": [number | {"value": 3}]}, parent).published
+    assert own.value == 3
+
+
+def test_a_shipped_recipe_is_extended_by_its_name_and_chains_end(tmp_path: Path):
+    path = folder(
+        tmp_path,
+        child={"extends": "middle.yaml", "train": {"seed": 3}},
+        middle={"extends": "opsd-qwen3-4b", "train": {"seed": 2, "max_steps": 7}},
+    )
+    shipped, made = load("opsd-qwen3-4b"), load(path, ["train.save_steps=9"])
+    assert made.train == shipped.train | {"seed": 3, "max_steps": 7, "save_steps": 9}
+    assert (made.model, made.method, made.data) == (shipped.model, shipped.method, shipped.data)
+    assert "extends" not in dump(made) and load(write(tmp_path, dump(made))) == made
+
+
+def test_paths_and_templates_are_of_the_folder_of_the_file_that_names_them(tmp_path: Path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "base" / "ask.jinja").write_text("Base: {{ problem }}")
+    (tmp_path / "own" / "ask.jinja").write_text("Own: {{ problem }}")
+    student = {"template": "ask.jinja"}
+    folder(tmp_path / "base", parent={**SMALL, "method": {"name": "opsd", "student": student}})
+    extends = {"extends": "../base/parent.yaml"}
+    path = folder(tmp_path / "own", child=extends)
+    assert load(path).method.student.template == "Base: {{ problem }}\n"
+    path = folder(tmp_path / "own", child={**extends, "method": {"student": student}})
+    assert load(path).method.student.template == "Own: {{ problem }}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"child": {"extends": "no.yaml"}}, "extends: no file '{0}/no.yaml'; the path begins at"),
+        ({"child": {"extends": f"{'x' * 300}.yaml"}}, "extends: no file '{0}/xxx"),
+        ({"child": {"extends": "opds"}}, "extends: no recipe 'opds': neither a .yaml file nor one"),
+        ({"child": {"extends": ["opsd"]}}, "extends: a shipped recipe's name, or the path of a"),
+        ({"child": {"extends": None}}, "extends: a shipped recipe's name, or the path of a .yaml"),
+        ({"child": {"extends": "child.yaml"}}, "extends: 'child.yaml' extends this recipe in turn"),
+        (
+            {"child": {"extends": "b.yaml"}, "b": {"extends": "../{1}/child.yaml"}},
+            "extends: '../{1}/child.yaml' extends this recipe in turn; take one line out",
+        ),
+        ({"child": {"extends": "b.yaml"}, "b": [1]}, "extends: {0}/b.yaml: not a mapping of keys"),
+        (
+            {"child": {"extends": "b.yaml", "train": {"sed": 1}}, "b": SMALL},
+            "train.sed: unknown key; did you mean 'seed'?",
+        ),
+    ],
+)
+def test_what_cannot_be_extended_is_said_in_one_line(
+    files: dict[str, Any], told: str, tmp_path: Path
+):
+    named = yaml.safe_load(yaml.safe_dump(files).replace("{1}", tmp_path.name))
+    path = folder(tmp_path, **named)
+    with pytest.raises(UserError) as error:
+        load(path)
+    at = f"{tmp_path / ('b' if '{1}' in told else 'child')}.yaml"
+    expected = told.replace("{0}", str(tmp_path)).replace("{1}", tmp_path.name)
+    assert str(error.value).startswith(f"{at}: {expected}") and "\n" not in str(error.value)
+
+
+def test_a_step_has_its_rollouts_or_its_passes(tmp_path: Path):
+    both = {"rollouts_per_step": 32, "gradient_accumulation_steps": 4}
+    told = message(train=both)
+    assert told == (
+        "train.gradient_accumulation_steps: it follows from rollouts_per_step; leave one of the two"
+        " out, or set it to null"
+    )
+    passes = {"train": {"gradient_accumulation_steps": 4}}
+    rollouts = {**SMALL, "train": {"rollouts_per_step": 32}}
+    with pytest.raises(UserError, match="leave one of the two out"):
+        extended(tmp_path, passes, rollouts)
+    passes["train"]["rollouts_per_step"] = None
+    assert extended(tmp_path, passes, rollouts).train == both | {"rollouts_per_step": None}
+    without = ["train.gradient_accumulation_steps=null", "train.rollouts_per_step=16"]
+    path = write(tmp_path, {**SMALL, "train": {"gradient_accumulation_steps": 4}})
+    assert load(path, without).train["rollouts_per_step"] == 16
 
 
 def test_a_strategy_that_yaml_reads_as_false_is_no():

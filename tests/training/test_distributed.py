@@ -163,7 +163,7 @@ def trainer_for(case: dict, mode: str, folder: str, run: Path):
         output_dir=str(run),
         max_steps=case.get("steps", STEPS),
         per_device_train_batch_size=ROLLOUTS // world // accumulate,
-        gradient_accumulation_steps=accumulate,
+        rollouts_per_step=ROLLOUTS,
         max_tokens_per_pass=case.get("max_tokens_per_pass"),
         gradient_checkpointing=case.get("checkpointing", False),
         max_completion_length=12,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,7 +16,7 @@ from rich.table import Column, Table
 from opsd.methods import FUNCTIONS, Method, catalogue
 from opsd.methods.signals import Distill, loss_terms
 from opsd.objective.divergences import formula_of
-from opsd.recipe.files import shipped
+from opsd.recipe.files import lineage, shipped
 from opsd.types import UserError
 
 _METHOD = TypeAdapter(Method)
@@ -68,10 +70,15 @@ def _names(recipes: Sequence[str]) -> str:
 
 
 def _recipes() -> dict[str, list[str]]:
-    """The shipped recipes of every method: those whose file says so."""
+    """The shipped recipes of every method: those whose file, or one that it extends, says so."""
+
+    @cache
+    def read(path: Path) -> dict[str, Any]:
+        return yaml.load(path.read_text("utf-8"), _LOADER)
+
     found: dict[str, list[str]] = {}
     for stem, path in shipped().items():
-        chosen = yaml.load(path.read_text("utf-8"), _LOADER)["method"]
-        method = chosen["name"] if isinstance(chosen, dict) else chosen
-        found.setdefault(method, []).append(stem)
+        chosen = [keys["method"] for _, keys in lineage(path, read) if "method" in keys]
+        names = (x.get("name") if isinstance(x, dict) else x for x in chosen)
+        found.setdefault(next(filter(None, names)), []).append(stem)
     return found

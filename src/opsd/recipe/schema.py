@@ -15,7 +15,7 @@ from opsd.grade.verifier import MathVerifier
 from opsd.methods import Method
 from opsd.methods.parsing import method
 from opsd.prompts.prompt import without_files
-from opsd.recipe.files import find
+from opsd.recipe.files import find, lineage
 from opsd.rollout.engine import LEAST_TEMPERATURE
 from opsd.rollout.engines import HF, AnyEngine
 from opsd.types import UserError
@@ -98,14 +98,16 @@ class Recipe(Strict):
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a file or by a shipped recipe's name, with `key.path=value` overrides. Prompt
-    templates that are files become their text: the recipe's own lie in its folder or below it,
-    those of an override anywhere.
+    """A recipe from a file or by a shipped recipe's name, laid over the one that it `extends`, with
+    `key.path=value` overrides. Prompt templates that are files become their text: those of a file
+    lie in its folder or below it, those of an override anywhere.
 
     Raises UserError, one line, for whatever is wrong with it.
     """
     path = find(name)
-    content = without_files(mapping(path), path.parent)
+    content: dict[str, Any] = {}
+    for file, keys in reversed(lineage(path, mapping)):
+        content = _extended(content, without_files(keys, file.parent))
     for override in overrides:
         _override(content, override)
     return parse(without_files(content), str(path))
@@ -157,7 +159,37 @@ def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
         except ValidationError as error:
             wrong = error.errors()[0]["msg"]
             raise UserError(f"{where}: train.{key}: {wrong}, not {value!r}") from error
+    both = ("gradient_accumulation_steps", "rollouts_per_step")
+    if all(checked.get(key) is not None for key in both):
+        raise UserError(
+            f"{where}: train.{both[0]}: it follows from rollouts_per_step; leave one of the two"
+            " out, or set it to null"
+        )
     return checked
+
+
+def _extended(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's keys laid over its parent's. A method of another name replaces the parent's, and
+    `published` is never inherited: a paper prints its numbers for one setting."""
+    made = {key: value for key, value in parent.items() if key != "published"}
+    for key, value in child.items():
+        below = made.get(key)
+        if isinstance(below, str) and key in _SHORT:
+            below = {_SHORT[key]: below}
+        made[key] = _laid_over(below, value, "name" if key == "method" else "type")
+    return made
+
+
+def _laid_over(below: Any, value: Any, tag: str = "type") -> Any:
+    """Mappings key by key, but for one whose `tag` says that it is something else; anything else
+    is replaced whole, as are a chat template's options."""
+    if not (isinstance(below, Mapping) and isinstance(value, Mapping)):
+        return value
+    if tag in value and value[tag] != below.get(tag):
+        return value
+    whole = {"template_options"}
+    inner = {k: v if k in whole else _laid_over(below.get(k), v) for k, v in value.items()}
+    return {**below, **inner}
 
 
 def _override(content: dict[str, Any], text: str) -> None:

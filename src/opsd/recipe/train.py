@@ -34,8 +34,8 @@ from opsd.types import Problem, UserError
 
 _MAY_CHANGE = {
     # How a step is divided among processes and passes.
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens_per_pass"),
-    *("packing", "generation_batch_tokens"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "rollouts_per_step"),
+    *("max_tokens_per_pass", "packing", "generation_batch_tokens"),
     # How long the run is, and what is written down and shown of it from here on.
     *("max_steps", "num_train_epochs", "max_generated_tokens", "collapse", "collapse_patience"),
     *("logging_steps", "save_steps", "save_total_limit", "eval_steps", "eval_strategy"),

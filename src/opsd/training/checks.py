@@ -86,8 +86,8 @@ def refuse_other_step(setup: Setup, folder: Path, step: int) -> None:
     if before not in (None, now):
         raise UserError(
             f"{folder}: a step had {before} rollouts, with {shape.world} process(es) it would have"
-            f" {now}: set per_device_train_batch_size or gradient_accumulation_steps so that it has"
-            f" {before} again"
+            f" {now}: set rollouts_per_step to {before}, and gradient_accumulation_steps to null"
+            " where it is given"
         )
     if step % shape.reuse and state.get("processes") not in (None, shape.world):
         raise UserError(
@@ -104,7 +104,7 @@ def refuse_small_set(setup: Setup) -> None:
     if not alone and len(problems or ()) < step:
         raise UserError(
             f"{len(problems or ())} problems are fewer than the {step} of one step on"
-            f" {setup.args.world_size} processes; lower per_device_train_batch_size"
+            f" {setup.args.world_size} processes; lower rollouts_per_step"
         )
 
 
@@ -250,8 +250,7 @@ def _steps(setup: Setup) -> Iterator[str]:
     elif shape.problems_per_step < 4:
         yield (
             f"a step's {shape.rollouts * shape.world} rollouts are {shape.problems_per_step}"
-            f" problem(s) x {shape.group} (per_device_train_batch_size counts rollouts): raise"
-            " gradient_accumulation_steps for a steadier gradient"
+            f" problem(s) x {shape.group}: raise rollouts_per_step for a steadier gradient"
         )
 
 

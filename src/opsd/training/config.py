@@ -45,6 +45,7 @@ class Values(BaseModel):
     num_train_epochs: Positive = 1
     per_device_train_batch_size: Count = 1
     gradient_accumulation_steps: Count = 1
+    rollouts_per_step: Count = 1
     logging_steps: Positive = 1
     save_steps: Positive = 1
     eval_steps: Positive = 1
@@ -103,8 +104,9 @@ WITHOUT_EFFECT = {
 class OPSDConfig(TrainingArguments):
     """Arguments of `OPSDTrainer`. Lengths are in tokens, budgets in tokens per pass.
 
-    `per_device_train_batch_size` counts rollouts. Defaults are OPSD's third version (Zhao et al.
-    2026, arXiv 2601.18734v3, Table 6) wherever it names a value.
+    `per_device_train_batch_size` counts rollouts. `rollouts_per_step` stays what it is on any
+    number of processes: `gradient_accumulation_steps` follows from it. Defaults are OPSD's third
+    version (Zhao et al. 2026, arXiv 2601.18734v3, Table 6) wherever it names a value.
     """
 
     learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate."})
@@ -112,7 +114,13 @@ class OPSDConfig(TrainingArguments):
     max_grad_norm: float = field(default=0.1, metadata={"help": "Gradient-norm clip."})
     max_steps: int = field(default=100, metadata={"help": "Optimizer steps."})
     per_device_train_batch_size: int = field(default=4, metadata={"help": "Rollouts per pass."})
-    gradient_accumulation_steps: int = field(default=8, metadata={"help": "Passes per step."})
+    gradient_accumulation_steps: int | None = field(
+        default=None, metadata={"help": "Passes per step; default: 8, or by rollouts_per_step."}
+    )
+    rollouts_per_step: int | None = field(
+        default=None,
+        metadata={"help": "Rollouts of an optimizer step, over all processes. None: see passes."},
+    )
     gradient_checkpointing: bool = field(default=True, metadata={"help": "Recompute activations."})
     bf16: bool | None = field(default=None, metadata={"help": "bfloat16; default: where CUDA is."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between log lines."})
@@ -186,6 +194,10 @@ class OPSDConfig(TrainingArguments):
             gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
         check_values(self)
+        if self.rollouts_per_step is not None:
+            self._divide(self.rollouts_per_step)
+        elif self.gradient_accumulation_steps is None:
+            self.gradient_accumulation_steps = 8
         self.remove_unused_columns = False
         # A loss that is no number is a step that is left out, and is logged as such.
         self.logging_nan_inf_filter = False
@@ -193,6 +205,36 @@ class OPSDConfig(TrainingArguments):
             self.metric_for_best_model = "eval_avg@k"
             self.greater_is_better = True
         super().__post_init__()
+
+    def _divide(self, rollouts: int) -> None:
+        """Sets the passes that a step's rollouts make on each process. Before the Trainer's own
+        fields are settled: a DeepSpeed configuration is filled in from them."""
+        _ = self.device  # joins the other processes, which can be counted from then on
+        passes = passes_per_step(rollouts, self.per_device_train_batch_size, self.world_size)
+        given = self.gradient_accumulation_steps
+        if given not in (None, passes):
+            raise ValueError(
+                f"gradient_accumulation_steps: it follows from rollouts_per_step, and is {passes}"
+                f" on {self.world_size} process(es), not {given}: leave one of the two out"
+            )
+        self.gradient_accumulation_steps = passes
+
+
+def passes_per_step(rollouts: int, batch: int, processes: int) -> int:
+    """How many micro-batches of `batch` each process makes of a step's rollouts. Raises ValueError
+    where they do not come out even."""
+    together = processes * batch
+    if rollouts % together == 0:
+        return rollouts // together
+    near = max(1, (rollouts + together // 2) // together) * together
+    # None larger than the one that was asked for: that may not fit the memory.
+    smaller = range(min(batch, rollouts // processes), 0, -1)
+    fits = next((n for n in smaller if rollouts % (processes * n) == 0), None)
+    raise ValueError(
+        f"rollouts_per_step: {rollouts} rollouts do not divide among {processes} process(es) in"
+        f" micro-batches of {batch}: set it to {near}"
+        + (f", or per_device_train_batch_size to {fits}" if fits else "")
+    )
 
 
 def check_values(args: OPSDConfig) -> None:

@@ -52,11 +52,12 @@ class Setup:
     @property
     def shape(self) -> StepShape:
         """One process's part of an optimizer step. UserError where groups do not fill it."""
-        args = self.args
+        args, passes = self.args, self.args.gradient_accumulation_steps
+        assert passes is not None  # the configuration has settled it
         return StepShape(
-            rollouts=args.per_device_train_batch_size * args.gradient_accumulation_steps,
+            rollouts=args.per_device_train_batch_size * passes,
             group=self.method.source.group,
-            micro_batches=args.gradient_accumulation_steps,
+            micro_batches=passes,
             reuse=self.method.reuse,
             rank=args.process_index,
             world=args.world_size,
