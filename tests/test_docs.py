@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "src" / "opsd"
-RUN = [DOCS / "concepts.md", *sorted((DOCS / "how-to").glob("*.md"))]
+RUN = [DOCS / "concepts.md", DOCS / "migrating.md", *sorted((DOCS / "how-to").glob("*.md"))]
 LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w+)(?: (\S+))?\n(.*?)^ *```$", re.M | re.S)
 
