@@ -122,3 +122,14 @@ def test_the_picture_and_the_concepts_name_modules_that_exist():
     for module in {*drawn, *(name.rstrip(".") for name in told)} - {"problems.jsonl"}:
         path = PACKAGE / module.replace(".", "/")
         assert path.is_dir() or path.with_suffix(".py").is_file(), module
+
+
+def test_the_reference_is_what_its_script_writes():
+    pytest.importorskip("griffe", reason="griffelib reads the source (pip install -e '.[test]')")
+    from tools.reference import FOLDER, pages
+
+    written = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.md")}
+    made = pages()
+    stale = sorted(n for n in made.keys() | written.keys() if made.get(n) != written.get(n))
+    assert not stale, f"python -m tools.reference writes other pages: {', '.join(stale)}"
+    assert sum(len(text.encode()) for text in made.values()) < 400_000
