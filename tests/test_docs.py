@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.house import FLOORS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -133,3 +134,27 @@ def test_the_reference_is_what_its_script_writes():
     stale = sorted(n for n in made.keys() | written.keys() if made.get(n) != written.get(n))
     assert not stale, f"python -m tools.reference writes other pages: {', '.join(stale)}"
     assert sum(len(text.encode()) for text in made.values()) < 400_000
+
+
+def test_the_readmes_tree_is_the_packages():
+    tree = (
+        (ROOT / "README.md").read_text("utf-8").partition("```\nsrc/opsd/\n")[2].partition("```")[0]
+    )
+    told = re.findall(r"^  (\w+(?:/|\.py)) +\S", tree, re.M)
+    private = {"__init__.py", "__main__.py", "__pycache__/"}
+    there = {p.name + "/" * p.is_dir() for p in PACKAGE.iterdir()} - private
+    assert set(told) == there
+    assert [name.removesuffix("/").removesuffix(".py") for name in told] == list(FLOORS)
+    for name in re.findall(r"^(\w+)/ +\S", tree, re.M):
+        assert (ROOT / name).is_dir(), name
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "CONTRIBUTING.md", DOCS / "adding.md"], ids=lambda p: p.stem
+)
+def test_where_something_is_added_exists(page: Path):
+    told = re.findall(r"`([\w/]+(?:/|\.py))`", page.read_text("utf-8"))
+    assert len(told) > 10
+    for name in told:
+        places = [base / name for base in (PACKAGE, ROOT, ROOT / "tests", DOCS)]
+        assert any(place.exists() for place in places), f"{page}: {name}"
