@@ -1,1 +1,1 @@
-"""Scripts for those who work on the package; no part of what is installed."""
+"""Scripts of the checkout, which no installation needs."""
