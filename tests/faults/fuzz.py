@@ -119,7 +119,16 @@ KEYS = tuple(
             Recipe.model_fields,
             ("name", "source", "signal", "student", "teacher", "context", "template", "prefill"),
             ("type", "terms", "weights", "divergence", "lora", "r", "columns", "language", "dev"),
-            ("template_options", "horizon", "group", "beta", "reduction", "suite", "metric"),
+            (
+                "extends",
+                "template_options",
+                "horizon",
+                "group",
+                "beta",
+                "reduction",
+                "suite",
+                "metric",
+            ),
             OPSDConfig.__dataclass_fields__,
         )
     )
