@@ -117,18 +117,10 @@ KEYS = tuple(
     dict.fromkeys(
         itertools.chain(
             Recipe.model_fields,
+            ("extends",),
             ("name", "source", "signal", "student", "teacher", "context", "template", "prefill"),
             ("type", "terms", "weights", "divergence", "lora", "r", "columns", "language", "dev"),
-            (
-                "extends",
-                "template_options",
-                "horizon",
-                "group",
-                "beta",
-                "reduction",
-                "suite",
-                "metric",
-            ),
+            ("template_options", "horizon", "group", "beta", "reduction", "suite", "metric"),
             OPSDConfig.__dataclass_fields__,
         )
     )
