@@ -117,6 +117,7 @@ KEYS = tuple(
     dict.fromkeys(
         itertools.chain(
             Recipe.model_fields,
+            ("extends",),
             ("name", "source", "signal", "student", "teacher", "context", "template", "prefill"),
             ("type", "terms", "weights", "divergence", "lora", "r", "columns", "language", "dev"),
             ("template_options", "horizon", "group", "beta", "reduction", "suite", "metric"),

@@ -460,6 +460,10 @@ def test_paths_and_templates_are_of_the_folder_of_the_file_that_names_them(tmp_p
         ({"child": {"extends": f"{'x' * 300}.yaml"}}, "extends: no file '{0}/xxx"),
         ({"child": {"extends": "opds"}}, "extends: no recipe 'opds': neither a .yaml file nor one"),
         ({"child": {"extends": ["opsd"]}}, "extends: a shipped recipe's name, or the path of a"),
+        (
+            {"child": {"extends": "a\nb"}},
+            "extends: a shipped recipe's name, or the path of a .yaml",
+        ),
         ({"child": {"extends": None}}, "extends: a shipped recipe's name, or the path of a .yaml"),
         ({"child": {"extends": "child.yaml"}}, "extends: 'child.yaml' extends this recipe in turn"),
         (

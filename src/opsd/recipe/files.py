@@ -50,7 +50,7 @@ def lineage(
         child, content = found[-1]
         parent = content.pop("extends")
         where = f"{child}: extends"
-        if not isinstance(parent, str):
+        if not isinstance(parent, str) or not parent.isprintable():
             raise UserError(
                 f"{where}: a shipped recipe's name, or the path of a .yaml file, not {parent!r}"
             )
