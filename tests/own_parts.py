@@ -18,7 +18,7 @@ from opsd.parts import part
 from opsd.prompts.contexts import Context, Draw, is_right
 from opsd.prompts.prompt import view
 from opsd.rollout.engine import Completion, Engine, EngineSetup, Sampling
-from opsd.rollout.hf import HF
+from opsd.rollout.engines import HF
 from opsd.types import Group, View
 
 

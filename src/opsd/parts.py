@@ -106,8 +106,8 @@ UNKNOWN = "unknown_part"
 
 
 def imported(name: str) -> Any:
-    """What `package.module:Name` stands for; a module beside the recipe counts, as with
-    `python -m`. ValueError where there is nothing of the name."""
+    """What `package.module:Name` stands for; a module in the folder that the command is started in
+    counts, as with `python -m`. ValueError where there is nothing of the name."""
     module, _, path = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")

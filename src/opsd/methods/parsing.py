@@ -35,8 +35,8 @@ def method(value: Any, where: str = "recipe") -> Method:
             arguments[key] = TypeAdapter(takes[key].annotation).validate_python(argument)
         except ValidationError as error:
             # pydantic knows the argument's own keys; the path starts with the argument's name.
-            told = explain(error, argument).removeprefix(": ")
-            dot = "." if error.errors()[0]["loc"] else ": "
+            told = explain(error, argument)
+            dot = "" if told.startswith(": ") else "."
             raise UserError(f"{where}: method.{key}{dot}{told}") from error
     base = _METHOD.dump_python(FUNCTIONS[name](**arguments), mode="json")
     content = {**base, **{key: _merged(base.get(key), part) for key, part in given.items()}}

@@ -24,7 +24,7 @@ def sdpo(divergence: AnyDivergence = jsd(0.5), k: int = 100, group: int = 8) -> 
     sibling, or without one the verifier's feedback, and grades the rollout; JSD(0.5) over the
     student's `k` likeliest tokens and a tail, importance ratio at most 2.
     What differs from the paper: the sibling is the next correct rollout. The trust-region teacher
-    is the target `mixture` of two `beside` views, live and frozen. Prompts are our own wording.
+    is the target `mixture` of two views, live and frozen. Prompts are our own wording.
     What it needs: a column `answer`, or a verifier that gives feedback.
     One command: opsd train sdpo
     """

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from opsd.parts import Slot
-from opsd.rollout.engine import EngineChoice
-from opsd.rollout.hf import HF
+from opsd.parts import Slot, part
+from opsd.rollout.engine import Engine, EngineChoice, EngineSetup
 from opsd.rollout.vllm import VLLM
 from opsd.rollout.vllm_server import VLLMServer
+
+
+@part
+class HF(EngineChoice):
+    """The model itself, as Transformers loads it: the one in training, where it is trained."""
+
+    type: Literal["hf"] = "hf"
+
+    def start(self, setup: EngineSetup) -> Engine:
+        # Imported here: recipes are read without transformers.
+        from opsd.rollout.hf import HFEngine
+
+        return HFEngine(
+            setup.model,
+            eos_ids=setup.eos_ids,
+            pad_id=setup.tokenizer.pad_token_id,
+            vocab=setup.vocab,
+            batch_tokens=setup.batch_tokens,
+        )
+
 
 AnyEngine = Annotated[EngineChoice, Slot("engine", EngineChoice, (HF, VLLM, VLLMServer))]

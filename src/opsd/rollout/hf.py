@@ -4,42 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
 from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
-from opsd.parts import part
 from opsd.rollout.decode import ActiveBatch, Reader, decode
 from opsd.rollout.engine import (
     Completion,
     Engine,
-    EngineChoice,
-    EngineSetup,
     Progress,
     Sampling,
     silent,
 )
 from opsd.types import Finish, UserError
-
-
-@part
-class HF(EngineChoice):
-    """The model itself, as Transformers loads it: the one in training, where it is trained."""
-
-    type: Literal["hf"] = "hf"
-
-    def start(self, setup: EngineSetup) -> Engine:
-        return HFEngine(
-            setup.model,
-            eos_ids=setup.eos_ids,
-            pad_id=setup.tokenizer.pad_token_id,
-            vocab=setup.vocab,
-            batch_tokens=setup.batch_tokens,
-        )
 
 
 class HFEngine(Engine):
@@ -140,14 +122,6 @@ class _Writer:
 
     def __post_init__(self) -> None:
         sampling = self.sampling
-        # Imported here: recipes are read, and methods listed, without it.
-        from transformers import (
-            LogitsProcessorList,
-            MinPLogitsWarper,
-            TopKLogitsWarper,
-            TopPLogitsWarper,
-        )
-
         self.warpers = LogitsProcessorList()
         if sampling.top_k > 0:
             self.warpers.append(TopKLogitsWarper(sampling.top_k))

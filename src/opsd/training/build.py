@@ -108,8 +108,8 @@ def make_generator(
     weights: Mapping[Weights, TeacherWeights],
     student: Callable[[], nn.Module],
     verify: Verify,
-    observe: Callable[[Sequence[Group]], None],
-    heed: Callable[[], None],
+    observe: Callable[[Sequence[Group]], None] = lambda groups: None,
+    heed: Callable[[], None] = lambda: None,
 ) -> Generator:
     """Problems to graded groups, as the arguments and the method say; the model in training writes
     itself, unless another engine is chosen."""
