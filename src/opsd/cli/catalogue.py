@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from opsd.methods import FUNCTIONS, Method, catalogue
+from opsd.methods.pseudocode import pseudocode
 from opsd.methods.signals import Distill, loss_terms
 from opsd.objective.divergences import formula_of
 from opsd.recipe.files import lineage, shipped
@@ -54,6 +55,8 @@ def show(name: str | None = None) -> None:
             if isinstance(term, Distill):
                 formula = f"{coefficient:g} x {formula_of(term.divergence)}"
                 console.print(f"\nFormula: {formula}", markup=False)
+        steps = "\n".join(f"  {line}" for line in pseudocode(catalogue()[name]))
+        console.print(f"\nA step:\n{steps}", markup=False, highlight=False, soft_wrap=True)
         parts = yaml.safe_dump({k: row[k] for k in _PARTS}, sort_keys=False)
         console.print(f"\nPaper: {row['paper']}\nRecipes: {_names(row['recipes'])}\n\n{parts}")
         return
