@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from opsd.experiments.arms import Arm, Outcome
+from opsd.experiments.arms import Arm, ArmScores
 from opsd.experiments.quickstart import run_arms
 from opsd.runs.environment import environment
 from opsd.runs.files import write_atomically
@@ -47,7 +47,7 @@ def planned(languages: list[str], output: str) -> list[Arm]:
     return arms
 
 
-def summary(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def summary(outcomes: list[ArmScores]) -> list[dict[str, Any]]:
     """A row per method and setting: dev avg@4, mean over languages and seeds; best first."""
     keys = dict.fromkeys((o.arm.method, o.arm.settings) for o in outcomes)
     rows = []
