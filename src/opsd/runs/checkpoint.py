@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import xxhash
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opsd.console import log
 from opsd.runs.files import write_atomically
-from opsd.types import Advice, Finish, Group, Problem, Rollout, UserError, Verdict
+from opsd.types import Group, UserError
 
 _STATE, _MANIFEST = "opsd/state.json", "opsd/manifest.json"
+_GROUPS = TypeAdapter(list[Group])
 
 
 def save(
@@ -48,7 +49,7 @@ def load_teacher_state(folder: Path, name: str) -> dict[str, Tensor]:
 
 def save_rollouts(folder: Path, rank: int, groups: Sequence[Group]) -> None:
     """Unspent rollouts of one process, as JSON: floats survive it bit for bit."""
-    rows = [asdict(group) for group in groups]
+    rows = _GROUPS.dump_python(list(groups), mode="json")
     write_atomically(folder / "opsd" / f"rollouts-{rank}.json", json.dumps(rows))
 
 
@@ -57,7 +58,7 @@ def load_rollouts(folder: Path, rank: int) -> list[Group] | None:
     file = folder / "opsd" / f"rollouts-{rank}.json"
     if not file.is_file():
         return None
-    return [_group(row) for row in json.loads(file.read_text("utf-8"))]
+    return _GROUPS.validate_python(json.loads(file.read_text("utf-8")))
 
 
 def clear(folder: Path) -> None:
@@ -153,26 +154,3 @@ def _checksum(file: Path) -> str:
         while block := content.read(1 << 24):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _group(row: dict[str, Any]) -> Group:
-    problem = dict(row["problem"])
-    if not isinstance(problem["prompt"], str):
-        problem["prompt"] = tuple(problem["prompt"])
-    rollouts = []
-    for fields in row["rollouts"]:
-        verdict = fields["verdict"]
-        logprobs = fields["logprobs"]
-        rollouts.append(
-            Rollout(
-                prompt_ids=tuple(fields["prompt_ids"]),
-                completion_ids=tuple(fields["completion_ids"]),
-                text=fields["text"],
-                finish=Finish(fields["finish"]),
-                logprobs=None if logprobs is None else tuple(logprobs),
-                verdict=None if verdict is None else Verdict(**verdict),
-            )
-        )
-    told = row["retrieved"]
-    retrieved = None if told is None else tuple(Advice(**advice) for advice in told)
-    return Group(Problem(**problem), tuple(rollouts), tuple(row["notes"]), retrieved)
