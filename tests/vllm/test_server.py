@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from peft import LoraConfig
 from tests.arrange import config, engine_for, problems
-from tests.vllm.test_vllm import PLAIN, SEEDS, WARM, adapted, assert_log_probs, ids_of, stirred
+from tests.rollout.contract import PLAIN, SEEDS, EngineContract, assert_log_probs, ids_of
+from tests.vllm.test_vllm import WARM, adapted, stirred
 from transformers import TrainerCallback
 
 from opsd import OPSDTrainer, VLLMServer
 from opsd.lm.loading import load_model, load_tokenizer
-from opsd.rollout.engine import PROBE, EngineDown
+from opsd.rollout.engine import EngineDown, EngineSetup
 from opsd.rollout.weight_sync import PROBED
 from opsd.runs import checkpoint
 from opsd.types import UserError
@@ -103,17 +104,20 @@ def plain_server(servers: Servers) -> tuple[str, subprocess.Popen]:
 
 
 def client(model: Any, tokenizer: Any, url: str, **choice: Any) -> Any:
-    from opsd.rollout.vllm_server import VLLMServerEngine
-
-    engine = VLLMServerEngine(
-        model,
-        VLLMServer(url, **choice),
-        eos_ids=[tokenizer.eos_token_id],
-        vocab=len(tokenizer),
-        probe=tokenizer(PROBE)["input_ids"],
-    )
+    setup = EngineSetup(model, tokenizer, [tokenizer.eos_token_id], len(tokenizer), 256)
+    engine = VLLMServer(url, **choice).start(setup)
     engine.sync(model)
     return engine
+
+
+class TestContract(EngineContract):
+    @pytest.fixture(scope="class")
+    def model(self, tiny_folder) -> Any:
+        return adapted(load_model(str(tiny_folder))).eval()
+
+    @pytest.fixture
+    def engine(self, server, model, tokenizer) -> Any:
+        return client(model, tokenizer, server[0])
 
 
 def test_an_adapter_reaches_the_server(server, tiny_folder, tokenizer, prompts):
