@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from opsd.runs.environment import VERSION
-
 if TYPE_CHECKING:
     from opsd import methods
     from opsd.rollout.engines import VLLM, VLLMServer
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
     from opsd.training.trainer import OPSDTrainer
     from opsd.types import Problem
 
-__version__ = VERSION
 __all__ = ["VLLM", "OPSDConfig", "OPSDTrainer", "Problem", "VLLMServer", "methods"]
 
 _HOMES = {
@@ -30,6 +27,8 @@ def __getattr__(name: str) -> Any:
     """Public names, imported when they are first asked for: `opsd --help` needs no torch."""
     if name == "methods":
         return importlib.import_module("opsd.methods")
+    if name == "__version__":
+        return importlib.import_module("opsd.runs.environment").VERSION
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'opsd' has no attribute '{name}'")
