@@ -90,12 +90,10 @@ class Slot:
             value = {"type": value}
         if isinstance(value, Mapping):
             value = _made(dict(value))
-        lacking = sorted(n for n in get_protocol_members(self.protocol) if not hasattr(value, n))
-        if isinstance(value, type) or lacking:
-            what = "a class, not one of its values" if isinstance(value, type) else ""
-            raise ValueError(
-                f"{tag(value)} is no {self.name}: {what or 'it lacks ' + ', '.join(lacking)}"
-            )
+        if isinstance(value, type):
+            raise ValueError(f"{tag(value)} is no {self.name}: a class, not one of its values")
+        if missing := lacking(value, self.protocol):
+            raise ValueError(f"{tag(value)} is no {self.name}: it lacks {missing}")
         return value
 
 
@@ -103,6 +101,11 @@ OWN, _SEVERAL = "part of one's own", "several"
 """Steps in the places of pydantic's errors that are no keys."""
 UNKNOWN = "unknown_part"
 """The kind of pydantic's error for a part that is none of the shipped ones."""
+
+
+def lacking(value: Any, protocol: type) -> str:
+    """The members of a protocol that an object has not, by name."""
+    return ", ".join(sorted(n for n in get_protocol_members(protocol) if not hasattr(value, n)))
 
 
 def imported(name: str) -> Any:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from opsd.cli.commands import main
 from opsd.recipe.files import launcher
@@ -42,17 +42,16 @@ def test_the_command_prints_where_it_is(monkeypatch, capsys):
     assert "no launch configuration 'fsdp'; there are ddp, fsdp2" in capsys.readouterr().err
 
 
-def trainer(**changes) -> SimpleNamespace:
+def setup(**changes) -> SimpleNamespace:
     settings = {
         "fsdp_version": 2,
         "state_dict_type": "FULL_STATE_DICT",
         "cpu_ram_efficient_loading": False,
     }
     plugin = FullyShardedDataParallelPlugin(**{**settings, **changes})
-    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
-    return SimpleNamespace(
-        is_fsdp_enabled=True, is_deepspeed_enabled=False, accelerator=accelerator, model=None
-    )
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    accelerator = SimpleNamespace(state=state, distributed_type=DistributedType.FSDP)
+    return SimpleNamespace(accelerator=accelerator, model=None)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +68,6 @@ def test_other_ways_of_sharding_are_refused(changes, told, monkeypatch):
     # The plugin writes what it is told into the environment.
     for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
         monkeypatch.setenv(name, "False")
-    refuse_sharding(trainer())
+    refuse_sharding(setup())
     with pytest.raises(UserError, match=told):
-        refuse_sharding(trainer(**changes))
+        refuse_sharding(setup(**changes))

@@ -232,7 +232,7 @@ def tried_language_file(seed: int) -> Outcome:
 
 def tried_suite_file(seed: int) -> Outcome:
     keys = (*suite_files.Suite.__dataclass_fields__, "where", "values", "metric", "answer")
-    return _tried_file(yaml_texts(random.Random(seed), keys, SUITE), suite_files.load)
+    return _tried_file(yaml_texts(random.Random(seed), keys, SUITE), suite_files.load_suite)
 
 
 def tried_skill_bank(seed: int) -> Outcome:

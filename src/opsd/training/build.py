@@ -27,6 +27,7 @@ from opsd.lm.loading import (
 )
 from opsd.lm.quantization import keep_differentiable
 from opsd.lm.shared_prefix import attends
+from opsd.parts import lacking, tag
 from opsd.prompts.tokens import special_token_ids
 from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling
 from opsd.rollout.engines import HF
@@ -39,7 +40,7 @@ from opsd.training.generator import Generator, writers
 from opsd.training.learner import Learner
 from opsd.training.metrics import Metrics
 from opsd.training.setup import Setup
-from opsd.types import Group
+from opsd.types import Group, UserError
 
 
 def make_student(
@@ -114,8 +115,13 @@ def make_generator(
     """Problems to graded groups, as the arguments and the method say; the model in training writes
     itself, unless another engine is chosen."""
     args, about = setup.args, setup.engine_setup
-    chosen = engine or HF()
-    at_work = chosen if hasattr(chosen, "generate") else chosen.start(about)
+    at_work: Any = engine or HF()
+    if hasattr(at_work, "start"):
+        at_work = at_work.start(about)
+    if missing := lacking(at_work, Engine):
+        raise UserError(
+            f"the engine {tag(at_work)} lacks {missing}: see opsd.rollout.engine.Engine"
+        )
     sampler = Sampler(
         engine=at_work,
         tokenizer=setup.tokenizer,
