@@ -17,9 +17,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from opsd.miniature.arms import Arm, Outcome
-from opsd.miniature.quickstart import run_arms
-from opsd.run import environment, write_atomically
+from opsd.experiments.arms import Arm, ArmScores
+from opsd.experiments.quickstart import run_arms
+from opsd.runs.environment import environment
+from opsd.runs.files import write_atomically
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 GROUPS = (4, 8)
@@ -46,7 +47,7 @@ def planned(languages: list[str], output: str) -> list[Arm]:
     return arms
 
 
-def summary(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def summary(outcomes: list[ArmScores]) -> list[dict[str, Any]]:
     """A row per method and setting: dev avg@4, mean over languages and seeds; best first."""
     keys = dict.fromkeys((o.arm.method, o.arm.settings) for o in outcomes)
     rows = []

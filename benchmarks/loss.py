@@ -15,6 +15,7 @@ without compilation. On a GPU everything is bfloat16.
     rows    the peak is the same for every number of rows (hidden size 16: what is kept for the
             backward pass, [N, D], then counts for nothing)
     growth  every implementation's peak as the rows grow, over that of the fewest rows
+    value   a divergence of which only the value is known, over the same one's closed form
     vocab   the peak over one chunk's logits of one stream does not grow with the vocabulary
     chunk   the same of the rows per chunk, and the time over that at the first chunk
 """
@@ -34,14 +35,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.loss_peers import DIVERGENCES, Loss, floor, ours, peers
+from benchmarks.loss_peers import DIVERGENCES, Loss, by_value, floor, ours, peers
 from benchmarks.rows import Row, finish, machine, not_measured
 
-SWEEPS = ("peers", "floor", "rows", "growth", "vocab", "chunk")
-DEFAULT = ["peers", "floor", "rows", "growth"]
+SWEEPS = ("peers", "floor", "value", "rows", "growth", "vocab", "chunk")
+DEFAULT = ["peers", "floor", "value", "rows", "growth"]
 FLOOR, FLAT, DENSE, AGREE = 1.5, 1.1, 10.0, 0.02
 """Targets: time over the products', the largest peak over the first, the dense form's peak over
 ours, how far another form's gradient may be from the eager one's (bfloat16)."""
+VALUE_TIME, VALUE_PEAK = 2.5, 3.0
+"""Targets: what autograd may cost over a closed form."""
 
 
 class Shape(NamedTuple):
@@ -220,6 +223,21 @@ def over_floor(bench: Bench, shape: Shape, name: str) -> list[Row]:
     return table
 
 
+def over_closed_form(bench: Bench, shape: Shape, name: str) -> list[Row]:
+    own = bench._replace(forms=["eager"]).ours(shape.chunk)
+    label = f"by its value alone, {shape.chunk}"
+    made = bench.measure({**own, label: by_value(shape.chunk)}, shape, name)
+    closed, generic = made[next(iter(own))], made[label]
+    row = bench.row(label, name, shape, generic)
+    if closed.why_not or generic.why_not:
+        return [{**row, "ok": False}]
+    time, peak = paired(generic, closed), generic.peak / closed.peak
+    return [
+        judged(row, "time", time, VALUE_TIME, time <= VALUE_TIME),
+        judged(row, "peak", peak, VALUE_PEAK, peak <= VALUE_PEAK),
+    ]
+
+
 def flat(bench: Bench, shapes: Sequence[Shape], name: str) -> list[Row]:
     """Per shape, of the last form of ours: its time per logit over the first shape's; and the
     largest peak, in logits of one chunk and stream, over the first shape's."""
@@ -266,6 +284,8 @@ def sweep(which: str, bench: Bench, shape: Shape, name: str) -> list[Row]:
         return against_peers(bench, shape, name)
     if which == "floor":
         return over_floor(bench, shape._replace(rows=min(shape.rows, 256)), name)
+    if which == "value":
+        return over_closed_form(bench, shape, name)
     if which == "rows":
         return flat(bench, [small._replace(rows=n) for n in (128, 512, 2048, 8192)], name)
     if which == "growth":

@@ -39,6 +39,24 @@ def ours(chunk: int | None, kernel: KernelName = "eager") -> Loss:
     return loss
 
 
+def by_value(chunk: int) -> Loss:
+    """The divergence as somebody would write it, by the definition; autograd gives the gradient."""
+
+    def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
+        beta = DIVERGENCES[name][1]
+
+        def divergence(p: Tensor, q: Tensor) -> Tensor:
+            if beta == 0.0:
+                return (q.exp() * (q - p)).sum(-1)
+            m = torch.logsumexp(torch.stack([p + math.log1p(-beta), q + math.log(beta)]), dim=0)
+            towards = beta * q.exp() * (q - m) + (1 - beta) * p.exp() * (p - m)
+            return towards.sum(-1)
+
+        return fused_divergence(student, teacher, weight, divergence, chunk_rows=chunk).sum()
+
+    return loss
+
+
 def floor(chunk: int) -> Loss:
     """Nothing but the three matrix products, in the same chunks."""
 

@@ -20,7 +20,7 @@ import matplotlib
 
 from benchmarks.costs import GPU, SETTINGS, estimate
 from benchmarks.shapes import SHAPES
-from opsd.run import write_atomically
+from opsd.runs.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, IMAGES = (

@@ -35,13 +35,14 @@ from benchmarks.loss import peak_bytes
 from benchmarks.rows import in_fresh_process
 from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
+from opsd.lm.forward import hidden_rows
+from opsd.lm.layout import pad_right
 from opsd.methods import Method
-from opsd.rollout.collate import pad_right
-from opsd.run import environment, read_jsonl, write_atomically
-from opsd.teacher.context import Beside, Solution, StudentPrompt
-from opsd.teacher.lessons import Lesson
-from opsd.teacher.readers import Plan
-from opsd.teacher.score import hidden_rows
+from opsd.prompts.contexts import MultiView, Solution, StudentPrompt
+from opsd.runs.environment import environment
+from opsd.runs.files import read_jsonl, write_atomically
+from opsd.teacher.scorer import ScoringPlan
+from opsd.training.examples import TrainingExample
 from opsd.types import Problem, Verdict
 
 TARGET = 1.1
@@ -87,10 +88,10 @@ class Accumulating(TrainerCallback):
 class Backbone(OPSDTrainer):
     """The same step without teacher, head and loss: the sum of the student's hidden states."""
 
-    def _pass(self, model: nn.Module, part: list[Lesson], plan: Plan) -> Tensor:
-        prompts = [lesson.prompt_ids for lesson in part]
-        padded = pad_right(prompts, [lesson.rollout.completion_ids for lesson in part], 0)
-        with self.meter.timed("student"):
+    def _pass(self, model: nn.Module, part: list[TrainingExample], plan: ScoringPlan) -> Tensor:
+        prompts = [example.prompt_ids for example in part]
+        padded = pad_right(prompts, [example.rollout.completion_ids for example in part], 0)
+        with self.metrics.timed("student"):
             loss = model(objective=lambda student: hidden_rows(student, padded).sum())
             self.accelerator.backward(loss)
         return loss.detach()
@@ -184,7 +185,7 @@ def _trainer(case: Case, folder: str) -> OPSDTrainer:
 def _barycenter() -> Method:
     """DemoPSD's teacher on one rollout, which has no sibling: it is shown the solution."""
     demopsd = methods.demopsd(group=1)
-    context = Beside((Solution(), StudentPrompt()))
+    context = MultiView((Solution(), StudentPrompt()))
     teacher = replace(demopsd.signal.teacher, context=context)  # type: ignore[union-attr]
     return replace(demopsd, signal=replace(demopsd.signal, teacher=teacher))
 

@@ -34,16 +34,16 @@ from transformers import GenerationConfig
 
 from benchmarks.rows import Row, finish, judged, machine, not_measured, note
 from benchmarks.shapes import network, small
-from opsd.data.prompts import prompt_ids
 from opsd.evaluate.run import evaluate
 from opsd.evaluate.samples import Protocol, protocol
 from opsd.grade.verifier import MathVerifier
+from opsd.lm.layout import pad_left
+from opsd.lm.loading import load_model, load_tokenizer
 from opsd.miniature.world import problems
-from opsd.model import load_model, load_tokenizer
-from opsd.rollout.collate import pad_left
+from opsd.prompts.contexts import StudentPrompt
+from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.engine import Completion, Sampling
 from opsd.rollout.hf import HFEngine
-from opsd.teacher.context import StudentPrompt
 
 VOCAB, PAD, ROLLOUTS = 8192, 0, 32
 FASTER = 1.0

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from opsd.run import environment, write_atomically
+from opsd.runs.environment import environment
+from opsd.runs.files import write_atomically
 
 Row = dict[str, Any]
 Argument = TypeVar("Argument")

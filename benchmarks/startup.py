@@ -8,9 +8,9 @@ command that needs torch can be faster than; numbers are medians of the processe
 within 0.5 s of `import torch`.
 
 *Training starts*: a recipe on a JSONL file of 100,000 rows (problem, solution, answer; about 2 KB
-each) through `opsd.train`, in a fresh process: from after the imports until the first step asks for
-its problems, at most 10 s. What the problems occupy, resident size after loading them over before,
-must stay under 1 GiB. Exit code 1 when a target is missed.
+each) through `opsd.recipe.train`, in a fresh process: from after the imports until the first step
+asks for its problems, at most 10 s. What the problems occupy, resident size after loading them over
+before, must stay under 1 GiB. Exit code 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _phrases(draw: random.Random) -> list[list[str]]:
 
 
 def recipe(problems: Path) -> Any:
-    from opsd.recipe import parse
+    from opsd.recipe.schema import parse
 
     return parse(
         {
@@ -148,11 +148,11 @@ def recipe(problems: Path) -> Any:
 
 def loaded(problems: Path) -> dict[str, float]:
     """Seconds until the problems are there, and what they added to resident memory."""
-    from opsd.data.problems import load
+    from opsd.data.problems import load_problems
 
-    importlib.import_module("opsd.train")  # what is imported with it is there before
+    importlib.import_module("opsd.recipe.train")  # what is imported with it is there before
     asked, before, begun = recipe(problems), resident("VmRSS"), time.perf_counter()
-    train_set, _ = load(asked.data)
+    train_set, _ = load_problems(asked.data)
     seconds = time.perf_counter() - begun
     return {
         "kept": len(train_set),
@@ -169,11 +169,11 @@ class Begun(Exception):
 def started(problems: Path) -> dict[str, float]:
     """Seconds from after the imports until the first step asks for its problems; on the clock and
     of the processor."""
-    from opsd.arguments import importing
+    from opsd.cli.arguments import importing
 
     with importing():  # as the command does
-        from opsd.train import train
-        from opsd.trainer import OPSDTrainer
+        from opsd.recipe.train import train
+        from opsd.training.trainer import OPSDTrainer
 
     def begun(self: Any, rows: Any, *args: Any) -> Any:
         next(rows)

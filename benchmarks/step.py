@@ -38,9 +38,10 @@ from benchmarks.shapes import network, small
 from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.divergences import jsd
-from opsd.objective.signals import Distill, Reduction, Teacher
-from opsd.teacher.context import Solution, StudentPrompt
+from opsd.objective.total import Reduction
+from opsd.prompts.contexts import Solution, StudentPrompt
 from opsd.types import Group, Problem, Verdict
 
 ROLLOUTS, GROUP = 8, 4

@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.real_shapes import Case, Shape, compare, measured
-from opsd.run import environment, write_atomically
+from opsd.runs.environment import environment
+from opsd.runs.files import write_atomically
 
 TARGET = 1.4
 METHODS = ("purified_opsd", "barycenter", "beta_opsd")

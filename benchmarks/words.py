@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from opsd.miniature.tokenizer import chat_template
-from opsd.rollout.engine import Completion
+from opsd.rollout.engine import Completion, Engine
 from opsd.types import Finish
 
 
@@ -32,7 +32,7 @@ def text(words: int, vocab: int, seed: int) -> str:
     return " ".join(f"w{draw.randrange(vocab)}" for _ in range(words))
 
 
-class Given:
+class Given(Engine):
     """An engine that has the completions already: random ids, none of which ends, the same at
     every call; of these lengths in turns, from the shortest prompt on."""
 

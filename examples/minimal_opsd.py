@@ -24,10 +24,10 @@ import random
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opsd.data.prompts import fill
 from opsd.grade import is_correct
-from opsd.miniature import model_path
+from opsd.lm.built_in import model_path
 from opsd.miniature.world import problems
+from opsd.prompts.prompt import fill
 
 MAX_NEW_TOKENS = 48
 

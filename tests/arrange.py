@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from opsd.config import OPSDConfig
 from opsd.miniature.world import problems as world
+from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Sampling
 from opsd.rollout.hf import HFEngine
-from opsd.rollout.source import Sampler
-from opsd.run import read_jsonl
-from opsd.teacher.context import StudentPrompt
+from opsd.rollout.sources import Sampler
+from opsd.runs.files import read_jsonl
+from opsd.training.config import OPSDConfig
 from opsd.types import Problem, Verdict
 
 
@@ -99,7 +99,7 @@ def sampler_for(engine: Any, tokenizer: Any, **changes: Any) -> Sampler:
         "student": StudentPrompt(),
         "verify": some_right,
         "sampling": Sampling(max_tokens=5),
-        "borrow": lambda weights: nullcontext(),
+        "use_weights": lambda weights: nullcontext(),
         "eos_id": tokenizer.eos_token_id,
         "limit": 4096,
     }

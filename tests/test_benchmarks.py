@@ -11,7 +11,7 @@ from benchmarks import gpu, page, rollouts, scaling, startup
 from benchmarks.rows import command, finish, judged, not_measured
 from benchmarks.shapes import network, small
 
-from opsd.data.problems import load
+from opsd.data.problems import load_problems
 
 KEYS = {"measure", "ratio", "target", "ok"}
 
@@ -48,7 +48,7 @@ def test_targets_of_starting(name: str, cpu: float, ok: bool):
 
 def test_the_problems_of_the_start_are_problems(tmp_path: Path):
     startup.write_problems(tmp_path / "rows.jsonl", 20)
-    problems, _ = load(startup.recipe(tmp_path / "rows.jsonl").data)
+    problems, _ = load_problems(startup.recipe(tmp_path / "rows.jsonl").data)
     assert len({p.id for p in problems}) == 20
     assert problems[7].answer == "7" and len(problems[7].privileged["solution"]) > 1000
 

@@ -1,4 +1,4 @@
-"""The house's own rules: layers and names."""
+"""The house's own rules: rooms, imports and names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import house
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "opsd"
@@ -15,7 +16,7 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 TREES = {
     name: ast.parse(path.read_text("utf-8")) for name, path in zip(NAMES, MODULES, strict=True)
 }
-TOP_OF_REPORT = {"cli.py", "miniature/quickstart.py"}
+GRAPH = house.read(PACKAGE)
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -33,7 +34,7 @@ def within(name: str, package: str) -> bool:
 
 
 def test_the_rules_look_at_the_package():
-    assert len(MODULES) > 40 and "trainer.py" in NAMES
+    assert len(MODULES) > 40 and "training/trainer.py" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,47 +62,101 @@ def test_the_nouns_import_nothing_of_ours_and_no_torch():
     assert seen and not any(within(n, "opsd") or within(n, "torch") for n in seen)
 
 
-def test_only_the_top_imports_the_report():
-    users = {
-        name
-        for name, tree in TREES.items()
-        if not name.startswith("report/") and any(within(n, "opsd.report") for n in imports(tree))
-    }
-    assert users <= TOP_OF_REPORT and users
+def test_no_circle_of_files_or_folders():
+    assert not house.circles(GRAPH)
 
 
-def test_the_report_reads_run_folders_and_nothing_that_trains():
-    trains = ("opsd.trainer", "opsd.learner", "opsd.objective", "opsd.rollout", "opsd.teacher")
-    for name, tree in TREES.items():
-        if name.startswith("report/"):
-            assert not any(within(n, part) for n in imports(tree) for part in trains), name
+def test_no_room_imports_upwards():
+    assert not house.upward(GRAPH)
+    assert {house.room(name) for name in GRAPH.imports} - {"", "__main__"} == set(house.FLOORS)
 
 
-def test_only_the_command_line_imports_the_inspector():
-    users = {
-        name
-        for name, tree in TREES.items()
-        if not name.startswith("inspect/") and any(within(n, "opsd.inspect") for n in imports(tree))
-    }
-    assert users == {"cli.py"}
+def test_no_room_takes_a_private_name_of_another():
+    assert not house.strangers(GRAPH)
 
 
-def test_the_inspector_reads_traces_and_computes_nothing():
+def test_few_modules_are_in_no_folder():
+    assert len(house.outside(GRAPH)) <= 8
+
+
+PLANTED = {
+    "a circle of files": (
+        {
+            "objective/one.py": "from opsd.objective import two",
+            "objective/two.py": "import opsd.objective.one",
+        },
+        house.circles,
+        "objective.one <-> objective.two",
+    ),
+    "a circle for type checking alone": (
+        {
+            "objective/one.py": "if TYPE_CHECKING:\n    from opsd.objective.two import Two",
+            "objective/two.py": "def f():\n    from opsd.objective.one import One",
+        },
+        house.circles,
+        "objective.one <-> objective.two",
+    ),
+    "a circle of folders": (
+        {
+            "grade/one.py": "from opsd.lm.two import x",
+            "lm/two.py": "",
+            "lm/three.py": "from opsd.grade.four import y",
+            "grade/four.py": "",
+        },
+        house.circles,
+        "grade <-> lm",
+    ),
+    "an import upwards": (
+        {"grade/one.py": "from opsd.training.two import x", "training/two.py": ""},
+        house.upward,
+        "grade.one -> training.two",
+    ),
+    "a room that nobody knows": (
+        {"training/one.py": "from opsd.attic.two import x", "attic/two.py": ""},
+        house.upward,
+        "training.one -> attic.two",
+    ),
+    "a private name": (
+        {"training/one.py": "from opsd.grade.two import _x", "grade/two.py": ""},
+        house.strangers,
+        "training.one: grade.two._x",
+    ),
+    "a module in no folder": ({"utils.py": "", "grade/one.py": ""}, house.outside, "utils"),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_violation_is_found(planted: str, tmp_path: Path):
+    files, rule, found = PLANTED[planted]
+    package = tmp_path / "opsd"
+    for name, text in files.items():
+        file = package / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        file.write_text(text, "utf-8")
+    assert found in rule(house.read(package))
+
+
+def test_pages_are_made_from_run_folders_alone():
+    trains = ("training", "recipe", "objective", "rollout", "teacher", "authors", "lm", "methods")
+    for name in ("report", "inspect"):
+        for module, targets in GRAPH.imports.items():
+            if house.room(module) == name:
+                assert not [t for t in targets if house.room(t) in trains], module
+
+
+def test_the_inspector_computes_nothing():
     for name, tree in TREES.items():
         if name.startswith("inspect/"):
-            own = {n for n in imports(tree) if within(n, "opsd")}
-            known = ("inspect", "data", "json_files", "pages", "run", "types", "visible")
-            foreign = {n for n in own if n != "opsd.__version__"}
-            assert all(any(within(n, f"opsd.{k}") for k in known) for n in foreign - {"opsd"}), name
             assert not any(within(n, "torch") for n in imports(tree)), name
 
 
-def test_only_the_catalogue_and_the_built_in_world_name_a_method():
+def test_only_the_catalogue_and_the_experiments_name_a_method():
     from opsd.methods import FUNCTIONS
 
     names = FUNCTIONS.keys() - {"opsd"}  # the package's own name as well
     for file, tree in TREES.items():
-        if not file.startswith(("methods/", "miniature/")):
+        if not file.startswith(("methods/", "experiments/")):
             nodes = list(ast.walk(tree))
             words = {node.value for node in nodes if isinstance(node, ast.Constant)}
             words |= {node.id for node in nodes if isinstance(node, ast.Name)}

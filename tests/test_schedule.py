@@ -7,8 +7,8 @@ from pydantic import TypeAdapter
 
 from opsd.methods import opsd
 from opsd.methods.method import Method
+from opsd.methods.parsing import method
 from opsd.objective.targets import Mixture, Purified
-from opsd.recipe import method
 from opsd.schedule import Joined, Linear, at, check
 from opsd.teacher.weights import EMA
 from opsd.types import UserError

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opsd import methods
-    from opsd.config import OPSDConfig
     from opsd.rollout.engines import VLLM, VLLMServer
-    from opsd.trainer import OPSDTrainer
+    from opsd.training.config import OPSDConfig
+    from opsd.training.trainer import OPSDTrainer
     from opsd.types import Problem
 
-__version__ = "0.1.0"
 __all__ = ["VLLM", "OPSDConfig", "OPSDTrainer", "Problem", "VLLMServer", "methods"]
 
 _HOMES = {
-    "OPSDConfig": "opsd.config",
-    "OPSDTrainer": "opsd.trainer",
+    "OPSDConfig": "opsd.training.config",
+    "OPSDTrainer": "opsd.training.trainer",
     "Problem": "opsd.types",
     "VLLM": "opsd.rollout.engines",
     "VLLMServer": "opsd.rollout.engines",
@@ -28,6 +27,8 @@ def __getattr__(name: str) -> Any:
     """Public names, imported when they are first asked for: `opsd --help` needs no torch."""
     if name == "methods":
         return importlib.import_module("opsd.methods")
+    if name == "__version__":
+        return importlib.import_module("opsd.runs.environment").VERSION
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'opsd' has no attribute '{name}'")

@@ -1,5 +1,5 @@
 """`python -m opsd`, for `accelerate launch -m opsd train ...`."""
 
-from opsd.entry import main
+from opsd.cli.entry import main
 
 main()

@@ -1,14 +1,155 @@
-"""How the parts of a method are declared: frozen values that a recipe and Python write alike."""
+"""How the parts of a method are declared, and where they go.
+
+A part is a frozen value that a recipe and Python write alike. A slot takes the shipped parts of its
+kind, by their `type`, and any other object that has what the slot's protocol asks for: in Python as
+it is, in a recipe as `package.module:Name`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, GetCoreSchemaHandler, SerializationInfo, TypeAdapter
 from pydantic.dataclasses import dataclass as _pydantic_dataclass
-from typing_extensions import dataclass_transform
+from pydantic_core import core_schema
+from typing_extensions import dataclass_transform, get_protocol_members
+
+
+@dataclass_transform(frozen_default=True)
+def part(cls: type) -> type:
+    """A frozen, validated value; unknown keys are refused. Shipped parts have a `type`, their name
+    in recipes."""
+    return _pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
+
+
+def tag(value: Any) -> str:
+    """A part's name in recipes, files and messages: its `type`, or `package.module:Name` of one
+    that is not shipped."""
+    kind = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
+    module = str(kind.__module__)
+    own = module.partition(".")[0] == __name__.partition(".")[0]
+    return value.type if own and hasattr(value, "type") else f"{module}:{kind.__qualname__}"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where parts of one kind go. `Annotated[Target, Slot("target", Target, (Single, ...))]` is the
+    type of a field that takes the shipped ones, and whatever else has the protocol's members.
+
+    Validation raises ValueError for a name that is neither shipped nor importable, and for an
+    object that lacks something.
+    """
+
+    name: str
+    protocol: type
+    shipped: tuple[type, ...]
+    several: bool = False
+    """Whether the field takes a tuple of such parts as well."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        choices: dict[Any, Any] = {cls.type: handler.generate_schema(cls) for cls in self.shipped}
+        known = ", ".join(choices)
+        choices[OWN] = core_schema.no_info_plain_validator_function(self._own)
+
+        def chosen(choices: dict[Any, Any]) -> core_schema.CoreSchema:
+            return core_schema.tagged_union_schema(
+                choices,
+                discriminator=self._choice,
+                custom_error_type=UNKNOWN,
+                custom_error_message=f"it is {known}, or package.module:Name of your own",
+                serialization=core_schema.plain_serializer_function_ser_schema(
+                    _plain, info_arg=True
+                ),
+            )
+
+        one = chosen(choices)
+        many = core_schema.tuple_variable_schema(one)
+        return chosen({**choices, _SEVERAL: many}) if self.several else one
+
+    def _choice(self, value: Any) -> str | None:
+        if self.several and isinstance(value, list | tuple):
+            return _SEVERAL
+        if type(value) in self.shipped:
+            return value.type
+        if isinstance(value, Mapping):
+            value = value.get("type")
+            if value in {cls.type for cls in self.shipped}:
+                return value
+            return OWN if isinstance(value, str) and ":" in value else None
+        return OWN if not isinstance(value, str) or ":" in value else None
+
+    def _own(self, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"type": value}
+        if isinstance(value, Mapping):
+            value = _made(dict(value))
+        if isinstance(value, type):
+            raise ValueError(f"{tag(value)} is no {self.name}: a class, not one of its values")
+        if missing := lacking(value, self.protocol):
+            raise ValueError(f"{tag(value)} is no {self.name}: it lacks {missing}")
+        return value
+
+
+OWN, _SEVERAL = "part of one's own", "several"
+"""Steps in the places of pydantic's errors that are no keys."""
+UNKNOWN = "unknown_part"
+"""The kind of pydantic's error for a part that is none of the shipped ones."""
+
+
+def lacking(value: Any, protocol: type) -> str:
+    """The members of a protocol that an object has not, by name."""
+    return ", ".join(sorted(n for n in get_protocol_members(protocol) if not hasattr(value, n)))
+
+
+def imported(name: str) -> Any:
+    """What `package.module:Name` stands for; a module in the folder that the command is started in
+    counts, as with `python -m`. ValueError where there is nothing of the name."""
+    module, _, path = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = importlib.import_module(module)
+        for step in path.split("."):
+            found = getattr(found, step)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"there is no '{name}' ({error}); write package.module:Name") from error
+    return found
+
+
+def _made(content: dict[str, Any]) -> Any:
+    """A part that is not shipped, from its name and the keys beside it."""
+    name = content.pop("type")
+    found = imported(name)
+    if not isinstance(found, type):
+        if content:
+            raise ValueError(f"{name} is no class: it takes no keys ({', '.join(content)})")
+        return found
+    if is_dataclass(found):
+        return TypeAdapter(found).validate_python(content)
+    try:
+        return found(**content)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _plain(value: Any, info: SerializationInfo) -> Any:
+    """A part as a recipe writes it."""
+    if isinstance(value, list | tuple):
+        return [_plain(x, info) for x in value]
+    found = _adapter(type(value)).dump_python(value, mode=info.mode) if is_dataclass(value) else {}
+    return {**found, "type": tag(value)} if "type" in found else {"type": tag(value), **found}
 
 
 def parts_of(value: Any) -> Iterator[Any]:
@@ -16,9 +157,9 @@ def parts_of(value: Any) -> Iterator[Any]:
     if isinstance(value, tuple | list):
         for x in value:
             yield from parts_of(x)
-    elif is_dataclass(value):
+    elif not isinstance(value, str | int | float | Mapping | None):
         yield value
-        for f in fields(value):
+        for f in fields(value) if is_dataclass(value) else ():
             yield from parts_of(getattr(value, f.name))
 
 
@@ -50,9 +191,3 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     for key, own in inside.items():
         found |= flat(own, f"{path}.{key}" if path else str(key))
     return found
-
-
-@dataclass_transform(frozen_default=True)
-def part(cls: type) -> type:
-    """A frozen, validated value with a `type` tag; unknown keys are refused."""
-    return _pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)

@@ -154,3 +154,7 @@ class RunFailed(_OneLine):
 
 class UserError(_OneLine):
     """The user's input is wrong. One line: what, where, and how to mend it. Exit code 2."""
+
+
+CHOICES = "choices"
+"""The options of a problem among its metadata, in the order of their letters."""

@@ -176,9 +176,16 @@ def test_a_step_that_groups_do_not_fill_names_the_nearest_that_they_do(
     with pytest.raises(UserError) as error:
         sampler(rollouts=rollouts, group=group, micro_batches=1)
     assert str(error.value).endswith(
-        f"set per_device_train_batch_size x gradient_accumulation_steps to {nearest}"
+        f"set rollouts_per_step to {nearest}, or per_device_train_batch_size x"
+        f" gradient_accumulation_steps to {nearest}"
     )
     sampler(rollouts=nearest, group=group, micro_batches=1)
+
+
+def test_a_step_that_groups_do_not_fill_is_named_over_all_processes():
+    told = r"20 rollouts per process .* set rollouts_per_step to 32, or .* to 16"
+    with pytest.raises(UserError, match=told):
+        StepShape(rollouts=20, group=8, micro_batches=5, world=2)
 
 
 def test_an_empty_set_is_refused():

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsd.data.choices import CHOICES, Choices
-from opsd.data.filters import Account
-from opsd.data.problems import Data, load
-from opsd.data.prompts import fill
-from opsd.types import Problem, UserError
+from opsd.data.choices import Choices
+from opsd.data.filters import DataReport
+from opsd.data.problems import Data, load_problems
+from opsd.prompts.prompt import fill
+from opsd.types import CHOICES, Problem, UserError
 
 LETTERS = ("A", "B", "C", "D")
 OF_FOUR = Choices(options=("Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3))))
@@ -119,8 +119,8 @@ def test_a_row_without_options_or_a_right_one_is_left_out_and_counted(
     good = {"question": "?", "choices": ["x", "y"], "answerKey": "A"}
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in (good, {"question": "!", **row})))
-    account = Account()
-    found, _ = load(Data(source=str(path), choices=KEYED), account)
+    account = DataReport()
+    found, _ = load_problems(Data(source=str(path), choices=KEYED), account)
     assert [p.answer for p in found] == ["A"] and fault in account.lines()[0]
 
 
@@ -137,19 +137,19 @@ def test_rows_are_kept_by_the_values_of_columns_nested_ones_too(tmp_path: Path):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     filters = {"only": {"type": ["mcq"], "details.level": [3]}}
-    account = Account()
-    found, _ = load(Data(source=str(path), filters=filters), account)
+    account = DataReport()
+    found, _ = load_problems(Data(source=str(path), filters=filters), account)
     assert [p.text for p in found] == ["0"]
     assert account.dropped == {"'details.level' is '1'": 1, "'type' is 'open'": 1}
     with pytest.raises(UserError, match=r"filters\.only: no column 'details\.kind'"):
-        load(Data(source=str(path), filters={"only": {"details.kind": ["x"]}}))
+        load_problems(Data(source=str(path), filters={"only": {"details.kind": ["x"]}}))
 
 
 def test_a_problem_that_says_how_to_answer_is_not_told_again(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"problem": r"2 + 2? Write \boxed{}.", "answer": "4"}) + "\n")
-    (told,), _ = load(Data(source=str(path), instructed=True))
-    (plain,), _ = load(Data(source=str(path)))
+    (told,), _ = load_problems(Data(source=str(path), instructed=True))
+    (plain,), _ = load_problems(Data(source=str(path)))
     assert fill("student", told) == told.text
     assert (
         fill("student", plain)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from opsd.data.filters import Account, Filters
-from opsd.data.problems import Data, as_problems, load, read
+from opsd.data.filters import DataReport, Filters
+from opsd.data.problems import Data, as_problems, load_problems, read
 from opsd.data.stream import ProblemStream
 from opsd.types import UserError
 
@@ -50,7 +50,7 @@ def jsonl(folder: Path, rows: list[dict[str, Any]], name: str = "rows") -> str:
 
 def message(data: Data) -> str:
     with pytest.raises(UserError) as error:
-        load(data)
+        load_problems(data)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -175,7 +175,7 @@ def test_several_languages_from_one_file_and_from_one_file_each(tmp_path: Path):
 
 
 def test_rows_in_other_languages_are_counted_and_left_out(tmp_path: Path):
-    account = Account()
+    account = DataReport()
     made = read(Data(source=jsonl(tmp_path, LONG), language="yor"), account)
     assert {p.language for p in made} == {"yor"} and len(made) == 4
     assert account.as_dict()["dropped"][0]["reason"] == "in another language"
@@ -197,13 +197,13 @@ def test_every_drop_is_counted_under_its_reason(tmp_path: Path):
         {"problem": "no answer", "solution": "short", "answer": "", "correct": 1},
         {"problem": "incomplete", "solution": "", "answer": "1", "correct": True},
     ]
-    account = Account()
+    account = DataReport()
     filters = Filters(require=("correct",), longest={"prompt": 40}, answered=True, complete=True)
     data = Data(source=jsonl(tmp_path, rows), columns={"solution": "solution"}, filters=filters)
     assert [p.text for p in read(data, account)] == ["kept", "long"]
     filters = filters.model_copy(update={"longest": {"solution": 40}})
-    account = Account()
-    kept, _ = load(data.model_copy(update={"filters": filters}), account)
+    account = DataReport()
+    kept, _ = load_problems(data.model_copy(update={"filters": filters}), account)
     assert [p.text for p in kept] == ["kept"]
     assert account.dropped == {
         "'correct' is not true": 1,
@@ -233,7 +233,7 @@ def test_the_dev_problems_are_the_same_in_every_language(tmp_path: Path):
     source = jsonl(tmp_path, WIDE)
     data = Data(source=source, language=["swa", "yor", "eng"], dev=2, columns={})
     rows = [{**row, "problem_eng": row["problem"]} for row in WIDE if row["problem_swa_ok"]]
-    train, dev = load(data.model_copy(update={"source": jsonl(tmp_path, rows, "all")}))
+    train, dev = load_problems(data.model_copy(update={"source": jsonl(tmp_path, rows, "all")}))
     assert len(dev) == 6 and len(train) == 9
     english = {p.privileged.get("translation", p.text) for p in dev}
     assert len(english) == 2
@@ -241,7 +241,7 @@ def test_the_dev_problems_are_the_same_in_every_language(tmp_path: Path):
 
 
 def test_limits_are_per_language(tmp_path: Path):
-    train, _ = load(Data(source=jsonl(tmp_path, LONG), limit=3))
+    train, _ = load_problems(Data(source=jsonl(tmp_path, LONG), limit=3))
     assert [p.language for p in train] == ["swa"] * 3 + ["yor"] * 3
 
 
@@ -256,7 +256,7 @@ def test_weights_name_the_languages_asked_for(tmp_path: Path):
 
 
 def streamed(source: str, **changes: Any) -> tuple[ProblemStream, list]:
-    stream, dev = load(Data(source=source, streaming=True, **changes))
+    stream, dev = load_problems(Data(source=source, streaming=True, **changes))
     assert isinstance(stream, ProblemStream)
     return stream, dev
 

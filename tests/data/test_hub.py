@@ -82,14 +82,14 @@ def hub() -> Iterator[str]:
 
 PROGRAM = """
 import json, sys
-from opsd.data.problems import Data, load, read
+from opsd.data.problems import Data, load_problems, read
 from opsd.types import UserError
 told = []
 for given in json.loads(sys.argv[1]):
     data = Data(source="someone/sums", **given)
     try:
         if data.streaming:
-            problems = load(data)[0].read()
+            problems = load_problems(data)[0].read()
             told.append(sorted(next(problems).text for _ in range(3)))
         else:
             told.append([p.text for p in read(data)])

@@ -16,8 +16,8 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from opsd.data.columns import problem
-from opsd.data.filters import Account, Filters
-from opsd.data.problems import Data, as_problems, load, read
+from opsd.data.filters import DataReport, Filters
+from opsd.data.problems import Data, as_problems, load_problems, read
 from opsd.data.stream import ProblemStream
 from opsd.grade import is_correct
 from opsd.types import Problem, UserError
@@ -51,7 +51,7 @@ def write(folder: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
 def message(data: Data) -> str:
     """The one line that loading ends with."""
     with pytest.raises(UserError) as error:
-        load(data)
+        load_problems(data)
     text = str(error.value)
     assert "\n" not in text
     return text
@@ -59,7 +59,7 @@ def message(data: Data) -> str:
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
 def test_every_format_gives_the_same_problems(tmp_path: Path, kind: str):
-    loaded, dev = load(Data(source=str(write(tmp_path, kind, ROWS))))
+    loaded, dev = load_problems(Data(source=str(write(tmp_path, kind, ROWS))))
     assert dev == []
     assert [p.prompt for p in loaded] == [row["problem"] for row in ROWS]
     assert [p.privileged for p in loaded] == [{"solution": row["solution"]} for row in ROWS]
@@ -71,13 +71,15 @@ def test_every_format_gives_the_same_problems(tmp_path: Path, kind: str):
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, kind: str):
     path = write(tmp_path, kind, ROWS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert [p.prompt for p in load(Data(source=str(path)))[0]] == [r["problem"] for r in ROWS]
+    assert [p.prompt for p in load_problems(Data(source=str(path)))[0]] == [
+        r["problem"] for r in ROWS
+    ]
 
 
 def test_blank_lines_of_a_jsonl_file_are_passed_over(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n" + json.dumps(ROWS[0]) + "\n\n" + json.dumps(ROWS[1]))
-    assert len(load(Data(source=str(path)))[0]) == 2
+    assert len(load_problems(Data(source=str(path)))[0]) == 2
 
 
 @pytest.mark.parametrize("prompt", ["prompt", "problem", "question"])
@@ -163,7 +165,7 @@ def test_an_empty_prompt_names_its_row(tmp_path: Path, empty: Any):
 
 def test_an_empty_cell_is_a_text_that_is_not_there(tmp_path: Path):
     path = write(tmp_path, "csv", [{"problem": "p", "solution": "", "answer": ""}])
-    (made,) = load(Data(source=str(path)))[0]
+    (made,) = load_problems(Data(source=str(path)))[0]
     assert (made.answer, made.privileged) == (None, {})
 
 
@@ -276,7 +278,7 @@ def test_a_problem_is_called_by_its_file_and_line(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text('\n{"problem": "p"}\n\n{"problem": "q"}\n')
     assert [p.name for p in read(Data(source=str(path)))] == [f"{path}, line {n}" for n in (2, 4)]
-    (stream, _) = load(Data(source=str(path), streaming=True))
+    (stream, _) = load_problems(Data(source=str(path), streaming=True))
     assert isinstance(stream, ProblemStream)
     lines = {f"{path}, line {n}" for n in (2, 4)}
     assert {next(stream.read(seed=seed)).name for seed in range(9)} == lines
@@ -333,26 +335,26 @@ def many(n: int) -> list[dict[str, str]]:
 
 def test_the_dev_split_is_disjoint_complete_and_independent_of_file_order(tmp_path: Path):
     rows = many(40)
-    train, dev = load(Data(source=str(write(tmp_path, "jsonl", rows)), dev=10))
+    train, dev = load_problems(Data(source=str(write(tmp_path, "jsonl", rows)), dev=10))
     assert len(dev) == 10
     assert {p.id for p in train}.isdisjoint(p.id for p in dev)
     assert sorted(p.prompt for p in [*train, *dev]) == sorted(row["problem"] for row in rows)
     assert [p.prompt for p in train] == [  # in file order
         row["problem"] for row in rows if row["problem"] in {p.prompt for p in train}
     ]
-    _, again = load(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=10))
+    _, again = load_problems(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=10))
     assert [p.id for p in again] == [p.id for p in dev]
 
 
 def test_the_dev_split_may_be_a_share(tmp_path: Path):
-    train, dev = load(Data(source=str(write(tmp_path, "jsonl", many(40))), dev=0.25))
+    train, dev = load_problems(Data(source=str(write(tmp_path, "jsonl", many(40))), dev=0.25))
     assert (len(train), len(dev)) == (30, 10)
 
 
 def test_a_limit_cuts_the_training_problems_and_not_the_dev_split(tmp_path: Path):
     path = str(write(tmp_path, "jsonl", many(40)))
-    train, dev = load(Data(source=path, dev=10, limit=5))
-    whole, same = load(Data(source=path, dev=10))
+    train, dev = load_problems(Data(source=path, dev=10, limit=5))
+    whole, same = load_problems(Data(source=path, dev=10))
     assert (train, dev) == (whole[:5], same)
 
 
@@ -368,7 +370,7 @@ def test_a_mapped_translated_problem_has_its_english_beside_it(tmp_path: Path):
     path = str(write(tmp_path, "jsonl", rows))
     columns = {"prompt": "problem_{language}"}
     data = Data(source=path, language="swa", columns=columns, filters=Filters(complete=True))
-    (one,) = read(data, account := Account())
+    (one,) = read(data, account := DataReport())
     assert (one.text, one.privileged["translation"]) == ("S", "E")
     assert account.dropped == {"no prompt": 1}
     assert "set filters.complete" in message(Data(source=path, language="swa"))
@@ -386,23 +388,25 @@ def test_a_misspelt_file_is_not_looked_for_on_the_hub():
 
 def test_the_account_says_what_became_of_every_row(tmp_path: Path):
     rows = [*many(20), many(20)[3]]
-    path, account = str(write(tmp_path, "jsonl", rows)), Account()
-    train, dev = load(Data(source=path, dev=15, limit=4), account)
+    path, account = str(write(tmp_path, "jsonl", rows)), DataReport()
+    train, dev = load_problems(Data(source=path, dev=15, limit=4), account)
     told = account.as_dict()
     assert (told["rows"], told["dev"], told["kept"]) == (21, 15, {"eng": 4})
     dropped = {drop["reason"]: drop["count"] for drop in told["dropped"]}
     assert dropped.get("the same as a dev problem", 0) + dropped["beyond data.limit"] == 2
     assert len(train) + len(dev) + sum(dropped.values()) == 21
-    load(Data(source=str(write(tmp_path, "json", rows)), dev=15), again := Account())
-    load(Data(source=path, dev=15), whole := Account())
+    load_problems(Data(source=str(write(tmp_path, "json", rows)), dev=15), again := DataReport())
+    load_problems(Data(source=path, dev=15), whole := DataReport())
     assert again.digest == whole.digest != account.digest
-    load(Data(source=str(write(tmp_path, "json", rows[::-1])), dev=15), turned := Account())
+    load_problems(
+        Data(source=str(write(tmp_path, "json", rows[::-1])), dev=15), turned := DataReport()
+    )
     assert turned.digest != whole.digest
 
 
 def test_a_problem_that_occurs_with_two_solutions_is_not_in_both_splits(tmp_path: Path):
     rows = [{**row, "solution": text} for row in many(20) for text in ("first", "second")]
-    train, dev = load(Data(source=str(write(tmp_path, "jsonl", rows)), dev=8))
+    train, dev = load_problems(Data(source=str(write(tmp_path, "jsonl", rows)), dev=8))
     assert {p.prompt for p in train}.isdisjoint(p.prompt for p in dev)
     assert (len(train), len(dev)) == (24, 8)
 
@@ -419,9 +423,9 @@ def test_a_dev_split_of_repeated_rows_that_leaves_nothing_is_refused(tmp_path: P
 
 
 def test_the_built_in_world_has_a_dev_split_by_number_and_by_share():
-    train, dev = load(Data(source="miniature", language="swa", limit=40, dev=0.1))
+    train, dev = load_problems(Data(source="miniature", language="swa", limit=40, dev=0.1))
     assert (len(train), len(dev)) == (40, 4)
-    assert load(Data(source="miniature", language="swa", limit=40, dev=4)) == (train, dev)
+    assert load_problems(Data(source="miniature", language="swa", limit=40, dev=4)) == (train, dev)
 
 
 def test_ids_are_hashes_of_the_content():
@@ -489,7 +493,7 @@ def test_rows_in_other_languages_are_counted(tmp_path):
     file = tmp_path / "rows.jsonl"
     tongues = ("swa", "xx-none", "yor", "Swahili")
     file.write_text("".join(json.dumps({"problem": t, "language": t}) + "\n" for t in tongues))
-    account = Account()
+    account = DataReport()
     loaded = read(Data(source=str(file), language="swa"), account)
     assert [p.text for p in loaded] == ["swa", "Swahili"]
     assert account.dropped == {"in another language": 1, "in 'xx-none', an unknown language": 1}

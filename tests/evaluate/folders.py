@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from opsd.evaluate.samples import described, protocol
+from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Sampling
-from opsd.teacher.context import StudentPrompt
 
 
 def sample(problem: str, i: int, right: bool, **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from opsd.evaluate.checkpoints import optimism, selection, selections
 from opsd.evaluate.results import results
 from opsd.evaluate.show import means
-from opsd.evaluate.suite_files import Suite
+from opsd.suites.files import Suite
 from opsd.types import Problem
 
 from .folders import evaluated, rows

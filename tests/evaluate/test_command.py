@@ -15,16 +15,16 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from tests.conftest import tiny_model
 
-from opsd.data import languages as known_languages
 from opsd.evaluate import contamination
 from opsd.evaluate.command import evaluate_models
 from opsd.evaluate.compare import compare
-from opsd.recipe import parse
-from opsd.run import read_jsonl
-from opsd.train import train
+from opsd.languages import registry as known_languages
+from opsd.recipe.schema import parse
+from opsd.recipe.train import train
+from opsd.runs.files import read_jsonl
 from opsd.types import UserError
 
-SHIPPED = resources.files("opsd.data") / "languages"
+SHIPPED = resources.files("opsd.languages")
 REAL = os.environ.get("OPSD_DATA")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from opsd.evaluate.compare import compare
-from opsd.evaluate.intervals import CHANGE, estimate
 from opsd.evaluate.results import results, write
+from opsd.grade.intervals import CHANGE, estimate
 from opsd.types import UserError
 
 from .folders import evaluated, rows

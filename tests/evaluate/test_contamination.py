@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsd.evaluate.contamination import bare, named, shared, trained_on
-from opsd.evaluate.suites import SUITES, own
+from opsd.suites.loading import SUITES, own
 from opsd.types import Problem
 
 EGGS = "Janet's ducks lay 16 eggs per day; she eats $x = 3$ of them. How many are left?"

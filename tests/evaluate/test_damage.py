@@ -16,20 +16,20 @@ from tests.inspect.folders import row as trace_row
 from tests.inspect.folders import run as traced
 from tests.report.folders import rollout, run_folder
 
-from opsd.card import card
 from opsd.evaluate.compare import compare
 from opsd.evaluate.layouts import convert
 from opsd.evaluate.results import results, write
 from opsd.evaluate.run import evaluate as sample
-from opsd.evaluate.samples import claimed, described, protocol, sampled_rows
-from opsd.evaluate.schema import read
+from opsd.evaluate.samples import described, locked, protocol, sampled_rows
 from opsd.inspect.page import write_inspector
-from opsd.json_files import sealed
+from opsd.prompts.contexts import StudentPrompt
+from opsd.publish.card import card
 from opsd.report import outcomes, tables
 from opsd.report.page import write_report
-from opsd.report.runs import load
+from opsd.report.runs import load_runs
 from opsd.rollout.engine import Sampling
-from opsd.teacher.context import StudentPrompt
+from opsd.runs.evaluation_files import read
+from opsd.runs.json_files import sealed
 from opsd.types import UserError
 
 from .folders import rows
@@ -50,7 +50,7 @@ def evaluate(run: Path) -> dict[str, Any]:
     for name, model in MODEL.items():
         folder = run / "eval" / name / "suite"
         right = {f"p{i}": [name == "tuned", i % 3 == 0] for i in range(12)}
-        with claimed(folder, described(how, model, ["swa"])):
+        with locked(folder, described(how, model, ["swa"])):
             texts = {"prompt": "2 + 2?", "completion": "4", "finish": "stop"}
             made = rows(right, model=model, **texts)
             lines = "".join(json.dumps(sealed(row)) + "\n" for row in made)
@@ -117,7 +117,7 @@ def commands(run: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "compare", lambda: compare([run])
 
     def report() -> Any:
-        runs = load([run]).runs
+        runs = load_runs([run]).runs
         found = outcomes.outcomes(runs)
         told = [[*outcomes.sentences(x), outcomes.table(x).rows] for x in found]
         return told, [row for row in tables.runs_table(runs).rows if "suite" in row[4]]

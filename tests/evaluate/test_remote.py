@@ -20,15 +20,15 @@ import pytest
 from tests.arrange import engine_for, problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opsd.evaluate.cli import _engine
+from opsd.cli.evaluation import _engine
 from opsd.evaluate.command import evaluate_models
 from opsd.evaluate.remote import Endpoint, Pieces, _completion
 from opsd.evaluate.run import evaluate
 from opsd.evaluate.samples import Protocol, protocol
+from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout import endpoint
 from opsd.rollout.engine import Sampling
-from opsd.run import read_jsonl
-from opsd.teacher.context import StudentPrompt
+from opsd.runs.files import read_jsonl
 from opsd.types import Finish, UserError
 
 pytest.importorskip("openai")
@@ -253,5 +253,5 @@ def test_another_endpoint_is_another_model(server, tmp_path):
 
 def test_without_the_client_it_is_told_what_to_install(server, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(UserError, match=r"needs: pip install 'opsd\[endpoint\]'"):
+    with pytest.raises(UserError, match=r"needs: pip install -e '\.\[endpoint\]'"):
         evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=server.endpoint)

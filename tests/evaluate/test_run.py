@@ -16,14 +16,15 @@ from tests.arrange import engine_for, problems, sampler_for
 from tests.conftest import tiny_model
 
 from opsd.evaluate import run
-from opsd.evaluate.dev import dev_scores, summarise
 from opsd.evaluate.run import batches, evaluate
-from opsd.evaluate.samples import Protocol, claimed, described, protocol, sample_row
-from opsd.json_files import sealed
+from opsd.evaluate.samples import Protocol, described, locked, protocol, sample_row
 from opsd.miniature.tokenizer import build_tokenizer
+from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Completion, Sampling
-from opsd.run import read_jsonl
-from opsd.teacher.context import StudentPrompt
+from opsd.rollout.hf import HFEngine
+from opsd.runs.files import read_jsonl
+from opsd.runs.json_files import sealed
+from opsd.training.dev import dev_scores, summarise
 from opsd.types import Finish, Problem, UserError
 
 SWA, ZUL = problems(3), problems(2, "zul")
@@ -305,13 +306,13 @@ def test_a_resumed_batch_is_not_drawn_in_other_company(
     """What was drawn together when nothing was there is drawn together when the rest is."""
     monkeypatch.setattr(run, "_CPU_TOKENS", 100)
     calls: list[list[int]] = []
-    generate = run.HFEngine.generate
+    generate = HFEngine.generate
 
     def told(self, prompts, sampling, seeds, progress=None):
         calls.append(list(seeds))
         return generate(self, prompts, sampling, seeds, progress)
 
-    monkeypatch.setattr(run.HFEngine, "generate", told)
+    monkeypatch.setattr(HFEngine, "generate", told)
     evaluate(str(tiny_folder), [*SWA, *ZUL], "suite", asked(), 3, tmp_path)
     first = calls.copy()
     assert len(first) > 2 and max(map(len, first)) > 1
@@ -324,7 +325,7 @@ def test_a_resumed_batch_is_not_drawn_in_other_company(
 
 def test_two_evaluations_do_not_write_into_one_folder(tmp_path: Path, tiny_folder: Path):
     with (
-        claimed(tmp_path, described(asked(), str(tiny_folder), ["swa"])),
+        locked(tmp_path, described(asked(), str(tiny_folder), ["swa"])),
         pytest.raises(UserError, match="another evaluation is writing to"),
     ):
         evaluate(str(tiny_folder), SWA, "suite", asked(), 1, tmp_path)
@@ -378,7 +379,7 @@ def test_dev_scores_repeat_and_leave_the_runs_counters_alone(tokenizer):
     sampler = sampler_for(engine, tokenizer)
     scores = dev_scores(sampler, SWA, 4)
     assert dev_scores(sampler, SWA, 4) == scores
-    assert sampler.generated_tokens == 0
+    assert sampler.counts.generated_tokens == 0
     assert [(*score[:3], score[4]) for score in scores] == [(4, 2, 4, "swa")] * 3
     told = summarise(scores)
     assert (told["avg@k"], told["pass@k"], told["format_rate"]) == (0.5, 1.0, 1.0)

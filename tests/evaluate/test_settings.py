@@ -7,9 +7,9 @@ import pytest
 from opsd.evaluate.command import evaluate_models
 from opsd.evaluate.remote import Endpoint
 from opsd.evaluate.settings import Settings, deviations
-from opsd.evaluate.suite_files import Setting
-from opsd.evaluate.suites import SUITES
-from opsd.teacher.context import StudentPrompt
+from opsd.prompts.contexts import StudentPrompt
+from opsd.suites.files import Setting
+from opsd.suites.loading import SUITES
 from opsd.types import UserError
 
 PAPER = Setting("a paper", samples=12, budgets=(1024, 2048), temperature=0.7, thinking=True)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from opsd.evaluate.compare import compare
-from opsd.evaluate.published import Ours, ours
 from opsd.evaluate.results import results, write
-from opsd.evaluate.samples import claim_of, claimed, described, protocol
-from opsd.evaluate.suites import SUITES
+from opsd.evaluate.samples import claim_of, described, locked, protocol
+from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Sampling
-from opsd.teacher.context import StudentPrompt
+from opsd.suites.loading import SUITES
+from opsd.suites.published import Ours, ours
 from opsd.types import UserError
 
 from .folders import evaluated, rows
@@ -148,7 +148,7 @@ def test_a_folder_keeps_the_weights_of_all_calls_and_older_ones_have_none(
     how = protocol(StudentPrompt(), Sampling(), (8,))
 
     def hold(splits: dict[str, float] | None, aside: list[str] | None) -> dict[str, Any]:
-        with claimed(tmp_path, described(how, str(tiny_folder), ["swa"], "", splits, aside)):
+        with locked(tmp_path, described(how, str(tiny_folder), ["swa"], "", splits, aside)):
             return claim_of(tmp_path) or {}
 
     assert hold({"low": 1}, ["eng"]) == {}

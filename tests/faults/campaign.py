@@ -15,7 +15,7 @@ from tests.faults import damage, disks, inputs, kills, page, processes
 from tests.faults.commands import World
 from tests.faults.tally import Outcome, Tally
 
-from opsd.progress_bar import bar
+from opsd.console import bar
 
 Tried = Callable[[int, World], Iterable[Outcome]]
 KINDS: Mapping[str, Tried] = {

@@ -17,9 +17,9 @@ from tests.conftest import save_tiny_model
 from tests.faults import ends
 from tests.faults.processes import forked
 
-from opsd import checkpoint
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.miniature.world import problems
+from opsd.runs import checkpoint
 
 STEPS = 6
 EMA: dict[str, Any] = {"context": {"type": "solution"}, "weights": {"type": "ema", "decay": 0.5}}

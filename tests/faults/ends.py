@@ -11,8 +11,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from opsd import checkpoint
-from opsd.run import read_jsonl
+from opsd.runs import checkpoint
+from opsd.runs.files import read_jsonl
 
 End = Mapping[str, Sequence[tuple[Any, Any]]]
 """By the name of what is left: its parts, each with a key, of which every one is there once."""

@@ -13,15 +13,15 @@ from typing import Any
 
 import yaml
 
-from opsd import recipe as recipes
-from opsd.config import OPSDConfig
-from opsd.data import languages
-from opsd.data.language_files import Labels, Language
-from opsd.data.prompts import fill
-from opsd.evaluate import suite_files
+from opsd.authors.skills import read_bank
+from opsd.languages import registry as languages
+from opsd.languages.files import Labels, Language
 from opsd.methods import FUNCTIONS
-from opsd.recipe import Recipe
-from opsd.teacher.skills import read_bank
+from opsd.prompts.prompt import fill
+from opsd.recipe import schema as recipes
+from opsd.recipe.schema import Recipe
+from opsd.suites import files as suite_files
+from opsd.training.config import OPSDConfig
 from opsd.types import Problem, UserError
 
 
@@ -117,6 +117,7 @@ KEYS = tuple(
     dict.fromkeys(
         itertools.chain(
             Recipe.model_fields,
+            ("extends",),
             ("name", "source", "signal", "student", "teacher", "context", "template", "prefill"),
             ("type", "terms", "weights", "divergence", "lora", "r", "columns", "language", "dev"),
             ("template_options", "horizon", "group", "beta", "reduction", "suite", "metric"),
@@ -231,7 +232,7 @@ def tried_language_file(seed: int) -> Outcome:
 
 def tried_suite_file(seed: int) -> Outcome:
     keys = (*suite_files.Suite.__dataclass_fields__, "where", "values", "metric", "answer")
-    return _tried_file(yaml_texts(random.Random(seed), keys, SUITE), suite_files.load)
+    return _tried_file(yaml_texts(random.Random(seed), keys, SUITE), suite_files.load_suite)
 
 
 def tried_skill_bank(seed: int) -> Outcome:

@@ -13,8 +13,8 @@ from tests.faults.commands import Command, World
 from tests.faults.processes import Ended, Kill, Run, forked, started
 from tests.faults.tally import HANG, LOST, TRACEBACK, UNCLEAR, UNEQUAL, Outcome
 
-from opsd import checkpoint
-from opsd.run import RunFolder
+from opsd.runs import checkpoint
+from opsd.runs.folder import RunFolder
 from opsd.types import UserError
 
 SIGNALS = (*[signal.SIGKILL] * 6, signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGINT)

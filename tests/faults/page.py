@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tests.faults.tally import FAILURES, Tally
 
-from opsd.run import write_atomically
+from opsd.runs.files import write_atomically
 
 
 def write(tally: Tally, path: Path) -> None:

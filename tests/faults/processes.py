@@ -125,13 +125,12 @@ def prepare() -> None:
     from transformers.utils import logging
 
     import opsd.evaluate.command
-    import opsd.export
+    import opsd.experiments.claims_page
+    import opsd.experiments.reproduce
     import opsd.inspect.page
-    import opsd.miniature.claims_page
-    import opsd.miniature.reproduce
-    import opsd.report.page
-    import opsd.retrace
-    import opsd.train  # noqa: F401
+    import opsd.publish.export
+    import opsd.recipe.retrace
+    import opsd.recipe.train  # noqa: F401
 
     torch.set_num_threads(1)
     logging.disable_progress_bar()

@@ -3,8 +3,8 @@ is `opsd`, but for their sizes."""
 
 from __future__ import annotations
 
-from opsd.miniature import claim, quickstart
-from opsd.miniature.claim import Arm, Claim
+from opsd.experiments import claim, quickstart
+from opsd.experiments.claim import Arm, Claim
 
 PLAN = quickstart.Plan(languages=("swa",), seeds=(0,), problems=4, tokens=700)
 SMALLEST = {"tokens": 300, "problems": 3, "samples": 2, "points": (0.5, 1.0), "budgets": ()}
@@ -19,7 +19,7 @@ def claims(names: list[str]) -> list[Claim]:
 
 
 def main() -> None:
-    from opsd.cli import main
+    from opsd.cli.commands import main
 
     quickstart.SHORT = PLAN
     claim.chosen = claims

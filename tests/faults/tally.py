@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from opsd.run import write_atomically
+from opsd.runs.files import write_atomically
 
 LOST, UNEQUAL, TRACEBACK, UNCLEAR, HANG = FAILURES = (
     "lost or doubled",

@@ -9,14 +9,15 @@ import pytest
 import yaml
 from tests.faults.test_folders import recipe
 
-from opsd import recipe as recipes
-from opsd.card import card
+from opsd.console import log
 from opsd.credentials import cleaned, without_credentials
-from opsd.export import export
+from opsd.publish.card import card
+from opsd.publish.export import export
+from opsd.recipe import schema as recipes
+from opsd.recipe.train import train
 from opsd.report.page import write_report
 from opsd.rollout.endpoint import shown
-from opsd.run import log
-from opsd.train import train
+from opsd.rollout.engines import HF
 
 SECRETS = ("swordfish", "hf_abcdefghijklmnop", "sk-1234567890abcdef", "opensesame")
 URL = f"http://me:{SECRETS[0]}@localhost:1/v1?key={SECRETS[3]}"
@@ -75,7 +76,7 @@ def test_no_file_of_a_run_and_nothing_made_of_it_holds_them(tmp_path: Path, tiny
     assert told(yaml.safe_dump(content)) == list(SECRETS)
     given = recipes.parse(content)
     run = tmp_path / "run"
-    train(given.model_copy(update={"engine": "hf"}), run)
+    train(given.model_copy(update={"engine": HF()}), run)
     (run / "recipe.yaml").write_text(recipes.dump(given))
     assert "localhost:1/v1" in (run / "recipe.yaml").read_text()
     (tmp_path / "card.md").write_text(card(run, adapter=False))

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from opsd.failures import shown, told
-from opsd.run import write_atomically
+from opsd.cli.failures import shown, told
+from opsd.runs.files import write_atomically
 from opsd.types import RunFailed, UserError
 
 
@@ -134,7 +134,7 @@ def test_a_recipe_of_an_odd_name_is_one_line(recipe):
     assert line.isprintable() and len(line) < 2100
 
 
-BEGUN = "print('begun', flush=True); from opsd.entry import main; main()"
+BEGUN = "print('begun', flush=True); from opsd.cli.entry import main; main()"
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.15, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0])

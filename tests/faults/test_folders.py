@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from tests.arrange import metrics
 from tests.faults.test_settings import BASE
 
-from opsd import checkpoint
-from opsd import recipe as recipes
-from opsd.run import RunFolder, held, read_jsonl
-from opsd.train import train
+from opsd.recipe import schema as recipes
+from opsd.recipe.train import train
+from opsd.runs import checkpoint
+from opsd.runs.files import held, read_jsonl
+from opsd.runs.folder import RunFolder
 from opsd.types import UserError
 
 QUIET = {"use_cpu": True, "disable_tqdm": True, "gradient_checkpointing": False}
@@ -189,7 +190,7 @@ def test_a_best_checkpoint_that_is_damaged_is_not_kept(half, tiny_folder, capsys
 
 def test_two_trainings_do_not_share_a_folder(tmp_path, tiny_folder):
     folder = tmp_path / "run"
-    script = "import sys, time; from pathlib import Path; from opsd.run import held\n"
+    script = "import sys, time; from pathlib import Path; from opsd.runs.folder import held\n"
     script += (
         "with held(Path(sys.argv[1]), 'training run'): print('held', flush=True); time.sleep(60)"
     )
@@ -267,7 +268,7 @@ def test_a_step_that_is_left_in_the_middle_leaves_no_trace(tmp_path, tiny_folder
         train(own, folder)
     monkeypatch.undo()
     assert ended.value.code == 143 and list(checkpoint.complete(folder)) == [2]
-    state = checkpoint.load(folder / "checkpoint-2")
+    state = checkpoint.load_state(folder / "checkpoint-2")
     spent = [row["generated_tokens"] for row in read_jsonl(folder / "metrics.jsonl")]
     assert state["generated_tokens"] == spent[1]
     train(own, folder, resume=True)
@@ -335,11 +336,11 @@ def test_what_was_saved_after_the_step_that_a_run_goes_on_from_does_not_count(
 
 def own_trainer(folder: Path, model: Path, **settings: Any) -> Any:
     from opsd.data import problems
-    from opsd.data.filters import Account
-    from opsd.train import make_trainer
+    from opsd.data.filters import DataReport
+    from opsd.recipe.train import make_trainer
 
     own = recipe(model, **settings)
-    return make_trainer(own, folder, *problems.load(own.data, Account()))
+    return make_trainer(own, folder, *problems.load_problems(own.data, DataReport()))
 
 
 def test_the_best_of_steps_that_were_scored_and_not_saved_is_no_checkpoint(tmp_path, tiny_folder):
@@ -366,7 +367,7 @@ def test_rollouts_of_processes_that_are_gone_stay(tmp_path):
 
 
 def test_a_first_step_that_failed_may_be_repeated(tmp_path, tiny_folder, monkeypatch):
-    from opsd.trainer import OPSDTrainer
+    from opsd.training.trainer import OPSDTrainer
 
     folder = tmp_path / "run"
     inner = OPSDTrainer._pass

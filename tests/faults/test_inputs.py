@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from opsd import recipe as recipes
-from opsd.data.prompts import fill
-from opsd.miniature.leftovers import RUN, remove
-from opsd.preview import SHOWN, preview
+from opsd.experiments.leftovers import RUN, remove
+from opsd.preview.rows import SHOWN, preview
+from opsd.prompts.prompt import fill
+from opsd.recipe import schema as recipes
 from opsd.types import Problem, UserError
 
 PROBLEM = Problem("1 + 1 = ?")

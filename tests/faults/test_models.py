@@ -13,12 +13,12 @@ from tests.arrange import config, gap, problems
 from tests.faults.test_folders import recipe
 
 from opsd import methods
-from opsd.export import export
-from opsd.model import load_model
-from opsd.recipe import method
-from opsd.teacher.weights import EMA, Frozen, Live, Snapshot, moves
-from opsd.train import train
-from opsd.trainer import OPSDTrainer
+from opsd.lm.loading import load_model
+from opsd.methods.parsing import method
+from opsd.publish.export import export
+from opsd.recipe.train import train
+from opsd.teacher.weights import EMA, Frozen, Live, Snapshot
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
 
@@ -67,10 +67,10 @@ def test_adapters_that_are_saved_elsewhere_are_refused(tmp_path, tiny_folder, to
 
 
 def test_when_a_teacher_moves():
-    assert [moves(EMA(), step, 2) for step in (1, 2, 3, 4)] == [False, True, False, True]
-    assert all(moves(EMA(per="step"), step, 2) for step in (1, 2, 3))
-    assert all(moves(x, 1, 2) for x in (Frozen(), Live(), Snapshot()))
-    assert all(moves(EMA(), step, 1) for step in (1, 2, 3))
+    assert [EMA().moves(step, 2) for step in (1, 2, 3, 4)] == [False, True, False, True]
+    assert all(EMA(per="step").moves(step, 2) for step in (1, 2, 3))
+    assert all(x.moves(1, 2) for x in (Frozen(), Live(), Snapshot()))
+    assert all(EMA().moves(step, 1) for step in (1, 2, 3))
 
 
 @pytest.mark.parametrize("per", ["batch", "step"])
@@ -80,7 +80,7 @@ def test_an_average_under_reuse_moves_as_often_as_it_says(tmp_path, tiny_folder,
     distill = {"type": "distill", "teacher": teacher}
     chosen = method({"name": "opsd", "reuse": 2, "signal": distill})
     run = OPSDTrainer(str(tiny_folder), chosen, config(tmp_path, max_steps=1), problems(4))
-    (keeper,) = run.keepers.values()
+    (keeper,) = run.weights.values()
     start = {name: value.clone() for name, value in keeper.weights.items()}
     run.train()
     assert (gap(keeper.weights, start) > 0) == (per == "step")

@@ -13,12 +13,12 @@ from torch import nn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from opsd import methods
-from opsd.model import switch_randomness_off
+from opsd.lm.agreement import AGREEMENT, refuse_other_training_pass
+from opsd.lm.loading import switch_randomness_off
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.divergences import forward_kl
-from opsd.objective.signals import Distill, Teacher
-from opsd.teacher.context import OwnPrompt
-from opsd.teacher.start import AGREEMENT, refuse_other_training_pass
-from opsd.trainer import OPSDTrainer
+from opsd.prompts.contexts import OwnPrompt
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
 IDS = tuple(range(1, 24))

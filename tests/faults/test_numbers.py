@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from tests.arrange import config, gap, odd_length, problems, weights_of
 
 from opsd import methods
-from opsd.export import export
-from opsd.model import load_model
-from opsd.recipe import method
+from opsd.lm.loading import load_model
+from opsd.methods.parsing import method
+from opsd.publish.export import export
 from opsd.rollout.engine import Sampling
-from opsd.run import RunFolder, read_jsonl, to_json
-from opsd.trainer import OPSDTrainer
+from opsd.runs.files import read_jsonl, to_json
+from opsd.runs.folder import RunFolder
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import RunFailed, UserError, Verdict
 
 
@@ -84,7 +85,7 @@ def test_a_teacher_does_not_move_at_a_step_that_is_left_out(tmp_path, tiny_folde
     chosen = method({"name": "opsd", "signal": {"teacher": {"weights": weights}}})
     args = config(tmp_path, max_steps=1)
     run = spoilt(OPSDTrainer(str(tiny_folder), chosen, args, problems(4)), 1)
-    (keeper,) = run.keepers.values()
+    (keeper,) = run.weights.values()
     before = {name: value.clone() for name, value in keeper.weights.items()}
     run.train()
     assert gap(keeper.weights, before) == 0

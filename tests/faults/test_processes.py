@@ -15,8 +15,8 @@ import yaml
 from tests.arrange import metrics
 from tests.faults.test_folders import recipe
 
-from opsd import checkpoint
-from opsd import recipe as recipes
+from opsd.recipe import schema as recipes
+from opsd.runs import checkpoint
 
 
 def start(path: Path, output: Path, *flags: str) -> list[subprocess.Popen[str]]:

@@ -10,12 +10,12 @@ import yaml
 from tests.arrange import config, problems
 
 from opsd import methods
-from opsd import recipe as recipes
-from opsd.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig, without_effect
-from opsd.preflight import traps
-from opsd.recipe_files import shipped
-from opsd.train import train
-from opsd.trainer import OPSDTrainer
+from opsd.recipe import schema as recipes
+from opsd.recipe.files import shipped
+from opsd.recipe.train import train
+from opsd.training.checks import config_warnings
+from opsd.training.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig, without_effect
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
 BASE = {
@@ -69,6 +69,7 @@ NONSENSE = [
     ("max_grad_norm", -1.0),
     ("per_device_train_batch_size", 0),
     ("gradient_accumulation_steps", -2),
+    ("rollouts_per_step", 3),
     ("report_to", "nope"),
     ("metric_for_best_model", "foo"),
     ("metric_for_best_model", "eval_loss"),
@@ -136,7 +137,7 @@ def test_what_does_nothing_is_said(tmp_path):
     assert without_effect(OPSDConfig(output_dir=str(tmp_path), eval_strategy="steps")) == []
     args = config(tmp_path, **given)
     trainer = OPSDTrainer("miniature", methods.opsd(), args, problems(4))
-    assert set(lines) <= set(traps(trainer))
+    assert set(lines) <= set(config_warnings(trainer.setup, trainer.args.max_steps))
 
 
 def test_every_setting_that_is_judged_is_one_of_the_trainers():
@@ -158,4 +159,6 @@ def test_an_option_that_the_chat_template_does_not_know_is_said(tmp_path):
     )
     trainer = OPSDTrainer("miniature", method, config(tmp_path), problems(4))
     told = "method.student.template_options: this chat template does not know 'enable_thoughts'"
-    assert any(line.startswith(told) for line in traps(trainer))
+    assert any(
+        line.startswith(told) for line in config_warnings(trainer.setup, trainer.args.max_steps)
+    )

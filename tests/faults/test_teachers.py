@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from opsd import methods
-from opsd.model import load_teacher, load_tokenizer, told_apart
-from opsd.recipe import method
-from opsd.trainer import OPSDTrainer
+from opsd.lm.loading import load_teacher, load_tokenizer, told_apart
+from opsd.methods.parsing import method
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
 

@@ -11,12 +11,12 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from tests.data.families import FAMILIES, tokenizer_of
+from tests.prompts.families import FAMILIES, tokenizer_of
 from transformers import PreTrainedTokenizerFast
 
-from opsd.data import rendering
-from opsd.data.prompts import fill, templated, view
 from opsd.miniature.tokenizer import build_tokenizer, chat_template
+from opsd.prompts import rendering
+from opsd.prompts.prompt import fill, templated, view
 from opsd.types import Problem, UserError, View
 
 TURNS = (
@@ -180,7 +180,7 @@ def test_long_rows_are_no_mistake():
 
 def test_shipped_templates_need_no_process():
     code = (
-        "from opsd.data.prompts import fill\nfrom opsd.data import rendering\n"
+        "from opsd.prompts.prompt import fill\nfrom opsd.prompts import rendering\n"
         "from opsd.types import Problem\n"
         "assert fill('student', Problem('1 + 1 = ?')) and fill('as it is\\n', Problem('?'))\n"
         "assert rendering._worker._worker is None\n"
@@ -201,8 +201,8 @@ def test_threads_get_their_own_texts():
 
 FORKING = """
 import os
-from opsd.data import rendering
-from opsd.data.prompts import fill
+from opsd.prompts import rendering
+from opsd.prompts.prompt import fill
 from opsd.types import Problem
 
 def of(n):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from opsd.cli import app
+from opsd.cli.commands import app
 from opsd.grade import answers_match
 from opsd.grade.answer import compared
 from opsd.grade.explain import explain

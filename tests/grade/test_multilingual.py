@@ -2,9 +2,9 @@
 
 import pytest
 
-from opsd.data.languages import codes, language
 from opsd.grade import answers_match
 from opsd.grade.verifier import MathVerifier, decimal_mark
+from opsd.languages.registry import codes, language
 from opsd.types import Problem
 
 ANYWHERE = [  # answer, gold, and a gold that it must not match

@@ -8,7 +8,6 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsd.data.languages import codes
 from opsd.grade import answers_match, is_correct, process
 from opsd.grade.answer import answers_agree, compared
 from opsd.grade.explain import explain
@@ -16,6 +15,7 @@ from opsd.grade.misread import based, repeats, subscripted
 from opsd.grade.numerals import one_number, tidy
 from opsd.grade.verifier import MathVerifier, decimal_mark
 from opsd.grade.words import opposed
+from opsd.languages.registry import codes
 from opsd.types import Problem
 
 NUMBERS = st.one_of(

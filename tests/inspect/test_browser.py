@@ -11,8 +11,8 @@ import pytest
 from tests.browser import browser, complaints, resize, wide
 
 from opsd.inspect.page import page
-from opsd.inspect.preview import preview_page
 from opsd.inspect.rows import Traced
+from opsd.preview.page import preview_page
 
 from .folders import HOSTILE, old_row, pair, reader, row
 from .test_page import preview_content

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from opsd.cli import main
+from opsd.cli.commands import main
 from opsd.inspect.page import content, embedded, page, write_inspector
-from opsd.inspect.preview import preview_page
-from opsd.inspect.rows import Traced, load
+from opsd.inspect.rows import Traced, load_traces
+from opsd.preview.page import preview_page
 
 from .folders import HOSTILE, old_row, row, run
 
@@ -84,7 +84,8 @@ def test_what_has_no_room_is_told(tmp_path: Path, capsys, monkeypatch):
 def test_looking_takes_no_torch(tmp_path: Path):
     run(tmp_path, [row()])
     code = (
-        "import sys; from opsd.cli import main; sys.argv = ['opsd', 'inspect', sys.argv[1]]\n"
+        "import sys; from opsd.cli.commands import main\n"
+        "sys.argv = ['opsd', 'inspect', sys.argv[1]]\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
@@ -93,7 +94,7 @@ def test_looking_takes_no_torch(tmp_path: Path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()) == tmp_path / "inspect.html"
-    assert load([tmp_path])
+    assert load_traces([tmp_path])
 
 
 def test_a_preview_is_text_without_a_script():

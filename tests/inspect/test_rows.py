@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opsd.inspect.rows import Traced, load, within
+from opsd.inspect.rows import Traced, load_traces, within
 from opsd.types import UserError
 
 from .folders import old_row, row, run
@@ -15,21 +15,21 @@ from .folders import old_row, row, run
 def test_traces_of_several_files_come_by_step(tmp_path: Path):
     run(tmp_path, [row(4), row(0)])
     run(tmp_path, [row(2)], "checkpoint-2")
-    assert [traced.step for traced in load([tmp_path])] == [0, 2, 4]
-    assert [traced.step for traced in load([tmp_path], [2, 4])] == [2, 4]
+    assert [traced.step for traced in load_traces([tmp_path])] == [0, 2, 4]
+    assert [traced.step for traced in load_traces([tmp_path], [2, 4])] == [2, 4]
 
 
 def test_a_folder_of_runs_is_all_of_them(tmp_path: Path):
     run(tmp_path / "one" / "swa", [row()])
     run(tmp_path / "two" / "swa", [row()])
     runs = [tmp_path / "one", tmp_path / "two" / "swa"]
-    assert [traced.run for traced in load(runs)] == ["one/swa", "two/swa"]
+    assert [traced.run for traced in load_traces(runs)] == ["one/swa", "two/swa"]
 
 
 def test_a_half_written_line_is_left_for_later(tmp_path: Path):
     file = run(tmp_path, [row()]) / "traces" / "rank0.jsonl"
     file.write_text(file.read_text() + '{"step": 2')
-    assert len(load([tmp_path])) == 1
+    assert len(load_traces([tmp_path])) == 1
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,18 @@ def test_a_half_written_line_is_left_for_later(tmp_path: Path):
 def test_a_damaged_line_is_named(tmp_path: Path, damage: dict, told: str):
     run(tmp_path, [row(), {**row(), **damage}])
     with pytest.raises(UserError, match=r"rank0\.jsonl, line 2: not a trace") as error:
-        load([tmp_path])
+        load_traces([tmp_path])
     assert told in str(error.value)
 
 
 def test_no_traces_and_how_to_get_some(tmp_path: Path):
     with pytest.raises(UserError, match=r"no such folder"):
-        load([tmp_path / "absent"])
+        load_traces([tmp_path / "absent"])
     with pytest.raises(UserError, match=r"train\.trace_steps=25.*--checkpoint"):
-        load([tmp_path])
+        load_traces([tmp_path])
     run(tmp_path, [row(0), row(6)])
     with pytest.raises(UserError, match="no trace of step 3; there are traces of steps 0, 6"):
-        load([tmp_path], [3])
+        load_traces([tmp_path], [3])
 
 
 def test_a_page_has_room_for_whole_steps():
@@ -69,4 +69,4 @@ def test_a_page_has_room_for_whole_steps():
 
 
 def test_old_traces_are_read(tmp_path: Path):
-    assert load([run(tmp_path, [old_row()])])[0].tokens[0] == "Ji"
+    assert load_traces([run(tmp_path, [old_row()])])[0].tokens[0] == "Ji"

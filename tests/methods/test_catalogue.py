@@ -12,15 +12,17 @@ import pytest
 from pydantic import TypeAdapter
 from tests.arrange import config, every_second, gap, metrics, odd_length, problems, weights_of
 
-from opsd import methods, recipe
+from opsd import methods
+from opsd.authors.skill_bank import BankUpdate, SkillAuthor
 from opsd.methods import FUNCTIONS, Method, catalogue
 from opsd.methods.description import describe
+from opsd.methods.signals import Sum, Teacher, loss_terms
 from opsd.objective.divergences import jsd, reverse_kl
-from opsd.objective.signals import Reduction, Sum, Teacher, leaves
+from opsd.objective.total import Reduction
 from opsd.parts import parts_of
-from opsd.recipe_files import shipped
-from opsd.rollout.librarian import BankUpdate, SkillAuthor
-from opsd.trainer import OPSDTrainer
+from opsd.recipe import schema as recipe
+from opsd.recipe.files import shipped
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem
 
 HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")
@@ -84,7 +86,7 @@ def test_a_description_has_every_part_by_its_type_and_every_number(name: str):
     for x in parts_of(method):
         if not isinstance(x, Method | Sum | Teacher | Reduction):
             assert getattr(x, "formula", getattr(x, "type", "")) in text, x
-    for _, leaf in leaves(method.signal):
+    for _, leaf in loss_terms(method.signal):
         reduction = leaf.reduction
         assert f"averaged per {reduction.unit}, over {reduction.over} units" in text
     assert f"reuse: each batch of rollouts for {method.reuse} optimizer step" in text
@@ -112,7 +114,7 @@ def test_what_the_catalogue_has_is_credited_to_the_paper_alone():
         ),
         ({"signal": {"weighting": [{"type": "pass_rate"}]}}, "signal.weighting"),
         ({"signal": {"reduction": {"unit": "group"}}}, "signal.reduction.unit: token -> group"),
-        ({"divergence": "reverse_kl"}, "signal.divergence.type: clip_summands -> reverse_kl"),
+        ({"divergence": "reverse_kl"}, "signal.divergence.type: pointwise_clip -> reverse_kl"),
         ({"student": {"prefill": "Hm"}}, "student.prefill: '' -> Hm"),
     ],
 )
@@ -134,7 +136,7 @@ def test_a_method_of_ones_own_name_is_compared_with_none():
 def test_the_kl_of_grpo_is_a_second_signal_with_its_own_coefficient():
     signal = methods.grpo(beta=0.1).signal
     assert isinstance(signal, Sum)
-    assert [coefficient for coefficient, _ in leaves(signal)] == [1.0, 0.1]
+    assert [coefficient for coefficient, _ in loss_terms(signal)] == [1.0, 0.1]
 
 
 def taught(n: int) -> list[Problem]:

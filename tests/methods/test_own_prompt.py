@@ -6,7 +6,7 @@ import pytest
 from tests.arrange import config, odd_length, problems
 
 from opsd import OPSDTrainer
-from opsd.recipe import method
+from opsd.methods.parsing import method
 from opsd.types import Group, UserError
 
 OTHER = {"template_options": {"enable_thinking": True}, "template": "Say: {{ problem }}"}
@@ -18,7 +18,7 @@ def test_it_refers_to_the_methods_student(name, view):
     made = method(given)
     (leaf,) = (x for _, x in made.signals if x.type == "distill")
     context = leaf.teacher.context
-    context = context.contexts[view] if context.type == "beside" else context
+    context = context.contexts[view] if context.type == "multi_view" else context
     problem = problems(1)[0]
     (read,) = context(Group(problem, ()), 0)
     own = made.student.view(problem)

@@ -12,19 +12,20 @@ from tests.arrange import config, every_second, weights_of
 from tests.methods.test_catalogue import BANK, taught
 
 from opsd import methods
+from opsd.authors.authors import FunctionAuthor
+from opsd.authors.skill_bank import SkillAuthor
 from opsd.methods import Method
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.credit import ReturnToGo
 from opsd.objective.divergences import forward_kl, jsd, reverse_kl
-from opsd.objective.signals import Distill, Reduction, Teacher
 from opsd.objective.support import TopK
 from opsd.objective.targets import Barycenter, Mixture, Purified
-from opsd.objective.weighting import ClipImportance
-from opsd.rollout.author import FunctionAuthor
-from opsd.rollout.librarian import SkillAuthor
-from opsd.rollout.source import OnPolicy
-from opsd.teacher.context import Beside, Demonstration, Feedback, Solution
+from opsd.objective.total import Reduction
+from opsd.objective.weighting import ImportanceWeight
+from opsd.prompts.contexts import Demonstration, Feedback, MultiView, Solution
+from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import EMA, Frozen
-from opsd.trainer import OPSDTrainer
+from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem, Verdict
 
 FOUR = OnPolicy(group=4)
@@ -84,7 +85,7 @@ GRPO = methods.grpo(group=4)
 OPSD = methods.opsd()
 SIBLING = Method(
     "sibling",
-    Distill(Teacher(Demonstration(), EMA(0.95), TopK(100)), reverse_kl, (ClipImportance(2.0),)),
+    Distill(Teacher(Demonstration(), EMA(0.95), TopK(100)), reverse_kl, (ImportanceWeight(2.0),)),
     source=FOUR,
 )
 DEMOPSD = methods.demopsd(group=4)
@@ -142,7 +143,7 @@ SAME = {
     "purified_opsd with the base as its probe, unclipped": (
         of_teacher(
             methods.purified_opsd(clip=None),
-            context=Beside(
+            context=MultiView(
                 (Solution(template_options={"enable_thinking": True}), STUDENT, STUDENT)
             ),
         ),
@@ -184,7 +185,7 @@ def test_a_target_of_the_student_alone_teaches_nothing(gradient):
 
 def test_purified_without_what_the_question_adds_draws_to_the_base(gradient):
     """The student is the base at its first step: there is nothing to move it."""
-    question_free = Beside((Solution(), Solution(), STUDENT))
+    question_free = MultiView((Solution(), Solution(), STUDENT))
     made = of_teacher(methods.purified_opsd(), context=question_free, weights=Frozen())
     assert isinstance(made.signal.teacher.target, Purified)
     assert gradient(made).norm() < 1e-4 * gradient(methods.purified_opsd()).norm()

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tools.miniature.build import save
+from tools.miniature.measure import accuracy, sample
+from tools.miniature.pretrain import PRETRAININGS, Texts, pretrain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opsd.data.prompts import prompt_ids
-from opsd.miniature import NAMES, model_path
-from opsd.miniature.build import save
-from opsd.miniature.measure import HORIZON, accuracy, sample
-from opsd.miniature.pretrain import RECIPES, Texts, pretrain
+from opsd.lm.built_in import NAMES, model_path
 from opsd.miniature.tokenizer import build_tokenizer
-from opsd.miniature.world import LOW_RESOURCE, problems
-from opsd.teacher.context import Crosslingual, StudentPrompt
+from opsd.miniature.world import HORIZON, LOW_RESOURCE, problems
+from opsd.prompts.contexts import Crosslingual, StudentPrompt
+from opsd.prompts.prompt import prompt_ids
 from opsd.types import Group
 
 
@@ -48,7 +48,7 @@ def test_loads_like_any_model(name):
     assert model.dtype == torch.float32 and model.num_parameters() < 1_500_000
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert model.generation_config.eos_token_id == ends
-    built = build_tokenizer(RECIPES[name].world)
+    built = build_tokenizer(PRETRAININGS[name].world)
     assert tokenizer.backend_tokenizer.to_str() == built.backend_tokenizer.to_str()
     assert tokenizer.chat_template == build_tokenizer().chat_template
     assert (folder / "card.md").is_file()
@@ -79,7 +79,7 @@ def test_knows_more_when_told_more_and_answers_in_the_problems_language(miniatur
 
 
 def test_two_builds_give_the_same_bytes(tmp_path):
-    recipe = replace(RECIPES["miniature"], steps=3, batch=6)
+    recipe = replace(PRETRAININGS["miniature"], steps=3, batch=6)
     files = []
     for run in ("a", "b"):
         tokenizer = build_tokenizer()
@@ -91,5 +91,7 @@ def test_two_builds_give_the_same_bytes(tmp_path):
 
 def test_another_seed_gives_other_texts():
     tokenizer = build_tokenizer()
-    texts = [Texts(replace(RECIPES["miniature"], seed=s), tokenizer).batch() for s in (0, 0, 1)]
+    texts = [
+        Texts(replace(PRETRAININGS["miniature"], seed=s), tokenizer).batch() for s in (0, 0, 1)
+    ]
     assert texts[0] == texts[1] != texts[2]

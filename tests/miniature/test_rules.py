@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from random import Random
 
+from opsd.authors.critique import accepted, first_changed
 from opsd.miniature.lexicon import long_solution
 from opsd.miniature.rules import critic, rubric, skill_bank
 from opsd.miniature.world import _stories, problem, problems
-from opsd.rollout.critique import accepted, first_changed
 from opsd.types import Problem
 
 STORIES = _stories("miniature-long", "train")[:200]

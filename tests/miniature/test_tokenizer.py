@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsd.data.prompts import prompt_ids, prompt_text
 from opsd.miniature.tokenizer import SPECIAL, build_tokenizer
 from opsd.miniature.world import LANGUAGES, problems
-from opsd.teacher.context import (
+from opsd.prompts.contexts import (
     Critique,
     Crosslingual,
     Demonstration,
@@ -19,6 +18,7 @@ from opsd.teacher.context import (
     Solution,
     StudentPrompt,
 )
+from opsd.prompts.prompt import prompt_ids, prompt_text
 from opsd.types import Group, View
 
 TOKENIZER = build_tokenizer()

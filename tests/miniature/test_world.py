@@ -3,10 +3,10 @@
 import re
 
 import pytest
+from tools.miniature.pretrain import PRETRAININGS, Texts
 
-from opsd.data.languages import language
+from opsd.languages.registry import language
 from opsd.miniature.lexicon import lexicon, sentences
-from opsd.miniature.pretrain import RECIPES, Texts
 from opsd.miniature.stories import SPLITS
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.miniature.world import LANGUAGES, LOW_RESOURCE, SIZES, WORLDS, problems
@@ -60,7 +60,7 @@ def test_no_signature_is_in_two_splits(world):
 
 
 def test_pretraining_draws_from_its_own_split_only():
-    texts = Texts(RECIPES["miniature"], build_tokenizer())
+    texts = Texts(PRETRAININGS["miniature"], build_tokenizer())
     assert all(next(texts.stories).split == "pretraining" for _ in range(500))
 
 

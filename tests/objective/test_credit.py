@@ -16,10 +16,10 @@ from opsd.objective.credit import (
     Shaped,
 )
 from opsd.objective.table import TokenTable, of_view
-from opsd.objective.terms import SampledTerm
+from opsd.objective.terms import ChunkLogProb
 
 
-def table_of(rewards, groups, lengths, logp_sampler=None, markup=None, **statistics) -> TokenTable:
+def table_of(rewards, groups, lengths, logp_sampler=None, special=None, **statistics) -> TokenTable:
     """A table as a step makes it: group means and deviations by the textbook."""
     reward, group = torch.tensor(rewards), torch.tensor(groups)
     of = [reward[group == g] for g in groups]
@@ -33,7 +33,7 @@ def table_of(rewards, groups, lengths, logp_sampler=None, markup=None, **statist
         reward_mean_R=torch.stack([x.mean() for x in of]),
         reward_std_R=torch.stack([x.std() if len(x) > 1 else torch.zeros(()) for x in of]),
         pass_rate_R=torch.stack([(x > 0).float().mean() for x in of]),
-        markup=torch.zeros(len(rollout), dtype=torch.bool) if markup is None else markup,
+        special=torch.zeros(len(rollout), dtype=torch.bool) if special is None else special,
         statistics=statistics,
     )
 
@@ -66,7 +66,7 @@ def test_log_ratio_points_down_the_reverse_kl():
     p = student.detach().softmax(-1)
     expected = torch.zeros(1, 9, dtype=torch.float64)
     for token in range(9):
-        row = SampledTerm()(student.detach().clone(), [], torch.tensor([token]))
+        row = ChunkLogProb()(student.detach().clone(), [], torch.tensor([token]))
         advantage = target[0, token] - row.value
         expected += p[0, token] * PolicyGradient()(row.gradient, torch.zeros(()), advantage)
     torch.testing.assert_close(expected, student.grad)

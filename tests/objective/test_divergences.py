@@ -13,9 +13,9 @@ from tests.peers import GKDTrainer, compute_divergence
 from torch.nn.functional import log_softmax
 
 from opsd.objective.divergences import (
-    clip_summands,
     forward_kl,
     jsd,
+    pointwise_clip,
     reverse_kl,
     rows_from_logits,
 )
@@ -26,7 +26,7 @@ PLAIN = {
     **{f"jsd({b})": (jsd(b), Oracle("jsd", b)) for b in (0.1, 0.5, 0.9)},
 }
 CLIPPED = {
-    f"clip({name}, {cap})": (clip_summands(ours, cap), Oracle(true.kind, true.beta, cap))
+    f"clip({name}, {cap})": (pointwise_clip(ours, cap), Oracle(true.kind, true.beta, cap))
     for name, (ours, true) in PLAIN.items()
     for cap in (1e-3, 0.05)
 }
@@ -41,9 +41,9 @@ def logits(scale: float, distance: float, rows: int = 32, vocab: int = 501, seed
     return student, student + torch.randn(rows, vocab, generator=generator) * distance
 
 
-def outcome(divergence, student, target, temperature=1.0):
+def closed_form(divergence, student, target, temperature=1.0):
     rows, _ = rows_from_logits(student.clone(), target.clone(), temperature)
-    result = divergence.outcome(rows)
+    result = divergence.closed_form(rows)
     return result._replace(gradient=result.gradient / temperature)
 
 
@@ -65,7 +65,7 @@ def test_closed_forms_equal_float64(name, temperature):
     ours, true = PLAIN[name]
     for scale, distance in REGIMES:
         student, target = logits(scale, distance)
-        result = outcome(ours, student, target, temperature)
+        result = closed_form(ours, student, target, temperature)
         value, gradient = true(student, target, temperature)
         assert_values(result.value, value)
         assert torch.equal(result.value, result.unclipped) and not result.clipped.any()
@@ -81,7 +81,7 @@ def test_clipped_closed_forms_equal_float64(name, temperature):
     ours, true = CLIPPED[name]
     for scale, distance in REGIMES:
         student, target = logits(scale, distance)
-        result = outcome(ours, student, target, temperature)
+        result = closed_form(ours, student, target, temperature)
         value, gradient = true(student, target, temperature)
         summed = magnitude(true, student, target, temperature)
         assert_values(result.value, value, summed=summed)
@@ -160,7 +160,7 @@ def test_values_equal_trl(beta, distance):
     logp = log_softmax(student, -1), log_softmax(target, -1)
     theirs = compute_divergence(*logp, beta)
     torch.testing.assert_close(ours(*logp), theirs, rtol=1e-4, atol=1e-6)
-    value = outcome(ours, student, target, 1.1).value
+    value = closed_form(ours, student, target, 1.1).value
     gkd = GKDTrainer.generalized_jsd_loss(
         student, target, beta=beta, temperature=1.1, reduction="sum"
     )
@@ -176,7 +176,7 @@ def test_far_apart_rows_stay_finite(name):
     student[1, 3], target[1, 3] = 300.0, 0.0
     student[2, 0], target[2, 0] = 0.0, 300.0
     student[3, :25], target[3, 25:] = 120.0, 120.0
-    result = outcome(ours, student, target)
+    result = closed_form(ours, student, target)
     value, gradient = true(student, target)
     assert_values(result.value, value, relative=1e-5 if name in PLAIN else 1e-4)
     assert_gradients(result.gradient, gradient, floor=1e-9)
@@ -193,12 +193,12 @@ few = settings(max_examples=25, deadline=None, derandomize=True)
 def test_non_negative_bounded_and_zero_at_equality(seed, scale, distance):
     student, target = logits(scale, distance, rows=8, vocab=64, seed=seed)
     for name, (ours, _) in PLAIN.items():
-        value = outcome(ours, student, target).value
+        value = closed_form(ours, student, target).value
         dense = ours(log_softmax(student, -1), log_softmax(target, -1))
         assert value.min() >= -1e-9 and dense.min() >= -1e-9, name
-        same = outcome(ours, student, student)
+        same = closed_form(ours, student, student)
         assert not same.value.any() and not same.gradient.any(), name
-    assert outcome(jsd(0.5), student, target).value.max() <= math.log(2) + 1e-6
+    assert closed_form(jsd(0.5), student, target).value.max() <= math.log(2) + 1e-6
 
 
 @few
@@ -206,8 +206,8 @@ def test_non_negative_bounded_and_zero_at_equality(seed, scale, distance):
 def test_jsd_is_symmetric(seed, scale, distance):
     student, target = logits(scale, distance, rows=8, vocab=64, seed=seed)
     for beta in (0.5, 0.2):
-        there = outcome(jsd(beta), student, target).value
-        back = outcome(jsd(1 - beta), target, student).value
+        there = closed_form(jsd(beta), student, target).value
+        back = closed_form(jsd(1 - beta), target, student).value
         torch.testing.assert_close(there, back, rtol=2e-5, atol=2e-9)
 
 
@@ -221,9 +221,9 @@ def test_shift_invariant_and_permutation_equivariant(seed, scale, distance, a, b
     a, b = (round(x * grid) / grid for x in (a, b))
     order = torch.randperm(64, generator=torch.Generator().manual_seed(seed))
     for name, (ours, _) in PLAIN.items():
-        plain = outcome(ours, student, target)
-        shifted = outcome(ours, student + a, target + b)
-        permuted = outcome(ours, student[:, order], target[:, order])
+        plain = closed_form(ours, student, target)
+        shifted = closed_form(ours, student + a, target + b)
+        permuted = closed_form(ours, student[:, order], target[:, order])
         for other in (shifted, permuted):
             torch.testing.assert_close(other.value, plain.value, rtol=1e-5, atol=1e-8, msg=name)
         bound = 1e-5 * plain.gradient.abs().max().item() + 1e-8
@@ -236,7 +236,7 @@ def test_shift_invariant_and_permutation_equivariant(seed, scale, distance, a, b
 def test_gradient_rows_sum_to_zero(seed, scale, distance):
     student, target = logits(scale, distance, rows=8, vocab=64, seed=seed)
     for name, (ours, _) in EVERY.items():
-        gradient = outcome(ours, student, target).gradient
+        gradient = closed_form(ours, student, target).gradient
         bound = 1e-6 * gradient.abs().sum(-1) + (2e-7 if name in PLAIN else 1e-6)
         assert (gradient.sum(-1).abs() <= bound).all(), name
 
@@ -246,11 +246,11 @@ def test_gradient_rows_sum_to_zero(seed, scale, distance):
 def test_clip_never_raises_and_is_idle_above_every_summand(seed, scale, distance):
     student, target = logits(scale, distance, rows=8, vocab=64, seed=seed)
     for name, (ours, _) in PLAIN.items():
-        plain = outcome(ours, student, target)
-        idle = outcome(clip_summands(ours, 1e4), student, target)
+        plain = closed_form(ours, student, target)
+        idle = closed_form(pointwise_clip(ours, 1e4), student, target)
         assert torch.equal(idle.value, plain.value), name
         assert torch.equal(idle.gradient, plain.gradient) and not idle.clipped.any(), name
-        capped = outcome(clip_summands(ours, 0.01), student, target)
+        capped = closed_form(pointwise_clip(ours, 0.01), student, target)
         assert (capped.value <= plain.value + 1e-6).all(), name
         assert torch.equal(capped.unclipped, plain.value), name
 
@@ -272,7 +272,7 @@ def test_statistics_of_rows():
 def test_formulas_are_printed():
     assert forward_kl.formula.startswith("KL(target || student)")
     assert "0.3 KL(target || m) + (1-0.3)" in jsd(0.3).formula
-    assert clip_summands(reverse_kl, 0.05).formula.endswith("every summand capped at 0.05")
+    assert pointwise_clip(reverse_kl, 0.05).formula.endswith("every summand capped at 0.05")
     for beta in (0.0, 1.0):
         with pytest.raises(ValueError):
             jsd(beta)

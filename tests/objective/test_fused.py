@@ -9,18 +9,18 @@ from tests.oracle import Oracle, OracleHead, assert_gradients, assert_values, ma
 from torch.nn.functional import log_softmax
 
 from opsd.objective import kernels
-from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
+from opsd.objective.divergences import forward_kl, jsd, pointwise_clip, reverse_kl
 from opsd.objective.fused import fused_divergence, fused_terms
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.support import TopK
-from opsd.objective.terms import DivergenceTerm, SampledTerm
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 
 DIVERGENCES = {
     "forward_kl": (forward_kl, Oracle("forward_kl")),
     "reverse_kl": (reverse_kl, Oracle("reverse_kl")),
     "jsd": (jsd(0.5), Oracle("jsd", 0.5)),
     "jsd(0.9)": (jsd(0.9), Oracle("jsd", 0.9)),
-    "clip": (clip_summands(forward_kl, 0.05), Oracle("forward_kl", cap=0.05)),
+    "clip": (pointwise_clip(forward_kl, 0.05), Oracle("forward_kl", cap=0.05)),
 }
 
 
@@ -175,8 +175,8 @@ def test_top_k_equals_float64(name, by, rest):
     ours, true = DIVERGENCES[name]
     for k in (1, 5, 69, 70, 100):
         case = Case(trained=True)
-        view = View("teacher", case.teacher, case.head)
-        term = DivergenceTerm((view,), ours, support=TopK(k, by, rest), temperature=1.1)
+        view = TeacherHidden("teacher", case.teacher, case.head)
+        term = ChunkDivergence((view,), ours, support=TopK(k, by, rest), temperature=1.1)
         values, _ = fused_terms(case.student, case.head, [term], case.tokens, chunk_rows=4)
         oracle = Oracle(true.kind, true.beta, true.cap, k, rest, by)
         if k == 1 and rest == "renormalise":
@@ -189,7 +189,7 @@ def test_top_k_equals_float64(name, by, rest):
 @pytest.mark.parametrize("trained", [False, True])
 def test_log_probability_of_the_sampled_token(trained, temperature):
     case = Case(trained=trained, vocab=200)
-    term = SampledTerm(temperature=temperature)
+    term = ChunkLogProb(temperature=temperature)
     (values,), (statistics,) = fused_terms(
         case.student, case.head, [term], case.tokens, chunk_rows=4
     )
@@ -206,7 +206,7 @@ def test_log_probability_is_exact_for_near_certain_tokens(size):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(64, 400, generator=generator) * size
     for tokens in (logits.argmax(-1), logits.argmin(-1), torch.arange(64)):
-        row = SampledTerm()(logits.clone(), [], tokens)
+        row = ChunkLogProb()(logits.clone(), [], tokens)
         value, gradient = sampled(logits, tokens.numpy())
         assert_values(row.value, value)
         assert_gradients(row.gradient, gradient, floor=1e-12)
@@ -214,8 +214,8 @@ def test_log_probability_is_exact_for_near_certain_tokens(size):
 
 def test_sampled_term_reads_the_target_at_the_token():
     case = Case()
-    view = View("teacher", case.teacher, case.head)
-    term = SampledTerm((view,), temperature=1.1)
+    view = TeacherHidden("teacher", case.teacher, case.head)
+    term = ChunkLogProb((view,), temperature=1.1)
     _, (seen,) = fused_terms(case.student, case.head, [term], case.tokens, chunk_rows=4)
     for hidden, name in ((case.student, "student"), (case.teacher, "target")):
         logp = log_softmax((hidden @ case.head.weight.t()).double() / 1.1, -1)
@@ -224,11 +224,11 @@ def test_sampled_term_reads_the_target_at_the_token():
 
 
 def terms_of(case: Case):
-    view = View("teacher", case.teacher, case.head)
+    view = TeacherHidden("teacher", case.teacher, case.head)
     return [
-        DivergenceTerm((view,), jsd(0.5)),
-        SampledTerm(temperature=1.1),
-        DivergenceTerm((view,), reverse_kl, support=TopK(9), temperature=0.9),
+        ChunkDivergence((view,), jsd(0.5)),
+        ChunkLogProb(temperature=1.1),
+        ChunkDivergence((view,), reverse_kl, support=TopK(9), temperature=0.9),
     ]
 
 

@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from opsd.objective.fused import chunk_rows_for, fused_terms, head_products
-from opsd.objective.head import Head, View
-from opsd.objective.terms import DivergenceTerm, SampledTerm
+from opsd.objective.head import Head, TeacherHidden
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from opsd.objective.terms import DivergenceTerm, SampledTerm
 )
 def test_products_with_the_head(trained, planned, distill, likelihood):
     case = Case(rows=32, vocab=512, hidden=64, trained=trained)
-    view = View("teacher", case.teacher, case.head)
-    for term, expected in ((DivergenceTerm((view,)), distill), (SampledTerm(), likelihood)):
+    view = TeacherHidden("teacher", case.teacher, case.head)
+    for term, expected in ((ChunkDivergence((view,)), distill), (ChunkLogProb(), likelihood)):
         counter = FlopCounterMode(display=False)
         plan = [case.weights] if planned else None
         with counter:
@@ -65,12 +65,12 @@ def test_no_tensor_over_the_vocabulary_outside_a_chunk(trained, planned):
 
 def test_chunks_follow_the_budget():
     case = Case()
-    view = View("teacher", case.teacher, case.head)
+    view = TeacherHidden("teacher", case.teacher, case.head)
     small = Head(torch.empty(151_936, 1, device="meta"))
-    assert chunk_rows_for(small, [DivergenceTerm((view,))], "cpu") == 27
-    assert chunk_rows_for(small, [DivergenceTerm((view,))], "cuda") == 441
+    assert chunk_rows_for(small, [ChunkDivergence((view,))], "cpu") == 27
+    assert chunk_rows_for(small, [ChunkDivergence((view,))], "cuda") == 441
     half = Head(torch.empty(151_936, 1, device="meta", dtype=torch.bfloat16))
-    assert chunk_rows_for(half, [DivergenceTerm((view,))], "cpu") == 18
+    assert chunk_rows_for(half, [ChunkDivergence((view,))], "cpu") == 18
     huge = Head(torch.empty(10**6, 1, device="meta"))
-    assert chunk_rows_for(huge, [DivergenceTerm((view,))], "cpu") == 16
-    assert chunk_rows_for(case.head, [SampledTerm()], "cpu") > 1000
+    assert chunk_rows_for(huge, [ChunkDivergence((view,))], "cpu") == 16
+    assert chunk_rows_for(case.head, [ChunkLogProb()], "cpu") > 1000

@@ -11,12 +11,12 @@ from tests import oracle_targets as exact
 from tests.oracle import Oracle, OracleHead, assert_gradients, assert_values, log_softmax
 from torch.testing import assert_close
 
-from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
+from opsd.objective.divergences import forward_kl, jsd, pointwise_clip, reverse_kl
 from opsd.objective.fused import fused_terms, head_products
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.support import TopK
 from opsd.objective.targets import Barycenter, Mixture, Purified
-from opsd.objective.terms import DivergenceTerm, SampledTerm, mixed_before
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb, mixed_before
 
 ROWS, HIDDEN, VOCAB, PADDED = 13, 16, 90, 9
 NAMES = ("teacher", "probe", "base")
@@ -24,7 +24,7 @@ DIVERGENCES = {
     "forward_kl": (forward_kl, Oracle("forward_kl")),
     "reverse_kl": (reverse_kl, Oracle("reverse_kl")),
     "jsd": (jsd(0.5), Oracle("jsd", 0.5)),
-    "clip": (clip_summands(forward_kl, 0.05), Oracle("forward_kl", cap=0.05)),
+    "clip": (pointwise_clip(forward_kl, 0.05), Oracle("forward_kl", cap=0.05)),
 }
 TARGETS = {
     "purified": (Purified(), lambda s, t, r, b: exact.purified(t, r, b)),
@@ -87,8 +87,8 @@ def test_values_and_gradients_are_those_of_float64(name, divergence, temperature
     (target, formula), (ours, true) = TARGETS[name], DIVERGENCES[divergence]
     for changes in ({}, {"bias": True, "scale": 0.5}, {"softcap": 8.0}):
         head, student, hidden = case(count(formula), **changes)
-        views = [View(n, x, head) for n, x in zip(NAMES, hidden, strict=False)]
-        term = DivergenceTerm(views, ours, target, temperature=temperature)
+        views = [TeacherHidden(n, x, head) for n, x in zip(NAMES, hidden, strict=False)]
+        term = ChunkDivergence(views, ours, target, temperature=temperature)
         values, gradient, _ = run(term, head, student)
         value, by_student = expected(true, formula, head, student, hidden, temperature)
         assert_values(values, value, 2e-5, nats=1e-6)
@@ -100,18 +100,18 @@ def test_rows_that_pad_the_vocabulary_take_no_part():
         results = []
         for padding in (1.0, 50.0):
             head, student, hidden = case(count(formula), padding=padding)
-            views = [View(n, x, head) for n, x in zip(NAMES, hidden, strict=False)]
-            results.append(run(DivergenceTerm(views, jsd(0.5), target), head, student))
+            views = [TeacherHidden(n, x, head) for n, x in zip(NAMES, hidden, strict=False)]
+            results.append(run(ChunkDivergence(views, jsd(0.5), target), head, student))
         assert torch.equal(results[0][0], results[1][0]), name
         assert torch.equal(results[0][1], results[1][1]), name
 
 
 def test_a_mixture_costs_no_further_stream_where_logits_are_linear():
     head, student, hidden = case(2)
-    views = [View(n, x, head) for n, x in zip(NAMES, hidden, strict=False)]
+    views = [TeacherHidden(n, x, head) for n, x in zip(NAMES, hidden, strict=False)]
     for term in (
-        DivergenceTerm(views, target=Mixture((0.1, 0.7), 0.2)),
-        SampledTerm(views, Mixture((0.1, 0.7), 0.2)),
+        ChunkDivergence(views, target=Mixture((0.1, 0.7), 0.2)),
+        ChunkLogProb(views, Mixture((0.1, 0.7), 0.2)),
     ):
         folded = mixed_before(term, student, head)
         assert [view.name for view in folded.views] == ["target"]
@@ -131,12 +131,13 @@ def test_a_mixture_costs_no_further_stream_where_logits_are_linear():
 def test_elsewhere_it_is_mixed_as_logits(changes, term):
     head, student, hidden = case(1, **changes)
     made = replace(
-        DivergenceTerm([View("teacher", hidden[0], head)], target=Mixture((0.5,), 0.5)), **term
+        ChunkDivergence([TeacherHidden("teacher", hidden[0], head)], target=Mixture((0.5,), 0.5)),
+        **term,
     )
     assert mixed_before(made, student, head) is made
     other = Head(head.weight.clone(), vocab=VOCAB)
-    plain = replace(made, target=Mixture((0.5,), 0.5), support=DivergenceTerm(()).support)
-    foreign = replace(plain, views=[View("teacher", hidden[0], other)])
+    plain = replace(made, target=Mixture((0.5,), 0.5), support=ChunkDivergence(()).support)
+    foreign = replace(plain, views=[TeacherHidden("teacher", hidden[0], other)])
     assert mixed_before(foreign, student, head) is foreign
 
 
@@ -146,7 +147,7 @@ def test_mixed_before_the_head_or_after_it_is_the_same(name):
     head, student, hidden = case(count(formula))
     foreign = Head(head.weight.clone(), vocab=VOCAB)
     one, other = (
-        run(DivergenceTerm([View(n, x, h) for n, x in zip(NAMES, hidden, strict=False)],
+        run(ChunkDivergence([TeacherHidden(n, x, h) for n, x in zip(NAMES, hidden, strict=False)],
                            reverse_kl, target, temperature=1.1), head, student)
         for h in (head, foreign)
     )  # fmt: skip
@@ -159,8 +160,8 @@ def test_mixed_before_the_head_or_after_it_is_the_same(name):
 def test_entries_are_chosen_before_the_barycenter_is_taken(temperature):
     """DemoPSD: the student's likeliest entries and a tail, of all three rows, then the target."""
     head, student, hidden = case(2)
-    views = [View(n, x, head) for n, x in zip(NAMES, hidden, strict=False)]
-    term = DivergenceTerm(views, reverse_kl, Barycenter(), TopK(10), temperature)
+    views = [TeacherHidden(n, x, head) for n, x in zip(NAMES, hidden, strict=False)]
+    term = ChunkDivergence(views, reverse_kl, Barycenter(), TopK(10), temperature)
     values, gradient, seen = run(term, head, student)
 
     hidden64 = student.detach().double().requires_grad_()
@@ -184,8 +185,8 @@ def test_entries_are_chosen_before_the_barycenter_is_taken(temperature):
 
 def test_a_sampled_token_is_held_against_the_target():
     head, student, hidden = case(3)
-    views = [View(n, x, head) for n, x in zip(NAMES, hidden, strict=True)]
-    _, _, seen = run(SampledTerm(views, Purified(), 1.1), head, student)
+    views = [TeacherHidden(n, x, head) for n, x in zip(NAMES, hidden, strict=True)]
+    _, _, seen = run(ChunkLogProb(views, Purified(), 1.1), head, student)
     layer = OracleHead.of(head)
     rows = [log_softmax(layer.logits(x) / 1.1) for x in hidden]
     at = np.arange(ROWS) * 7 % VOCAB

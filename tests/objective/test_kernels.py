@@ -7,12 +7,12 @@ from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from opsd.objective import kernels
-from opsd.objective.divergences import clip_summands, forward_kl, jsd
+from opsd.objective.divergences import forward_kl, jsd, pointwise_clip
 from opsd.objective.fused import chunk_rows_for, fused_divergence, fused_terms
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.kernels import Compiled, Eager, Triton, kernel_for
 from opsd.objective.support import TopK
-from opsd.objective.terms import DivergenceTerm, SampledTerm
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 from opsd.types import UserError
 
 # Inductor's own imports.
@@ -41,15 +41,15 @@ def result(kernel, terms, rows, chunk, distance=0.5):
 
 def one(divergence):
     def terms(case):
-        view = View("teacher", case.teacher, case.head)
-        return [DivergenceTerm((view,), divergence, temperature=1.1)]
+        view = TeacherHidden("teacher", case.teacher, case.head)
+        return [ChunkDivergence((view,), divergence, temperature=1.1)]
 
     return terms
 
 
 @pytest.mark.slow
 def test_compiled_equals_eager_with_one_graph_for_every_number_of_rows():
-    terms = one(clip_summands(forward_kl, 0.05))
+    terms = one(pointwise_clip(forward_kl, 0.05))
     for rows, chunk in ((13, 5), (20, 7), (30, 11), (64, 64)):
         eager = result("eager", terms, rows, chunk)
         for ours, theirs in zip(result("compiled", terms, rows, chunk), eager, strict=True):
@@ -87,13 +87,13 @@ def test_what_cannot_be_compiled_is_computed_as_it_stands(monkeypatch):
 
 def test_triton_leaves_other_terms_to_the_eager_form():
     case = Case()
-    view = View("teacher", case.teacher, case.head)
+    view = TeacherHidden("teacher", case.teacher, case.head)
     other = [
-        SampledTerm(),
-        DivergenceTerm((view,), support=TopK(5)),
-        DivergenceTerm((view, view)),
+        ChunkLogProb(),
+        ChunkDivergence((view,), support=TopK(5)),
+        ChunkDivergence((view, view)),
     ]
-    assert Triton().reads_any(DivergenceTerm((view,), clip_summands(jsd(0.5))))
+    assert Triton().reads_any(ChunkDivergence((view,), pointwise_clip(jsd(0.5))))
     assert not any(Triton().reads_any(term) for term in other)
     logits = torch.randn(2, 4, 70, generator=torch.Generator().manual_seed(0))
     for term in other[:2]:
@@ -127,7 +127,7 @@ def test_triton_without_a_gpu_says_what_to_choose(monkeypatch):
 
 def test_half_precision_logits_double_a_chunk_and_more():
     half = Head(torch.empty(151_936, 1, device="meta", dtype=torch.bfloat16))
-    term = DivergenceTerm((View("teacher", torch.empty(0), half),))
+    term = ChunkDivergence((TeacherHidden("teacher", torch.empty(0), half),))
     assert chunk_rows_for(half, [term], "cuda", Eager()) == 294
     assert chunk_rows_for(half, [term], "cuda", Triton()) == 883
     # Gradients of several terms are weighted and added: in float32.

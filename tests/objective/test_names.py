@@ -12,10 +12,10 @@ from tests.oracle import Oracle, assert_gradients, assert_values, f64, log_softm
 from opsd import methods
 from opsd.objective.credit import Gated
 from opsd.objective.divergences import forward_kl
-from opsd.objective.head import View
+from opsd.objective.head import TeacherHidden
 from opsd.objective.support import Full, TopK
-from opsd.objective.targets import Aim, Barycenter, Mixture, Separate
-from opsd.objective.terms import DivergenceTerm, SampledTerm
+from opsd.objective.targets import Barycenter, Mixture, PerView, TargetLogits
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb
 
 N, V = 32, 60
 FIXED = ("student", "target", "teacher", "sampler", "divergence", "entropy_student")
@@ -27,8 +27,8 @@ def rows(seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     return logits, torch.randint(0, V, (N,), generator=generator)
 
 
-def views(*names: str) -> list[View]:
-    return [View(name, torch.empty(0), None) for name in names]
+def views(*names: str) -> list[TeacherHidden]:
+    return [TeacherHidden(name, torch.empty(0), None) for name in names]
 
 
 @pytest.mark.parametrize("support", [Full(), TopK(10)])
@@ -38,7 +38,7 @@ def test_a_view_of_any_name_leaves_the_students_numbers_alone(name, support):
     expected = torch.log_softmax(student, -1).gather(-1, tokens[:, None]).squeeze(-1)
     own = None
     for names in (("one", "two"), ("one", name), (name, "two")):
-        made = DivergenceTerm(views(*names), forward_kl, Mixture((0.5, 0.5)), support)
+        made = ChunkDivergence(views(*names), forward_kl, Mixture((0.5, 0.5)), support)
         seen = made(student.clone(), [one.clone(), two.clone()], tokens).statistics
         assert torch.allclose(seen["logp_student"], expected, atol=1e-5)
         fixed = {key: seen[key] for key in seen if not key.startswith("view/")}
@@ -52,7 +52,7 @@ def test_a_gated_view_of_any_name_votes_the_same(name):
     (student, one, two), tokens = rows(1)
     votes = []
     for names in (("one", "two"), ("one", name)):
-        made = SampledTerm(views(*names), Separate())(student.clone(), [one, two], tokens)
+        made = ChunkLogProb(views(*names), PerView())(student.clone(), [one, two], tokens)
         table = table_of([1.0], [0], [N], **made.statistics)
         scales = {n: torch.tensor([0.5]) for n in names}
         votes.append(Gated()(replace(table, scales=scales)))
@@ -62,11 +62,13 @@ def test_a_gated_view_of_any_name_votes_the_same(name):
 def test_what_a_target_sees_may_have_any_name():
     class Odd(Mixture):
         def __call__(self, views, student):
-            return Aim(super().__call__(views, student).logits, {n: torch.ones(N) for n in FIXED})
+            return TargetLogits(
+                super().__call__(views, student).logits, {n: torch.ones(N) for n in FIXED}
+            )
 
     (student, one, _), tokens = rows(2)
-    made = DivergenceTerm(views("one"), forward_kl, Odd())(student.clone(), [one.clone()], tokens)
-    plain = DivergenceTerm(views("one"), forward_kl, Mixture())(student, [one], tokens)
+    made = ChunkDivergence(views("one"), forward_kl, Odd())(student.clone(), [one.clone()], tokens)
+    plain = ChunkDivergence(views("one"), forward_kl, Mixture())(student, [one], tokens)
     assert torch.equal(made.statistics["divergence"], plain.statistics["divergence"])
     assert torch.equal(made.statistics["target/divergence"], torch.ones(N))
 

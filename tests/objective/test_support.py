@@ -8,12 +8,12 @@ from tests.oracle import Oracle, assert_gradients, assert_values
 from tests.peers import compute_topk_self_distillation_loss
 
 from opsd.objective.divergences import forward_kl, jsd, reverse_kl
-from opsd.objective.head import View
+from opsd.objective.head import TeacherHidden
 from opsd.objective.support import Full, TopK
-from opsd.objective.terms import DivergenceTerm
+from opsd.objective.terms import ChunkDivergence
 
 TOKENS = torch.zeros(16, dtype=torch.long)
-NOWHERE = View("teacher", torch.empty(0), None)
+NOWHERE = TeacherHidden("teacher", torch.empty(0), None)
 
 
 def logits(distance: float, seed: int = 0, scale: float = 3.0, vocab: int = 300):
@@ -23,7 +23,7 @@ def logits(distance: float, seed: int = 0, scale: float = 3.0, vocab: int = 300)
 
 
 def term(divergence, support, student, target, temperature=1.0):
-    made = DivergenceTerm((NOWHERE,), divergence, support=support, temperature=temperature)
+    made = ChunkDivergence((NOWHERE,), divergence, support=support, temperature=temperature)
     return made(student.clone(), [target.clone()], TOKENS)
 
 

@@ -92,7 +92,9 @@ def ours(target, views, student=S):
     aim = target(
         [torch.tensor(v, dtype=torch.float32) for v in views], torch.tensor(student).float()
     )
-    return log_softmax(aim.logits.double(), -1).numpy(), {k: v.numpy() for k, v in aim.seen.items()}
+    return log_softmax(aim.logits.double(), -1).numpy(), {
+        k: v.numpy() for k, v in aim.diagnostics.items()
+    }
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])

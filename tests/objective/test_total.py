@@ -9,14 +9,14 @@ from accelerate import Accelerator
 from tests.peers import GRPOTrainer
 from torch.nn.functional import log_softmax
 
+from opsd.methods.signals import Advantage, Distill, Likelihood, Sum, Teacher, loss_terms
 from opsd.objective.credit import GroupNormalised
-from opsd.objective.divergences import clip_summands, forward_kl, jsd, reverse_kl
-from opsd.objective.head import Head, View
-from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher, leaves
+from opsd.objective.divergences import forward_kl, jsd, pointwise_clip, reverse_kl
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.table import TokenTable
-from opsd.objective.total import Share, tally, total
-from opsd.objective.weighting import ClipImportance, ClipTokens, SkipFirst, SkipMarkup
-from opsd.teacher.context import Solution
+from opsd.objective.total import Reduction, TermInputs, count_term, total
+from opsd.objective.weighting import ClipTokens, ImportanceWeight, SkipFirst, SkipSpecialTokens
+from opsd.prompts.contexts import Solution
 
 HIDDEN, VOCAB, LIMIT = 12, 40, 9
 LENGTHS, GROUPS = [5, 2, 7, 1, 4, 3], [0, 0, 0, 1, 1, 2]
@@ -61,7 +61,7 @@ class Step:
             reward_mean_R=torch.stack([x.mean() for x in of])[own],
             reward_std_R=torch.stack([x.std() if len(x) > 1 else x[0] * 0 for x in of])[own],
             pass_rate_R=torch.zeros(len(rollouts)),
-            markup=torch.zeros(int(lengths.sum()), dtype=torch.bool),
+            special=torch.zeros(int(lengths.sum()), dtype=torch.bool),
         )
 
     def learn(self, signal, taught, batches, temperature=1.0):
@@ -70,24 +70,24 @@ class Step:
         head, loss = Head(self.weight), torch.zeros(())
         self.weight.grad = None
         tallies = [
-            tally(leaf, PLAIN, GROUPS, t, LIMIT)
-            for (_, leaf), t in zip(leaves(signal), taught, strict=True)
+            count_term(leaf, PLAIN, GROUPS, t, LIMIT)
+            for (_, leaf), t in zip(loss_terms(signal), taught, strict=True)
         ]
         for rollouts in batches:
             at = self.rows(rollouts)
-            shares = []
+            inputs = []
             for (coefficient, leaf), t, counted in zip(
-                leaves(signal), taught, tallies, strict=True
+                loss_terms(signal), taught, tallies, strict=True
             ):
                 inside = torch.tensor([t[i] for i in rollouts])
-                view = View("teacher", self.teacher[at], Head(self.weight.detach()))
+                view = TeacherHidden("teacher", self.teacher[at], Head(self.weight.detach()))
                 factor = counted.factor_R[rollouts] / max(counted.count, 1.0)
                 views = (view,) if leaf.teacher is not None and inside.any() else ()
-                shares.append(Share(coefficient, leaf, views, inside, factor, temperature))
+                inputs.append(TermInputs(coefficient, leaf, views, inside, factor, temperature))
             part, seen = total(
-                student[at], head, self.tokens[at], self.table(rollouts), shares, chunk_rows=4
+                student[at], head, self.tokens[at], self.table(rollouts), inputs, chunk_rows=4
             )
-            assert len(seen) == len(shares)
+            assert len(seen) == len(inputs)
             part.backward()
             loss = loss + part.detach()
         return loss, student.grad, self.weight.grad
@@ -142,9 +142,9 @@ def test_reductions_by_hand(reduction, taught, skip):
 
 
 SIGNALS = {
-    "distill": Distill(TEACHER, clip_summands(forward_kl, 0.05)),
+    "distill": Distill(TEACHER, pointwise_clip(forward_kl, 0.05)),
     "distill, weighted": Distill(
-        TEACHER, jsd(0.5), (SkipFirst(1), ClipTokens(0.1), ClipImportance(1.1))
+        TEACHER, jsd(0.5), (SkipFirst(1), ClipTokens(0.1), ImportanceWeight(1.1))
     ),
     "likelihood": Likelihood(reduction=Reduction(unit="sequence")),
     "advantage": Advantage(reduction=Reduction(unit="group", over="all")),
@@ -161,7 +161,7 @@ SIGNALS = {
 @pytest.mark.parametrize("name", SIGNALS)
 def test_micro_batches_change_nothing(name, trained):
     signal, step = SIGNALS[name], Step(trained)
-    taught = [EVERYONE, SOME][: len(leaves(signal))]
+    taught = [EVERYONE, SOME][: len(loss_terms(signal))]
     whole, by_student, by_weight = step.learn(signal, taught, [list(range(6))])
     for batches in ([[0, 1, 2, 3], [4, 5]], [[3], [0, 5], [1, 2, 4]], [[i] for i in range(6)]):
         loss, in_parts, weight_in_parts = step.learn(signal, taught, batches)
@@ -191,7 +191,7 @@ def test_distill_and_likelihood_gradients_by_autograd():
 
 def test_importance_weights_have_no_gradient():
     step = Step()
-    weighted = Distill(TEACHER, forward_kl, (ClipImportance(1.2),))
+    weighted = Distill(TEACHER, forward_kl, (ImportanceWeight(1.2),))
     loss, by_student, _ = step.learn(weighted, [EVERYONE], [list(range(6))])
     student = step.student.clone().requires_grad_()
     logp = log_softmax(student @ step.weight.t(), -1)
@@ -204,7 +204,7 @@ def test_importance_weights_have_no_gradient():
 
 def test_what_lies_outside_a_signal_may_be_anything():
     step = Step()
-    signal = Distill(TEACHER, forward_kl, (ClipImportance(),))
+    signal = Distill(TEACHER, forward_kl, (ImportanceWeight(),))
     clean, gradient, _ = step.learn(signal, [SOME], [list(range(6))])
     step.sampler[step.rows([1])] = float("nan")
     step.sampler[step.rows([4])] = -float("inf")
@@ -226,16 +226,18 @@ def test_a_signal_that_teaches_nothing_costs_nothing():
 
 def test_a_step_counts_all_its_tokens_before_any_gradient():
     leaf = Distill(TEACHER, weighting=(SkipFirst(2),))
-    counted = tally(leaf, PLAIN, GROUPS, SOME, LIMIT)
+    counted = count_term(leaf, PLAIN, GROUPS, SOME, LIMIT)
     assert counted.count == 3 + 5 and counted.factor_R.tolist() == [1, 0, 1, 0, 0, 0]
-    empty = tally(leaf, [], [], [], LIMIT)
+    empty = count_term(leaf, [], [], [], LIMIT)
     assert empty.count == 0 and empty.factor_R.shape == (0,)
 
 
-def test_markup_is_counted_only_where_it_is_taught():
+def test_special_tokens_are_counted_only_where_they_are_taught():
     marked = [torch.arange(n) % 2 == 0 for n in LENGTHS]
-    without = tally(Distill(TEACHER, weighting=(SkipMarkup(),)), marked, GROUPS, SOME, LIMIT)
-    plain = tally(Distill(TEACHER), marked, GROUPS, SOME, LIMIT)
+    without = count_term(
+        Distill(TEACHER, weighting=(SkipSpecialTokens(),)), marked, GROUPS, SOME, LIMIT
+    )
+    plain = count_term(Distill(TEACHER), marked, GROUPS, SOME, LIMIT)
     taught = [n for n, yes in zip(LENGTHS, SOME, strict=True) if yes]
     assert without.count == sum(n // 2 for n in taught) and plain.count == sum(taught)
 

@@ -17,9 +17,9 @@ from tests.objective.test_fused import Case
 from tests.oracle import Oracle, assert_gradients, assert_values, magnitude
 
 from opsd.objective.divergences import (
-    clip_summands,
     forward_kl,
     jsd,
+    pointwise_clip,
     reverse_kl,
     rows_from_logits,
 )
@@ -34,9 +34,9 @@ EVERY = {
     "reverse_kl": (reverse_kl, Oracle("reverse_kl")),
     "jsd(0.1)": (jsd(0.1), Oracle("jsd", 0.1)),
     "jsd(0.9)": (jsd(0.9), Oracle("jsd", 0.9)),
-    "clip(forward_kl)": (clip_summands(forward_kl, 0.05), Oracle("forward_kl", cap=0.05)),
-    "clip(reverse_kl)": (clip_summands(reverse_kl, 1e-3), Oracle("reverse_kl", cap=1e-3)),
-    "clip(jsd)": (clip_summands(jsd(0.5), 0.05), Oracle("jsd", 0.5, 0.05)),
+    "clip(forward_kl)": (pointwise_clip(forward_kl, 0.05), Oracle("forward_kl", cap=0.05)),
+    "clip(reverse_kl)": (pointwise_clip(reverse_kl, 1e-3), Oracle("reverse_kl", cap=1e-3)),
+    "clip(jsd)": (pointwise_clip(jsd(0.5), 0.05), Oracle("jsd", 0.5, 0.05)),
 }
 TEMPERATURE, BLOCK = 1.1, 128
 REGIMES = [(0.5, 1e-6), (2.0, 1e-3), (6.0, 0.03), (2.0, 0.3), (6.0, 1.0), (6.0, 3.0), (2.0, 10.0)]
@@ -116,8 +116,8 @@ def test_rows_equal_float64(results, name):
 def test_statistics_equal_the_eager_form(results, name):
     student, target = rows()
     made, statistics = rows_from_logits(student, target, TEMPERATURE, TOKENS)
-    outcome = EVERY[name][0].outcome(made)
-    statistics |= {"divergence": outcome.unclipped, "clipped": outcome.clipped.float()}
+    closed_form = EVERY[name][0].closed_form(made)
+    statistics |= {"divergence": closed_form.unclipped, "clipped": closed_form.clipped.float()}
     columns = results[name][1]
     assert columns.keys() == statistics.keys() | {"value"}
     for column, expected in statistics.items():

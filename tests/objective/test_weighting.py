@@ -6,9 +6,9 @@ from tests.objective.test_credit import table_of
 from tests.peers import apply_importance_sampling_clipping
 
 from opsd.objective.weighting import (
-    ClipImportance,
     ClipTokens,
     EarlyTokens,
+    ImportanceWeight,
     PassRate,
     Ramp,
     SkipFirst,
@@ -40,21 +40,21 @@ def test_clip_tokens_bounds_the_loss_and_keeps_its_sign():
     torch.testing.assert_close(weight * divergence, divergence.clamp(max=0.05))
     assert (
         torch.equal(weight[:3], torch.ones(3))
-        and ClipTokens(0.05).mask(table.position, table.markup).all()
+        and ClipTokens(0.05).mask(table.position, table.special).all()
     )
 
 
-def test_clip_importance_equals_trl():
+def test_importance_weight_equals_trl():
     generator = torch.Generator().manual_seed(0)
     student, sampler = (torch.randn(8, generator=generator) for _ in range(2))
     table = table_of([0.0], [0], [8], logp_sampler=sampler, logp_student=student)
     theirs = apply_importance_sampling_clipping(torch.ones(8), student, sampler, 2.0)
-    torch.testing.assert_close(ClipImportance(2.0)(table), theirs)
-    assert ClipImportance(2.0).mask(table.position, table.markup).all()
+    torch.testing.assert_close(ImportanceWeight(2.0)(table), theirs)
+    assert ImportanceWeight(2.0).mask(table.position, table.special).all()
 
 
 @pytest.mark.parametrize(
-    "weighting", [ClipTokens(0.05), ClipImportance(), EarlyTokens(), TopTokens()]
+    "weighting", [ClipTokens(0.05), ImportanceWeight(), EarlyTokens(), TopTokens()]
 )
 def test_a_missing_statistic_is_named(weighting):
     with pytest.raises(ValueError, match="records no"):

@@ -15,7 +15,7 @@ from opsd.evaluate.results import results, write
 from opsd.report import outcomes
 from opsd.report.export import export
 from opsd.report.page import write_report
-from opsd.report.runs import load
+from opsd.report.runs import load_runs
 
 from .folders import run_folder
 
@@ -38,7 +38,7 @@ def with_evaluations(folder: Path) -> Path:
 
 @pytest.fixture
 def outcome(tmp_path: Path) -> outcomes.Outcome:
-    (found,) = outcomes.outcomes(load([with_evaluations(tmp_path / "mine")]).runs)
+    (found,) = outcomes.outcomes(load_runs([with_evaluations(tmp_path / "mine")]).runs)
     return found
 
 
@@ -77,7 +77,7 @@ def test_a_run_without_a_base_to_compare_with_has_no_outcome(tmp_path: Path):
     run = with_evaluations(tmp_path / "mine")
     for file in (run / "eval" / "trained" / "suite").iterdir():
         file.unlink()
-    assert outcomes.outcomes(load([run]).runs) == []
+    assert outcomes.outcomes(load_runs([run]).runs) == []
 
 
 def test_the_page_says_whether_it_helped(tmp_path: Path):
@@ -116,7 +116,7 @@ def test_languages_that_are_there_for_reference_are_in_no_mean(tmp_path: Path):
         made = [row | {"model": model, "suite": "afrimgsm"} for row in made]
         place = evaluated(run / "eval" / model / "afrimgsm", made, model)
         write(place, 1.0, results(model, "afrimgsm", made, (4, 8), 2))
-    (found,) = outcomes.outcomes(load([run]).runs)
+    (found,) = outcomes.outcomes(load_runs([run]).runs)
     first, _, third = outcomes.sentences(found)
     assert "from 12.5% to 56.2%, mean over 2 languages" in first and "+43.8 points" in third
     scaling, tries, _ = outcomes.panels(found)
@@ -128,4 +128,4 @@ def test_an_evaluation_that_cannot_be_compared_takes_no_other_with_it(tmp_path: 
     run = with_evaluations(tmp_path / "mine")
     made = [row | {"model": "checkpoint", "suite": "other"} for row in rows(BEFORE, language="yor")]
     evaluated(run / "eval" / "checkpoint" / "other", made, "checkpoint")
-    assert [found.model for found in outcomes.outcomes(load([run]).runs)] == ["trained"]
+    assert [found.model for found in outcomes.outcomes(load_runs([run]).runs)] == ["trained"]

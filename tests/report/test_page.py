@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opsd.report.page import page, write_report
-from opsd.report.runs import load
+from opsd.report.runs import load_runs
 
 from .folders import (
     dev_line,
@@ -80,7 +80,7 @@ def check(html: str) -> Reader:
 
 
 def made(*paths: Path) -> str:
-    return page(load(paths))
+    return page(load_runs(paths))
 
 
 def test_a_run(tmp_path: Path):

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from opsd.pages.visible import visible
 from opsd.report.rollouts import samples
-from opsd.report.runs import load
-from opsd.visible import visible
+from opsd.report.runs import load_runs
 
 from .folders import jsonl, rollout, run_folder
 
 
 def test_the_same_problems_before_and_after(tmp_path: Path):
     rows = [rollout(0, "a"), rollout(0, "b"), rollout(1, "c"), rollout(7, "a"), rollout(4, "a")]
-    shown = samples(load([run_folder(tmp_path / "mine", rollouts=rows)]).runs[0])
+    shown = samples(load_runs([run_folder(tmp_path / "mine", rollouts=rows)]).runs[0])
     assert shown is not None
     assert [(s.problem, s.when) for s in shown.before] == [("a", "before training")]
     assert [(s.problem, s.when) for s in shown.after] == [("a", "step 7")]
@@ -24,7 +24,7 @@ def test_the_same_problems_before_and_after(tmp_path: Path):
 
 def test_other_problems_where_none_recurs(tmp_path: Path):
     rows = [rollout(0, "a"), rollout(0, "b"), rollout(3, "c"), rollout(9, "d"), rollout(9, "e")]
-    shown = samples(load([run_folder(tmp_path / "mine", rollouts=rows)]).runs[0])
+    shown = samples(load_runs([run_folder(tmp_path / "mine", rollouts=rows)]).runs[0])
     assert shown is not None
     assert [s.problem for s in shown.before] == ["a", "b"]
     assert [s.problem for s in shown.after] == ["d", "e"]
@@ -33,12 +33,12 @@ def test_other_problems_where_none_recurs(tmp_path: Path):
 def test_all_processes_are_read_and_a_single_step_has_no_after(tmp_path: Path):
     path = run_folder(tmp_path / "mine", rollouts=[rollout(0, "a")])
     jsonl(path / "rollouts" / "rank1.jsonl", [rollout(0, "b")], end='{"st')
-    shown = samples(load([path]).runs[0])
+    shown = samples(load_runs([path]).runs[0])
     assert shown is not None and len(shown.before) == 2 and shown.after == ()
 
 
 def test_no_rollouts(tmp_path: Path):
-    assert samples(load([run_folder(tmp_path / "mine")]).runs[0]) is None
+    assert samples(load_runs([run_folder(tmp_path / "mine")]).runs[0]) is None
 
 
 def bytes_tokenizer(path: Path) -> Tokenizer:
@@ -61,7 +61,7 @@ def test_shades_stand_behind_their_text(tmp_path: Path):
     divergence[1] = 1.0
     row = rollout(0, completion=text, completion_ids=ids, divergence=divergence)
     run_folder(path, rollouts=[row])
-    shown = samples(load([path]).runs[0])
+    shown = samples(load_runs([path]).runs[0])
     assert shown is not None
     (sample,) = shown.before
     assert sample.in_text and "".join(piece.text for piece in sample.pieces) == text
@@ -80,7 +80,7 @@ def test_shades_without_a_tokenizer_that_fits(tmp_path: Path, damage: str):
         shutil.rmtree(file.parent)
     elif damage == "half a file":
         file.write_text(file.read_text()[:100])
-    shown = samples(load([path]).runs[0])
+    shown = samples(load_runs([path]).runs[0])
     assert shown is not None
     (sample,) = shown.before
     assert not sample.in_text and sample.completion == "written at 0"

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from opsd.journal import Meter
-from opsd.report.runs import load
+from opsd.report.runs import load_runs
+from opsd.training.metrics import Metrics
 from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict
 
 from .folders import dev_line, jsonl, quickstart_folder, run_folder, train_line
 
 
 def test_a_run_is_what_its_files_say(tmp_path: Path):
-    (run,) = load([run_folder(tmp_path / "mine", planned=10)]).runs
+    (run,) = load_runs([run_folder(tmp_path / "mine", planned=10)]).runs
     assert (run.label, run.method, run.language, run.seed) == ("mine", "copsd", "yor", 7)
     assert (run.steps, run.planned_steps, run.generated_tokens) == (6, 10, 576)
     assert len(run.train) == 6 and len(run.dev) == 2
@@ -32,7 +32,7 @@ def test_a_run_ends_with_its_steps_or_its_tokens(
     tmp_path: Path, planned: int, tokens: int | None, unfinished: bool
 ):
     path = run_folder(tmp_path / "mine", planned=planned, tokens=tokens)
-    assert load([path]).runs[0].unfinished == unfinished
+    assert load_runs([path]).runs[0].unfinished == unfinished
 
 
 def suite_result(**changes: object) -> dict[str, object]:
@@ -63,7 +63,7 @@ def evaluated(run: Path, model: str, *rows: dict[str, object]) -> None:
 def test_scores_of_suites_come_first(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     evaluated(path, "m", suite_result())
-    score = load([path]).runs[0].scores[0]
+    score = load_runs([path]).runs[0].scores[0]
     assert score.where == "afrimgsm, 2,048 tokens"
     assert (score.metric, score.passing) == ("avg@12", "pass@12")
     assert (score.average, score.interval) == (0.61, (0.55, 0.7))
@@ -81,14 +81,14 @@ def test_scores_of_suites_come_first(tmp_path: Path):
 def test_labels_that_are_not_upstreams_are_named(tmp_path: Path, labels: object, told: str):
     path = run_folder(tmp_path / "mine")
     evaluated(path, "m", suite_result(labels=labels))
-    assert load([path]).runs[0].scores[0].where == told
+    assert load_runs([path]).runs[0].scores[0].where == told
 
 
 def test_of_several_models_in_one_run_each_score_says_whose_it_is(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     for model in ("base", "tuned"):
         evaluated(path, model, suite_result(model=model))
-    told = [score.where for score in load([path]).runs[0].scores]
+    told = [score.where for score in load_runs([path]).runs[0].scores]
     assert told[:2] == ["afrimgsm, 2,048 tokens, base", "afrimgsm, 2,048 tokens, tuned"]
 
 
@@ -96,20 +96,20 @@ def test_the_model_that_a_run_started_from_is_its_base(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     for model in ("miniature", "mine/model"):
         evaluated(path, model.replace("/", "_"), suite_result(model=model))
-    own, base = load([path]).runs[0].scores[:2]
+    own, base = load_runs([path]).runs[0].scores[:2]
     assert (base.method, base.generated_tokens) == ("base", 0)
-    assert own.method == load([path]).runs[0].method
+    assert own.method == load_runs([path]).runs[0].method
     assert base.where == own.where == "afrimgsm, 2,048 tokens"
 
 
 def test_the_languages_are_those_that_the_run_counted(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     (path / "data.json").write_text('{"rows": 3, "kept": {"som": 2, "swa": 1}, "dropped": []}')
-    assert load([path]).runs[0].language == "som, swa"
+    assert load_runs([path]).runs[0].language == "som, swa"
 
 
 def test_a_quickstart_is_its_runs_and_what_they_were_compared_by(tmp_path: Path):
-    evidence = load([quickstart_folder(tmp_path / "quickstart")])
+    evidence = load_runs([quickstart_folder(tmp_path / "quickstart")])
     assert len(evidence.runs) == 8
     assert {(r.language, r.method, r.seed) for r in evidence.runs} >= {("swa", "grpo", 1)}
     (comparison,) = evidence.comparisons
@@ -120,42 +120,42 @@ def test_a_quickstart_that_has_not_come_to_its_end(tmp_path: Path):
     path = quickstart_folder(tmp_path / "quickstart")
     (path / "result.json").unlink()
     jsonl(path / "zul-grpo-seed0" / "metrics.jsonl", [])
-    evidence = load([path])
+    evidence = load_runs([path])
     assert len(evidence.runs) == 8 and not evidence.comparisons
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path: Path):
     paths = [run_folder(tmp_path / folder / "run") for folder in ("a", "b")]
-    assert [run.label for run in load([*paths, paths[0]]).runs] == ["a/run", "b/run"]
+    assert [run.label for run in load_runs([*paths, paths[0]]).runs] == ["a/run", "b/run"]
 
 
 def test_a_run_killed_in_the_middle_of_a_line(tmp_path: Path):
     lines = [train_line(1), train_line(2)]
     jsonl(tmp_path / "metrics.jsonl", lines, end='{"step": 3, "lo')
-    assert load([tmp_path]).runs[0].steps == 2
+    assert load_runs([tmp_path]).runs[0].steps == 2
 
 
 def test_numbers_that_are_none(tmp_path: Path):
     jsonl(tmp_path / "metrics.jsonl", [train_line(1, generated_tokens=float("nan"))])
-    run = load([tmp_path]).runs[0]
+    run = load_runs([tmp_path]).runs[0]
     assert run.generated_tokens is None and run.scores == ()
 
 
 def test_dev_lines_alone_are_a_run(tmp_path: Path):
     jsonl(tmp_path / "metrics.jsonl", [dev_line(0, 0.25)])
-    assert load([tmp_path]).runs[0].steps == 0
+    assert load_runs([tmp_path]).runs[0].steps == 0
 
 
 def test_errors_say_what_is_missing(tmp_path: Path):
     with pytest.raises(UserError, match="no such folder"):
-        load([tmp_path / "nowhere"])
+        load_runs([tmp_path / "nowhere"])
     with pytest.raises(UserError, match=r"has no metrics\.jsonl"):
-        load([tmp_path])
+        load_runs([tmp_path])
     with pytest.raises(UserError, match="name at least one"):
-        load([])
+        load_runs([])
     jsonl(tmp_path / "metrics.jsonl", [])
     with pytest.raises(UserError, match=r"metrics\.jsonl is empty"):
-        load([tmp_path])
+        load_runs([tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str):
     path = run_folder(tmp_path / "mine")
     (path / name).write_text(text)
     with pytest.raises(UserError, match=name) as error:
-        load([path])
+        load_runs([path])
     assert "\n" not in str(error.value)
 
 
@@ -173,7 +173,7 @@ def test_a_recipe_that_is_not_utf_8_is_named(tmp_path: Path):
     path = run_folder(tmp_path / "mine")
     (path / "recipe.yaml").write_bytes(b"method: \xff\n")
     with pytest.raises(UserError, match=r"recipe\.yaml: not UTF-8 text"):
-        load([path])
+        load_runs([path])
 
 
 @pytest.mark.parametrize("interval", [[1], 5, "ab", [None, 1]])
@@ -181,25 +181,25 @@ def test_what_is_no_interval_is_named(tmp_path: Path, interval: object):
     path = run_folder(tmp_path / "mine")
     evaluated(path, "m", suite_result(interval=interval))
     with pytest.raises(UserError, match=r"result\.json: results\.0\.interval"):
-        load([path])
+        load_runs([path])
 
 
 @pytest.mark.parametrize("kept", [[1], 5, "swa"])
 def test_what_counts_no_languages_is_passed_over(tmp_path: Path, kept: object):
     path = run_folder(tmp_path / "mine")
     (path / "data.json").write_text(json.dumps({"kept": kept}))
-    assert load([path]).runs[0].language == "yor"
+    assert load_runs([path]).runs[0].language == "yor"
 
 
 def test_names_of_metrics_are_the_ones_that_training_writes():
     """The report reads these names from metrics.jsonl; the meter is who chooses them."""
-    meter = Meter()
+    metrics = Metrics()
     verdict = Verdict(1.0, True, True)
     rollout = Rollout((1,), (2, 3), "x", Finish.STOP, verdict=verdict)
-    meter.rollouts([Group(Problem("p"), (rollout,))])
-    with meter.timed("rollout"):
+    metrics.rollouts([Group(Problem("p"), (rollout,))])
+    with metrics.timed("rollout"):
         pass
-    written = set(meter.merged(lambda parts: parts))
+    written = set(metrics.merged(lambda parts: parts))
     assert written <= set(train_line(1)) and "completions/clipped_ratio" in written
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from opsd.report import series
-from opsd.report.runs import Run, load
+from opsd.report.runs import Run, load_runs
 
 from .folders import dev_line, jsonl, train_line
 
 
 def made(path: Path, lines: list[dict]) -> Run:
     jsonl(path / "metrics.jsonl", lines)
-    return load([path]).runs[0]
+    return load_runs([path]).runs[0]
 
 
 def test_dev_points_stand_at_the_tokens_generated_by_then(tmp_path: Path):

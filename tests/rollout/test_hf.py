@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tests.arrange import engine_for
 from tests.conftest import tiny_model
+from tests.rollout.contract import EngineContract
 from torch import nn
 
 from opsd.rollout.engine import Completion, Sampling, prompt_seed
@@ -33,6 +34,12 @@ def model(tokenizer) -> nn.Module:
 def prompts(tokenizer) -> list[tuple[int, ...]]:
     texts = ["Neema", "Neema has 3 eggs and 4 more.", "1 + 1", "a" * 20, "Kí ni?"]
     return [tuple(tokenizer(text)["input_ids"]) for text in texts]
+
+
+class TestContract(EngineContract):
+    @pytest.fixture
+    def engine(self, model, tokenizer) -> HFEngine:
+        return engine_for(model, tokenizer)
 
 
 SEEDS = [11, 22, 33, 44, 55]

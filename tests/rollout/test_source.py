@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,14 +12,14 @@ from tests.arrange import engine_for, problems, sampler_for
 from tests.conftest import tiny_model
 from torch import nn
 
-from opsd.data.prompts import prompt_ids
-from opsd.objective.signals import Likelihood, leaves
+from opsd.methods.signals import Likelihood, loss_terms
+from opsd.prompts.contexts import Solution, StudentPrompt
+from opsd.prompts.prompt import prompt_ids
 from opsd.rollout.engine import Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine
-from opsd.rollout.source import FromDataset, KeepCorrect, OnPolicy, Sampler
-from opsd.teacher.context import Solution, StudentPrompt
-from opsd.teacher.lessons import lessons
+from opsd.rollout.sources import FromDataset, KeepCorrect, OnPolicy, Sampler
 from opsd.teacher.weights import EMA, Frozen
+from opsd.training.examples import training_examples
 from opsd.types import Finish, Group, Problem, UserError, Verdict
 
 
@@ -73,7 +74,7 @@ def test_on_policy_samples_groups_in_one_call(engine, tokenizer):
                 rollout.completion_ids, skip_special_tokens=True
             )
     total = sum(len(r.completion_ids) for g in groups for r in g.rollouts)
-    assert sampler.generated_tokens == total
+    assert sampler.counts.generated_tokens == total
 
 
 def test_verdicts_belong_to_their_own_completions(engine, tokenizer):
@@ -116,7 +117,7 @@ def test_a_view_and_weights_of_its_own_are_used_for_sampling(engine, tokenizer, 
         yield
         engine.sync(model)
 
-    sampler = sampler_for(engine, tokenizer, borrow=borrow)
+    sampler = sampler_for(engine, tokenizer, use_weights=borrow)
     source = OnPolicy(view=Solution(), weights=EMA(decay=0.9))
     (group,) = source(problems(1), sampler, 0)
     assert borrowed == [EMA(decay=0.9)]
@@ -132,7 +133,7 @@ def test_weights_are_borrowed_only_where_a_source_asks(engine, tokenizer):
     def borrow(weights: Any) -> Any:
         raise AssertionError(weights)
 
-    sampler = sampler_for(engine, tokenizer, borrow=borrow)
+    sampler = sampler_for(engine, tokenizer, use_weights=borrow)
     assert OnPolicy()(problems(1), sampler, 0)
     with pytest.raises(AssertionError, match="Frozen"):
         OnPolicy(weights=Frozen())(problems(1), sampler, 0)
@@ -187,13 +188,13 @@ def test_retried_rollouts_keep_the_hint_and_are_learned_without_it(engine, token
     assert asked[1] == [rows[1].id, rows[3].id]
     assert engine.calls[1][2] == [prompt_seed(0, 3, i, 0, "retry") for i in asked[1]]
     assert [g.problem for g in groups] == rows
-    made = lessons(groups, leaves(Likelihood()), sampler)
+    made = training_examples(groups, loss_terms(Likelihood()), sampler)
     assert len(made) == 4
-    for lesson in made:
-        hint = lesson.problem.id in failing
-        read = ids_of(tokenizer, lesson.problem, Solution() if hint else StudentPrompt())
-        assert lesson.rollout.prompt_ids == read
-        assert lesson.prompt_ids == ids_of(tokenizer, lesson.problem, StudentPrompt())
+    for example in made:
+        hint = example.problem.id in failing
+        read = ids_of(tokenizer, example.problem, Solution() if hint else StudentPrompt())
+        assert example.rollout.prompt_ids == read
+        assert example.prompt_ids == ids_of(tokenizer, example.problem, StudentPrompt())
 
 
 def test_problems_that_fail_twice_in_one_step_are_retried_apart(engine, tokenizer):
@@ -233,9 +234,9 @@ def test_the_limit_counts_the_horizon(engine, tokenizer):
     row = longer(10)
     n = len(ids_of(tokenizer, row, StudentPrompt()))
     fits = sampler_for(engine, tokenizer, limit=n + 5, too_long="skip")
-    assert OnPolicy()([row], fits, 0) and fits.skipped == 0
-    fits.limit -= 1
-    assert OnPolicy()([row], fits, 0) == [] and fits.skipped == 1
+    assert OnPolicy()([row], fits, 0) and fits.counts.skipped == 0
+    fits = replace(fits, limit=n + 4)
+    assert OnPolicy()([row], fits, 0) == [] and fits.counts.skipped == 1
 
 
 @pytest.mark.parametrize("source", [OnPolicy(group=2), KeepCorrect(OnPolicy(group=2))])
@@ -244,14 +245,14 @@ def test_skipping_leaves_such_problems_out_and_counts_them(engine, tokenizer, so
     sampler = limited(engine, tokenizer, too_long="skip")
     groups = source(rows, sampler, 0)
     assert [g.problem for g in groups] == [rows[0], *rows[2:4]]
-    assert sampler.skipped == 2
+    assert sampler.counts.skipped == 2
     assert engine.calls[0][0] == 6
 
 
 def test_where_every_prompt_is_too_long_the_engine_is_not_called(engine, tokenizer):
     sampler = limited(engine, tokenizer, too_long="skip")
     assert OnPolicy()([longer(400)] * 2, sampler, 0) == []
-    assert (engine.calls, sampler.skipped) == ([], 2)
+    assert (engine.calls, sampler.counts.skipped) == ([], 2)
 
 
 def test_a_written_solution_over_the_limit_is_skipped_and_counted(engine, tokenizer):
@@ -260,7 +261,7 @@ def test_a_written_solution_over_the_limit_is_skipped_and_counted(engine, tokeni
         FromDataset()([row], limited(engine, tokenizer), 0)
     sampler = limited(engine, tokenizer, too_long="skip")
     (group,) = FromDataset()([row], sampler, 0)
-    assert (group.rollouts, sampler.skipped) == ((), 1)
+    assert (group.rollouts, sampler.counts.skipped) == ((), 1)
 
 
 def test_a_students_prompt_longer_than_the_samplers_is_not_learned_on(engine, tokenizer):
@@ -269,5 +270,5 @@ def test_a_students_prompt_longer_than_the_samplers_is_not_learned_on(engine, to
     sampler = limited(engine, tokenizer, student=long, too_long="skip")
     groups = OnPolicy(view=StudentPrompt())(problems(1), sampler, 0)
     assert len(groups[0].rollouts) == 1
-    assert lessons(groups, leaves(Likelihood()), sampler) == []
-    assert sampler.skipped == 1
+    assert training_examples(groups, loss_terms(Likelihood()), sampler) == []
+    assert sampler.counts.skipped == 1

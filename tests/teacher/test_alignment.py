@@ -11,22 +11,22 @@ import peft
 import pytest
 import torch
 from tests.arrange import problems
-from tests.data.families import FAMILIES, save_tiny, tokenizer_of
+from tests.prompts.families import FAMILIES, save_tiny, tokenizer_of
 from transformers import AutoModelForCausalLM
 
 from opsd import OPSDConfig, OPSDTrainer
-from opsd.data.languages import language
+from opsd.languages.registry import language
+from opsd.lm import forward as score
+from opsd.lm.built_in import model_path
+from opsd.lm.layout import PADDED, Layout, pad_right
+from opsd.lm.loading import load_tokenizer
 from opsd.methods import Method
-from opsd.miniature import model_path
-from opsd.model import load_tokenizer
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.divergences import forward_kl
-from opsd.objective.signals import Distill, Teacher
 from opsd.objective.weighting import SkipFirst
-from opsd.rollout.collate import PADDED, Layout, pad_right
-from opsd.rollout.source import FromDataset, OnPolicy
-from opsd.run import read_jsonl
-from opsd.teacher import score
-from opsd.teacher.context import Solution, StudentPrompt
+from opsd.prompts.contexts import Solution, StudentPrompt
+from opsd.rollout.sources import FromDataset, OnPolicy
+from opsd.runs.files import read_jsonl
 from opsd.types import Problem
 
 PROBLEMS = [
@@ -187,13 +187,13 @@ def test_another_context_is_noticed(lora, tiny_folder, tokenizer, tmp_path):
 
 def test_a_shift_by_one_token_would_be_noticed(tiny_folder, tokenizer, tmp_path, monkeypatch):
     def shifted(prompts, completions, pad_id):
-        sheet = pad_right(prompts, completions, pad_id)
-        return replace(sheet, rows_N=sheet.rows_N - 1)
+        batch = pad_right(prompts, completions, pad_id)
+        return replace(batch, rows_N=batch.rows_N - 1)
 
     def score_shifted(*given):
         return score.score(*given[:-1], Layout(shifted, PADDED.tokens))
 
-    monkeypatch.setattr("opsd.teacher.readers.score", score_shifted)
+    monkeypatch.setattr("opsd.teacher.scorer.score", score_shifted)
     found, _ = divergences(tiny_folder, tokenizer, tmp_path, student=STUDENTS["thinking off"])
     assert found.median() > 1e-4
 
@@ -232,7 +232,7 @@ def test_both_roles_are_read_at_the_same_tokens_under_any_template(family, tmp_p
         read.append(([len(p) for p in prompts], predicted))
         return padded
 
-    monkeypatch.setattr("opsd.teacher.start.PADDED", Layout(recorded, PADDED.tokens))
+    monkeypatch.setattr("opsd.lm.agreement.PADDED", Layout(recorded, PADDED.tokens))
     found, _ = divergences(
         folder,
         tokenizer,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from opsd.cli import app
-from opsd.run import read_jsonl
+from opsd.cli.commands import app
+from opsd.runs.files import read_jsonl
 
 pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")
 

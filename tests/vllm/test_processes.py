@@ -14,7 +14,7 @@ from tests.arrange import config, problems
 from tests.vllm.test_vllm import WARM
 
 from opsd import VLLM, OPSDTrainer
-from opsd.run import read_jsonl
+from opsd.runs.files import read_jsonl
 
 pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")
 

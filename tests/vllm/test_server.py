@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 from peft import LoraConfig
 from tests.arrange import config, engine_for, problems
-from tests.vllm.test_vllm import PLAIN, SEEDS, WARM, adapted, assert_log_probs, ids_of, stirred
+from tests.rollout.contract import PLAIN, SEEDS, EngineContract, assert_log_probs, ids_of
+from tests.vllm.test_vllm import WARM, adapted, stirred
 from transformers import TrainerCallback
 
-from opsd import OPSDTrainer, VLLMServer, checkpoint
-from opsd.model import load_model, load_tokenizer
-from opsd.rollout.engine import PROBE, EngineDown
-from opsd.rollout.handover import PROBED
+from opsd import OPSDTrainer, VLLMServer
+from opsd.lm.loading import load_model, load_tokenizer
+from opsd.rollout.engine import EngineDown, EngineSetup
+from opsd.rollout.weight_sync import PROBED
+from opsd.runs import checkpoint
 from opsd.types import UserError
 
 pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")
@@ -102,17 +104,20 @@ def plain_server(servers: Servers) -> tuple[str, subprocess.Popen]:
 
 
 def client(model: Any, tokenizer: Any, url: str, **choice: Any) -> Any:
-    from opsd.rollout.vllm_server import VLLMServerEngine
-
-    engine = VLLMServerEngine(
-        model,
-        VLLMServer(url, **choice),
-        eos_ids=[tokenizer.eos_token_id],
-        vocab=len(tokenizer),
-        probe=tokenizer(PROBE)["input_ids"],
-    )
+    setup = EngineSetup(model, tokenizer, [tokenizer.eos_token_id], len(tokenizer), 256)
+    engine = VLLMServer(url, **choice).start(setup)
     engine.sync(model)
     return engine
+
+
+class TestContract(EngineContract):
+    @pytest.fixture(scope="class")
+    def model(self, tiny_folder) -> Any:
+        return adapted(load_model(str(tiny_folder))).eval()
+
+    @pytest.fixture
+    def engine(self, server, model, tokenizer) -> Any:
+        return client(model, tokenizer, server[0])
 
 
 def test_an_adapter_reaches_the_server(server, tiny_folder, tokenizer, prompts):
@@ -235,12 +240,12 @@ def test_a_server_writes_the_next_step_meanwhile(server, tiny_folder, tmp_path):
     trainer = OPSDTrainer(
         str(tiny_folder),
         WARM,
-        config(tmp_path, max_steps=4, learning_rate=0.02, rollouts_ahead=True),
+        config(tmp_path, max_steps=4, learning_rate=0.02, async_rollouts=True),
         problems(16),
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
         engine=VLLMServer(server[0]),
     )
-    engine: Any = trainer.engine
+    engine: Any = trainer.generator.engine
     asked, ask = [], engine._ask
 
     def noted(prompt: Any, sampling: Any, seed: int) -> Any:

@@ -12,24 +12,23 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tests.arrange import config, engine_for, problems
+from tests.rollout.contract import PLAIN, SEEDS, EngineContract, assert_log_probs, ids_of
 from torch import nn
 
 from opsd import VLLM, OPSDTrainer
+from opsd.lm.loading import load_model
 from opsd.methods import Method
-from opsd.model import load_model
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.divergences import jsd
-from opsd.objective.signals import Distill, Teacher
-from opsd.rollout.engine import PROBE, Completion, Sampling
-from opsd.teacher.context import Solution
+from opsd.prompts.contexts import Solution
+from opsd.rollout.engine import EngineSetup
 from opsd.types import Finish, UserError
 
 pytest.importorskip("vllm", reason="vllm is not installed: it has an environment of its own")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-PLAIN = Sampling(max_tokens=12)
 # Compared at 1 whatever rollouts are drawn at: all but greedily, where engines must agree.
 WARM = Method(name="warm", signal=Distill(Teacher(Solution()), jsd(0.5), temperature=1.0))
-SEEDS = list(range(5))
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +52,8 @@ def stirred(model: Any, seed: int, strength: float = 0.3) -> Any:
 
 
 def engine_of(model: nn.Module, tokenizer: Any, **choice: Any) -> Any:
-    from opsd.rollout.vllm import VLLMEngine
-
-    engine = VLLMEngine(
-        model,
-        VLLM(**choice),
-        eos_ids=[tokenizer.eos_token_id],
-        vocab=len(tokenizer),
-        probe=tokenizer(PROBE)["input_ids"],
-        max_model_len=256,
-    )
+    setup = EngineSetup(model, tokenizer, [tokenizer.eos_token_id], len(tokenizer), 256)
+    engine = VLLM(**choice).start(setup)
     engine.sync(model)
     return engine
 
@@ -77,35 +68,10 @@ def engine(lora, tokenizer) -> Any:
     return engine_of(lora, tokenizer)
 
 
-def ids_of(made: list[Completion]) -> list[tuple[int, ...]]:
-    return [completion.ids for completion in made]
-
-
-def assert_log_probs(
-    model: nn.Module, prompts: list[Any], made: list[Completion], vocab: int, temperature: float
-) -> None:
-    """Those of the whole distribution, by a plain forward pass."""
-    for prompt, completion in zip(prompts, made, strict=True):
-        with torch.no_grad():
-            read = model(input_ids=torch.tensor([[*prompt, *completion.ids]])).logits
-        logp = (read[0, len(prompt) - 1 : -1, :vocab] / temperature).log_softmax(-1)
-        expected = logp.gather(-1, torch.tensor(completion.ids).unsqueeze(-1)).squeeze(-1)
-        torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "how", [{}, {"temperature": 1.3, "top_p": 0.9, "top_k": 7}, {"temperature": 0.6, "min_p": 0.01}]
-)
-def test_log_probs_are_of_the_whole_distribution(engine, lora, tokenizer, prompts, how):
-    made = engine.generate(prompts, replace(PLAIN, **how), SEEDS)
-    assert_log_probs(lora, prompts, made, len(tokenizer), how.get("temperature", 1.0))
-
-
-def test_greedy_rollouts_are_those_of_the_model_itself(engine, lora, tokenizer, prompts):
-    greedy = replace(PLAIN, temperature=0.0, max_tokens=40)
-    ours = engine_for(lora, tokenizer).generate(prompts, greedy, SEEDS)
-    theirs = engine.generate(prompts, greedy, SEEDS)
-    assert [(c.ids, c.finish) for c in theirs] == [(c.ids, c.finish) for c in ours]
+class TestContract(EngineContract):
+    @pytest.fixture
+    def model(self, lora) -> Any:
+        return lora
 
 
 def test_an_ending_token_belongs_to_the_completion(engine, lora, tokenizer, prompts):
@@ -120,17 +86,6 @@ def test_an_ending_token_belongs_to_the_completion(engine, lora, tokenizer, prom
         engine.eos_ids = own
     assert cut.ids == plain.ids[: plain.ids.index(end) + 1] and cut.finish is Finish.STOP
     assert plain.finish is Finish.LENGTH and len(plain.ids) == PLAIN.max_tokens
-
-
-def test_a_draw_depends_on_its_seed_alone(engine, prompts):
-    told: list[int] = []
-    together = engine.generate(prompts, PLAIN, SEEDS, told.append)
-    assert sum(told) == len(prompts)
-    assert ids_of(engine.generate(prompts[::-1], PLAIN, SEEDS[::-1])[::-1]) == ids_of(together)
-    alone = [engine.generate([p], PLAIN, [s])[0] for p, s in zip(prompts, SEEDS, strict=True)]
-    assert ids_of(alone) == ids_of(together)
-    others = engine.generate(prompts, PLAIN, [seed + 100 for seed in SEEDS])
-    assert ids_of(others) != ids_of(together)
 
 
 def test_rows_of_the_vocabulary_without_a_token_are_never_sampled(engine, prompts):

@@ -1,1 +1,1 @@
-"""What is asked, and in which language."""
+"""Problems: from files, the hub and streams."""

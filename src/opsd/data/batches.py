@@ -35,8 +35,8 @@ class StepShape:
             near = max(1, round(self.rollouts / self.group)) * self.group
             raise UserError(
                 f"{self.rollouts} rollouts per process and step cannot be split into groups of"
-                f" {self.group}: set per_device_train_batch_size x gradient_accumulation_steps to"
-                f" {near}"
+                f" {self.group}: set rollouts_per_step to {near * self.world}, or"
+                f" per_device_train_batch_size x gradient_accumulation_steps to {near}"
             )
 
     @property

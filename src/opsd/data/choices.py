@@ -10,10 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from opsd.data.rows import Row
-from opsd.types import Problem, UserError
-
-CHOICES = "choices"
-"""The options of a problem among its metadata, in the order of their letters."""
+from opsd.types import CHOICES, Problem, UserError
 
 
 class Choices(BaseModel):

@@ -14,10 +14,10 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from opsd.data.languages import codes, language
 from opsd.data.rows import Row
 from opsd.grade.answer import gold_answer
 from opsd.grade.format import extract_boxed
+from opsd.languages.registry import codes, language
 from opsd.types import Problem, UserError
 
 _USUAL = {

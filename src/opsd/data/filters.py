@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from opsd.data.columns import wide_column
-from opsd.data.languages import language
 from opsd.data.rows import Row
+from opsd.languages.registry import language
 from opsd.types import Problem, UserError
 
 Limit = Annotated[int, Field(gt=0)]
@@ -101,7 +101,7 @@ def languages_of(data: Mapping[str, Any], account: Mapping[str, Any]) -> list[st
 
 
 @dataclass
-class Account:
+class DataReport:
     """What became of a source's rows: how many were read, how many problems of which language are
     trained on, how many are held out for evaluation, how many were dropped and why, with the first
     row of every reason. `digest` tells one list of problems, and what prompts say in their
@@ -130,7 +130,7 @@ class Account:
         self.dropped[reason] += 1
         self.first.setdefault(reason, where)
 
-    def settle(self, train: Sequence[Problem], dev: Sequence[Problem]) -> None:
+    def finalize(self, train: Sequence[Problem], dev: Sequence[Problem]) -> None:
         """What a source came to, once all of it is read."""
         self.kept = Counter(problem.language for problem in train)
         self.dev = len(dev)

@@ -14,14 +14,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from opsd.data import languages
 from opsd.data.choices import Choices
 from opsd.data.columns import USUAL, problem, translations, wide_column
-from opsd.data.filters import Account, Filters
-from opsd.data.prompts import INSTRUCTED
+from opsd.data.filters import DataReport, Filters
 from opsd.data.rows import Row, file_rows, hub_rows, is_file, refuse_halves
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
-from opsd.miniature import NAMES
+from opsd.languages import registry as languages
+from opsd.lm.built_in import NAMES
+from opsd.prompts.prompt import INSTRUCTED
 from opsd.types import WHERE, Problem, UserError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -103,14 +103,14 @@ def _codes(spellings: tuple[str, ...]) -> dict[str, str]:
     return {code: code if Path(name).suffix else name for code, name in codes.items()}
 
 
-def load(
-    data: Data, account: Account | None = None
+def load_problems(
+    data: Data, account: DataReport | None = None
 ) -> tuple[list[Problem] | ProblemStream, list[Problem]]:
     """Training and dev problems; `account` is told what became of the rows.
 
     Raises UserError for a source without any.
     """
-    account = account or Account()
+    account = account or DataReport()
     data.shares()  # refuses unknown languages before anything is read
     if data.streaming and data.source not in NAMES:
         return _streamed(data, account)
@@ -119,14 +119,14 @@ def load(
         account.rows = len(train) + len(dev)
     else:
         train, dev = _split(read(data, account), data, account)
-    account.settle(train, dev)
+    account.finalize(train, dev)
     return train, dev
 
 
-def read(data: Data, account: Account | None = None) -> list[Problem]:
+def read(data: Data, account: DataReport | None = None) -> list[Problem]:
     """All problems of a source in its order, the dev problems among them; `metadata["row"]` is the
     number of the row, from 0. Raises UserError where there is none."""
-    account = account or Account()
+    account = account or DataReport()
     problems: list[Problem] = []
     for part in _parts(data):
         number = 0
@@ -151,7 +151,7 @@ def as_problems(rows: Iterable[Problem | Row]) -> list[Problem] | ProblemStream:
     data = Data(source="the dataset")
     if isinstance(rows, IterableDataset):
         return ProblemStream((StreamPart(data.source, rows, partial(_problems, data)),))
-    account, problems = Account(), list[Problem]()
+    account, problems = DataReport(), list[Problem]()
     for number, row in enumerate(rows, 1):
         if isinstance(row, Problem):
             problems.append(row)
@@ -203,7 +203,7 @@ def _problems(
     data: Data,
     row: Row,
     where: str,
-    account: Account,
+    account: DataReport,
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[Problem]:
     """A row's problems: one, or one per language whose translation it has."""
@@ -225,7 +225,7 @@ def _problems(
             account.drop(reason, where)
 
 
-def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:
+def _languages(data: Data, row: Row, where: str, account: DataReport) -> list[str]:
     """The languages that a row is learned in. None is ever guessed: a problem in English that
     passes for another language would be asked, taught and scored in that one."""
     column = data.columns.get("language", "language")
@@ -252,7 +252,7 @@ def _languages(data: Data, row: Row, where: str, account: Account) -> list[str]:
 _SAY_WHICH = "Map data.columns.language, or put {language} into data.source or data.columns"
 
 
-def _said(data: Data, name: str, column: str, where: str, account: Account) -> list[str]:
+def _said(data: Data, name: str, column: str, where: str, account: DataReport) -> list[str]:
     """The language that a row names: none, counted, where others are asked for."""
     if not name:
         raise UserError(f"{where}: the column '{column}' is empty: in which language is the row?")
@@ -269,7 +269,7 @@ def _said(data: Data, name: str, column: str, where: str, account: Account) -> l
 
 
 def _refuse_untranslated(
-    data: Data, row: Row, codes: Sequence[str], where: str, account: Account
+    data: Data, row: Row, codes: Sequence[str], where: str, account: DataReport
 ) -> None:
     """Refuses a row that has translations, or ought to have them, but not into these languages."""
     translated = translations(row)
@@ -300,7 +300,7 @@ def _dev_size(data: Data, problems: int) -> int:
 
 
 def _split(
-    problems: list[Problem], data: Data, account: Account
+    problems: list[Problem], data: Data, account: DataReport
 ) -> tuple[list[Problem], list[Problem]]:
     """Training problems in the source's order, at most `limit` per language; the dev problems by
     hash. No problem is in both, in whatever language and with whatever solution."""
@@ -321,7 +321,7 @@ def _place(problem: Problem) -> tuple[str, str]:
     return _hash(_key(problem)), problem.language
 
 
-def _limited(problems: list[Problem], data: Data, account: Account) -> list[Problem]:
+def _limited(problems: list[Problem], data: Data, account: DataReport) -> list[Problem]:
     if data.limit is None:
         return problems
     seen: Counter[str] = Counter()
@@ -349,7 +349,7 @@ _HEAD = 1000
 """Problems at a stream's beginning from which its dev problems are chosen, at least."""
 
 
-def _streamed(data: Data, account: Account) -> tuple[ProblemStream, list[Problem]]:
+def _streamed(data: Data, account: DataReport) -> tuple[ProblemStream, list[Problem]]:
     """A stream, less the dev problems: those with the smallest hashes at its beginning."""
     if 0 < data.dev < 1:
         raise UserError("data.dev: with streaming, write a number of problems, not a share")
@@ -381,3 +381,18 @@ def _streamed(data: Data, account: Account) -> tuple[ProblemStream, list[Problem
     dev = {_place(p): p for p in head if _key(p) in keys}
     account.dev = len(dev)
     return stream.without(lambda p: _key(p) in keys), [dev[place] for place in sorted(dev)]
+
+
+SCANNED = 1000
+"""Rows that lengths and remarks are counted over."""
+
+
+def varied(given: Sequence[Problem], rows: int) -> list[Problem]:
+    """The first problems, of every language one before any has two."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for language in (row.language for row in given[:SCANNED]):
+        turns.append(seen[language])
+        seen[language] += 1
+    order = sorted(range(len(turns)), key=lambda i: (turns[i], i))
+    return [given[i] for i in order[:rows]]

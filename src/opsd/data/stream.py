@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from opsd.data.filters import Account
+from opsd.data.filters import DataReport
 from opsd.data.rows import Row, file_rows, hub_rows, is_file
 from opsd.types import Problem, UserError
 
@@ -26,7 +26,7 @@ LOOKED = 10_000
 _PLACE = "\0place"
 """The key under which a file's streamed row says where it stands; no column has this name."""
 
-Convert = Callable[[Row, str, Account], Iterator[Problem]]
+Convert = Callable[[Row, str, DataReport], Iterator[Problem]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class StreamPart:
     convert: Convert
     share: float = 1.0
 
-    def problems(self, rank: int, world: int, seed: int, account: Account) -> Iterator[Problem]:
+    def problems(self, rank: int, world: int, seed: int, account: DataReport) -> Iterator[Problem]:
         """This process's problems without end, every epoch in another order."""
         from datasets.distributed import split_dataset_by_node
 
@@ -55,7 +55,7 @@ class StreamPart:
             if not made:
                 raise UserError(f"{self.name}: no problem for process {rank} of {world}")
 
-    def _made(self, row: Row, counted: str, account: Account) -> Iterator[Problem]:
+    def _made(self, row: Row, counted: str, account: DataReport) -> Iterator[Problem]:
         columns = {name: value for name, value in row.items() if name != _PLACE}
         return self.convert(columns, row.get(_PLACE, f"{self.name}, {counted}"), account)
 
@@ -67,7 +67,7 @@ class ProblemStream:
 
     parts: tuple[StreamPart, ...]
     held_out: Callable[[Problem], bool] = lambda problem: False
-    account: Account = field(default_factory=Account)
+    account: DataReport = field(default_factory=DataReport)
 
     def read(self, rank: int = 0, world: int = 1, seed: int = 0) -> Iterator[Problem]:
         """This process's problems without end. Raises UserError where there are none."""
@@ -87,7 +87,7 @@ class ProblemStream:
 
     def head(self, problems: int) -> list[Problem]:
         """Every part's first problems, in their order; nothing of them is counted."""
-        account = Account()
+        account = DataReport()
         found: list[Problem] = []
         for part in self.parts:
             made = (

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from opsd.evaluate.labels import UPSTREAM
 from opsd.evaluate.results import average, groups
 from opsd.evaluate.samples import Row, judged_rows, keyed
-from opsd.evaluate.suite_files import Suite
 from opsd.evaluate.weighted import shares
-from opsd.json_files import number, rows
+from opsd.runs.json_files import number, rows
+from opsd.suites.files import Suite
+from opsd.suites.labels import UPSTREAM
 from opsd.types import Problem
 
 _HALVES = 1_000

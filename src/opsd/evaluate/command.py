@@ -9,21 +9,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from opsd.evaluate import contamination, suites
-from opsd.evaluate.asking import Asking, asking, recipes_of, run_folder
+from opsd.console import log
+from opsd.evaluate import contamination
 from opsd.evaluate.checkpoints import selections
-from opsd.evaluate.published import reference, together
+from opsd.evaluate.prompt_protocol import PromptProtocol, prompt_protocol, recipes_of, run_folder
 from opsd.evaluate.remote import Endpoint
 from opsd.evaluate.run import evaluate
 from opsd.evaluate.samples import base_of, protocol
 from opsd.evaluate.settings import Settings, deviations
 from opsd.evaluate.show import show_published, show_results, show_selection
-from opsd.evaluate.suite_files import Suite
-from opsd.model import adapter_folder, locate
-from opsd.recipe import Recipe
+from opsd.lm.loading import adapter_folder, locate
+from opsd.recipe.schema import Recipe
 from opsd.rollout.endpoint import shown
+from opsd.rollout.engine import EngineChoice
 from opsd.rollout.engines import VLLM
-from opsd.run import log
+from opsd.suites import loading as suites
+from opsd.suites.files import Suite
+from opsd.suites.published import reference, together
 from opsd.types import Problem, UserError
 
 
@@ -47,7 +49,7 @@ def evaluate_models(
     skip_long: bool = False,
     seed: int = 0,
     output: Path | None = None,
-    engine: Endpoint | VLLM | None = None,
+    engine: Endpoint | EngineChoice | None = None,
 ) -> dict[str, Any]:
     """Evaluates every model on one suite (or file) under one protocol; prints a table, returns all
     results. What is not said is as the suite's published numbers were measured, or as usual: 4
@@ -57,7 +59,9 @@ def evaluate_models(
     said = Settings(samples, budgets, temperature, top_p)
     models = list(models) if isinstance(engine, Endpoint) else _there(models)
     whole = _suite(suite, data, columns or {}, splits)
-    asked = asking(models, recipe, plain, thinking, getattr(whole.protocol, "thinking", None))
+    asked = prompt_protocol(
+        models, recipe, plain, thinking, getattr(whole.protocol, "thinking", None)
+    )
     if data is not None:
         whole = suites.own(data, *splits, columns=columns or {}, trained_columns=asked.columns)
         languages = _trained_on(asked, languages)
@@ -120,7 +124,7 @@ def _suite(
     )
 
 
-def _say_how(suite: Suite, settings: Settings, asked: Asking) -> None:
+def _say_how(suite: Suite, settings: Settings, asked: PromptProtocol) -> None:
     """How models are asked, and whether as when the suite's published numbers were measured."""
     log(asked.said)
     if suite.protocol is None:
@@ -130,7 +134,7 @@ def _say_how(suite: Suite, settings: Settings, asked: Asking) -> None:
     log(f"{suite.name}: {told} ({suite.protocol.where})")
 
 
-def _trained_on(asked: Asking, languages: Sequence[str]) -> Sequence[str]:
+def _trained_on(asked: PromptProtocol, languages: Sequence[str]) -> Sequence[str]:
     """The languages in which a file of the user's own is read: those asked for, else those that the
     models were trained on."""
     if languages or not asked.languages:
@@ -178,7 +182,7 @@ def _refer(
     suite: Suite,
     models: Sequence[str],
     trained_by: Mapping[str, Recipe],
-    asked: Asking,
+    asked: PromptProtocol,
     results: Sequence[Mapping[str, Any]],
 ) -> None:
     """Shows the recipe's published numbers, and the suite's for the models that were evaluated."""
@@ -198,7 +202,7 @@ def _output(models: Sequence[str]) -> Path:
     return runs.pop() / "eval" if len(runs) == 1 else Path("runs/eval")
 
 
-def _place(suite: Suite, engine: Endpoint | VLLM | None) -> str:
+def _place(suite: Suite, engine: Endpoint | EngineChoice | None) -> str:
     """What samples are known by beside the names of suite and model: who generates, and the path of
     a file of the user's own, of whose name there may be another."""
     where = f"at {shown(engine.base_url)} " if isinstance(engine, Endpoint) else ""

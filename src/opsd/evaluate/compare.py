@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from opsd.console import log
 from opsd.evaluate.contamination import shared
-from opsd.evaluate.intervals import CHANGE, estimate
-from opsd.evaluate.labels import UPSTREAM
-from opsd.evaluate.metrics import false_discovery, permutation_test
 from opsd.evaluate.results import (
     METRICS,
     Judged,
@@ -27,11 +25,13 @@ from opsd.evaluate.results import (
 )
 from opsd.evaluate.samples import PROTOCOL, Row, claims, judged_rows, trained_from, unlike
 from opsd.evaluate.show import show_comparisons
-from opsd.evaluate.suites import SUITES
 from opsd.evaluate.weighted import shares
-from opsd.json_files import document
-from opsd.model import resolve
-from opsd.run import log
+from opsd.grade.intervals import CHANGE, estimate
+from opsd.grade.metrics import false_discovery, permutation_test
+from opsd.lm.loading import resolve
+from opsd.runs.json_files import document
+from opsd.suites.labels import UPSTREAM
+from opsd.suites.loading import SUITES
 from opsd.types import UserError
 
 T = TypeVar("T", str, int)

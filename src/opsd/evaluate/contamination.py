@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from opsd.data.rows import SUFFIXES
-from opsd.evaluate.suite_files import Overlap, Suite
-from opsd.json_files import mapping, rows, sequence
+from opsd.runs.json_files import mapping, rows, sequence
+from opsd.suites.files import Overlap, Suite
 from opsd.types import Problem
 
 SHORTEST = 24

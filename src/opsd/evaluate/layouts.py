@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from opsd import __version__
-from opsd.evaluate.labels import UPSTREAM
+from opsd.console import log
 from opsd.evaluate.results import METRICS, judged, refuse_missing
 from opsd.evaluate.samples import SAMPLES, Row, claims, sampled_rows
-from opsd.run import log, write_atomically
+from opsd.runs.environment import VERSION
+from opsd.runs.files import write_atomically
+from opsd.suites.labels import UPSTREAM
 from opsd.types import UserError
 
 
@@ -153,7 +154,7 @@ def _lm_eval(model: str, made: Sequence[Task], output: Path, date: str) -> list[
         "model_source": "opsd",
         "model_name": model,
         "model_name_sanitized": folder.name,
-        "opsd_version": __version__,
+        "opsd_version": VERSION,
     }
     written = [_json(folder / f"results_{date}.json", content)]
     for task in made:
@@ -216,7 +217,7 @@ def _lighteval(model: str, made: Sequence[Task], output: Path, date: str) -> lis
     content = {
         "config_general": {"model_name": model, "model_config": {"model_name": model}},
         "results": {**scores, "all": every},
-        "versions": dict.fromkeys(scores, __version__),
+        "versions": dict.fromkeys(scores, VERSION),
         "config_tasks": {
             _lighteval_name(task): _configuration(task) | {"name": task.name} for task in made
         },

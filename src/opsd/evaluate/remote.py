@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from opsd.console import counting
 from opsd.evaluate.samples import Protocol
-from opsd.progress_bar import counting
 from opsd.rollout.endpoint import ChatEndpoint, NoAnswer, connect, shown
 from opsd.rollout.engine import Completion, prompt_seed
 from opsd.types import Finish, Message, Problem, UserError

@@ -10,22 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opsd.evaluate.intervals import estimate
-from opsd.evaluate.labels import CORRECTED, UPSTREAM, fix_of
-from opsd.evaluate.metrics import (
-    accuracy_given_format,
-    avg_at_k,
-    format_rate,
-    majority,
-    pass_at_k,
-)
 from opsd.evaluate.samples import Row
-from opsd.evaluate.schema import RESULT, SAMPLES, read
 from opsd.evaluate.weighted import weighted
 from opsd.grade.answer import answers_agree
+from opsd.grade.intervals import estimate
+from opsd.grade.metrics import accuracy_given_format, avg_at_k, format_rate, majority, pass_at_k
 from opsd.grade.verifier import MathVerifier, decimal_mark
-from opsd.json_files import Damaged, sealed
-from opsd.run import write_atomically
+from opsd.runs.evaluation_files import RESULT, SAMPLES, read
+from opsd.runs.files import write_atomically
+from opsd.runs.json_files import Damaged, sealed
+from opsd.suites.labels import CORRECTED, UPSTREAM, fix_of
 from opsd.types import Problem, UserError
 
 

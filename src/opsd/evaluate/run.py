@@ -15,33 +15,32 @@ from typing import Any
 
 import torch
 
-from opsd.data.prompts import prompt_ids
+from opsd.console import counting, log
 from opsd.evaluate.remote import Endpoint, Pieces, draw
 from opsd.evaluate.results import results, write
 from opsd.evaluate.samples import (
     SAMPLES,
     Protocol,
-    claimed,
     described,
     done,
     judged_rows,
     keyed,
+    locked,
     sample_row,
 )
-from opsd.full import writing
-from opsd.model import (
+from opsd.lm.loading import (
     context_length,
-    eos_ids,
     load_model,
     load_tokenizer,
     refuse_other_tokenizer,
     vocabulary,
 )
-from opsd.progress_bar import counting
-from opsd.rollout.engine import PROBE, Completion, Engine, prompt_seed
-from opsd.rollout.engines import VLLM
-from opsd.rollout.hf import HFEngine
-from opsd.run import RunFolder, log
+from opsd.prompts.boundary import eos_ids
+from opsd.prompts.prompt import read
+from opsd.rollout.engine import Completion, Engine, EngineChoice, EngineSetup, prompt_seed
+from opsd.rollout.engines import HF
+from opsd.runs.disk import writing
+from opsd.runs.folder import RunFolder
 from opsd.types import Problem, UserError
 
 Item = tuple[str, int]
@@ -67,7 +66,7 @@ def evaluate(
     aside: Sequence[str] | None = None,
     trained_on: Mapping[str, int] | None = None,
     skip_long: bool = False,
-    engine: Endpoint | VLLM | None = None,
+    engine: Endpoint | EngineChoice | None = None,
 ) -> dict[str, Any]:
     """Evaluates one model on one suite into `folder`, `samples` completions per problem; returns
     the results on these problems, which `result.json` keeps beside those of other languages.
@@ -90,7 +89,7 @@ def evaluate(
     order = {key: number for number, key in enumerate(gradable)}
     spoken = [problem.language for problem in gradable.values()]
     claim = described(protocol, model, spoken, source, splits, aside)
-    with writing(folder), claimed(folder, claim):
+    with writing(folder), locked(folder, claim):
         # The samples of a problem side by side: their prompts need no padding.
         plan = [(key, i) for key in gradable for i in range(samples)]
         missing = set(plan) - done(folder)
@@ -101,7 +100,7 @@ def evaluate(
             refuse_other_tokenizer(network, tokenizer)
             sampler = _Sampler(
                 *(model, suite, gradable, protocol, RunFolder(folder), network, tokenizer),
-                choice=engine,
+                choice=engine or HF(),
             )
             sampler.run(plan, missing, skip_long)
         rows = [row for row in judged_rows(folder) if row["problem"] in order]
@@ -158,7 +157,7 @@ class _Sampler:
     folder: RunFolder
     network: Any
     tokenizer: Any
-    choice: VLLM | None = None
+    choice: EngineChoice
 
     def run(self, plan: Sequence[Item], missing: set[Item], skip_long: bool) -> None:
         """Draws, grades and writes down the missing samples. A batch is graded while the next one
@@ -215,11 +214,12 @@ class _Sampler:
         """Token ids of every prompt, before the first one is answered: one that does not fit is
         known at once."""
         budget = self.protocol.sampling.max_tokens
-        made = {
-            key: prompt_ids(self.tokenizer, self.protocol.prompt.view(problem))
+        found = {
+            key: read(self.tokenizer, self.protocol.prompt.view(problem), budget, limit)
             for key, problem in self.problems.items()
         }
-        long = [key for key, ids in made.items() if len(ids) + budget > limit]
+        made = {key: ids for key, (ids, _) in found.items()}
+        long = [key for key, (_, fits) in found.items() if not fits]
         if long and not skip_long:
             raise UserError(
                 f"{self.problems[long[0]].name}: its prompt has {len(made[long[0]])} tokens, with a"
@@ -242,22 +242,20 @@ class _Sampler:
 
 
 def make_engine(
-    network: Any, tokenizer: Any, choice: VLLM | None, longest: int
+    network: Any, tokenizer: Any, choice: EngineChoice, longest: int
 ) -> tuple[Engine, int]:
     """Who generates, with this network's weights, sequences of at most `longest` tokens; and how
     many tokens are worth being written down together."""
-    known: dict[str, Any] = {
-        "eos_ids": eos_ids(network, tokenizer),
-        "vocab": vocabulary(tokenizer),
-    }
-    if choice is not None:
-        from opsd.rollout.vllm import VLLMEngine
-
-        known["probe"] = tokenizer(PROBE)["input_ids"]
-        engine = VLLMEngine(network, choice, max_model_len=longest, **known)
-        engine.sync(network)
-        return engine, _VLLM_TOKENS
     device, tokens = ("cuda", _GPU_TOKENS) if torch.cuda.is_available() else ("cpu", _CPU_TOKENS)
-    pad = tokenizer.pad_token_id
-    made = HFEngine(network.to(device), pad_id=pad, batch_tokens=tokens, **known)
-    return made, _TURNS * tokens
+    own = isinstance(choice, HF)
+    setup = EngineSetup(
+        model=network.to(device) if own else network,
+        tokenizer=tokenizer,
+        eos_ids=eos_ids(network, tokenizer),
+        vocab=vocabulary(tokenizer),
+        max_length=longest,
+        batch_tokens=tokens,
+    )
+    engine = choice.start(setup)
+    engine.sync(network)
+    return engine, _TURNS * tokens if own else _VLLM_TOKENS

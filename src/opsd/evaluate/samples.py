@@ -17,22 +17,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opsd.data.languages import language
-from opsd.data.prompts import template_text
-from opsd.data.tokens import completion_text
-from opsd.evaluate.fidelity import fidelity
-from opsd.evaluate.schema import CLAIM, PROTOCOL, RESULT, SAMPLE, SAMPLES
-from opsd.evaluate.traits import repetition
 from opsd.grade.choice import ChoiceVerifier, chosen, options_of
+from opsd.grade.fidelity import fidelity
 from opsd.grade.format import answer_part, extract_boxed
+from opsd.grade.traits import repetition
 from opsd.grade.verifier import MathVerifier
-from opsd.json_files import Damaged, as_type, document, mapping, rows, sealed
-from opsd.model import resolve
+from opsd.languages.registry import language
+from opsd.lm.loading import resolve
+from opsd.prompts.contexts import StudentPrompt
+from opsd.prompts.prompt import template_text
+from opsd.prompts.tokens import completion_text
 from opsd.rollout.engine import Completion, Sampling
-from opsd.run import held, write_atomically
-from opsd.teacher.context import StudentPrompt
+from opsd.runs.evaluation_files import CLAIM, PROTOCOL, RESULT, SAMPLE, SAMPLES
+from opsd.runs.files import held, write_atomically
+from opsd.runs.json_files import Damaged, as_type, document, mapping, rows, sealed
 from opsd.types import Finish, Problem, UserError
-from opsd.yaml_files import mapping as yaml_mapping
+from opsd.validation import mapping as yaml_mapping
 
 Row = dict[str, Any]
 _LONG = ("prompt", "completion")
@@ -151,7 +151,7 @@ def done(folder: Path) -> set[tuple[str, int]]:
 
 
 @contextmanager
-def claimed(folder: Path, about: Row) -> Iterator[None]:
+def locked(folder: Path, about: Row) -> Iterator[None]:
     """Holds a folder for one evaluation at a time, whose samples are as `described` says.
 
     Raises UserError where another process writes there, and where the samples there were drawn from

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from opsd.evaluate.suite_files import Setting
+from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Sampling
-from opsd.teacher.context import StudentPrompt
+from opsd.suites.files import Setting
 from opsd.types import UserError
 
 SAMPLES, BUDGETS, TEMPERATURE, TOP_P = 4, (1024,), 1.0, 0.95

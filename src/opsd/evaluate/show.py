@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from opsd.evaluate.intervals import FEWEST, Estimate, combined, recalled
-from opsd.evaluate.labels import CORRECTED, UPSTREAM
-from opsd.evaluate.published import ours
-from opsd.evaluate.suite_files import Suite
-from opsd.run import log
+from opsd.console import log
+from opsd.grade.intervals import FEWEST, Estimate, combined, recalled
+from opsd.suites.files import Suite
+from opsd.suites.labels import CORRECTED, UPSTREAM
+from opsd.suites.published import ours
 
 Row = Mapping[str, Any]
 MEAN = "mean"

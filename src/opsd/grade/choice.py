@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Literal
 
-from opsd.data.choices import CHOICES
 from opsd.grade.answer import MAX_ANSWER_CHARS
 from opsd.grade.format import answer_part, last_box
 from opsd.grade.letters import CLOSE, OPEN, TEX, lettered
 from opsd.parts import part
-from opsd.types import Problem, Verdict
+from opsd.types import CHOICES, Problem, Verdict
 
 # `The answer is B`, `**Answer:** (B)`, `the correct option is B`; not `the answer is B or C`, nor
 # `the answer is A dog`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from opsd.limited.process import Limited, WorkerError
+from opsd.sandbox.process import Limited, WorkerError
 
 WORKER = Path(__file__).with_name("worker.py")
 # The worker ends a comparison after one second of CPU. This one only counts where the machine is so

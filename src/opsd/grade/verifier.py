@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from opsd.data.languages import codes, language
 from opsd.grade.answer import is_correct
 from opsd.grade.choice import ChoiceVerifier, options_of
 from opsd.grade.format import format_ok
 from opsd.grade.numerals import DecimalMark
+from opsd.languages.registry import codes, language
 from opsd.parts import part
 from opsd.types import Problem, Verdict
 

@@ -1,6 +1,6 @@
 """The process in which Math-Verify compares two answers; run as a script, never imported by others.
 
-An answer such as `9^{9^{9^9}}` takes all time and memory that there is (`opsd.limited.worker`).
+An answer such as `9^{9^{9^9}}` takes all time and memory that there is (`opsd.sandbox.worker`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from opsd.limited.worker import Answer, keep_answering
+from opsd.sandbox.worker import Answer, keep_answering
 
 CPU_LIMIT_S = 1.0
 MEMORY_LIMIT_BYTES = 1 << 30

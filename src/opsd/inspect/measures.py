@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opsd.json_files import finite
+from opsd.runs.json_files import finite
 
 Row = Mapping[str, Any]
 

@@ -15,13 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opsd.data.languages import codes, language
-from opsd.inspect.html import render
+from opsd.console import log
 from opsd.inspect.measures import LEVELS, Series, measures, reader_label, series_of
-from opsd.inspect.rows import Traced, load, within
-from opsd.json_files import finite
-from opsd.run import log, write_atomically
-from opsd.visible import HIDDEN, UNSEEN
+from opsd.inspect.rows import Traced, load_traces, within
+from opsd.languages.registry import codes, language
+from opsd.pages.html import render
+from opsd.pages.visible import HIDDEN, UNSEEN
+from opsd.runs.files import write_atomically
+from opsd.runs.json_files import finite
 
 _REPLACEMENT = "\ufffd"
 
@@ -32,7 +33,7 @@ def write_inspector(runs: Sequence[Path], output: Path, steps: Sequence[int] = (
     `steps` chooses among a run's traces. Raises UserError for a folder without traces, a step
     without any, and a line that is no trace.
     """
-    traced, left_out = within(load(runs, steps))
+    traced, left_out = within(load_traces(runs, steps))
     if left_out:
         told = ", ".join(map(str, left_out))
         log(f"too many tokens for one page: left out are steps {told}; choose with --steps")
@@ -44,6 +45,7 @@ def page(traced: Sequence[Traced], left_out: Sequence[int] = ()) -> str:
     """The page about these traces; `left_out` are steps that had no room on it."""
     labels = list(dict.fromkeys(one.run for one in traced))
     return render(
+        Path(__file__).parent,
         "page",
         title=f"Token by token: {', '.join(labels)}",
         data=embedded(content(traced, left_out)),

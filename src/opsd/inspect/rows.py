@@ -11,8 +11,8 @@ from annotated_types import Len
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from opsd.json_files import as_type, rows
-from opsd.run import distinct_names
+from opsd.runs.files import distinct_names
+from opsd.runs.json_files import as_type, rows
 from opsd.types import UserError
 
 MOST_TOKENS = 50_000
@@ -98,7 +98,7 @@ class Traced:
         return self.row["tokens"]
 
 
-def load(runs: Sequence[Path], steps: Sequence[int] = ()) -> list[Traced]:
+def load_traces(runs: Sequence[Path], steps: Sequence[int] = ()) -> list[Traced]:
     """The traces of run folders, and of folders that hold such, by run and step; those of some
     `steps` only, where they are named.
 

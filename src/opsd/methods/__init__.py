@@ -2,54 +2,48 @@
 
     method = source x signal (each with its own reduction), each batch used for `reuse` steps
 
-Nothing outside this folder knows a method's name.
+A method is a function of one of the modules below that returns a `Method`: `opsd.methods.copsd()`.
+Nothing outside this folder and the experiments knows a method's name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
-from opsd.methods.authored import rcsd, rcsd_writer, step_critique
-from opsd.methods.baselines import grpo, sft, star
-from opsd.methods.contexts import crisp, opcd, sdft
-from opsd.methods.crosslingual import copsd
-from opsd.methods.distillation import off_policy_distillation, opsd, opsd_v1, sampled_token
-from opsd.methods.horizons import popd, topd
+from opsd.methods import (
+    authored,
+    baselines,
+    contexts,
+    crosslingual,
+    distillation,
+    horizons,
+    skilled,
+    targets,
+    verified,
+)
 from opsd.methods.method import Method
-from opsd.methods.skilled import sgsd
-from opsd.methods.targets import beta_opsd, demopsd, purified_opsd
-from opsd.methods.verified import hdpo, paced, rlsd, sdpo, ssopd
+
+_MODULES = (
+    *(distillation, crosslingual, targets, horizons, authored, skilled, verified, contexts),
+    baselines,
+)
+
+
+def _methods_of(module: ModuleType) -> dict[str, Callable[..., Method]]:
+    """The functions that a module defines, in its order, and that give a method."""
+    own = {n: f for n, f in vars(module).items() if getattr(f, "__module__", "") == module.__name__}
+    return {
+        n: f for n, f in own.items() if f.__annotations__.get("return") == "Method" and n[0] != "_"
+    }
+
 
 FUNCTIONS: dict[str, Callable[..., Method]] = {
-    f.__name__: f
-    for f in (
-        opsd,
-        opsd_v1,
-        copsd,
-        purified_opsd,
-        demopsd,
-        beta_opsd,
-        topd,
-        popd,
-        step_critique,
-        rcsd,
-        rcsd_writer,
-        sgsd,
-        sdpo,
-        sdft,
-        ssopd,
-        rlsd,
-        hdpo,
-        paced,
-        opcd,
-        crisp,
-        sampled_token,
-        grpo,
-        sft,
-        star,
-        off_policy_distillation,
-    )
+    name: function for module in _MODULES for name, function in _methods_of(module).items()
 }
+"""The functions by their names, which are the methods'."""
+
+__all__ = ["FUNCTIONS", "Method", "catalogue", *FUNCTIONS]
 
 
 def catalogue() -> dict[str, Method]:
@@ -57,33 +51,12 @@ def catalogue() -> dict[str, Method]:
     return {name: function() for name, function in FUNCTIONS.items()}
 
 
-__all__ = [
-    "FUNCTIONS",
-    "Method",
-    "beta_opsd",
-    "catalogue",
-    "copsd",
-    "crisp",
-    "demopsd",
-    "grpo",
-    "hdpo",
-    "off_policy_distillation",
-    "opcd",
-    "opsd",
-    "opsd_v1",
-    "paced",
-    "popd",
-    "purified_opsd",
-    "rcsd",
-    "rcsd_writer",
-    "rlsd",
-    "sampled_token",
-    "sdft",
-    "sdpo",
-    "sft",
-    "sgsd",
-    "ssopd",
-    "star",
-    "step_critique",
-    "topd",
-]
+def __getattr__(name: str) -> Callable[..., Method]:
+    """The function of a method's name."""
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    raise AttributeError(f"module 'opsd.methods' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *FUNCTIONS]

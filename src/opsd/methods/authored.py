@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from opsd.authors.authors import ModelAuthor
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
-from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl
-from opsd.objective.signals import Distill, Teacher
+from opsd.methods.signals import Distill, Teacher
+from opsd.objective.divergences import AnyDivergence, forward_kl, pointwise_clip
 from opsd.objective.support import TopK
-from opsd.rollout.author import ModelAuthor
-from opsd.teacher.context import Critique, Rubric, Solution, StudentPrompt
+from opsd.prompts.contexts import Critique, Rubric, Solution, StudentPrompt
 from opsd.teacher.weights import AnyWeights, Frozen
 
 _RCSD = "Gu et al. 2026, arXiv 2606.19327"
@@ -50,7 +50,7 @@ def step_critique(
 def rcsd(
     reference: bool = False,
     k: int = 20,
-    divergence: AnyDivergence = clip_summands(forward_kl, 0.05),
+    divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05),
 ) -> Method:
     """RCSD: the teacher reads by what an answer will be judged, not the answer.
 

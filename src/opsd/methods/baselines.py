@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Distill, Likelihood, Sum, Teacher
 from opsd.objective.credit import Clipped, GroupNormalised
 from opsd.objective.divergences import reverse_kl
-from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Sum, Teacher
-from opsd.rollout.source import FromDataset, KeepCorrect, OnPolicy
-from opsd.teacher.context import OwnPrompt, Solution
+from opsd.objective.total import Reduction
+from opsd.prompts.contexts import OwnPrompt, Solution
+from opsd.rollout.sources import FromDataset, KeepCorrect, OnPolicy
 
 
 def grpo(beta: float = 0.0, group: int = 8, reuse: int = 1) -> Method:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from opsd.methods.distillation import THINKS
 from opsd.methods.method import Method
+from opsd.methods.signals import Distill, Teacher
 from opsd.objective.divergences import AnyDivergence, forward_kl, reverse_kl
-from opsd.objective.signals import Distill, Teacher
 from opsd.objective.support import TopK
 from opsd.objective.weighting import SkipFirst
-from opsd.teacher.context import Demonstration, Document, Instruction, StudentPrompt
+from opsd.prompts.contexts import Demonstration, Document, Instruction, StudentPrompt
 from opsd.teacher.weights import EMA
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
-from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl
-from opsd.objective.signals import Distill, Teacher
-from opsd.teacher.context import Crosslingual, StudentPrompt
+from opsd.methods.signals import Distill, Teacher
+from opsd.objective.divergences import AnyDivergence, forward_kl, pointwise_clip
+from opsd.prompts.contexts import Crosslingual, StudentPrompt
 
 _THINKS = {"enable_thinking": True}
 _PREFIX = "<think>\n{{ think_prefix }}"
 
 
-def copsd(divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method:
+def copsd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method:
     """COPSD: the teacher also reads the problem and its solution in a language it is strong in.
 
     What it is: the student reasons about a problem in its own language; the frozen model, shown

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from opsd.methods import FUNCTIONS, Method
-from opsd.objective.signals import Leaf, leaves
-from opsd.parts import flat
+from opsd.methods.signals import Advantage, Distill, LossTerm, loss_terms
+from opsd.objective.divergences import formula_of
+from opsd.parts import flat, tag
 
 _METHOD = TypeAdapter(Method)
 
@@ -23,11 +24,11 @@ def describe(method: Method, temperature: float) -> str:
     lines = [f"method {method.name} ({paper})", f"  source: {worded(method.source)}"]
     lines += [f"  student reads: {worded(method.student)}"]
     lines += [f"  author: {worded(author)}" for author in method.authors]
-    for coefficient, leaf in leaves(method.signal):
-        own = temperature if leaf.temperature == "sampling" else leaf.temperature
-        formula = f": {leaf.divergence.formula}" if leaf.type == "distill" else ""
-        lines.append(f"  {coefficient:g} x {leaf.type} at temperature {own:g}{formula}")
-        lines += [f"    {name}: {text}" for name, text in _parts(leaf)]
+    for coefficient, term in loss_terms(method.signal):
+        own = temperature if term.temperature == "sampling" else term.temperature
+        formula = f": {formula_of(term.divergence)}" if isinstance(term, Distill) else ""
+        lines.append(f"  {coefficient:g} x {tag(term)} at temperature {own:g}{formula}")
+        lines += [f"    {name}: {text}" for name, text in _parts(term)]
     steps = f"{method.reuse} optimizer step{'s' if method.reuse > 1 else ''}"
     lines.append(f"  reuse: each batch of rollouts for {steps}")
     lines += [f"  changed from the paper: {change}" for change in changed]
@@ -59,8 +60,9 @@ def worded(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {worded(own)}" for key, own in value.items())
     if not is_dataclass(value):
-        return " ".join(str(value).split())
-    kind = str(getattr(value, "type", type(value).__name__))
+        plain = isinstance(value, str | int | float | None)
+        return " ".join(str(value).split()) if plain else tag(value)
+    kind = tag(value)
     given = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "type"}
     told = [
         f"{name} {worded(own)}"
@@ -71,16 +73,19 @@ def worded(value: Any) -> str:
     return f"{kind} ({', '.join(told)})" if told else kind
 
 
-def _parts(leaf: Leaf) -> Iterator[tuple[str, str]]:
-    if leaf.type == "advantage":
-        yield "credit", worded(leaf.credit)
-        yield "surrogate", worded(leaf.surrogate)
-    if leaf.teacher is not None:
-        yield "teacher", f"{leaf.teacher.context.label}@{leaf.teacher.weights.type}"
+def _parts(term: LossTerm) -> Iterator[tuple[str, str]]:
+    if isinstance(term, Advantage):
+        yield "credit", worded(term.credit)
+        yield "surrogate", worded(term.surrogate)
+    if term.teacher is not None:
+        yield (
+            "teacher",
+            f"{term.teacher.context.label}@{'+'.join(map(tag, term.teacher.all_weights))}",
+        )
         for name in ("context", "weights", "support", "target"):
-            yield f"  {name}", worded(getattr(leaf.teacher, name))
-    yield "weighting", worded(leaf.weighting)
-    yield "reduction", f"averaged per {leaf.reduction.unit}, over {leaf.reduction.over} units"
+            yield f"  {name}", worded(getattr(term.teacher, name))
+    yield "weighting", worded(term.weighting)
+    yield "reduction", f"averaged per {term.reduction.unit}, over {term.reduction.over} units"
 
 
 def _shown(value: Any) -> str:

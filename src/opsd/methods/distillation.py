@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Distill, Likelihood, Teacher
 from opsd.objective.credit import LogRatio, PolicyGradient
-from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl, jsd
-from opsd.objective.signals import Advantage, Distill, Likelihood, Reduction, Teacher
-from opsd.rollout.source import OnPolicy
-from opsd.teacher.context import Solution, StudentPrompt
+from opsd.objective.divergences import AnyDivergence, forward_kl, jsd, pointwise_clip
+from opsd.objective.total import Reduction
+from opsd.prompts.contexts import Solution, StudentPrompt
+from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import Frozen
 
 _PAPER = "Zhao et al. 2026, arXiv 2601.18734"
@@ -15,7 +16,7 @@ THINKS = {"enable_thinking": True}
 ANSWERS = {"enable_thinking": False}
 
 
-def opsd(divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method:
+def opsd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method:
     """OPSD, third version: the frozen model, shown the reference solution, grades every token.
 
     What it is: one rollout per problem; forward KL from the teacher's full next-token

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from opsd.methods.distillation import opsd
 from opsd.methods.method import Method
-from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl
+from opsd.objective.divergences import AnyDivergence, forward_kl, pointwise_clip
 from opsd.rollout.horizon import Progressive, Truncated
-from opsd.rollout.source import OnPolicy
+from opsd.rollout.sources import OnPolicy
 
 _PAPER = "Zhang et al. 2026, arXiv 2605.31490"
 
 
-def topd(rho: float = 0.25, divergence: AnyDivergence = clip_summands(forward_kl, 0.05)) -> Method:
+def topd(rho: float = 0.25, divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method:
     """TOPD: OPSD on the first tokens of a rollout, which is cut there.
 
     What it is: as `opsd`, with rollouts of at most `rho` of the completion limit.
@@ -32,7 +32,7 @@ def popd(
     start: int | None = None,
     growth: int | None = None,
     every: int | None = None,
-    divergence: AnyDivergence = clip_summands(forward_kl, 0.05),
+    divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05),
 ) -> Method:
     """POPD: OPSD on a horizon that grows with training.
 

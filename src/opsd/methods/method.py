@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from opsd.objective.signals import Leaf, Signal, leaves
+from opsd.authors.authors import AnyAuthor
+from opsd.methods.signals import LossTerm, Signal, loss_terms
 from opsd.parts import changed, part
-from opsd.rollout.author import AnyAuthor
-from opsd.rollout.source import OnPolicy, Source
-from opsd.teacher.context import OwnPrompt, StudentPrompt
+from opsd.prompts.contexts import OwnPrompt, StudentPrompt
+from opsd.rollout.sources import AnySource, OnPolicy
 
 
 @part
@@ -25,16 +25,16 @@ class Method:
     name: str
     signal: Signal
     paper: str = ""
-    source: Source = OnPolicy()
+    source: AnySource = OnPolicy()
     student: StudentPrompt = StudentPrompt()
     authors: tuple[AnyAuthor, ...] = ()
     reuse: Annotated[int, Field(gt=0)] = 1
 
     @property
-    def signals(self) -> list[tuple[float, Leaf]]:
-        """The (coefficient, signal) pairs, with the student's prompt in every `own_prompt`."""
+    def signals(self) -> list[tuple[float, LossTerm]]:
+        """The (coefficient, loss term) pairs, with the student's prompt in every `own_prompt`."""
 
         def bound(x: Any) -> Any:
             return OwnPrompt(self.student) if isinstance(x, OwnPrompt) else x
 
-        return leaves(changed(self.signal, bound))
+        return loss_terms(changed(self.signal, bound))

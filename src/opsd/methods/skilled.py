@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from opsd.authors.skill_bank import BankUpdate, SkillAuthor
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Teacher
 from opsd.objective.credit import Gated, PolicyGradient
-from opsd.objective.signals import Advantage, Reduction, Teacher
-from opsd.objective.targets import Separate
-from opsd.objective.weighting import SkipMarkup
-from opsd.rollout.librarian import BankUpdate, SkillAuthor
-from opsd.teacher.context import Skills, StudentPrompt
+from opsd.objective.targets import PerView
+from opsd.objective.total import Reduction
+from opsd.objective.weighting import SkipSpecialTokens
+from opsd.prompts.contexts import Skills, StudentPrompt
 from opsd.teacher.weights import Live
 
 
@@ -23,7 +24,7 @@ def sgsd(bank: str | None = None, k: int = 8, tau: float = 1.0, dead_zone: float
     What differs from the paper: its code was read, its text was not to be had. Without `bank` the
     run begins with none and learns its own, where the paper merges those of 256 problems first. The
     wording of prompts is ours.
-    What it needs: a column `answer`; `opsd[skills]` for retrieval by embedding.
+    What it needs: a column `answer`; the extra `skills` for retrieval by embedding.
     One command: opsd train sgsd
     """
     return Method(
@@ -34,8 +35,8 @@ def sgsd(bank: str | None = None, k: int = 8, tau: float = 1.0, dead_zone: float
         signal=Advantage(
             credit=Gated(tau, dead_zone=dead_zone),
             surrogate=PolicyGradient(),
-            teacher=Teacher(Skills(template_options=THINKS), weights=Live(), target=Separate()),
-            weighting=(SkipMarkup(),),
+            teacher=Teacher(Skills(template_options=THINKS), weights=Live(), target=PerView()),
+            weighting=(SkipSpecialTokens(),),
             reduction=Reduction(unit="sequence"),
         ),
     )

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Distill, Teacher
 from opsd.objective.credit import PolicyGradient, ReturnToGo
 from opsd.objective.divergences import AnyDivergence, jsd, reverse_kl
-from opsd.objective.signals import Advantage, Distill, Reduction, Teacher
 from opsd.objective.support import TopK
 from opsd.objective.targets import Barycenter, Mixture, Purified
-from opsd.objective.weighting import ClipImportance
-from opsd.rollout.source import OnPolicy
-from opsd.schedule import Linear
-from opsd.teacher.context import (
-    Beside,
+from opsd.objective.total import Reduction
+from opsd.objective.weighting import ImportanceWeight
+from opsd.prompts.contexts import (
     Demonstration,
+    MultiView,
     OwnPrompt,
     ReferenceOnly,
     Solution,
     StudentPrompt,
 )
+from opsd.rollout.sources import OnPolicy
+from opsd.schedule import Linear
 from opsd.teacher.weights import EMA
 
 
@@ -42,7 +43,7 @@ def purified_opsd(
         name="purified_opsd",
         paper="Shen et al. 2026, arXiv 2607.02234",
         student=StudentPrompt(template_options=ANSWERS),
-        signal=Distill(Teacher(Beside(views), target=Purified(beta, clip)), divergence),
+        signal=Distill(Teacher(MultiView(views), target=Purified(beta, clip)), divergence),
     )
 
 
@@ -64,13 +65,13 @@ def demopsd(alpha_max: float = 0.15, beta: float = 50.0, k: int = 100, group: in
         source=OnPolicy(group=group),
         signal=Distill(
             Teacher(
-                Beside((Demonstration(), OwnPrompt())),
+                MultiView((Demonstration(), OwnPrompt())),
                 weights=EMA(0.95),
                 support=TopK(k),
                 target=Barycenter(alpha_max, beta),
             ),
             reverse_kl,
-            weighting=(ClipImportance(2.0),),
+            weighting=(ImportanceWeight(2.0),),
         ),
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Distill, Sum, Teacher
 from opsd.objective.credit import Clipped, GroupNormalised, Shaped
-from opsd.objective.divergences import AnyDivergence, clip_summands, forward_kl, jsd
-from opsd.objective.signals import Advantage, Distill, Reduction, Sum, Teacher
+from opsd.objective.divergences import AnyDivergence, forward_kl, jsd, pointwise_clip
 from opsd.objective.support import TopK
-from opsd.objective.weighting import ClipImportance, PassRate
-from opsd.rollout.source import OnPolicy
-from opsd.teacher.context import Feedback, Only, Solution, Witness
+from opsd.objective.total import Reduction
+from opsd.objective.weighting import ImportanceWeight, PassRate
+from opsd.prompts.contexts import Feedback, Filtered, Solution, Witness
+from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import EMA, Live
 
 _BY_ROLLOUT = Reduction(unit="sequence")
@@ -23,7 +24,7 @@ def sdpo(divergence: AnyDivergence = jsd(0.5), k: int = 100, group: int = 8) -> 
     sibling, or without one the verifier's feedback, and grades the rollout; JSD(0.5) over the
     student's `k` likeliest tokens and a tail, importance ratio at most 2.
     What differs from the paper: the sibling is the next correct rollout. The trust-region teacher
-    is the target `mixture` of two `beside` views, live and frozen. Prompts are our own wording.
+    is the target `mixture` of two views, live and frozen. Prompts are our own wording.
     What it needs: a column `answer`, or a verifier that gives feedback.
     One command: opsd train sdpo
     """
@@ -34,7 +35,7 @@ def sdpo(divergence: AnyDivergence = jsd(0.5), k: int = 100, group: int = 8) -> 
         signal=Distill(
             Teacher(Feedback(), weights=EMA(0.95), support=TopK(k)),
             divergence,
-            weighting=(ClipImportance(2.0),),
+            weighting=(ImportanceWeight(2.0),),
         ),
     )
 
@@ -42,7 +43,7 @@ def sdpo(divergence: AnyDivergence = jsd(0.5), k: int = 100, group: int = 8) -> 
 def ssopd(
     weight: float = 0.5,
     group: int = 8,
-    divergence: AnyDivergence = clip_summands(forward_kl, 0.05),
+    divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05),
 ) -> Method:
     """SSOPD: GRPO, and in mixed groups the longest failure learns from the shortest success.
 
@@ -96,7 +97,9 @@ def hdpo(weight: float = 1.0, group: int = 8, divergence: AnyDivergence = forwar
     What it needs: columns `answer` and `solution`.
     One command: opsd train hdpo
     """
-    hopeless = Distill(Teacher(Only(Solution(), "all_wrong")), divergence, reduction=_BY_ROLLOUT)
+    hopeless = Distill(
+        Teacher(Filtered(Solution(), "all_wrong")), divergence, reduction=_BY_ROLLOUT
+    )
     return Method(
         name="hdpo",
         paper="arXiv 2603.23871 (2026)",

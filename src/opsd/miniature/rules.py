@@ -6,8 +6,8 @@ from __future__ import annotations
 from functools import cache
 from random import Random
 
+from opsd.authors.skills import Bank, read_bank
 from opsd.miniature.stories import Line, Story, Sum
-from opsd.teacher.skills import Bank, read_bank
 from opsd.types import Problem
 
 _WRONG_SIGN = {"+": "-", "-": "+", "x": "+"}

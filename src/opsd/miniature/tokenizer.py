@@ -15,12 +15,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from opsd.data.languages import language
-from opsd.data.prompts import fill
+from opsd.languages.registry import language
 from opsd.miniature.lexicon import LANGUAGES, sentences
 from opsd.miniature.rules import skill_bank
 from opsd.miniature.world import WORLDS
-from opsd.teacher.context import Instruction
+from opsd.prompts.contexts import Instruction
+from opsd.prompts.prompt import fill
 from opsd.types import Problem
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

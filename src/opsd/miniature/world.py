@@ -24,6 +24,9 @@ from opsd.types import Problem, UserError
 LOW_RESOURCE = tuple(code for code in LANGUAGES if code != "eng")
 SIZES = {"pretraining": 5_000, "train": 600, "dev": 120, "test": 300}
 
+HORIZON = {"miniature": 48, "miniature-long": 160}
+"""Most tokens of a completion, by world: a little more than its longest trace."""
+
 
 @dataclass(frozen=True)
 class World:

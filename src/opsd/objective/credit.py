@@ -3,19 +3,39 @@ surrogate losses that turn log-probabilities and advantages into something to de
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opsd.objective.table import TokenTable, of_view
-from opsd.parts import part
+from opsd.objective.table import TokenTable
+from opsd.parts import Slot, part
 from opsd.schedule import Share
 
 
+class Credit(Protocol):
+    """TokenTable -> advantage [N], without gradient. What it wants logged it gives to `table.log`.
+    A credit of your own inherits what it does not say otherwise."""
+
+    needs_reward: bool = False
+    """Whether it reads rewards or pass rates: every rollout then needs a verdict."""
+    reads_views: bool = False
+    """Whether it reads the views' own log-probabilities (`table.view(name)`), rather than those of
+    one target that joins them."""
+
+    def __call__(self, table: TokenTable) -> Tensor: ...
+
+
+class Surrogate(Protocol):
+    """logp [N], logp_sampler [N], advantage [N] -> loss [N], differentiable by the first."""
+
+    def __call__(self, logp: Tensor, logp_sampler: Tensor, advantage: Tensor) -> Tensor: ...
+
+
 @part
-class GroupNormalised:
+class GroupNormalised(Credit):
     """A rollout's reward against its group: (r - mean) / (std + 1e-4), the same for every token.
 
     `scale="none"` leaves the division out. GRPO (Shao et al. 2024, arXiv 2402.03300); without it,
@@ -24,7 +44,7 @@ class GroupNormalised:
 
     scale: Literal["group", "none"] = "group"
     type: Literal["group_normalised"] = "group_normalised"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         advantage_R = table.reward_R - table.reward_mean_R
@@ -34,7 +54,7 @@ class GroupNormalised:
 
 
 @part
-class LogRatio:
+class LogRatio(Credit):
     """log target - log student at the sampled token: an unbiased estimate of minus the gradient
     direction of the reverse KL (OPSD v3, Eq. 8)."""
 
@@ -45,7 +65,7 @@ class LogRatio:
 
 
 @part
-class ReturnToGo:
+class ReturnToGo(Credit):
     """The discounted sum of the log-ratios from a token to its rollout's end: sum over s >= t of
     gamma^(s-t) (log target - log student) (beta-OPSD, 2026, arXiv 2607.28582; gamma 0.99).
 
@@ -65,14 +85,14 @@ class ReturnToGo:
 
 
 @part
-class Shaped:
+class Shaped(Credit):
     """A reward's advantage whose size, not whose sign, the teacher decides: A clip((p_target /
     p_student)^sign(A), 1 - eps, 1 + eps) at each sampled token (RLSD, 2026, arXiv 2604.03128)."""
 
     reward: GroupNormalised = GroupNormalised()
     eps: Annotated[float, Field(ge=0, lt=1)] = 0.2
     type: Literal["shaped"] = "shaped"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         advantage = self.reward(table)
@@ -81,51 +101,52 @@ class Shaped:
 
 
 @part
-class Gated:
+class Gated(Credit):
     """Every teacher's log-ratio through a gate that outliers and mistaken teachers do not pass
     (SGSD, Huang et al. 2026, arXiv 2605.28791).
 
     For view k of scale alpha_k and D = log teacher_k - log student at the sampled token, the
     advantage is the sum of alpha_k rho_k g(D), g(D) = D / (tau (1 + exp(D^2 / 2 tau))): the
     gradient of the paper's loss log 2 - log(1 + exp(-D^2 / 2 tau)). rho_k is the verifier's view of
-    the teacher: +1 where its mean D over the rollout, clamped to `bound` and markup left out,
-    favours a correct rollout or disfavours a wrong one, -1 where it is the other way round, 0
-    within `dead_zone`.
+    the teacher: +1 where its mean D over the rollout, clamped to `bound` and without special
+    tokens, favours a correct rollout or disfavours a wrong one, -1 where it is the other way round,
+    0 within `dead_zone`.
     """
 
     tau: Annotated[float, Field(gt=0)] = 1.0
     bound: Annotated[float, Field(gt=0)] = 3.0
     dead_zone: Annotated[float, Field(ge=0)] = 0.05
     type: Literal["gated"] = "gated"
-    graded: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         total = torch.zeros_like(table.logp_sampler)
-        for vote in self.votes(table).values():
-            total += vote
-        return total
-
-    def votes(self, table: TokenTable) -> dict[str, Tensor]:
-        """What every view adds to the advantage [N], by its name."""
         outcome_R = torch.where(table.reward_R > 0, 1.0, -1.0)
-        votes: dict[str, Tensor] = {}
         for name, scale_R in table.scales.items():
-            gap = table.column(of_view(name)) - table.column("logp_student")
-            favour_R = table.mean_R(gap.clamp(-self.bound, self.bound), ~table.markup)
+            gap = table.view(name) - table.column("logp_student")
+            favour_R = table.mean_R(gap.clamp(-self.bound, self.bound), ~table.special)
             rho_R = outcome_R * favour_R.sign() * (favour_R.abs() > self.dead_zone)
             # exp overflows to infinity where the gate is shut: g is then 0.
             gate = gap / (self.tau * (1 + torch.exp(gap * gap / (2 * self.tau))))
-            votes[name] = (scale_R * rho_R)[table.rollout] * gate
-        return votes
+            vote = (scale_R * rho_R)[table.rollout] * gate
+            table.log(f"vote/{name}", vote)
+            total += vote
+        return total
 
 
 AnyCredit = Annotated[
-    GroupNormalised | LogRatio | ReturnToGo | Shaped | Gated, Field(discriminator="type")
+    Credit, Slot("credit", Credit, (GroupNormalised, LogRatio, ReturnToGo, Shaped, Gated))
 ]
 
 
+def compares_rewards(parts: Iterable[Any]) -> bool:
+    """Whether any of these parts sets a rollout's reward against those of its group."""
+    return any(isinstance(x, GroupNormalised) for x in parts)
+
+
 @part
-class PolicyGradient:
+class PolicyGradient(Surrogate):
     """-A log p: no ratio, no clip. For rollouts that are used once."""
 
     type: Literal["policy_gradient"] = "policy_gradient"
@@ -135,7 +156,7 @@ class PolicyGradient:
 
 
 @part
-class Clipped:
+class Clipped(Surrogate):
     """-min(r A, clip(r, 1 - low, 1 + high) A) with r = p / p_sampler (PPO, GRPO)."""
 
     low: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -148,4 +169,4 @@ class Clipped:
         return -torch.minimum(ratio * advantage, bounded * advantage)
 
 
-AnySurrogate = Annotated[PolicyGradient | Clipped, Field(discriminator="type")]
+AnySurrogate = Annotated[Surrogate, Slot("surrogate", Surrogate, (PolicyGradient, Clipped))]

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, reduce
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from functools import reduce
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opsd.objective.shards import WHOLE, Across, logsumexp
-from opsd.parts import part
+from opsd.parts import Slot, part, tag
 
 # Above this log-ratio exp() nears the end of float32, and m / p its limit, to 13 digits.
 _FAR = 30.0
@@ -35,7 +34,7 @@ _FAR = 30.0
 class Rows:
     """What a divergence is computed from, all `[..., V]`: `p`, `q`, `delta`; `ratio` = q/p - 1 of
     log-ratios up to 30, and `excess` = q - p, both without cancellation near equality. `finite`
-    says that every `delta` is, `across` of which whole the entries are a part."""
+    says that every `delta` is."""
 
     p: Tensor
     q: Tensor
@@ -43,15 +42,6 @@ class Rows:
     ratio: Tensor
     excess: Tensor
     finite: bool = False
-    across: Across = WHOLE
-
-    def sums(self, *products: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Each product's sum over the whole vocabulary, `[..., 1]`."""
-        return _sums(self.across, *products)
-
-    def most(self, x: Tensor) -> Tensor:
-        """The largest entry of the whole vocabulary `[..., 1]`."""
-        return self.across.most(x.amax(-1, keepdim=True))
 
     def weigh(self, probability: Tensor, x: Tensor) -> Tensor:
         """probability * x, and 0 where the probability is 0 (0 log 0 = 0)."""
@@ -59,7 +49,7 @@ class Rows:
         return product if self.finite else torch.where(probability == 0, 0.0, product)
 
 
-class Outcome(NamedTuple):
+class ValueAndGradient(NamedTuple):
     """`value` [N] with its `gradient` [N, V] by the student's logits, the value before any clip
     [N], and whether a clip acted on the row [N] (bool)."""
 
@@ -70,16 +60,11 @@ class Outcome(NamedTuple):
 
 
 class Divergence(Protocol):
-    """student_logp, target_logp `[..., V]` -> loss `[...]`, nats per token."""
+    """student_logp, target_logp `[..., V]` -> loss `[...]`, nats per token, differentiable by the
+    first. That is all that one of your own needs: its gradient comes by autograd, chunk by chunk.
+    The shipped ones have closed forms besides (`ClosedForm`)."""
 
-    @property
-    def formula(self) -> str: ...
     def __call__(self, student_logp: Tensor, target_logp: Tensor) -> Tensor: ...
-    def summand(self, rows: Rows) -> Tensor: ...
-    def slope(self, rows: Rows) -> Tensor: ...
-    def outcome(self, rows: Rows) -> Outcome:
-        """The closed form; overwrites `rows`."""
-        ...
 
 
 def rows_from_logp(student_logp: Tensor, target_logp: Tensor) -> Rows:
@@ -90,15 +75,13 @@ def rows_from_logp(student_logp: Tensor, target_logp: Tensor) -> Rows:
     return Rows(p, q, delta, ratio, torch.where(delta.abs() < 1, p * ratio, q - p))
 
 
-def normalised(
-    logits_NV: Tensor, temperature: float = 1.0, across: Across = WHOLE
-) -> tuple[Tensor, Tensor]:
+def normalised(logits_NV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probabilities and probabilities at a temperature; overwrites the logits."""
-    logp = logits_NV.sub_(across.most(logits_NV.amax(-1, keepdim=True)))
+    logp = logits_NV.sub_(logits_NV.amax(-1, keepdim=True))
     if temperature != 1.0:
         logp = logp.div_(temperature)
     p = logp.exp()
-    norm = across.sum(p.sum(-1, keepdim=True))
+    norm = p.sum(-1, keepdim=True)
     return logp.sub_(norm.log()), p.div_(norm)
 
 
@@ -107,7 +90,6 @@ def rows_from_logits(
     target_NV: Tensor,
     temperature: float = 1.0,
     tokens: Tensor | None = None,
-    across: Across = WHOLE,
 ) -> tuple[Rows, dict[str, Tensor]]:
     """Rows from finite unnormalised logits, and statistics `[N]` of them: both entropies in nats,
     and both log-probabilities of each row's token, where `tokens` are given.
@@ -120,26 +102,27 @@ def rows_from_logits(
     x = target_NV.sub_(student_NV)
     if temperature != 1.0:
         x = x.div_(temperature)
-    logp, p = normalised(student_NV, temperature, across)
-    x.sub_(_sums(across, (p, x))[0])
-    where_far = _where_far(across.most(x.amax(-1, keepdim=True)) > _FAR)
-    near_shift = torch.log1p(_sums(across, (p, x.expm1()))[0])
-    shift = where_far(partial(_far_shift, across), near_shift, logp, x)
+    logp, p = normalised(student_NV, temperature)
+    x.sub_(_sum(p, x))
+    where_far = _where_far(x.amax(-1, keepdim=True) > _FAR)
+    near_shift = torch.log1p(_sum(p, x.expm1()))
+    shift = where_far(_far_shift, near_shift, logp, x)
     delta = x.sub_(shift)
     q = where_far(_far_q, delta.exp().mul_(p), logp, delta)
     ratio = where_far(_far_ratio, delta.expm1(), delta)
-    statistics = _seen(p, q, logp, delta, tokens, across)
+    statistics = _statistics(p, q, logp, delta, tokens)
     excess = where_far(_far_excess, torch.mul(p, ratio, out=logp), p, q, delta)
-    return Rows(p, q, delta, ratio, excess, True, across), statistics
+    return Rows(p, q, delta, ratio, excess, True), statistics
 
 
-def _seen(
-    p: Tensor, q: Tensor, logp: Tensor, delta: Tensor, tokens: Tensor | None, across: Across
+def _statistics(
+    p: Tensor, q: Tensor, logp: Tensor, delta: Tensor, tokens: Tensor | None
 ) -> dict[str, Tensor]:
-    own, cross, gap = _sums(across, (p, logp), (q, logp), (q, delta))
+    own, cross, gap = _sum(p, logp), _sum(q, logp), _sum(q, delta)
     statistics = {"entropy_student": -own, "entropy_teacher": -(cross + gap)}
     if tokens is not None:
-        at = across.sum(torch.cat([across.pick(x, tokens) for x in (logp, delta)], -1))
+        ids = tokens.unsqueeze(-1)
+        at = torch.cat([x.gather(-1, ids) for x in (logp, delta)], -1)
         statistics |= {"logp_student": at[:, :1], "logp_target": at.sum(-1, keepdim=True)}
     return {name: column.squeeze(-1) for name, column in statistics.items()}
 
@@ -160,8 +143,10 @@ def _where_far(far: Tensor) -> Callable[..., Tensor]:
     return choose
 
 
-def _far_shift(across: Across, logp: Tensor, x: Tensor) -> Tensor:
-    return logsumexp(logp + x, across)
+def _far_shift(logp: Tensor, x: Tensor) -> Tensor:
+    rows = logp + x
+    most = rows.amax(-1, keepdim=True)
+    return most + torch.exp(rows - most).sum(-1, keepdim=True).log()
 
 
 def _far_q(logp: Tensor, delta: Tensor) -> Tensor:
@@ -176,12 +161,31 @@ def _far_excess(p: Tensor, q: Tensor, delta: Tensor) -> Tensor:
     return torch.maximum(p, q).mul_(-torch.expm1(-delta.abs())).copysign_(delta)
 
 
-class _BySummand:
-    """The dense form: sum the summand. Differentiable by autograd, whatever the inputs' dtype."""
+class ClosedForm:
+    """A divergence that is a sum of summands over the vocabulary, whose value and gradient are
+    known in closed form: what the fused loss uses in place of autograd."""
 
-    def __call__(self: Any, student_logp: Tensor, target_logp: Tensor) -> Tensor:
+    def __call__(self, student_logp: Tensor, target_logp: Tensor) -> Tensor:
+        """The dense form. Differentiable by autograd, whatever the inputs' dtype."""
         rows = rows_from_logp(student_logp, target_logp)
         return (self.summand(rows) + self.zero_sum(rows)).sum(-1)
+
+    @property
+    def formula(self) -> str:
+        """The divergence as people write it."""
+        raise NotImplementedError
+
+    def summand(self, rows: Rows) -> Tensor:
+        """What is summed over the vocabulary `[..., V]`."""
+        raise NotImplementedError
+
+    def slope(self, rows: Rows) -> Tensor:
+        """The summand's derivative by log p `[..., V]`."""
+        raise NotImplementedError
+
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
+        """Value and gradient; overwrites `rows`."""
+        raise NotImplementedError
 
     def zero_sum(self, rows: Rows) -> Tensor | float:
         """What sums to 0 over normalised rows and takes first-order rounding errors away."""
@@ -189,7 +193,7 @@ class _BySummand:
 
 
 @part
-class ForwardKL(_BySummand):
+class ForwardKL(ClosedForm):
     """KL(target || student): the student covers whatever the teacher finds likely."""
 
     type: Literal["forward_kl"] = "forward_kl"
@@ -207,13 +211,13 @@ class ForwardKL(_BySummand):
     def slope(self, rows: Rows) -> Tensor:
         return -rows.q
 
-    def outcome(self, rows: Rows) -> Outcome:
-        value, excess = rows.sums((rows.q, rows.delta), (rows.excess,))
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
+        value, excess = _sum(rows.q, rows.delta), _sum(rows.excess)
         return _plain(value - excess, rows.excess.neg_())
 
 
 @part
-class ReverseKL(_BySummand):
+class ReverseKL(ClosedForm):
     """KL(student || target): the student avoids whatever the teacher finds unlikely."""
 
     type: Literal["reverse_kl"] = "reverse_kl"
@@ -231,15 +235,14 @@ class ReverseKL(_BySummand):
     def slope(self, rows: Rows) -> Tensor:
         return rows.p * (1 - rows.delta)
 
-    def outcome(self, rows: Rows) -> Outcome:
-        excess, value = rows.sums((rows.excess,), (rows.p, rows.delta))
-        value = excess - value
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
+        value = _sum(rows.excess) - _sum(rows.p, rows.delta)
         gradient = rows.delta.add_(value).mul_(rows.p).neg_()
         return _plain(value, _balanced(gradient, rows))
 
 
 @part
-class JSD(_BySummand):
+class JSD(ClosedForm):
     """Generalised Jensen-Shannon divergence, 0 < beta < 1; at 0.5 symmetric and at most ln 2."""
 
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -267,9 +270,9 @@ class JSD(_BySummand):
     def slope(self, rows: Rows) -> Tensor:
         return self._logs(rows)[0].mul_(rows.p).mul_(self.beta - 1)
 
-    def outcome(self, rows: Rows) -> Outcome:
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
         u, v = self._logs(rows)
-        student, target = rows.sums((rows.p, u), (rows.q, v))
+        student, target = _sum(rows.p, u), _sum(rows.q, v)
         value = -self.beta * target - (1 - self.beta) * student
         gradient = u.sub_(student).mul_(rows.p).mul_(self.beta - 1)
         return _plain(value, _balanced(gradient, rows))
@@ -279,7 +282,7 @@ PlainDivergence = Annotated[ForwardKL | ReverseKL | JSD, Field(discriminator="ty
 
 
 @part
-class ClipSummands(_BySummand):
+class PointwiseClip(ClosedForm):
     """Caps every vocabulary summand at `cap` nats before the sum, as OPSD's released code does.
 
     Negative summands are not capped, so the value can be negative and its minimum is not at
@@ -289,7 +292,7 @@ class ClipSummands(_BySummand):
 
     divergence: PlainDivergence
     cap: Annotated[float, Field(gt=0)] = 0.05
-    type: Literal["clip_summands"] = "clip_summands"
+    type: Literal["pointwise_clip"] = "pointwise_clip"
 
     @property
     def formula(self) -> str:
@@ -305,23 +308,25 @@ class ClipSummands(_BySummand):
     def slope(self, rows: Rows) -> Tensor:
         return self.divergence.slope(rows) * (self.divergence.summand(rows) <= self.cap)
 
-    def outcome(self, rows: Rows) -> Outcome:
+    def closed_form(self, rows: Rows) -> ValueAndGradient:
         # Masks are numbers and selections lerps at 0 and 1, both exact: with booleans, which do
         # not vectorise on a CPU, this would cost as much as everything else.
         summand = self.divergence.summand(rows)
         over = (summand - self.cap).clamp_(min=0).sign_()
         slope = self.divergence.slope(rows)
         slope.addcmul_(slope, over, value=-1)
-        capped, slopes = rows.sums((summand.clamp_(max=self.cap),), (slope,))
-        capped, cut = capped.squeeze(-1), rows.most(over).squeeze(-1)
+        capped, slopes = _sum(summand.clamp_(max=self.cap)).squeeze(-1), _sum(slope)
+        cut = over.amax(-1)
         slope.addcmul_(rows.p, slopes, value=-1)
         # Rows that no cap touches keep the stable form; the others are summed as they stand.
-        value, gradient, _, _ = self.divergence.outcome(rows)
+        value, gradient, _, _ = self.divergence.closed_form(rows)
         gradient.lerp_(slope, cut.unsqueeze(-1))
-        return Outcome(value.lerp(capped, cut), gradient, value, cut > 0)
+        return ValueAndGradient(value.lerp(capped, cut), gradient, value, cut > 0)
 
 
-AnyDivergence = Annotated[ForwardKL | ReverseKL | JSD | ClipSummands, Field(discriminator="type")]
+AnyDivergence = Annotated[
+    Divergence, Slot("divergence", Divergence, (ForwardKL, ReverseKL, JSD, PointwiseClip))
+]
 
 forward_kl = ForwardKL()
 reverse_kl = ReverseKL()
@@ -332,28 +337,36 @@ def jsd(beta: float = 0.5) -> JSD:
     return JSD(beta)
 
 
-def clip_summands(divergence: ForwardKL | ReverseKL | JSD, cap: float = 0.05) -> ClipSummands:
+def formula_of(divergence: Divergence) -> str:
+    """A divergence as people write it; one of your own by its name."""
+    return divergence.formula if isinstance(divergence, ClosedForm) else tag(divergence)
+
+
+def without_clip(divergence: Divergence) -> Divergence:
+    """The divergence that a pointwise clip acts on; any other as it is."""
+    return divergence.divergence if isinstance(divergence, PointwiseClip) else divergence
+
+
+def pointwise_clip(divergence: ForwardKL | ReverseKL | JSD, cap: float = 0.05) -> PointwiseClip:
     """`divergence` with every vocabulary summand capped at `cap` nats (OPSD v3, clip 0.05)."""
-    return ClipSummands(divergence, cap)
+    return PointwiseClip(divergence, cap)
 
 
-def _sums(across: Across, *products: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Row-wise sums of products, each [..., 1]; pairwise: a plain accumulation over V loses
+def _sum(*factors: Tensor) -> Tensor:
+    """The row-wise sum of a product, `[..., 1]`; pairwise: a plain accumulation over V loses
     digits."""
-    parts = [reduce(torch.mul, factors).sum(-1, keepdim=True) for factors in products]
-    return across.sum(torch.cat(parts, -1)).split(1, -1)  # pyright: ignore
+    return reduce(torch.mul, factors).sum(-1, keepdim=True)
 
 
 def _balanced(gradient: Tensor, rows: Rows) -> Tensor:
     """Takes from each row what it should not sum to. Where one entry holds most of the mass, its
     gradient is what the others' sum leaves: there the closed form subtracts nearly equal numbers.
     Elsewhere the row's mean was rounded, and entries share the surplus as they share the mass."""
-    peaked = rows.most(rows.p) > 0.5
+    peaked = rows.p.amax(-1, keepdim=True) > 0.5
     share = (rows.p - 0.5 * peaked).clamp_(min=0)
-    surplus, shares = rows.sums((gradient,), (share,))
-    return gradient.addcmul_(share, surplus / shares, value=-1)
+    return gradient.addcmul_(share, _sum(gradient) / _sum(share), value=-1)
 
 
-def _plain(value: Tensor, gradient: Tensor) -> Outcome:
+def _plain(value: Tensor, gradient: Tensor) -> ValueAndGradient:
     value = value.squeeze(-1)
-    return Outcome(value, gradient, value, torch.zeros_like(value, dtype=torch.bool))
+    return ValueAndGradient(value, gradient, value, torch.zeros_like(value, dtype=torch.bool))

@@ -22,15 +22,12 @@ import torch
 from torch import Tensor
 
 from opsd.objective.divergences import Divergence, forward_kl
-from opsd.objective.head import Head, View
-from opsd.objective.kernels import AtOnce, Kernel, KernelName, eager, kernel_for
-from opsd.objective.shards import WHOLE
-from opsd.objective.terms import DivergenceTerm, Term, TermRows, added_across, mixed_before
+from opsd.objective.head import Head, TeacherHidden
+from opsd.objective.kernels import Kernel, KernelName, eager, kernel_for
+from opsd.objective.terms import ChunkDivergence, ChunkResult, Term, mixed_before
 
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 _MIN_CHUNK_ROWS = 16
-# What the mathematics holds beside the logits, where it does not go block by block.
-_WORK_BUFFERS = 6
 
 
 def fused_terms(
@@ -48,9 +45,9 @@ def fused_terms(
     `planned`: the coefficients [N] that each term's values will be multiplied with, up to one
     common factor, where they are known beforehand; saves a second loop with a trained head.
     """
-    terms = [added_across(mixed_before(t, student_ND, head), head) for t in terms]
+    terms = [mixed_before(t, student_ND, head) for t in terms]
     device = student_ND.device.type
-    chosen = kernel_for(kernel, device) if head.across == WHOLE else AtOnce()
+    chosen = kernel_for(kernel, device)
     rows = chunk_rows or chunk_rows_for(head, terms, device, chosen)
     loop = _Loop(head, list(terms), tokens_N, rows, planned, chosen)
     values: Any = _Fused.apply(student_ND, head.weight, head.bias, loop)  # pyright: ignore
@@ -67,41 +64,33 @@ def fused_divergence(
     temperature: float = 1.0,
     chunk_rows: int | None = None,
     kernel: KernelName = "auto",
-    group: Any = None,
 ) -> Tensor:
     """The divergence [N], nats per token, of next-token distributions given as hidden states.
 
     `head` is the output weight `[V, D]` or a `Head`; the teacher's is the same unless given.
     Differentiable by `student_ND`, and by the head where it requires a gradient.
-
-    With a process `group` (tensor parallel) every rank gives its rows of the head, in the ranks'
-    order, and the same hidden states, and gets the same values and the whole gradient.
     """
-    head = _as_head(head, group)
-    teacher_head = head if teacher_head is None else _as_head(teacher_head, group)
-    view = View("teacher", teacher_ND.detach(), teacher_head)
-    term = DivergenceTerm((view,), divergence, temperature=temperature)
+    head = _as_head(head)
+    teacher_head = head if teacher_head is None else _as_head(teacher_head)
+    view = TeacherHidden("teacher", teacher_ND.detach(), teacher_head)
+    term = ChunkDivergence((view,), divergence, temperature=temperature)
     tokens = torch.zeros(student_ND.shape[0], dtype=torch.long, device=student_ND.device)
     values, _ = fused_terms(student_ND, head, [term], tokens, chunk_rows=chunk_rows, kernel=kernel)
     return values[0]
 
 
-def _as_head(head: Head | Tensor, group: Any) -> Head:
-    head = head if isinstance(head, Head) else Head(head)
-    return head if group is None else head.sharded(group)
+def _as_head(head: Head | Tensor) -> Head:
+    return head if isinstance(head, Head) else Head(head)
 
 
 def chunk_rows_for(head: Head, terms: Sequence[Term], device: str, kernel: Kernel = eager) -> int:
     """Rows per chunk, whose logits, as multiplied and as float32, fit the device's budget."""
     buffers = sum(1 + len(term.views) for term in terms)
-    if head.across != WHOLE:
-        buffers += _WORK_BUFFERS
-    vocab = head.across.widest(head.vocab)
     budget = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cuda"])
     entry = head.weight.element_size()
     if entry != 4 and not _as_multiplied(head, terms, kernel):
         entry += 4
-    return max(_MIN_CHUNK_ROWS, budget // (buffers * vocab * entry))
+    return max(_MIN_CHUNK_ROWS, budget // (buffers * head.vocab * entry))
 
 
 def _as_multiplied(head: Head, terms: Sequence[Term], kernel: Kernel) -> bool:
@@ -145,10 +134,10 @@ class _Loop:
         ]
         return [torch.cat([r.value for r in rows]) for rows in per_term]
 
-    def _chunk(self, student_ND: Tensor, rows: slice, use: _Use | None) -> list[TermRows]:
+    def _chunk(self, student_ND: Tensor, rows: slice, use: _Use | None) -> list[ChunkResult]:
         logits, views = self._logits(student_ND[rows], rows)
         capped = logits.clone() if use and self.head.softcap is not None else None
-        results: list[TermRows] = []
+        results: list[ChunkResult] = []
         for i, (term, of_term) in enumerate(zip(self.terms, views, strict=True)):
             own = logits if i == len(self.terms) - 1 else logits.clone()
             results.append(self.kernel(term, own, of_term, self.tokens_N[rows]))

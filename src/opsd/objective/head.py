@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
-
-from opsd.objective.shards import WHOLE, Across, Shard
 
 
 @dataclass(frozen=True)
@@ -15,8 +13,7 @@ class Head:
     """A language model's output layer: hidden `[C, D]` -> logits `[C, vocab]`, float32.
 
     `vocab` counts the rows that the tokenizer can produce: rows padded for alignment beyond them
-    take no part. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits. `across`: the
-    whole that these rows are a part of, where a group of processes has divided a head.
+    take no part. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits.
     """
 
     weight: Tensor
@@ -24,7 +21,6 @@ class Head:
     vocab: int = 0
     softcap: float | None = None
     scale: float = 1.0
-    across: Across = WHOLE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocab", self.vocab or self.weight.shape[0])
@@ -58,14 +54,10 @@ class Head:
 
     def back(self, gradient: Tensor) -> Tensor:
         """From a gradient by the plain product to one by hidden states."""
-        return self.across.sum(gradient @ self.weight[: self.vocab])
-
-    def sharded(self, group: Any) -> Head:
-        """The head whose rows are those of the group's ranks, in their order. Collective."""
-        return replace(self, across=Shard.among(group, self.vocab))
+        return gradient @ self.weight[: self.vocab]
 
 
-class View(NamedTuple):
+class TeacherHidden(NamedTuple):
     """A teacher's hidden states, row by row as the student's, and the head that reads them."""
 
     name: str

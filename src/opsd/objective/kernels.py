@@ -17,8 +17,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from opsd.objective.head import View
-from opsd.objective.terms import DivergenceTerm, Term, TermRows
+from opsd.objective.divergences import JSD, ForwardKL, ReverseKL, without_clip
+from opsd.objective.head import TeacherHidden
+from opsd.objective.terms import ChunkDivergence, ChunkResult, Term
 from opsd.types import UserError
 
 KernelName = Literal["auto", "eager", "compiled", "triton"]
@@ -27,7 +28,7 @@ KernelName = Literal["auto", "eager", "compiled", "triton"]
 # Of each operand: on a CPU what its caches hold, on a GPU what keeps it busy.
 _BLOCK_BYTES = {"cpu": 2**20, "cuda": 32 * 2**20}
 
-Rowwise = Callable[[Tensor, list[Tensor], Tensor], TermRows]
+Rowwise = Callable[[Tensor, list[Tensor], Tensor], ChunkResult]
 
 
 class Kernel(Protocol):
@@ -36,7 +37,7 @@ class Kernel(Protocol):
 
     def __call__(
         self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
-    ) -> TermRows: ...
+    ) -> ChunkResult: ...
     def reads_any(self, term: Term) -> bool:
         """Whether it takes the term's logits in any float dtype, rather than in float32."""
         ...
@@ -48,7 +49,7 @@ class Eager:
 
     def __call__(
         self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
-    ) -> TermRows:
+    ) -> ChunkResult:
         return _by_blocks(term, student, views, tokens)
 
     def reads_any(self, term: Term) -> bool:
@@ -62,7 +63,7 @@ class Compiled:
 
     def __call__(
         self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
-    ) -> TermRows:
+    ) -> ChunkResult:
         return _by_blocks(_graph(_kind(term)), student, views, tokens)
 
     def reads_any(self, term: Term) -> bool:
@@ -75,30 +76,20 @@ class Triton:
 
     def __call__(
         self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
-    ) -> TermRows:
-        if not isinstance(term, DivergenceTerm) or not self.reads_any(term):
+    ) -> ChunkResult:
+        if not isinstance(term, ChunkDivergence) or not self.reads_any(term):
             return eager(term, student, views, tokens)
         from opsd.objective.triton_rows import divergence_rows
 
         columns = divergence_rows(student, views[0], tokens, term.divergence, term.temperature)
-        return TermRows(columns.pop("value"), student, columns)
+        return ChunkResult(columns.pop("value"), student, columns)
 
     def reads_any(self, term: Term) -> bool:
-        return isinstance(term, DivergenceTerm) and term.common
-
-
-@dataclass(frozen=True)
-class AtOnce:
-    """The term's own operations on all rows of the chunk: processes that hold shards of a
-    vocabulary exchange their sums once per chunk, in step."""
-
-    def __call__(
-        self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
-    ) -> TermRows:
-        return term(student, views, tokens)
-
-    def reads_any(self, term: Term) -> bool:
-        return False
+        return (
+            isinstance(term, ChunkDivergence)
+            and term.common
+            and isinstance(without_clip(term.divergence), ForwardKL | ReverseKL | JSD)
+        )
 
 
 eager = Eager()
@@ -119,14 +110,16 @@ def kernel_for(name: KernelName, device: str) -> Kernel:
     return KERNELS[name]
 
 
-def _by_blocks(rowwise: Rowwise, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+def _by_blocks(
+    rowwise: Rowwise, student: Tensor, views: list[Tensor], tokens: Tensor
+) -> ChunkResult:
     """A term on a chunk, block by block: its passes over the vocabulary then stay in the cache, its
     work buffers are a block's, and the gradient takes the place of the student's logits."""
     limit = _BLOCK_BYTES.get(student.device.type, _BLOCK_BYTES["cuda"])
     block = max(1, limit // (4 * student.shape[-1]))
     if block >= len(tokens):
         return rowwise(student, views, tokens)
-    parts: list[TermRows] = []
+    parts: list[ChunkResult] = []
     for start in range(0, len(tokens), block):
         rows = slice(start, start + block)
         part = rowwise(student[rows], [view[rows] for view in views], tokens[rows])
@@ -135,13 +128,13 @@ def _by_blocks(rowwise: Rowwise, student: Tensor, views: list[Tensor], tokens: T
     statistics = {
         name: torch.cat([part.statistics[name] for part in parts]) for name in parts[0].statistics
     }
-    return TermRows(torch.cat([part.value for part in parts]), student, statistics)
+    return ChunkResult(torch.cat([part.value for part in parts]), student, statistics)
 
 
 def _kind(term: Term) -> Term:
     """The term without its views' rows: equal for all chunks and steps of a signal."""
     nothing: Any = None
-    named = tuple(View(view.name, nothing, nothing) for view in term.views)
+    named = tuple(TeacherHidden(view.name, nothing, nothing) for view in term.views)
     return replace(term, views=named)  # type: ignore[type-var]
 
 
@@ -149,14 +142,14 @@ def _kind(term: Term) -> Term:
 def _graph(term: Term) -> Rowwise:
     """The compiled form of a term, over its logits; the term itself once that has failed."""
 
-    def copied(student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+    def copied(student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult:
         # The term overwrites its arguments, which a graph would have to write back.
         result = term(student.clone(), [view.clone() for view in views], tokens)
         return result._replace(gradient=student.copy_(result.gradient))
 
     compiled: list[Rowwise] = [torch.compile(copied)]
 
-    def run(student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+    def run(student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult:
         for rows in (student, *views, tokens):
             torch._dynamo.maybe_mark_dynamic(rows, 0)  # pyright: ignore
         try:

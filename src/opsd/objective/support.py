@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opsd.parts import part
+from opsd.parts import Slot, part
 
 
 class Restricted(NamedTuple):
     """Student and views over common entries `[N, S]`, the map that takes a gradient by the
-    restricted student's logits `[N, S]` back to one by its full logits `[N, V]`, and what was seen
+    restricted student's logits `[N, S]` back to one by its full logits `[N, V]`, and what is logged
     of each row, `[N]` by name."""
 
     student: Tensor
     views: Sequence[Tensor]
     expand: Callable[[Tensor], Tensor]
-    seen: dict[str, Tensor]
+    diagnostics: Mapping[str, Tensor] = {}
 
 
 _SIDES = ("student", "teacher")
-"""Whose probability of the chosen entries is seen: the student's, and the first view's."""
+"""Whose probability of the chosen entries is logged: the student's, and the first view's."""
 
 
 class Support(Protocol):
     """student `[N, V]`, views (each `[N, V]`), their names -> the same over common entries.
 
-    All are logits, which are still to be divided by `temperature`.
+    All are logits, which are still to be divided by `temperature`. A support of your own inherits
+    what it does not say otherwise.
     """
+
+    is_full: bool = False
+    """Whether it leaves the vocabulary as it is."""
 
     def __call__(
         self,
@@ -43,10 +47,11 @@ class Support(Protocol):
 
 
 @part
-class Full:
+class Full(Support):
     """The whole vocabulary: exact."""
 
     type: Literal["full"] = "full"
+    is_full: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -55,11 +60,11 @@ class Full:
         names: Sequence[str],
         temperature: float = 1.0,
     ) -> Restricted:
-        return Restricted(student, views, _as_it_is, {})
+        return Restricted(student, views, _as_it_is)
 
 
 @part
-class TopK:
+class TopK(Support):
     """The `k` likeliest entries of the student, or of the view named `by`.
 
     The remaining mass is one more entry (`rest="tail"`: then the divergence is a lower bound of
@@ -81,14 +86,14 @@ class TopK:
         chooser = student if self.by == "student" else views[_index(self.by, names)]
         ids = chooser.topk(min(self.k, chooser.shape[-1]), dim=-1).indices
         sides = zip(_SIDES, (student, *views[:1]), strict=False)
-        seen = {name: _mass(logits, ids, temperature) for name, logits in sides}
+        masses = {name: _mass(logits, ids, temperature) for name, logits in sides}
         if self.rest == "renormalise" or ids.shape[-1] == student.shape[-1]:
 
             def put_back(gradient: Tensor) -> Tensor:
                 return torch.zeros_like(student).scatter_(-1, ids, gradient)
 
             chosen = [view.gather(-1, ids) for view in views]
-            return Restricted(student.gather(-1, ids), chosen, put_back, seen)
+            return Restricted(student.gather(-1, ids), chosen, put_back, masses)
         restricted = _with_tail(student, ids, temperature)
         tail = restricted[..., -1:].clone()
 
@@ -98,7 +103,7 @@ class TopK:
             return share.mul_(gradient[..., -1:]).scatter_(-1, ids, gradient[..., :-1])
 
         others = [_with_tail(view, ids, temperature) for view in views]
-        return Restricted(restricted, others, expand, seen)
+        return Restricted(restricted, others, expand, masses)
 
 
 def _as_it_is(gradient: Tensor) -> Tensor:
@@ -124,4 +129,4 @@ def _with_tail(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
     return torch.cat([logits.gather(-1, ids), tail], dim=-1)
 
 
-AnySupport = Annotated[Full | TopK, Field(discriminator="type")]
+AnySupport = Annotated[Support, Slot("support", Support, (Full, TopK))]

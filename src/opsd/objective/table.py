@@ -21,10 +21,12 @@ class TokenTable:
 
     `statistics` are what a term saw while its rows were in memory: `logp_student`, `logp_target`
     and `of_view(name)` at the sampled token, `entropy_student`, `entropy_teacher`, `divergence`,
-    `clipped`, and what target and support saw, as `target/<name>` and `support/<name>`.
+    `clipped`, and what target and support log, as `target/<name>` and `support/<name>`.
     Log-probabilities and divergences in nats. `scales` are the weights [R] that a
-    context gives its views, by name; `markup` marks special tokens, thinking tags and bare line
-    breaks [N].
+    context gives its views, by name; `special` marks special tokens, thinking tags and bare line
+    breaks [N]. What is absent, a reward or a sampling log-probability, is NaN.
+
+    `logged` is what credits and weightings have given to `log`.
     """
 
     rollout: Tensor
@@ -35,9 +37,19 @@ class TokenTable:
     reward_mean_R: Tensor
     reward_std_R: Tensor
     pass_rate_R: Tensor
-    markup: Tensor
+    special: Tensor
     statistics: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     scales: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    logged: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def log(self, name: str, values: Tensor) -> None:
+        """Has the mean of values [N] logged, as `token/<name>`, and the values traced."""
+        self.logged[f"token/{name}"] = values.detach()
+
+    def view(self, name: str) -> Tensor:
+        """A view's log-probability [N] of the sampled token. Raises ValueError where the views are
+        joined before they are read (the target `per_view` leaves them apart)."""
+        return self.column(of_view(name))
 
     def column(self, name: str) -> Tensor:
         """A statistic [N]. Raises ValueError where the term does not provide it."""

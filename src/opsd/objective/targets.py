@@ -14,15 +14,15 @@ distributions: log target = sum_i w_i log p_i - log Z.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opsd.objective.divergences import jsd
-from opsd.parts import part
+from opsd.parts import Slot, part
 from opsd.schedule import Number, Positive, Share
 
 
@@ -79,45 +79,66 @@ def barycenter(
 _PARTS = ("reference", "question")
 
 
-class Aim(NamedTuple):
-    """A target's logits `[N, V]`, and what it saw of each row, `[N]` by name."""
+class TargetLogits(NamedTuple):
+    """A target's logits `[N, V]`, and what is logged of each row, `[N]` by name."""
 
     logits: Tensor
-    seen: dict[str, Tensor]
+    diagnostics: Mapping[str, Tensor] = {}
+
+
+STUDENT = -1
+"""The student's number among what can be compared; views count from 0."""
 
 
 class Target(Protocol):
-    """views (one `[N, V]` each), student `[N, V]` -> an `Aim`, without gradient.
+    """views (one `[N, V]` each), student `[N, V]` -> `TargetLogits`, without gradient.
 
-    Rows are logits: constant offsets of a row are immaterial, in and out.
+    Rows are logits: constant offsets of a row are immaterial, in and out. A target of your own
+    inherits what it does not say otherwise.
     """
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim: ...
+    joins_views: bool = True
+    """Whether the views become one distribution, which can be distilled."""
+    is_view: bool = False
+    """Whether the target is the one view's own distribution."""
+    needs_full_support: bool = False
+    comparisons: Mapping[tuple[int, int], str] = {}
+    """Pairs of views, or of `STUDENT` and a view, whose divergence is traced under a name."""
+
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits: ...
+
+    @property
+    def linear(self) -> tuple[Sequence[float], float] | None:
+        """The weights of the views and of the student, where the target's logits are their weighted
+        sum; None where they are not."""
+        return None
 
 
 @part
-class Single:
+class Single(Target):
     """The one teacher's own distribution: `log_pool([(view, 1)])`."""
 
     type: Literal["single"] = "single"
+    is_view: ClassVar[bool] = True
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
-        return Aim(_exactly(1, views, self.type)[0], {})
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
+        return TargetLogits(_exactly(1, views, self.type)[0])
 
 
 @part
-class Separate:
+class PerView(Target):
     """Views that are not joined: a credit reads each one on its own. Of several views there is then
     no one distribution, which only `advantage` can do without."""
 
-    type: Literal["separate"] = "separate"
+    type: Literal["per_view"] = "per_view"
+    joins_views: ClassVar[bool] = False
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
-        return Aim(views[0], {})
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
+        return TargetLogits(views[0])
 
 
 @part
-class Mixture:
+class Mixture(Target):
     """The logarithmic pool of the views by constant or scheduled weights, and of the student itself
     with the weight `student`.
 
@@ -130,17 +151,26 @@ class Mixture:
     student: Number = 0.0
     type: Literal["mixture"] = "mixture"
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
-        return Aim(self.pool(_exactly(len(self.weights), views, self.type), student), {})
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
+        rows = _exactly(len(self.weights), views, self.type)
+        return TargetLogits(weighted_sum(rows, self.weights, student, self.student))
 
-    def pool(self, rows: Sequence[Tensor], student: Tensor) -> Tensor:
-        """The weighted sum of rows: of logits, or of the hidden states that they are linear in."""
-        mixed = sum(row * weight for row, weight in zip(rows, self.weights, strict=True))
-        return mixed + student.detach() * self.student if self.student else torch.as_tensor(mixed)
+    @property
+    def linear(self) -> tuple[Sequence[float], float] | None:
+        return self.weights, self.student
+
+
+def weighted_sum(
+    rows: Sequence[Tensor], weights: Sequence[float], student: Tensor, own: float
+) -> Tensor:
+    """Rows by their weights, and the student's by its `own`: logits, or the hidden states that they
+    are linear in."""
+    mixed = sum(row * weight for row, weight in zip(rows, weights, strict=True))
+    return mixed + student.detach() * own if own else torch.as_tensor(mixed)
 
 
 @part
-class Barycenter:
+class Barycenter(Target):
     """DemoPSD's target: the more teacher and student disagree, the nearer to the student.
 
     alpha = alpha_max tanh(beta d / 2) per token, d the Jensen-Shannon divergence of the two. The
@@ -154,17 +184,17 @@ class Barycenter:
     floor: Annotated[float, Field(ge=0, lt=1)] = 1e-8
     type: Literal["barycenter"] = "barycenter"
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
         teacher, near = views if len(views) == 2 else (_exactly(1, views, self.type)[0], student)
         d = disagreement(teacher, near)
         alpha = self.alpha_max * torch.tanh(self.beta * d / 2)
-        return Aim(
+        return TargetLogits(
             barycenter(teacher, near, alpha, self.floor), {"alpha": alpha, "disagreement": d}
         )
 
 
 @part
-class Purified:
+class Purified(Target):
     """Purified OPSD's target: the base, moved by what the question adds to the reference.
 
     The views are the teacher, the probe that has read the reference alone, and the base (the
@@ -177,11 +207,18 @@ class Purified:
     clip: Annotated[float, Field(gt=0)] | None = 10.0
     centre: Literal["uniform", "base"] = "uniform"
     type: Literal["purified"] = "purified"
+    needs_full_support: ClassVar[bool] = True
+    comparisons: ClassVar[Mapping[tuple[int, int], str]] = {
+        (STUDENT, 0): "whole",
+        (STUDENT, 1): "reference",
+        (STUDENT, 2): "base",
+        (1, 0): "question",
+    }
 
-    def __call__(self, views: Sequence[Tensor], student: Tensor) -> Aim:
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
         teacher, probe, base = _exactly(3, views, self.type)
         target = purified(teacher, probe, base, self.beta, self.clip, self.centre)
-        return Aim(target, decomposition(teacher, probe, student))
+        return TargetLogits(target, decomposition(teacher, probe, student))
 
 
 def decomposition(teacher: Tensor, probe: Tensor, student: Tensor) -> dict[str, Tensor]:
@@ -214,5 +251,5 @@ def _exactly(count: int, views: Sequence[Tensor], name: str) -> Sequence[Tensor]
 
 
 AnyTarget = Annotated[
-    Single | Separate | Mixture | Barycenter | Purified, Field(discriminator="type")
+    Target, Slot("target", Target, (Single, PerView, Mixture, Barycenter, Purified))
 ]

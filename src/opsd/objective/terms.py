@@ -1,5 +1,5 @@
-"""One quantity per row, with its gradient by the student's logits in closed form: what the fused
-loop computes on every chunk."""
+"""One quantity per row, with its gradient by the student's logits: what the fused loop computes on
+every chunk."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ import torch
 from torch import Tensor
 
 from opsd.objective.divergences import (
-    JSD,
-    ClipSummands,
+    ClosedForm,
     Divergence,
-    ForwardKL,
-    ReverseKL,
+    ValueAndGradient,
     forward_kl,
     normalised,
     rows_from_logits,
 )
-from opsd.objective.head import Head, View
-from opsd.objective.shards import WHOLE, Across
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.support import Full, Support
 from opsd.objective.table import of_view
-from opsd.objective.targets import Mixture, Separate, Single, Target
+from opsd.objective.targets import Single, Target, weighted_sum
+from opsd.parts import tag
 from opsd.types import UserError
 
 
-class TermRows(NamedTuple):
+class ChunkResult(NamedTuple):
     """A chunk's values [C], their gradient by the student's logits [C, V], and statistics [C]."""
 
     value: Tensor
@@ -41,24 +39,23 @@ class Term(Protocol):
     all of them may be overwritten."""
 
     @property
-    def views(self) -> Sequence[View]: ...
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows: ...
+    def views(self) -> Sequence[TeacherHidden]: ...
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult: ...
 
 
 @dataclass(frozen=True)
-class DivergenceTerm:
+class ChunkDivergence:
     """The divergence of the student from a target made of the views, both at `temperature`."""
 
-    views: Sequence[View]
+    views: Sequence[TeacherHidden]
     divergence: Divergence = forward_kl
     target: Target = Single()
     support: Support = Full()
     temperature: float = 1.0
-    across: Across = WHOLE
 
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult:
         temperature, names = self.temperature, [view.name for view in self.views]
-        whole = isinstance(self.support, Full)
+        whole = self.support.is_full
         statistics: dict[str, Tensor] = {}
         if not whole:
             statistics["logp_student"] = token_logp(student, tokens, temperature)
@@ -70,57 +67,57 @@ class DivergenceTerm:
             views = [_tempered(view, temperature) for view in views]
             temperature = 1.0
         restricted = self.support(student, views, names, temperature)
-        target, aimed = self.target(restricted.views, restricted.student)
-        rows, seen = rows_from_logits(
-            restricted.student,
-            target,
-            temperature,
-            tokens if whole else None,
-            self.across,
-        )
-        outcome = self.divergence.outcome(rows)
-        statistics |= _under("target", aimed) | _under("support", restricted.seen) | seen
-        statistics |= {"divergence": outcome.unclipped, "clipped": outcome.clipped.float()}
-        gradient = restricted.expand(outcome.gradient)
-        return TermRows(outcome.value, _by_raw(gradient, self.temperature), statistics)
+        target = self.target(restricted.views, restricted.student)
+        statistics |= _under("target", target.diagnostics)
+        statistics |= _under("support", restricted.diagnostics)
+        rows = restricted.student, target.logits, temperature, tokens if whole else None
+        if isinstance(self.divergence, ClosedForm):
+            known, of_rows = rows_from_logits(*rows)
+            closed_form = self.divergence.closed_form(known)
+        else:
+            closed_form, of_rows = _by_autograd(self.divergence, *rows)
+        statistics |= of_rows
+        statistics |= {"divergence": closed_form.unclipped, "clipped": closed_form.clipped.float()}
+        gradient = restricted.expand(closed_form.gradient)
+        return ChunkResult(closed_form.value, _by_raw(gradient, self.temperature), statistics)
 
     @property
     def common(self) -> bool:
-        """Whether it is a known divergence from one teacher's own distribution, over the whole
-        vocabulary: what kernels and divided heads cover."""
+        """Whether it is a divergence with a closed form from one teacher's own distribution, over
+        the whole vocabulary: what kernels cover."""
         return (
             len(self.views) == 1
-            and isinstance(self.target, Single)
-            and isinstance(self.support, Full)
-            and isinstance(self.divergence, ForwardKL | ReverseKL | JSD | ClipSummands)
+            and self.target.is_view
+            and self.support.is_full
+            and isinstance(self.divergence, ClosedForm)
         )
 
     @property
     def _keeps_logits(self) -> bool:
         """Whether the rows are the raw logits, so that the temperature may act on differences."""
-        return isinstance(self.target, Single)
+        return self.target.is_view
 
 
 @dataclass(frozen=True)
-class SampledTerm:
+class ChunkLogProb:
     """The student's log-probability of the sampled token, at `temperature`; a target made of the
     views, where there are any, is read at that token only."""
 
-    views: Sequence[View] = ()
+    views: Sequence[TeacherHidden] = ()
     target: Target = Single()
     temperature: float = 1.0
 
-    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> TermRows:
+    def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult:
         statistics: dict[str, Tensor] = {}
-        if views and isinstance(self.target, Separate):
+        if views and not self.target.joins_views:
             for view, logits in zip(self.views, views, strict=True):
                 statistics[of_view(view.name)] = token_logp(logits, tokens, self.temperature)
         elif views:
             tempered = [_tempered(view, self.temperature) for view in views]
             own = student / self.temperature
-            aim = self.target(tempered, own)
-            target, q = normalised(aim.logits)
-            statistics |= _under("target", aim.seen)
+            target_logits = self.target(tempered, own)
+            target, q = normalised(target_logits.logits)
+            statistics |= _under("target", target_logits.diagnostics)
             statistics["logp_target"] = _at(target, tokens)
             statistics["entropy_teacher"] = -(q * target).sum(-1)
         logp, p = normalised(student, self.temperature)
@@ -131,39 +128,54 @@ class SampledTerm:
         value = torch.where(others < 0.5, torch.log1p(-others), _at(logp, tokens))
         statistics["logp_student"] = value
         gradient = p.neg_().scatter_(-1, at, others.unsqueeze(-1))
-        return TermRows(value, _by_raw(gradient, self.temperature), statistics)
+        return ChunkResult(value, _by_raw(gradient, self.temperature), statistics)
 
 
 def mixed_before(term: Term, student_ND: Tensor, head: Head) -> Term:
     """The same term with its mixture's views mixed as hidden states, where logits are linear in
     them: exact but for one rounding to the head's dtype, and two vocabulary streams in all."""
-    if not isinstance(term, DivergenceTerm | SampledTerm) or not isinstance(term.target, Mixture):
+    if not isinstance(term, ChunkDivergence | ChunkLogProb) or term.target.linear is None:
         return term
-    mixture, views = term.target, term.views
+    (weights, own), views = term.target.linear, term.views
     linear = head.softcap is None and all(v.head.weight is head.weight for v in views)
-    biased = head.bias is not None and abs(sum(mixture.weights) + mixture.student - 1) > 1e-6
-    whole = isinstance(term, SampledTerm) or isinstance(term.support, Full)
-    if not linear or biased or not whole or len(views) != len(mixture.weights):
+    biased = head.bias is not None and abs(sum(weights) + own - 1) > 1e-6
+    whole = isinstance(term, ChunkLogProb) or term.support.is_full
+    if not linear or biased or not whole or len(views) != len(weights):
         return term
-    mixed = mixture.pool([v.hidden_ND.float() for v in views], student_ND.float())
-    return replace(term, views=(View("target", mixed, head),), target=Single())
+    hidden = [v.hidden_ND.float() for v in views]
+    mixed = weighted_sum(hidden, weights, student_ND.float(), own)
+    return replace(term, views=(TeacherHidden("target", mixed, head),), target=Single())
 
 
-def added_across(term: Term, head: Head) -> Term:
-    """The same term, adding up over all parts of a head that is divided over processes.
-
-    Raises UserError where that is not covered.
-    """
-    if any(view.head.across != head.across for view in term.views):
-        raise UserError("student's and teacher's heads must be divided over the same ranks alike")
-    if head.across == WHOLE:
-        return term
-    if not isinstance(term, DivergenceTerm) or not term.common:
-        raise UserError(
-            "a head divided over processes takes distillation from one teacher over the whole"
-            " vocabulary (target 'single', support 'full'); gather the head for anything else"
-        )
-    return replace(term, across=head.across)
+def _by_autograd(
+    divergence: Divergence,
+    student: Tensor,
+    target: Tensor,
+    temperature: float,
+    tokens: Tensor | None,
+) -> tuple[ValueAndGradient, dict[str, Tensor]]:
+    """What a closed form would give, of a divergence that has none."""
+    target_logp, q = normalised(target, temperature)
+    with torch.enable_grad():
+        logits = student.detach() if temperature == 1.0 else student.detach() / temperature
+        logp = logits.requires_grad_().log_softmax(-1)
+        value = divergence(logp, target_logp)
+        if value.shape != logp.shape[:-1]:
+            kind = tag(divergence)
+            raise UserError(
+                f"the divergence {kind} gives {list(value.shape)} for rows {list(logp.shape)}: it"
+                " sums over the last dimension, and gives one value a row"
+            )
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+    logp, value = logp.detach(), value.detach().float()
+    statistics = {
+        "entropy_student": -(logp.exp() * logp).sum(-1),
+        "entropy_teacher": -(q * target_logp).nan_to_num_(0.0).sum(-1),
+    }
+    if tokens is not None:
+        statistics |= {"logp_student": _at(logp, tokens), "logp_target": _at(target_logp, tokens)}
+    untouched = torch.zeros_like(value, dtype=torch.bool)
+    return ValueAndGradient(value, gradient, value, untouched), statistics
 
 
 def token_logp(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:

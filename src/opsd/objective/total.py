@@ -1,4 +1,4 @@
-"""The only reducer: sum of coefficient x scale x loss over a step's tokens, per signal.
+"""The only reducer: sum of coefficient x scale x loss over a step's tokens, per loss term.
 
 Scales and denominators are counted once per optimizer step, over all micro-batches and ranks, so
 that neither gradient accumulation nor the number of processes changes a gradient.
@@ -8,20 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from opsd.objective.fused import fused_terms
-from opsd.objective.head import Head, View
+from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.kernels import KernelName
-from opsd.objective.signals import Leaf, taught
 from opsd.objective.table import TokenTable
+from opsd.objective.terms import Term
+from opsd.parts import part
+
+
+@part
+class Reduction:
+    """How token losses become one number.
+
+    `unit="token"` averages over tokens, `"sequence"` averages each rollout's mean, `"group"` each
+    group's mean, `"constant"` divides each rollout's sum by the completion limit (Dr. GRPO).
+    A unit's mean is over the tokens that this loss term teaches; `over="taught"` counts the units
+    of which it teaches any, `"all"` every unit of the step.
+    """
+
+    unit: Literal["token", "sequence", "group", "constant"] = "token"
+    over: Literal["taught", "all"] = "taught"
+    type: Literal["reduction"] = "reduction"
+
+
+class LossTerm(Protocol):
+    """What is added up: a term for the fused loop, made of the teacher's views, and what its values
+    [N] become as losses [N]. It never reduces."""
+
+    reduction: Reduction
+
+    def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term: ...
+    def losses(self, values: Tensor, table: TokenTable) -> Tensor: ...
+    def taught(self, position: Tensor, special: Tensor | None = None) -> Tensor:
+        """Which tokens of a taught rollout are left in [N], by position [N] and by whether they are
+        special tokens (none is, unless given)."""
+        ...
+
+    @property
+    def slope(self) -> float | None:
+        """What losses are of values, where that is one number known beforehand."""
+        ...
 
 
 @dataclass(frozen=True)
-class Tally:
-    """One signal's share in a step: the factor of each rollout's tokens [R] on this rank, and this
+class TermCounts:
+    """One loss term in a step: the factor of each rollout's tokens [R] on this rank, and this
     rank's part of the denominator."""
 
     factor_R: Tensor
@@ -29,42 +65,42 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Share:
-    """One signal on one micro-batch: its coefficient, its views' rows, which rollouts it teaches
+class TermInputs:
+    """One loss term on one micro-batch: its coefficient, its views' rows, which rollouts it teaches
     [R], the factor of each rollout's tokens [R], denominator included, and the scales of its
     views [R], by name."""
 
     coefficient: float
-    leaf: Leaf
-    views: Sequence[View]
+    loss_term: LossTerm
+    views: Sequence[TeacherHidden]
     taught_R: Tensor
     factor_R: Tensor
     temperature: float
     scales: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
-def tally(
-    leaf: Leaf,
-    markup: Sequence[Tensor],
+def count_term(
+    loss_term: LossTerm,
+    special: Sequence[Tensor],
     groups: Sequence[int],
     taught_R: Sequence[bool],
     limit: int,
-) -> Tally:
-    """Counts a signal's tokens over this rank's rollouts of a step.
+) -> TermCounts:
+    """Counts a loss term's tokens over this rank's rollouts of a step.
 
-    `markup` says of every rollout's tokens whether they are markup, `groups` are group numbers,
-    `limit` is the completion limit in tokens (the divisor of `unit="constant"`).
+    `special` says of every rollout's tokens whether they are special tokens, `groups` are group
+    numbers, `limit` is the completion limit in tokens (the divisor of `unit="constant"`).
     """
-    kept = [int(taught(leaf, torch.arange(len(m)), m).sum()) for m in markup]
+    kept = [int(loss_term.taught(torch.arange(len(m)), m).sum()) for m in special]
     own = [n if yes else 0 for n, yes in zip(kept, taught_R, strict=True)]
     tokens = torch.tensor(own, dtype=torch.float64)
     group = torch.tensor(groups, dtype=torch.long)
-    divisor, count = _divisor(leaf.reduction.unit, tokens, group, limit)
-    if leaf.reduction.over == "all":
-        every = torch.tensor(kept, dtype=torch.float64)
-        _, count = _divisor(leaf.reduction.unit, every, group, limit)
+    unit = loss_term.reduction.unit
+    divisor, count = _divisor(unit, tokens, group, limit)
+    if loss_term.reduction.over == "all":
+        _, count = _divisor(unit, torch.tensor(kept, dtype=torch.float64), group, limit)
     factor = torch.where(tokens > 0, 1 / divisor.clamp(min=1), 0.0)
-    return Tally(factor.float(), float(count))
+    return TermCounts(factor.float(), float(count))
 
 
 def total(
@@ -72,17 +108,17 @@ def total(
     head: Head,
     tokens_N: Tensor,
     table: TokenTable,
-    shares: Sequence[Share],
+    inputs: Sequence[TermInputs],
     *,
     chunk_rows: int | None = None,
     kernel: KernelName = "auto",
 ) -> tuple[Tensor, list[tuple[Tensor, TokenTable]]]:
     """The micro-batch's loss (a sum: already divided by the step's denominators), and for every
-    signal its token losses [N] before scaling and its table, detached. A signal that teaches none
+    loss term its token losses [N] before scaling and its table, detached. A term that teaches none
     of these rollouts has no views and costs nothing."""
-    live = [share for share in shares if bool(share.taught_R.any())]
-    scales = [_scale(share, table) for share in live]
-    terms = [share.leaf.term(share.views, share.temperature) for share in live]
+    live = [own for own in inputs if bool(own.taught_R.any())]
+    scales = [_scale(own, table) for own in live]
+    terms = [own.loss_term.term(own.views, own.temperature) for own in live]
     planned = _planned(live, scales)
     values, statistics = (
         fused_terms(
@@ -98,29 +134,29 @@ def total(
         else ([], [])
     )
     loss = student_ND.sum(dtype=torch.float32) * 0.0
-    seen = {id(share): (torch.zeros_like(table.logp_sampler), table) for share in shares}
-    for share, scale, value, columns in zip(live, scales, values, statistics, strict=True):
-        seen_here = {name: c.detach() for name, c in columns.items()}
-        own = replace(table, statistics=seen_here, scales=share.scales)
-        # Rows outside the signal may hold anything, infinities and NaN included: they are selected
+    results = {id(own): (torch.zeros_like(table.logp_sampler), table) for own in inputs}
+    for own, scale, value, columns in zip(live, scales, values, statistics, strict=True):
+        columns = {name: column.detach() for name, column in columns.items()}
+        seen = replace(table, statistics=columns, scales=own.scales, logged={})
+        # Rows outside the term may hold anything, infinities and NaN included: they are selected
         # out of the sum, and out of what the sum is differentiated by.
         inside = scale != 0
-        losses = share.leaf.losses(torch.where(inside, value, value.detach()), own)
+        losses = own.loss_term.losses(torch.where(inside, value, value.detach()), seen)
         loss = loss + torch.where(inside, losses * scale, 0.0).sum()
-        seen[id(share)] = losses.detach(), own
-    return loss, list(seen.values())
+        results[id(own)] = losses.detach(), seen
+    return loss, list(results.values())
 
 
-def _planned(shares: Sequence[Share], scales: Sequence[Tensor]) -> list[Tensor] | None:
+def _planned(inputs: Sequence[TermInputs], scales: Sequence[Tensor]) -> list[Tensor] | None:
     """What each term's values will be multiplied with, where that is known beforehand."""
-    slopes = [share.leaf.slope for share in shares]
+    slopes = [own.loss_term.slope for own in inputs]
     known = [scale * s for scale, s in zip(scales, slopes, strict=True) if s is not None]
-    return known if len(known) == len(shares) else None
+    return known if len(known) == len(inputs) else None
 
 
-def _scale(share: Share, table: TokenTable) -> Tensor:
-    inside = share.taught_R[table.rollout] & taught(share.leaf, table.position, table.markup)
-    return torch.where(inside, share.factor_R[table.rollout] * share.coefficient, 0.0)
+def _scale(own: TermInputs, table: TokenTable) -> Tensor:
+    inside = own.taught_R[table.rollout] & own.loss_term.taught(table.position, table.special)
+    return torch.where(inside, own.factor_R[table.rollout] * own.coefficient, 0.0)
 
 
 def _divisor(unit: str, tokens: Tensor, group: Tensor, limit: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 # type: ignore
 """A divergence's closed form as one Triton kernel: what `rows_from_logits` and a divergence's
-`outcome` do over many passes, in three, without a work buffer and from logits of any float dtype.
+`closed_form` do over many passes, in three, without a work buffer and from logits of any dtype.
 
 One program has one row and walks the vocabulary in blocks: both streams' normalisers and the mean
 of their difference, merged block by block; the sums; the gradient, over the student's logits.
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from opsd.objective.divergences import ClipSummands, Divergence
+from opsd.objective.divergences import Divergence, PointwiseClip
 
 _BLOCK, _WARPS = 4096, 8
 _FAR = tl.constexpr(30.0)
@@ -36,10 +36,10 @@ def divergence_rows(
 ) -> dict[str, Tensor]:
     """`value` [C] and the statistics [C] of a divergence; its gradient overwrites `student_CV`.
 
-    `divergence` is forward or reverse KL, JSD, or one of them under `clip_summands`.
+    `divergence` is forward or reverse KL, JSD, or one of them under `pointwise_clip`.
     """
     rows, vocab = student_CV.shape
-    clip = isinstance(divergence, ClipSummands)
+    clip = isinstance(divergence, PointwiseClip)
     plain = divergence.divergence if clip else divergence
     out = torch.empty(len(_COLUMNS), rows, dtype=torch.float32, device=student_CV.device)
     if rows:

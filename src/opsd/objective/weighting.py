@@ -1,38 +1,44 @@
-"""Weights of tokens, without gradient: TokenTable -> weight [N].
-
-`scope` says what a weight depends on: the token alone, its rollout, or the batch. `mask`, of a
-token's position and of whether it is markup, says which tokens take part at all; only those are
-counted in a denominator.
-"""
+"""Weights of tokens, without gradient: TokenTable -> weight [N]."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opsd.objective.table import TokenTable
-from opsd.parts import part
-
-Scope = Literal["token", "rollout", "batch"]
+from opsd.parts import Slot, part
 
 
-def everywhere(position: Tensor, markup: Tensor) -> Tensor:
-    """The mask of a weighting that leaves no token out."""
-    return torch.ones_like(position, dtype=torch.bool)
+class Weighting(Protocol):
+    """TokenTable -> weight [N], without gradient. What it wants logged it gives to `table.log`. A
+    weighting of your own inherits what it does not say otherwise."""
+
+    needs_reward: bool = False
+    """Whether it reads rewards or pass rates: every rollout then needs a verdict."""
+    needs_sampling_logprobs: bool = False
+    """Whether it reads `logp_sampler`."""
+    corrects_sampling: bool = False
+    """Whether it takes `logp_sampler` for the distribution that rollouts were drawn from."""
+
+    def mask(self, position: Tensor, special: Tensor) -> Tensor:
+        """Which tokens take part at all [N], by their position and by whether they are special
+        tokens; only those are counted in a denominator."""
+        return torch.ones_like(position, dtype=torch.bool)
+
+    def __call__(self, table: TokenTable) -> Tensor: ...
 
 
 @part
-class SkipFirst:
+class SkipFirst(Weighting):
     """Leaves the first `n` tokens of every completion out of the loss and out of its count."""
 
     n: Annotated[int, Field(ge=0)]
     type: Literal["skip_first"] = "skip_first"
-    scope: ClassVar[Scope] = "token"
 
-    def mask(self, position: Tensor, markup: Tensor) -> Tensor:
+    def mask(self, position: Tensor, special: Tensor) -> Tensor:
         return position >= self.n
 
     def __call__(self, table: TokenTable) -> Tensor:
@@ -40,75 +46,67 @@ class SkipFirst:
 
 
 @part
-class SkipMarkup:
+class SkipSpecialTokens(Weighting):
     """Leaves special tokens, thinking tags and bare line breaks out of the loss and out of its
     count (SGSD, 2026, arXiv 2605.28791)."""
 
-    type: Literal["skip_markup"] = "skip_markup"
-    scope: ClassVar[Scope] = "token"
+    type: Literal["skip_special_tokens"] = "skip_special_tokens"
 
-    def mask(self, position: Tensor, markup: Tensor) -> Tensor:
-        return ~markup
+    def mask(self, position: Tensor, special: Tensor) -> Tensor:
+        return ~special
 
     def __call__(self, table: TokenTable) -> Tensor:
         return torch.ones_like(table.logp_sampler)
 
 
 @part
-class ClipTokens:
+class ClipTokens(Weighting):
     """Scales a token's loss so that its divergence counts at most `cap` nats; the value stays
-    non-negative, unlike with `clip_summands`."""
+    non-negative, unlike with `pointwise_clip`."""
 
     cap: Annotated[float, Field(gt=0)]
     type: Literal["clip_tokens"] = "clip_tokens"
-    scope: ClassVar[Scope] = "token"
-
-    mask = staticmethod(everywhere)
 
     def __call__(self, table: TokenTable) -> Tensor:
         return self.cap / table.column("divergence").clamp(min=self.cap)
 
 
 @part
-class ClipImportance:
+class ImportanceWeight(Weighting):
     """min(p_student / p_sampler, cap): corrects for rollouts that an older policy sampled (SDPO,
     2026, arXiv 2601.20802; cap 2)."""
 
     cap: Annotated[float, Field(gt=0)] = 2.0
-    type: Literal["clip_importance"] = "clip_importance"
-    scope: ClassVar[Scope] = "token"
-
-    mask = staticmethod(everywhere)
+    type: Literal["importance_weight"] = "importance_weight"
+    needs_sampling_logprobs: ClassVar[bool] = True
+    corrects_sampling: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         return torch.exp(table.column("logp_student") - table.logp_sampler).clamp(max=self.cap)
 
 
 @part
-class PassRate:
+class PassRate(Weighting):
     """scale p (1 - p), p the share of correct rollouts in the group: problems at the frontier count
     most, solved and hopeless ones not at all (PACED, 2026, arXiv 2603.11178; with scale 4 our
     reading of SSOPD's frontier weight, arXiv 2605.17497)."""
 
     scale: Annotated[float, Field(gt=0)] = 1.0
     type: Literal["pass_rate"] = "pass_rate"
-    graded: ClassVar[bool] = True
-    scope: ClassVar[Scope] = "rollout"
-    mask = staticmethod(everywhere)
+    needs_reward: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         return (self.scale * table.pass_rate_R * (1 - table.pass_rate_R))[table.rollout]
 
 
 @part
-class EarlyTokens:
+class EarlyTokens(Weighting):
     """1 + gamma (1 - the share of the rollout's total |log target - log sampler| that lies before
     the token): early tokens count more, up to 1 + gamma (IW-OPD, 2026, arXiv 2606.22600)."""
 
     gamma: Annotated[float, Field(ge=0)] = 0.5
     type: Literal["early_tokens"] = "early_tokens"
-    scope: ClassVar[Scope] = "rollout"
-    mask = staticmethod(everywhere)
+    needs_sampling_logprobs: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
         size = (table.column("logp_target") - table.logp_sampler).abs().double()
@@ -120,15 +118,13 @@ class EarlyTokens:
 
 
 @part
-class Ramp:
+class Ramp(Weighting):
     """From `start` at a rollout's first token to `end` at its last, linearly. Rising, it is our
     reading of PW-OPSD (2026, arXiv 2605.21606), which trusts a self-teacher's later tokens more."""
 
     start: Annotated[float, Field(ge=0)] = 0.5
     end: Annotated[float, Field(ge=0)] = 1.5
     type: Literal["ramp"] = "ramp"
-    scope: ClassVar[Scope] = "token"
-    mask = staticmethod(everywhere)
 
     def __call__(self, table: TokenTable) -> Tensor:
         share = table.position / (table.length - 1).clamp(min=1)
@@ -136,7 +132,7 @@ class Ramp:
 
 
 @part
-class TopTokens:
+class TopTokens(Weighting):
     """The `share` of each rollout's tokens at which the student is least decided, or furthest from
     the target; the others count nothing, and these so much more that a rollout's weights sum to its
     tokens (TIP, 2026, arXiv 2604.14084)."""
@@ -144,8 +140,6 @@ class TopTokens:
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     by: Literal["entropy_student", "divergence"] = "entropy_student"
     type: Literal["top_tokens"] = "top_tokens"
-    scope: ClassVar[Scope] = "rollout"
-    mask = staticmethod(everywhere)
 
     def __call__(self, table: TokenTable) -> Tensor:
         column = table.column(self.by)
@@ -158,13 +152,19 @@ class TopTokens:
 
 
 AnyWeighting = Annotated[
-    SkipFirst
-    | SkipMarkup
-    | ClipTokens
-    | ClipImportance
-    | PassRate
-    | EarlyTokens
-    | Ramp
-    | TopTokens,
-    Field(discriminator="type"),
+    Weighting,
+    Slot(
+        "weighting",
+        Weighting,
+        (
+            SkipFirst,
+            SkipSpecialTokens,
+            ClipTokens,
+            ImportanceWeight,
+            PassRate,
+            EarlyTokens,
+            Ramp,
+            TopTokens,
+        ),
+    ),
 ]

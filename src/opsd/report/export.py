@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from opsd.console import log
 from opsd.report import outcomes, tables
 from opsd.report.figures import Panel, save
 from opsd.report.outcomes import Outcome
-from opsd.report.runs import Evidence, load
+from opsd.report.runs import Evidence, load_runs
 from opsd.report.sections import sections
 from opsd.report.tables import Table
-from opsd.run import log, write_atomically
+from opsd.runs.files import write_atomically
 
 FORMS = {".csv": tables.comma_separated, ".md": tables.markdown, ".tex": tables.latex}
 
@@ -20,7 +21,7 @@ FORMS = {".csv": tables.comma_separated, ".md": tables.markdown, ".tex": tables.
 def export(runs: Sequence[Path], output: Path) -> list[Path]:
     """Writes every table (CSV, Markdown, LaTeX) and figure (SVG, PNG) of the report into a folder;
     the paths. UserError as of `write_report`."""
-    evidence = load(runs)
+    evidence = load_runs(runs)
     found = outcomes.outcomes(evidence.runs)
     written = []
     output.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from opsd.evaluate.intervals import FEWEST
-from opsd.evaluate.labels import UPSTREAM
-from opsd.json_files import Damaged, number
+from opsd.console import log
+from opsd.grade.intervals import FEWEST
 from opsd.report.figures import Panel, lines, scatter
 from opsd.report.runs import Row, Run, language_name
 from opsd.report.series import Curve
 from opsd.report.tables import Column, Table
-from opsd.run import log
+from opsd.runs.json_files import Damaged, number
+from opsd.suites.labels import UPSTREAM
 from opsd.types import UserError
 
 LEVEL = 0.05
@@ -80,7 +80,7 @@ def outcomes(runs: Sequence[Run]) -> list[Outcome]:
 def _of_run(run: Run) -> Iterator[Outcome]:
     from opsd.evaluate.compare import compared
     from opsd.evaluate.samples import evaluations
-    from opsd.evaluate.suites import SUITES
+    from opsd.suites.loading import SUITES
 
     found: dict[tuple[str, str], tuple[Path, Row]] = {}
     for place, claim in evaluations(run.path / "eval"):

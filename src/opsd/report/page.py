@@ -14,16 +14,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from opsd import __version__
-from opsd.evaluate.intervals import FEWEST
-from opsd.json_files import number
-from opsd.pages import templates, writable
+from opsd.grade.intervals import FEWEST
+from opsd.pages.templates import templates, writable
 from opsd.report import outcomes, series, tables
 from opsd.report.figures import placed, swatch
 from opsd.report.rollouts import LEVELS, Shown, samples
-from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load
+from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load_runs
 from opsd.report.sections import bars, sections
-from opsd.run import write_atomically
+from opsd.runs.environment import VERSION
+from opsd.runs.files import write_atomically
+from opsd.runs.json_files import number
 
 PROBLEMS_PER_LANGUAGE = 5
 """Problems of a comparison whose completions are shown, in each language."""
@@ -46,7 +46,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     A folder that holds run folders, such as a quickstart's, counts as all of them. Raises
     UserError for a folder that is not a run, or has not logged anything.
     """
-    evidence = load(runs)
+    evidence = load_runs(runs)
     output = Path(output)
     html = page(evidence)
     write_atomically(output, writable(html))
@@ -81,7 +81,7 @@ def page(evidence: Evidence) -> str:
         shared=shared,
         differing=differing,
         recipes=[(run.label, run.recipe_text) for run in runs if run.recipe_text],
-        version=__version__,
+        version=VERSION,
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from opsd.data.tokens import completion_reader, pieces
-from opsd.json_files import as_type, finite, rows
+from opsd.prompts.tokens import completion_reader, pieces
 from opsd.report.runs import Row, Run
+from opsd.runs.json_files import as_type, finite, rows
 
 SAMPLES = 3
 """Rollouts shown of each run, before training and after."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from opsd.data.filters import languages_of
-from opsd.data.languages import codes, language
-from opsd.evaluate.schema import RESULT, read
-from opsd.json_files import document, finite, mapping, number, rows, sequence
-from opsd.run import distinct_names
+from opsd.languages.registry import codes, language
+from opsd.runs.evaluation_files import RESULT, read
+from opsd.runs.files import distinct_names
+from opsd.runs.json_files import document, finite, mapping, number, rows, sequence
 from opsd.types import UserError
-from opsd.yaml_files import mapping as yaml_mapping
+from opsd.validation import mapping as yaml_mapping
 
 Row = Mapping[str, Any]
 
@@ -124,7 +124,7 @@ class Evidence:
     comparisons: tuple[Comparison, ...]
 
 
-def load(paths: Sequence[Path]) -> Evidence:
+def load_runs(paths: Sequence[Path]) -> Evidence:
     """Reads run folders, and folders that hold run folders.
 
     Raises UserError for a folder that is neither, and for a run that has not logged anything.

@@ -26,9 +26,13 @@ _ACTIVITIES = {
     "student": "student",
     "loss": "loss",
     "evaluate": "dev evaluation",
+    "unaccounted": "everything else",
 }
 
 _NEGLIGIBLE = 0.0005
+
+_LOGGED_BY_PARTS = ("target/", "support/", "token/")
+"""What the names of metrics begin with that targets, supports, credits and weightings log."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         _positions(scheme),
         _entropy(scheme, keys),
         _completions(scheme, keys),
+        _diagnostics(scheme, keys),
     ]
     return [section for section in made if section.panels]
 
@@ -326,6 +331,32 @@ def _completions(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
             ),
             *scheme.panels("Cut off", curve, "completions/clipped_ratio", **share),
             *scheme.panels("Well formed", curve, "format_rate", **share),
+        ),
+        keys=keys,
+    )
+
+
+def _diagnostics(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
+    names = sorted(
+        {
+            n
+            for run in scheme.runs
+            for row in run.train
+            for n in row
+            if n.startswith(_LOGGED_BY_PARTS)
+        }
+    )
+    return Section(
+        name="diagnostics",
+        title="What the method's parts log",
+        reading=(
+            "Means over the taught tokens of what targets, supports, credits and weightings say of"
+            " their own work; the names are theirs."
+        ),
+        panels=tuple(
+            panel
+            for name in names
+            for panel in scheme.panels(name, series.against_steps, name, x=STEPS, y="mean")
         ),
         keys=keys,
     )

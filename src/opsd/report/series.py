@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from opsd.json_files import number
 from opsd.report.runs import Run
+from opsd.runs.json_files import number
 
 FEWEST_STEPS_TO_JUDGE = 10
 """Log lines below which a trend is not spoken of."""

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from opsd.evaluate.intervals import estimate
-from opsd.evaluate.published import ours
-from opsd.json_files import finite, mapping, number, sequence
+from opsd.grade.intervals import estimate
 from opsd.parts import flat
 from opsd.report.runs import Comparison, Run, Score, language_name
+from opsd.runs.json_files import finite, mapping, number, sequence
+from opsd.suites.published import ours
 
 Kind = Literal["text", "share", "points", "interval", "span", "p", "count", "seconds"]
 Interval = tuple[float, float]

@@ -1,1 +1,1 @@
-"""Where tokens come from."""
+"""Where completions come from: sources, horizons, engines, weight sync."""

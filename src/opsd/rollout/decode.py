@@ -16,11 +16,11 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from opsd.rollout.collate import Ids, pad_left
-from opsd.teacher.score import read_on
+from opsd.lm.forward import read_on
+from opsd.lm.layout import Ids, pad_left
 
 
-class Roomy(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A layer's keys and values in buffers with room to grow: a new position is written in its
     place, where concatenation would copy all the others at every step."""
 
@@ -56,7 +56,7 @@ def _with_room(held: Tensor, positions: int) -> Tensor:
 
 
 @dataclass
-class Live:
+class ActiveBatch:
     """Rows in the making, known by `numbers`. `hidden_BD` predicts each one's next token; `mask_BW`
     marks the positions of the cache that are its own."""
 
@@ -74,7 +74,7 @@ class Live:
     def joinable(self) -> bool:
         """Whether every layer keeps all positions, so that rows of two caches can stand side by
         side. Sliding windows and recurrent states do not."""
-        return all(isinstance(layer, Roomy) for layer in self.cache.layers)
+        return all(isinstance(layer, PreallocatedLayer) for layer in self.cache.layers)
 
     def keep(self, places: Sequence[int]) -> None:
         """Only the rows at these places go on, as wide as the longest of them."""
@@ -85,7 +85,7 @@ class Live:
         if self.joinable:
             self._widen(-int(self.mask_BW.amax(0).argmax()))
 
-    def join(self, other: Live) -> None:
+    def join(self, other: ActiveBatch) -> None:
         """Takes the other's rows in."""
         self._widen(max(0, other.width - self.width))
         other._widen(self.width - other.width)
@@ -113,20 +113,20 @@ class Reader:
     device: torch.device
     pad_id: int
 
-    def begin(self, numbers: Sequence[int], prompts: Sequence[Ids]) -> Live:
+    def begin(self, numbers: Sequence[int], prompts: Sequence[Ids]) -> ActiveBatch:
         """Reads prompts, each distinct one once."""
         places = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
         ids_UP, mask_UP = (x.to(self.device) for x in pad_left(list(places), self.pad_id))
         cache = DynamicCache(config=self.config)
-        cache.layers = [Roomy() if type(x) is DynamicLayer else x for x in cache.layers]
-        live = Live(list(numbers), self._read(ids_UP, mask_UP, cache), mask_UP, cache)
+        cache.layers = [PreallocatedLayer() if type(x) is DynamicLayer else x for x in cache.layers]
+        live = ActiveBatch(list(numbers), self._read(ids_UP, mask_UP, cache), mask_UP, cache)
         if len(places) < len(prompts):
             live.numbers = list(range(len(places)))
             live.keep([places[tuple(prompt)] for prompt in prompts])
             live.numbers = list(numbers)
         return live
 
-    def step(self, live: Live, tokens: Sequence[int]) -> None:
+    def step(self, live: ActiveBatch, tokens: Sequence[int]) -> None:
         """Reads each row's new token."""
         ids_B1 = torch.tensor(tokens, device=self.device).unsqueeze(-1)
         live.mask_BW = pad(live.mask_BW, (0, 1), value=1)
@@ -139,13 +139,13 @@ class Reader:
 def decode(
     reader: Reader,
     prompts: Sequence[Ids],
-    admit: Callable[[Live | None], list[int]],
+    admit: Callable[[ActiveBatch | None], list[int]],
     write: Callable[[Tensor, Sequence[int]], list[int | None]],
 ) -> None:
     """Writes completions of all prompts. `admit` is shown the live rows and names the prompts that
     begin now; `write` takes last hidden states [B, D] and the prompts' numbers, and returns each
     one's next token to read, None where it has ended."""
-    live: Live | None = None
+    live: ActiveBatch | None = None
     while fresh := admit(live) or live is not None:
         if fresh is not True:
             begun = reader.begin(fresh, [prompts[i] for i in fresh])

@@ -6,7 +6,10 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
+from torch import nn
 
 from opsd.types import Finish, RunFailed, UserError
 
@@ -22,6 +25,10 @@ def silent(done: int) -> None:
 PROBE = "Check: 1 + 2 = 3."
 """What two readings of the same weights are compared on."""
 
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Tolerance = Annotated[float, Field(gt=0)] | None
+"""Nats by which an engine's log-probabilities may differ from the trainer's."""
 
 LEAST_TEMPERATURE = 0.001
 """Below it, logits divided by the temperature leave the range of their numbers."""
@@ -40,6 +47,11 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     max_tokens: int = 1024
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off the distribution."""
+        return self.top_p == 1 and self.top_k == 0 and self.min_p == 0
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < math.inf:
@@ -66,7 +78,15 @@ class EngineDown(RunFailed):
 
 class Engine(Protocol):
     """Generates with the weights that the model had when it was last synced, or has when it is
-    called. Raises EngineDown where it cannot any more."""
+    called. Raises EngineDown where it cannot any more. One of your own inherits what it does not
+    say otherwise."""
+
+    is_remote: bool = False
+    """Whether its weights stand still while the trainer's move, so that it may write meanwhile."""
+
+    def returns_logprobs(self, sampling: Sampling) -> bool:
+        """Whether completions come with log-probabilities of the whole distribution."""
+        return True
 
     def generate(
         self,
@@ -77,6 +97,34 @@ class Engine(Protocol):
     ) -> list[Completion]: ...
 
     def sync(self, model: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """What an engine starts with. `max_length` is in tokens, prompt and completion together,
+    `batch_tokens` what may be in memory at once while the model itself generates; `vocab` is the
+    number of ids that the tokenizer can produce."""
+
+    model: nn.Module
+    tokenizer: Any
+    eos_ids: Sequence[int]
+    vocab: int
+    max_length: int
+    batch_tokens: int = 65_536
+    bf16: bool = False
+
+    @property
+    def probe(self) -> Sequence[int]:
+        """Ids that two readings of the same weights are compared on."""
+        return self.tokenizer(PROBE)["input_ids"]
+
+
+class EngineChoice(Protocol):
+    """A choice of engine. One of your own has this method too."""
+
+    def start(self, setup: EngineSetup) -> Engine:
+        """The engine at work. Raises UserError where it cannot be started."""
+        ...
 
 
 def prompt_seed(run_seed: int, step: int, problem_id: str, sample: int, phase: str) -> int:

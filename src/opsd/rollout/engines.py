@@ -1,52 +1,32 @@
-"""Who generates, as a recipe says it: `hf`, the model in training itself, or one of these."""
+"""Who generates, as a recipe says it. An engine is one file beside this one, and a name below."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from opsd.parts import part
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Tolerance = Annotated[float, Field(gt=0)] | None
+from opsd.parts import Slot, part
+from opsd.rollout.engine import Engine, EngineChoice, EngineSetup
+from opsd.rollout.vllm import VLLM
+from opsd.rollout.vllm_server import VLLMServer
 
 
 @part
-class VLLM:
-    """vLLM in the training process, on the training device.
+class HF(EngineChoice):
+    """The model itself, as Transformers loads it: the one in training, where it is trained."""
 
-    It takes `gpu_memory_utilization` of the device for weights and cache, and has at most
-    `max_num_seqs` completions in the making. With `sleep` it gives that memory back while the
-    student learns. `dtype` is the model's own, or bfloat16 in mixed precision, unless given.
-    After every change of the weights its log-probabilities must agree with the trainer's within
-    `tolerance` nats: 0.001 in float32, else 0.3.
-    """
+    type: Literal["hf"] = "hf"
 
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
-    max_num_seqs: Annotated[int, Field(gt=0)] = 256
-    sleep: bool = False
-    enforce_eager: bool = False
-    dtype: Dtype = "auto"
-    tolerance: Tolerance = None
-    type: Literal["vllm"] = "vllm"
+    def start(self, setup: EngineSetup) -> Engine:
+        # Imported here: recipes are read without transformers.
+        from opsd.rollout.hf import HFEngine
 
-
-@part
-class VLLMServer:
-    """A `vllm serve` that runs elsewhere, with the same model.
-
-    `url` is its address (`http://localhost:8000`), `timeout` how many seconds it may take to come
-    up, and to answer; `concurrency` how many prompts are asked at once. Weights reach it through
-    `folder`, which it must see under the same path; a temporary folder unless given.
-    """
-
-    url: str = "http://localhost:8000"
-    timeout: Annotated[float, Field(gt=0)] = 240.0
-    concurrency: Annotated[int, Field(gt=0)] = 256
-    folder: str | None = None
-    tolerance: Tolerance = None
-    type: Literal["vllm_server"] = "vllm_server"
+        return HFEngine(
+            setup.model,
+            eos_ids=setup.eos_ids,
+            pad_id=setup.tokenizer.pad_token_id,
+            vocab=setup.vocab,
+            batch_tokens=setup.batch_tokens,
+        )
 
 
-AnyEngine = Annotated[VLLM | VLLMServer, Field(discriminator="type")]
+AnyEngine = Annotated[EngineChoice, Slot("engine", EngineChoice, (HF, VLLM, VLLMServer))]

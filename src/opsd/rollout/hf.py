@@ -8,22 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
+from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
-from opsd.rollout.decode import Live, Reader, decode
-from opsd.rollout.engine import Completion, Progress, Sampling, silent
-from opsd.sharding import inside
-from opsd.teacher.score import causal_lm, evaluating, head_of, trunk_of
+from opsd.rollout.decode import ActiveBatch, Reader, decode
+from opsd.rollout.engine import (
+    Completion,
+    Engine,
+    Progress,
+    Sampling,
+    silent,
+)
 from opsd.types import Finish, UserError
 
 
-class HFEngine:
+class HFEngine(Engine):
     """Generation in a batch of at most `batch_tokens` tokens, prompts and horizons together, that
     rows enter, longest prompts first, as others leave it."""
 
@@ -67,18 +68,18 @@ class HFEngine:
         )
         admit = self._admission(prompts, sampling.max_tokens)
         with evaluating(self.model):
-            inside(self.model, lambda model: decode(reader, prompts, admit, writer))
+            within_forward(self.model, lambda model: decode(reader, prompts, admit, writer))
         return [writer.done[i] for i in range(len(prompts))]
 
     def _admission(
         self, prompts: Sequence[Sequence[int]], horizon: int
-    ) -> Callable[[Live | None], list[int]]:
+    ) -> Callable[[ActiveBatch | None], list[int]]:
         """Which prompts begin beside the live rows: in order of length, the same ones together, as
         many as fit, once they are a quarter of what fits."""
         keys = [(-len(prompt), tuple(prompt)) for prompt in prompts]
         waiting = sorted(range(len(prompts)), key=lambda i: (keys[i], i))
 
-        def admit(live: Live | None) -> list[int]:
+        def admit(live: ActiveBatch | None) -> list[int]:
             if not waiting or (live is not None and not live.joinable):
                 return []
             width = max(len(prompts[waiting[0]]), live.width if live else 0) + horizon
@@ -94,7 +95,7 @@ class HFEngine:
 
 
 @dataclass
-class _Draft:
+class _Sequence:
     """A completion in the making, and its random numbers."""
 
     numbers: Any
@@ -116,7 +117,7 @@ class _Writer:
     seeds: Sequence[int]
     eos_ids: Sequence[int]
     progress: Progress
-    drafts: dict[int, _Draft] = field(default_factory=dict)
+    drafts: dict[int, _Sequence] = field(default_factory=dict)
     done: dict[int, Completion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,11 +148,11 @@ class _Writer:
         written = zip(rows, drafts, tokens, logprobs, strict=True)
         return [self._next(row, draft, int(token), p) for row, draft, token, p in written]
 
-    def _draft(self, row: int) -> _Draft:
+    def _draft(self, row: int) -> _Sequence:
         if row not in self.drafts:
             stream = torch.Generator().manual_seed(self.seeds[row])
             numbers = torch.rand(self.sampling.max_tokens, generator=stream, dtype=torch.float64)
-            self.drafts[row] = _Draft(numbers.numpy())
+            self.drafts[row] = _Sequence(numbers.numpy())
         return self.drafts[row]
 
     def _drawn(self, logp: Tensor, numbers: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ class _Writer:
         last = (logits > float("-inf")).long().cumsum(-1).argmax(-1)
         return torch.minimum(drawn, last)
 
-    def _next(self, row: int, draft: _Draft, token: int, logprob: float) -> int | None:
+    def _next(self, row: int, draft: _Sequence, token: int, logprob: float) -> int | None:
         draft.ids.append(token)
         draft.logprobs.append(logprob)
         ended = token in self.eos_ids

@@ -6,17 +6,23 @@ Tokens after the horizon are neither sampled nor learned; a completion that it c
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from opsd.parts import part
+from opsd.parts import Slot, part
 from opsd.schedule import Share, at
 from opsd.types import UserError
 
 
+class Horizon(Protocol):
+    """step from 0, total_steps, limit in tokens -> tokens."""
+
+    def __call__(self, step: int, total_steps: int, limit: int) -> int: ...
+
+
 @part
-class FullHorizon:
+class FullHorizon(Horizon):
     """Every completion may use the whole completion limit."""
 
     type: Literal["full"] = "full"
@@ -26,7 +32,7 @@ class FullHorizon:
 
 
 @part
-class Truncated:
+class Truncated(Horizon):
     """The first `rho` of the completion limit, all along, or by a schedule (TOPD, Zhang et al.
     2026, arXiv 2605.31490). Raises UserError where that is no token."""
 
@@ -44,7 +50,7 @@ class Truncated:
 
 
 @part
-class Progressive:
+class Progressive(Horizon):
     """min(limit, start + growth floor(step / every)) tokens (POPD, Zhang et al. 2026, arXiv
     2605.31490).
 
@@ -65,4 +71,4 @@ class Progressive:
         return min(limit, start + growth * (step // every))
 
 
-AnyHorizon = Annotated[FullHorizon | Truncated | Progressive, Field(discriminator="type")]
+AnyHorizon = Annotated[Horizon, Slot("horizon", Horizon, (FullHorizon, Truncated, Progressive))]

@@ -7,15 +7,27 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from opsd.rollout.collate import Ids
-from opsd.rollout.engine import Completion, Progress, Sampling, silent
-from opsd.rollout.engines import VLLM
-from opsd.rollout.handover import (
+from opsd.lm.forward import causal_lm
+from opsd.lm.layout import Ids
+from opsd.parts import part
+from opsd.rollout.engine import (
+    Completion,
+    Dtype,
+    Engine,
+    EngineChoice,
+    EngineSetup,
+    Progress,
+    Sampling,
+    Tolerance,
+    silent,
+)
+from opsd.rollout.weight_sync import (
     PROBED,
     adapter_of,
     disagreement,
@@ -25,14 +37,45 @@ from opsd.rollout.handover import (
     save_whole,
     whole_weights,
 )
-from opsd.teacher.score import causal_lm
 from opsd.types import Finish, UserError
+from opsd.validation import install
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The adapters' ranks that vLLM makes room for."""
 
 
-class VLLMEngine:
+@part
+class VLLM(EngineChoice):
+    """vLLM in the training process, on the training device.
+
+    It takes `gpu_memory_utilization` of the device for weights and cache, and has at most
+    `max_num_seqs` completions in the making. With `sleep` it gives that memory back while the
+    student learns. `dtype` is the model's own, or bfloat16 in mixed precision, unless given.
+    After every change of the weights its log-probabilities must agree with the trainer's within
+    `tolerance` nats: 0.001 in float32, else 0.3.
+    """
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
+    max_num_seqs: Annotated[int, Field(gt=0)] = 256
+    sleep: bool = False
+    enforce_eager: bool = False
+    dtype: Dtype = "auto"
+    tolerance: Tolerance = None
+    type: Literal["vllm"] = "vllm"
+
+    def start(self, setup: EngineSetup) -> Engine:
+        return VLLMEngine(
+            setup.model,
+            self,
+            eos_ids=setup.eos_ids,
+            vocab=setup.vocab,
+            probe=setup.probe,
+            max_model_len=setup.max_length,
+            bf16=setup.bf16,
+        )
+
+
+class VLLMEngine(Engine):
     """Continuous batching, paged cache, shared prefixes: vLLM's.
 
     `sync` hands over the adapter alone, or all weights where there is none, and compares log-
@@ -183,7 +226,8 @@ def _start(
     try:
         from vllm import LLM
     except ImportError as error:
-        raise UserError("engine: vllm is not installed: pip install 'opsd[vllm]'") from error
+        told = f"engine: vllm is not installed: {install('vllm')}"
+        raise UserError(told) from error
     base = causal_lm(model)
     path = base.config._name_or_path
     if not path:

@@ -12,15 +12,26 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import nn
 
-from opsd.rollout.collate import Ids
+from opsd.lm.forward import causal_lm
+from opsd.lm.layout import Ids
+from opsd.parts import part
 from opsd.rollout.endpoint import shown
-from opsd.rollout.engine import Completion, EngineDown, Progress, Sampling
-from opsd.rollout.engines import VLLMServer
-from opsd.rollout.handover import (
+from opsd.rollout.engine import (
+    Completion,
+    Engine,
+    EngineChoice,
+    EngineDown,
+    EngineSetup,
+    Progress,
+    Sampling,
+    Tolerance,
+)
+from opsd.rollout.weight_sync import (
     PROBED,
     adapter_of,
     disagreement,
@@ -29,7 +40,6 @@ from opsd.rollout.handover import (
     save_adapter,
     save_whole,
 )
-from opsd.teacher.score import causal_lm
 from opsd.types import Finish, UserError
 
 _START = (
@@ -38,14 +48,43 @@ _START = (
 )
 
 
-class VLLMServerEngine:
+@part
+class VLLMServer(EngineChoice):
+    """A `vllm serve` that runs elsewhere, with the same model.
+
+    `url` is its address (`http://localhost:8000`), `timeout` how many seconds it may take to come
+    up, and to answer; `concurrency` how many prompts are asked at once. Weights reach it through
+    `folder`, which it must see under the same path; a temporary folder unless given.
+    """
+
+    url: str = "http://localhost:8000"
+    timeout: Annotated[float, Field(gt=0)] = 240.0
+    concurrency: Annotated[int, Field(gt=0)] = 256
+    folder: str | None = None
+    tolerance: Tolerance = None
+    type: Literal["vllm_server"] = "vllm_server"
+
+    def start(self, setup: EngineSetup) -> Engine:
+        return VLLMServerEngine(
+            setup.model,
+            self,
+            eos_ids=setup.eos_ids,
+            vocab=setup.vocab,
+            probe=setup.probe,
+        )
+
+
+class VLLMServerEngine(Engine):
     """Asks a server for token ids, and hands it the weights as files in a folder that both see.
 
     The server's log-probabilities are of the distribution that it draws from: with truncation that
     is not the whole one, and completions come without any.
     """
 
-    elsewhere = True  # it may write while the student learns
+    is_remote = True
+
+    def returns_logprobs(self, sampling: Sampling) -> bool:
+        return sampling.whole
 
     def __init__(
         self,

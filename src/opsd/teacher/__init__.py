@@ -1,1 +1,1 @@
-"""Who teaches: what the teacher reads, with which weights, and how its rows are aligned."""
+"""Who teaches: whose weights, and the scoring of completions."""

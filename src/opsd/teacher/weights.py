@@ -1,4 +1,5 @@
-"""With which weights a teacher reads. The choice is a value; `keeper.py` keeps it alive.
+"""With which weights a teacher reads. The choice is a value, which training begins: what it begins
+is kept alive, and in checkpoints (`copies.py`).
 
 All but `external` differ from the student in the trainable parameters only. Under LoRA a frozen
 teacher is the model with its adapter switched off, where that is the starting point.
@@ -6,23 +7,62 @@ teacher is the model with its adapter switched off, where that is the starting p
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field
+from torch import nn
 
-from opsd.parts import part
-from opsd.schedule import Decay
+from opsd.parts import Slot, part
+from opsd.schedule import Decay, at
+from opsd.teacher.copies import Other, ParameterCopy, TeacherWeights, Unchanged
+
+
+@dataclass(frozen=True)
+class Start:
+    """What weights begin with: the student's model; whether it reads with its adapter switched off
+    exactly as it does now, so that a frozen teacher needs no copy; how another model is loaded."""
+
+    model: nn.Module
+    starts_as_base: bool
+    load: Callable[[External], nn.Module]
+
+
+class Weights(Protocol):
+    """A choice of weights. One of your own inherits what it does not say otherwise."""
+
+    changes: bool = True
+    """Whether optimizer steps change them: rows of those that stay can be kept."""
+
+    def begin(self, start: Start) -> TeacherWeights: ...
+
+    def moves(self, step: int, reuse: int) -> bool:
+        """Whether they may follow the student after this optimizer step, counted from 1, of a
+        method that uses a batch of rollouts for `reuse` steps."""
+        return True
+
+    def warnings(self, steps: int) -> Iterator[str]:
+        """What is known to go wrong with them in a run of so many optimizer steps (0: unknown), a
+        line each with its remedy."""
+        yield from ()
 
 
 @part
-class Frozen:
+class Frozen(Weights):
     """The student's starting weights, for the whole run."""
 
     type: Literal["frozen"] = "frozen"
+    changes: ClassVar[bool] = False
+
+    def begin(self, start: Start) -> TeacherWeights:
+        if start.starts_as_base:
+            return Unchanged(adapter_off=True)
+        return ParameterCopy.of(start.model, kept=False)
 
 
 @part
-class EMA:
+class EMA(Weights):
     """An exponential moving average of the student, kept in float32 from its starting weights:
     average <- decay average + (1 - decay) student.
 
@@ -34,41 +74,78 @@ class EMA:
     per: Literal["batch", "step"] = "batch"
     type: Literal["ema"] = "ema"
 
+    def begin(self, start: Start) -> TeacherWeights:
+        return ParameterCopy.of(start.model, in_float32=True, move=self._move)
+
+    def _move(self, step: int, total_steps: int) -> float:
+        return 1 - at(self.decay, step - 1, total_steps)
+
+    def moves(self, step: int, reuse: int) -> bool:
+        return self.per == "step" or step % reuse == 0
+
+    def warnings(self, steps: int) -> Iterator[str]:
+        slowest = at(self.decay, steps - 1, steps) ** steps
+        if steps > 0 and slowest > 0.95:
+            yield (
+                f"the EMA teacher will hardly move: {slowest:.0%} of it stays the"
+                f" starting weights over {steps} steps; lower its decay to about"
+                f" {max(0.0, 1 - 3 / steps):.2g}, or say frozen"
+            )
+
 
 @part
-class Live:
+class Live(Weights):
     """The student's current weights, without gradient. Known to be unstable (OPSD, issue 21)."""
 
     type: Literal["live"] = "live"
 
+    def begin(self, start: Start) -> TeacherWeights:
+        return Unchanged()
+
+    def warnings(self, steps: int) -> Iterator[str]:
+        yield (
+            "a live teacher follows the student wherever it goes and is known to be unstable:"
+            " try weights frozen, or ema"
+        )
+
 
 @part
-class Snapshot:
+class Snapshot(Weights):
     """A copy of the student, renewed every `every` optimizer steps."""
 
     every: Annotated[int, Field(gt=0)] = 25
     type: Literal["snapshot"] = "snapshot"
 
+    def begin(self, start: Start) -> TeacherWeights:
+        return ParameterCopy.of(start.model, move=self._move)
+
+    def _move(self, step: int, total_steps: int) -> float:
+        return float(step % self.every == 0)
+
+    def warnings(self, steps: int) -> Iterator[str]:
+        if 0 < steps <= self.every:
+            yield (
+                f"the snapshot teacher is renewed every {self.every} steps, which {steps} steps"
+                " never use: lower 'every', or say frozen"
+            )
+
 
 @part
-class External:
+class External(Weights):
     """Another model with the same tokenizer: a folder or a hub name. It brings its own head."""
 
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     type: Literal["external"] = "external"
+    changes: ClassVar[bool] = False
+
+    def begin(self, start: Start) -> TeacherWeights:
+        return Other(start.load(self).requires_grad_(False).eval())
 
 
-AnyWeights = Annotated[Frozen | EMA | Live | Snapshot | External, Field(discriminator="type")]
-
-
-def moves(weights: AnyWeights, step: int, reuse: int) -> bool:
-    """Whether weights may follow the student after this optimizer step, counted from 1, of a method
-    that uses a batch of rollouts for `reuse` steps."""
-    per_batch = isinstance(weights, EMA) and weights.per == "batch"
-    return not per_batch or step % reuse == 0
-
-
-def still(weights: AnyWeights) -> bool:
-    """Whether no optimizer step changes them."""
-    return isinstance(weights, Frozen | External)
+_SHIPPED = (Frozen, EMA, Live, Snapshot, External)
+AnyWeights = Annotated[Weights, Slot("weights", Weights, _SHIPPED)]
+WeightsOfViews = Annotated[
+    Weights | tuple[Weights, ...], Slot("weights", Weights, _SHIPPED, several=True)
+]
+"""One choice for all views, or one for each."""

@@ -1,0 +1,130 @@
+"""What commands share: options, lists between commas made into values, the start of any work."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opsd.cli.interruption import leave
+from opsd.types import UserError
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Suite = Annotated[
+    str | None,
+    typer.Option(help="A published suite (gsm8k, afrimgsm, aime25, ...), or a suite file (.yaml)."),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(help="A column of your own file, as in prompt=question; default: as trained."),
+]
+DataDir = Annotated[Path | None, typer.Option(help="Local copies of suites, instead of the hub.")]
+Languages = Annotated[
+    str | None,
+    typer.Option(
+        help="Codes, names or files, comma-separated; or all. Default: as trained, or all."
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(help="Only the first so many problems of a language.", min=1)
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="key.path=value, as often as needed.")
+]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Ask plainly, not as the trained models were asked.")
+]
+AskAs = Annotated[str | None, typer.Option(help="Ask with this recipe's student prompt.")]
+SkipLong = Annotated[
+    bool, typer.Option("--skip-long", help="Leave problems out that the model has no room for.")
+]
+EndpointURL = Annotated[
+    str | None,
+    typer.Option(help="Models are names that this OpenAI-compatible endpoint knows (its URL)."),
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="Who generates: hf (Transformers), or vllm.")
+]
+Timeout = Annotated[
+    float, typer.Option(help="Seconds that the endpoint has for one answer.", min=1)
+]
+KeyVariable = Annotated[
+    str, typer.Option(help="The environment variable that holds the endpoint's key.")
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
+
+
+def numbers(text: str | None, option: str, wanted: str, least: int = 1) -> list[int]:
+    """`1024,2048` as numbers; none of an option that is not given. UserError says what is `wanted`
+    where one is no number, or too small."""
+    if text is None:
+        return []
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < least:
+        raise UserError(f"{option} {text}: write {wanted}")
+    return found
+
+
+def names(text: str | None, option: str, wanted: str) -> list[str]:
+    """`swa,yor` as names; none of an option that is not given. UserError says what is `wanted`
+    where one is empty."""
+    if text is None:
+        return []
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise UserError(f"{option} {text}: write {wanted}")
+    return found
+
+
+def columns(pairs: Sequence[str]) -> dict[str, str]:
+    """`--column` options as a mapping."""
+    found = {}
+    for pair in pairs:
+        name, _, column = pair.partition("=")
+        if name not in ("prompt", "answer", "language") or not column:
+            raise UserError(
+                f"--column {pair}: write prompt=COLUMN, answer=COLUMN or language=COLUMN"
+            )
+        found[name] = column
+    return found
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """While modules are imported, and an interruption ends the process at once. What they make
+    stays: looking for garbage among it, then and ever after, would take a tenth to a fifth of the
+    start of a command."""
+    gc.disable()
+    usual = signal.getsignal(signal.SIGINT)
+    begins = usual is signal.default_int_handler
+    try:
+        if begins:
+            signal.signal(signal.SIGINT, leave)
+        yield
+    finally:
+        if begins:
+            signal.signal(signal.SIGINT, usual)
+        gc.freeze()
+        gc.enable()
+
+
+def prepare(threads: int | None) -> None:
+    """Sets torch's threads before any work (a run repeats bit for bit on as many threads only), and
+    keeps Transformers' own bars for terminals."""
+    with importing():
+        import torch
+        from transformers.utils import logging
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()

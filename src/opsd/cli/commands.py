@@ -1,0 +1,338 @@
+"""The command line. Thin: every command imports what it needs when it runs.
+
+Exit codes: 0 done, 1 failed, 2 the input was wrong (one line says what, and how to mend it), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import codecs
+import gc
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from opsd.cli import evaluation
+from opsd.cli.arguments import Json, Settings, Threads, importing, numbers, prepare
+from opsd.cli.failures import shown, told
+from opsd.cli.interruption import INTERRUPTED
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="On-policy self-distillation of language models.",
+)
+
+languages_app = typer.Typer(
+    invoke_without_command=True,
+    help="The languages and their status; the check of a language file.",
+)
+app.add_typer(languages_app, name="languages")
+
+
+@app.command()
+def quickstart(
+    full: Annotated[
+        bool, typer.Option("--full", help="All low-resource languages, three seeds.")
+    ] = False,
+    output: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/quickstart"),
+    as_json: Json = False,
+) -> None:
+    """Watch a small built-in model learn: base, GRPO and COPSD at equal generated tokens."""
+    with importing():
+        from opsd.experiments.quickstart import FULL, SHORT, run
+
+    result = run(output, FULL if full else SHORT)
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    output: Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe>.")] = None,
+    set_: Settings = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also write where one step's time goes.")
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Train a model by a recipe.
+
+    On several GPUs: accelerate launch --config_file $(opsd launcher fsdp2) -m opsd train RECIPE
+    """
+    with importing():
+        from opsd.recipe import schema as recipes
+
+    loaded = recipes.load(recipe, set_ or ())
+    prepare(threads)
+    with importing():
+        from opsd.recipe.train import train as run
+
+    run(loaded, output or Path("runs") / Path(recipe).stem, resume=resume, profile=profile)
+
+
+@app.command()
+def preview(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    set_: Settings = None,
+    rows: Annotated[int, typer.Option(help="Rows shown token by token.", min=0)] = 2,
+    ids: Annotated[bool, typer.Option("--ids", help="Every token's id as well.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file instead.")] = None,
+    as_json: Json = False,
+) -> None:
+    """See what student and teacher will read of real rows, before any training."""
+    with importing():
+        from opsd.recipe import schema as recipes
+
+    loaded = recipes.load(recipe, set_ or ())
+    prepare(None)
+    with importing():
+        from opsd.preview.rows import preview as look
+        from opsd.preview.text import show
+
+    content = look(loaded, rows)
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False))
+    elif html is not None:
+        from opsd.preview.page import write_preview
+
+        print(write_preview(content, html))
+    else:
+        show(content, ids)
+
+
+for command in (evaluation.evaluate, evaluation.compare, evaluation.grade, evaluation.convert):
+    app.command()(command)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The catalogue: what each method is made of, its paper, its recipes."""
+    with importing():
+        from opsd.cli.catalogue import listing, show
+
+    if as_json:
+        print(json.dumps(listing(name), ensure_ascii=False))
+    else:
+        show(name)
+
+
+@app.command()
+def reproduce(
+    claims: Annotated[list[str] | None, typer.Argument(help="Some claims; default: all.")] = None,
+    output: Annotated[
+        Path, typer.Option(help="Where trials are kept; those that are there are not run again.")
+    ] = Path("runs/reproduce"),
+    page: Annotated[
+        Path | None, typer.Option(help="Also write this Markdown page, and a .json beside it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The papers' claims, tried in the built-in world: a verdict each, computed from the run."""
+    with importing():
+        from opsd.experiments.claim import chosen
+        from opsd.experiments.reproduce import reproduce as run
+
+    rows = run(chosen(claims or []), output)
+    if page is not None:
+        from opsd.experiments.claims_page import write
+
+        write(rows, page)
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+
+
+@languages_app.callback()
+def languages(context: typer.Context, as_json: Json = False) -> None:
+    """The languages: script, decimal mark, where they are used, whether a speaker has read them."""
+    from opsd.cli.languages import listing, show
+
+    if context.invoked_subcommand is not None:
+        return
+    if as_json:
+        print(json.dumps(listing(), ensure_ascii=False))
+    else:
+        show()
+
+
+@languages_app.command()
+def check(path: Annotated[Path, typer.Argument(help="A language file, .yaml.")]) -> None:
+    """What is wrong with a language file, line by line."""
+    from opsd.cli.languages import check_file
+
+    check_file(path)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Default: report.html in the first folder.")
+    ] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(help="A folder for every table (CSV, Markdown, LaTeX) and figure (SVG, PNG)."),
+    ] = None,
+) -> None:
+    """Curves and tables of one or more runs, in one self-contained HTML file."""
+    from opsd.report.page import write_report
+
+    if files is not None:
+        from opsd.report.export import export
+
+        export(runs, files)
+    print(write_report(runs, output or runs[0] / "report.html"))
+
+
+@app.command()
+def inspect(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or a folder of such.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Default: inspect.html in the first folder.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Only the traces of these steps, comma-separated.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="First make traces from the run's checkpoints: steps, comma-separated."),
+    ] = None,
+    problems: Annotated[int, typer.Option(help="Problems that a checkpoint is asked.", min=1)] = 8,
+    threads: Threads = None,
+) -> None:
+    """What the teacher says of a run's rollouts, token by token: one self-contained HTML file."""
+    from opsd.inspect.page import write_inspector
+
+    chosen = numbers(steps, "--steps", "steps, as in 0,100", least=0)
+    stops = numbers(checkpoint, "--checkpoint", "steps, as in 0,100", least=0)
+    if stops:
+        prepare(threads)
+        from opsd.recipe.retrace import retrace
+
+        for run in runs:
+            retrace(run, stops, problems)
+    print(write_inspector(runs, output or runs[0] / "inspect.html", chosen))
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="A run, a checkpoint, an adapter or a model.")],
+    output: Annotated[Path, typer.Argument(help="A new folder.")],
+    merge: Annotated[
+        bool, typer.Option("--merge/--adapter", help="Into the base, or as it is.")
+    ] = True,
+    dtype: Annotated[
+        str | None, typer.Option(help="Numbers of the merged model; default: the base's.")
+    ] = None,
+    max_shard: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    push: Annotated[str | None, typer.Option(help="Repository on the hub: ME/NAME.")] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is private.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
+    ] = False,
+) -> None:
+    """Write a trained model to a folder of its own, merged or as an adapter; push it to the hub."""
+    prepare(None)
+    from opsd.publish.export import export as write
+
+    options = {"dtype": dtype, "max_shard": max_shard, "trust_remote_code": trust_remote_code}
+    write(source, output, merge=merge, repository=push, **options)
+    if push:
+        from opsd.publish.hub import push as send
+
+        print(send(output, push, private=private))
+
+
+@app.command()
+def launcher(name: Annotated[str, typer.Argument(help="ddp, fsdp2 or zero2.")]) -> None:
+    """Where a configuration for `accelerate launch` is: training on several GPUs."""
+    from opsd.recipe.files import launcher as find
+
+    print(find(name))
+
+
+@app.command()
+def env() -> None:
+    """Versions and hardware, for bug reports."""
+    from opsd.runs.environment import environment
+
+    print(json.dumps(environment(), indent=1))
+
+
+def main() -> None:
+    """Runs the command line; what goes wrong becomes one line and an exit code, where it is not a
+    mistake of ours."""
+    # Nothing here forks with a tokenizer at work, and the warning about it confuses readers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait slow a run tenfold on a machine that others use as well.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    atexit.register(_leave)
+    _print_whatever_the_terminal()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 130:
+            print(INTERRUPTED, file=sys.stderr)
+        _flush(end)
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        _end(error)
+
+
+def _flush(end: SystemExit) -> NoReturn:
+    """What is printed may wait to be written until here, where that can still fail."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _end(error)
+    raise end
+
+
+def _end(error: Exception) -> NoReturn:
+    known = told(error)
+    if known is None:
+        raise error
+    line, code = known
+    if isinstance(error, BrokenPipeError):
+        # `opsd methods | head -1` has read enough; Python would try once more, at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        print(f"opsd: {shown(line)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_whatever_the_terminal() -> None:
+    """What a terminal's encoding has no letters for is printed as JSON writes it, so that a
+    document stays one."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+    codecs.register_error("as-json", escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="as-json")
+
+
+def _leave() -> None:
+    """At its end Python looks for garbage among all modules, which takes 0.3 s with torch's. Only
+    Triton needs it: without, its bindings report every object as a leak."""
+    (gc.unfreeze if "triton" in sys.modules else gc.freeze)()

@@ -1,0 +1,179 @@
+"""The commands of evaluation. Thin: every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opsd.cli.arguments import (
+    AskAs,
+    Columns,
+    DataDir,
+    EndpointURL,
+    EngineName,
+    Json,
+    KeyVariable,
+    Languages,
+    Limit,
+    Plain,
+    SkipLong,
+    Suite,
+    Threads,
+    Timeout,
+    columns,
+    importing,
+    names,
+    numbers,
+    prepare,
+)
+from opsd.types import UserError
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Models or adapters: names or folders.")],
+    suite: Suite = None,
+    data: Annotated[
+        str | None, typer.Option(help="A file of your own, a dataset, or miniature, instead.")
+    ] = None,
+    data_dir: DataDir = None,
+    language: Languages = None,
+    split: Annotated[str | None, typer.Option(help="Of your dataset; parts of a suite.")] = None,
+    column: Columns = None,
+    limit: Limit = None,
+    samples: Annotated[int | None, typer.Option(help="Completions per problem.", min=1)] = None,
+    budget: Annotated[str | None, typer.Option(help="Token budgets, comma-separated.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Above 0, at most 1.")] = None,
+    thinking: Annotated[bool | None, typer.Option(help="The chat template's thinking.")] = None,
+    plain: Plain = False,
+    recipe: AskAs = None,
+    skip_long: SkipLong = False,
+    seed: Annotated[int, typer.Option()] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Results: <output>/<model>/<suite>/; default: the run's eval/."),
+    ] = None,
+    engine: EngineName = "hf",
+    endpoint: EndpointURL = None,
+    key_variable: KeyVariable = "OPENAI_API_KEY",
+    timeout: Timeout = 600.0,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Sample and grade: avg@k, pass@k, format rate, with intervals; goes on where it stopped.
+
+    What is not given is as the suite's published numbers were measured, else 4 x 1,024 tokens."""
+    prepare(threads)
+    with importing():
+        from opsd.evaluate.command import evaluate_models
+
+    outcome = evaluate_models(
+        models,
+        suite=suite,
+        data=data,
+        data_dir=data_dir,
+        languages=names(language, "--language", "codes or names, as in swa,yor; or all"),
+        columns=columns(column or []),
+        splits=names(split, "--split", "splits, as in low,medium"),
+        limit=limit,
+        samples=samples,
+        budgets=numbers(budget, "--budget", "whole numbers of tokens, as in 1024,2048"),
+        temperature=temperature,
+        top_p=top_p,
+        thinking=thinking,
+        plain=plain,
+        recipe=recipe,
+        skip_long=skip_long,
+        seed=seed,
+        output=output,
+        engine=_engine(engine, endpoint, key_variable, timeout),
+    )
+    if as_json:
+        print(json.dumps(outcome, ensure_ascii=False))
+
+
+def _engine(name: str, endpoint: str | None, key_variable: str, timeout: float) -> Any:
+    """Who generates, as a value; None for the model as Transformers loads it."""
+    from opsd.evaluate.remote import Endpoint
+    from opsd.rollout.engines import VLLM
+
+    if name not in ("hf", "vllm"):
+        raise UserError(f"--engine {name}: hf or vllm")
+    if endpoint is not None and name != "hf":
+        raise UserError("--engine and --endpoint: the endpoint generates already; leave one out")
+    if endpoint is not None:
+        return Endpoint(endpoint, key_variable, timeout=timeout)
+    return VLLM(gpu_memory_utilization=0.9) if name == "vllm" else None
+
+
+def compare(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders that `opsd evaluate` wrote; the first is the base."),
+    ],
+    common: Annotated[
+        bool, typer.Option("--common", help="Only the problems that all have answered.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Models on the same problems, pair by pair: differences with intervals."""
+    from opsd.evaluate.compare import compare as run
+
+    outcome = run(folders, common=common)
+    if as_json:
+        print(json.dumps(outcome, ensure_ascii=False))
+
+
+def grade(
+    completion: Annotated[str, typer.Argument(help="What a model wrote; `-` reads it from input.")],
+    answer: Annotated[str, typer.Option(help="The right answer, or a worked solution.")],
+    language: Annotated[str, typer.Option(help="Of the problem: how numbers are read.")] = "eng",
+    after_think: Annotated[
+        bool, typer.Option("--after-think", help="Only what follows </think> counts.")
+    ] = False,
+    why: Annotated[bool, typer.Option("--explain", help="Say what led to the verdict.")] = False,
+) -> None:
+    """Is this answer right? As rewards and evaluation judge it."""
+    from opsd.grade.answer import gold_answer
+    from opsd.grade.explain import explain
+    from opsd.grade.format import last_box
+    from opsd.languages.registry import resolve
+    from opsd.types import Problem
+
+    answer = _utf8(os.fsencode(answer), "--answer")
+    problem = Problem("", answer=answer, language=resolve(language))
+    gold = gold_answer(answer)
+    place, boxed = last_box(gold)
+    if not gold or (place >= 0 and not boxed):
+        raise UserError(f"--answer '{answer.strip()}' is empty: there is nothing to grade against")
+    if completion == "-":
+        text = _utf8(sys.stdin.buffer.read(), "standard input")
+    else:
+        text = _utf8(os.fsencode(completion), "the completion")
+    verdict, steps = explain(problem, text, after_think)
+    print(steps if why else "right" if verdict.correct else "wrong")
+
+
+def _utf8(said: bytes, where: str) -> str:
+    try:
+        return said.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 (byte {error.start + 1:,}): {error.reason}"
+        ) from error
+
+
+def convert(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `opsd evaluate` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the files go.")],
+    layout: Annotated[str, typer.Option(help="lm-eval or lighteval.")] = "lm-eval",
+) -> None:
+    """Samples and scores in the layout of another evaluation tool."""
+    from opsd.evaluate.layouts import convert as run
+
+    run(folders, layout, output)

@@ -1,0 +1,74 @@
+"""Progress bars for people, on standard error: what goes on, how fast, how long still."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
+
+from opsd.credentials import cleaned
+
+
+class _Rate(ProgressColumn):
+    """Completed units per second, or seconds per unit where that is the slower of the two."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("-/s", style="dim")
+        unit = task.fields.get("unit", "")
+        text = f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
+        return Text(text, style="dim")
+
+
+def bar() -> Progress:
+    """A progress display with rate and remaining time; silent where nobody is looking."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        # What is said of the step gives way first where the terminal is narrow.
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True)),
+        expand=True,
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def counting(description: str, total: int, unit: str) -> Iterator[Any]:
+    """A bar; yields the function that advances it by n units."""
+    with bar() as progress:
+        task = progress.add_task(description, total=total, unit=unit, note="")
+
+        def advance(n: int = 1) -> None:
+            if n:
+                progress.update(task, advance=n)
+
+        yield advance
+
+
+def log(text: str) -> None:
+    """A line for people: standard error, so that `--json` keeps standard output to itself."""
+    print(cleaned(text), file=sys.stderr, flush=True)

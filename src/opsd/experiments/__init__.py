@@ -1,0 +1,1 @@
+"""The quickstart, and the papers' claims tried in the built-in world."""

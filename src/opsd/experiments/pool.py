@@ -1,0 +1,119 @@
+"""Independent trainings side by side: one worker process per core, one thread each, which report
+their progress to the parent; the parent itself loads no model."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from opsd.console import bar, log
+from opsd.types import RunFailed
+
+
+class Job(Protocol):
+    """`label` is what the bar calls it, `tokens` how many it generates in training."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+
+J = TypeVar("J", bound=Job)
+R = TypeVar("R")
+
+_news: Any = None
+
+
+def tell(label: str, tokens: int, note: str) -> None:
+    """Says how far a job is; `note` begins with "test" once training is over."""
+    if _news is not None:
+        _news.put((label, tokens, note))
+
+
+def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
+    """Each job with what has become of it, as they end. One that fails ends all, with its error;
+    RunFailed where a worker was ended from outside."""
+    if not jobs:
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("spawn")
+    news: Any = context.SimpleQueue()
+    executor = ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs)), context, _begin, (news,))
+    with bar() as progress, closing(executor, news):
+        waiting = {executor.submit(work, job): job for job in jobs}
+        total = progress.add_task("all arms", total=len(jobs), unit="arm", note="")
+        shown: dict[str, Any] = {}
+        limits = {job.label: job.tokens for job in jobs}
+        while waiting:
+            while not news.empty():
+                _show(progress, shown, limits, *news.get())
+            for future in [f for f in waiting if f.done()]:
+                made = _result(future)
+                progress.advance(total)
+                yield waiting.pop(future), made
+            time.sleep(0.1)
+
+
+def _result(future: Future[R]) -> R:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise RunFailed(
+            "a worker process was ended from outside, perhaps for want of memory: run the same"
+            " command again"
+        ) from error
+
+
+@contextmanager
+def closing(executor: ProcessPoolExecutor, news: Any) -> Iterator[None]:
+    """Ends with the jobs at work, not with those that wait; nobody waits to be heard meanwhile."""
+    try:
+        yield
+    finally:
+        workers = [*executor._processes.values()]  # a shutdown forgets them
+        executor.shutdown(wait=False, cancel_futures=True)
+        while any(worker.is_alive() for worker in workers):
+            while not news.empty():
+                news.get()
+            time.sleep(0.1)
+
+
+def _begin(news: Any) -> None:
+    """Prepares a worker."""
+    global _news
+    import torch
+    from transformers.utils import logging
+
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    _news = news
+
+
+def _outlive_nobody() -> None:
+    """Ends a worker whose parent was killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _show(
+    progress: Any, shown: dict[str, Any], limits: dict[str, int], label: str, tokens: int, note: str
+) -> None:
+    if label not in shown:
+        shown[label] = progress.add_task(label, total=limits[label], unit="token", note="")
+    progress.update(shown[label], completed=min(tokens, limits[label]), note=note)
+    if note.startswith("test"):
+        progress.remove_task(shown.pop(label))
+        if progress.disable:
+            log(f"{label}: {note}")

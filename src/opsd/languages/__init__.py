@@ -1,0 +1,1 @@
+"""What a prompt says in each language: one data file per language."""

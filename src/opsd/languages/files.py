@@ -1,0 +1,266 @@
+"""What a language file says, and what can be wrong with one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from opsd.types import UserError
+from opsd.validation import content
+
+BOX = r"\boxed{}"
+
+Fault = tuple[str, str]
+"""A key of the file, and what is wrong with it and how to mend it."""
+
+# ISO 15924, and how Unicode begins the names of the script's letters.
+_LETTERS = {
+    "Adlm": ("ADLAM",),
+    "Arab": ("ARABIC",),
+    "Armn": ("ARMENIAN",),
+    "Beng": ("BENGALI",),
+    "Cher": ("CHEROKEE",),
+    "Cyrl": ("CYRILLIC",),
+    "Deva": ("DEVANAGARI",),
+    "Ethi": ("ETHIOPIC",),
+    "Geor": ("GEORGIAN",),
+    "Grek": ("GREEK",),
+    "Gujr": ("GUJARATI",),
+    "Guru": ("GURMUKHI",),
+    "Hang": ("HANGUL",),
+    "Hani": ("CJK",),
+    "Hans": ("CJK",),
+    "Hant": ("CJK",),
+    "Hebr": ("HEBREW",),
+    "Jpan": ("CJK", "HIRAGANA", "KATAKANA"),
+    "Khmr": ("KHMER",),
+    "Knda": ("KANNADA",),
+    "Kore": ("HANGUL", "CJK"),
+    "Laoo": ("LAO",),
+    "Latn": ("LATIN",),
+    "Mlym": ("MALAYALAM",),
+    "Mymr": ("MYANMAR",),
+    "Nkoo": ("NKO",),
+    "Orya": ("ORIYA",),
+    "Sinh": ("SINHALA",),
+    "Syrc": ("SYRIAC",),
+    "Taml": ("TAMIL",),
+    "Telu": ("TELUGU",),
+    "Tfng": ("TIFINAGH",),
+    "Thaa": ("THAANA",),
+    "Thai": ("THAI",),
+    "Tibt": ("TIBETAN",),
+    "Vaii": ("VAI",),
+}
+_RIGHT_TO_LEFT = frozenset({"Adlm", "Arab", "Hebr", "Nkoo", "Syrc", "Thaa"})
+# Marks, embeddings, overrides, isolates: they reorder what a person sees, not what a model reads.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_SHAPES = {
+    "code": (r"[a-z]{3}", "ISO 639-3 code; write three small letters, as in swa"),
+    "script": (r"[A-Z][a-z]{3}", "ISO 15924 code; write four letters, as in Latn, Ethi or Arab"),
+}
+
+
+class Labels(BaseModel):
+    """Headings inside a prompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    problem: str
+    translation: str
+    solution: str
+    begin: str
+    end: str
+
+
+class Language(BaseModel):
+    """The strings of one language, and how it is written.
+
+    `aliases` are further names by which datasets call it. `script` is that of the strings.
+    `decimal_mark` is how its speakers usually write 0.5. `final_instruction` ends the crosslingual
+    teacher's prompt where that differs from `instruction`. `reflective_markers` are words by which
+    a speaker doubts or checks what was said; none means unknown. `verified` says whether a speaker
+    has read the strings; `note`, what a user of them should know.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    code: str
+    name: str
+    aliases: tuple[str, ...] = ()
+    script: str
+    direction: Literal["ltr", "rtl"] = "ltr"
+    decimal_mark: Literal[".", ","] = "."
+    verified: bool = False
+    note: str = ""
+    instruction: str
+    final_instruction: str | None = None
+    transition: str
+    think_prefix: str
+    labels: Labels
+    reflective_markers: tuple[str, ...] = ()
+
+    @property
+    def closing(self) -> str:
+        """The last line of the crosslingual teacher's prompt."""
+        return self.final_instruction or self.instruction
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Code, name and aliases, in lower case, none twice."""
+        return tuple(dict.fromkeys(map(str.casefold, (self.code, self.name, *self.aliases))))
+
+
+def read(path: Path, taken: Mapping[str, str]) -> Language:
+    """The language of a file. Raises UserError with the first fault that `faults` finds."""
+    found = faults(path, taken)
+    if found:
+        more = f" ({len(found) - 1} more; see `opsd languages check`)" if found[1:] else ""
+        raise UserError(found[0] + more)
+    return Language.model_validate(content(path))
+
+
+def faults(path: Path, taken: Mapping[str, str]) -> list[str]:
+    """What is wrong with a language file, a line each: `file, key: what is wrong; how to mend it`.
+
+    `taken` maps the names of known languages to their codes: a name means one language.
+    """
+    try:
+        raw = content(path)
+    except UserError as error:
+        return [str(error)]
+    if not isinstance(raw, dict):
+        return [f"{path}: holds no keys; begin with 'code: ' and the language's ISO 639-3 code"]
+    return [f"{path}, {key}: {fault}" for key, fault in _faults(raw, taken)]
+
+
+def remarks(language: Language, path: Path) -> list[str]:
+    """What is worth knowing about a language file that can be used, a line each."""
+    if language.verified:
+        return []
+    return [f"{path}, verified: no speaker has read these strings; set it to true when one has"]
+
+
+def _faults(raw: Mapping[str, Any], taken: Mapping[str, str]) -> Iterator[Fault]:
+    yield from _of_shape(raw)
+    yield from _of_codes(raw)
+    yield from _of_names(raw, taken)
+    texts, prompts = dict(_texts(raw)), dict(_prompts(raw))
+    for key, text in {**texts, **prompts}.items():
+        yield from ((key, fault) for fault in _of_text(text))
+    for key, text in prompts.items():
+        yield from ((key, fault) for fault in _of_prompt(text, str(raw.get("script"))))
+        if key.endswith("instruction") and BOX not in text:
+            yield key, rf"holds no {BOX}; write it so, and not within double quotes"
+    yield from (("think_prefix", fault) for fault in _of_prefix(prompts.get("think_prefix", "")))
+    begin = prompts.get("labels.begin")
+    if begin is not None and begin == prompts.get("labels.end"):
+        yield "labels.end", "is the same as labels.begin; let it say that the solution ends"
+
+
+def _of_shape(raw: Mapping[str, Any]) -> Iterator[Fault]:
+    """Keys that are missing, unknown, or hold something of another kind."""
+    try:
+        Language.model_validate(raw)
+    except ValidationError as error:
+        for found in error.errors():
+            *parents, last = map(str, found["loc"])
+            known = (Labels if parents else Language).model_fields
+            match found["type"]:
+                case "missing":
+                    fault = "is missing; add it"
+                case "extra_forbidden":
+                    near = difflib.get_close_matches(last, known, 1)
+                    mend = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+                    fault = f"unknown key; {mend}"
+                case "string_type":
+                    fault = "is not a text; put it in single quotes"
+                case _:
+                    fault = f"{found['msg'][0].lower()}{found['msg'][1:]}"
+            yield ".".join((*parents, last)), fault
+
+
+def _of_codes(raw: Mapping[str, Any]) -> Iterator[Fault]:
+    for key, (shape, what) in _SHAPES.items():
+        value = raw.get(key)
+        if isinstance(value, str) and not re.fullmatch(shape, value):
+            yield key, f"'{value}' is no {what}"
+    script, direction = str(raw.get("script")), str(raw.get("direction", "ltr"))
+    needed = "rtl" if script in _RIGHT_TO_LEFT else "ltr"
+    if script in _LETTERS and direction in {"ltr", "rtl"} and direction != needed:
+        yield "direction", f"is {direction}, and {script} is written {needed}; write {needed}"
+
+
+def _of_names(raw: Mapping[str, Any], taken: Mapping[str, str]) -> Iterator[Fault]:
+    for key, name in _texts(raw):
+        owner = taken.get(name.casefold(), raw.get("code"))
+        if key != "note" and owner != raw.get("code"):
+            yield key, f"'{name}' already names {owner}; leave it out, or take another one"
+
+
+def _of_text(text: str) -> Iterator[str]:
+    if not text.strip():
+        yield "is empty; write the text"
+    elif text != text.strip():
+        yield "begins or ends with a space or a line break; take it away"
+    for character in sorted(set(text)):
+        if character in _BIDI or (unicodedata.category(character) == "Cc" and character != "\n"):
+            called = unicodedata.name(character, "a control character")
+            yield f"holds U+{ord(character):04X} ({called}), which nobody sees; delete it"
+    if not unicodedata.is_normalized("NFC", text):
+        yield "is not NFC-normalised; write what unicodedata.normalize('NFC', text) gives"
+
+
+def _of_prompt(text: str, script: str) -> Iterator[str]:
+    for mark in ("{{", "{%", "{#"):
+        if mark in text:
+            yield f"holds the template mark '{mark}'; strings are no templates, delete it"
+    letters = [c for c in text.replace(BOX, "") if c.isalpha()]
+    own = _LETTERS.get(script, ("",))
+    foreign = [c for c in letters if not unicodedata.name(c, "").startswith(own)]
+    if 2 * len(foreign) > len(letters):
+        yield (
+            f"{len(foreign)} of its {len(letters)} letters are not of the script {script}"
+            f" ('{foreign[0]}'); mend the text, or script"
+        )
+
+
+def _of_prefix(text: str) -> Iterator[str]:
+    if "\n" in text.strip():
+        yield "holds a line break; the model goes on in the same line, write one"
+    if "<think" in text or "</think" in text:
+        yield "holds a tag; recipes write <think> before it, take it out"
+    if r"\boxed" in text:
+        yield r"holds \boxed, which would be read as an answer; take it out"
+
+
+def _texts(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name, aliases and note: texts that no model reads."""
+    aliases = raw.get("aliases")
+    listed = list(enumerate(aliases)) if isinstance(aliases, list) else []
+    for key, value in [
+        ("name", raw.get("name")),
+        *((f"aliases.{i}", alias) for i, alias in listed),
+        ("note", raw.get("note")),
+    ]:
+        if isinstance(value, str):
+            yield key, value
+
+
+def _prompts(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What models read: the strings of prompts, labels as `labels.begin`."""
+    labels = raw.get("labels")
+    inner = labels.items() if isinstance(labels, dict) else ()
+    names = ("instruction", "final_instruction", "transition", "think_prefix")
+    for key, value in [
+        *((name, raw.get(name)) for name in names),
+        *((f"labels.{name}", value) for name, value in inner),
+    ]:
+        if isinstance(value, str):
+            yield key, value

@@ -1,0 +1,19 @@
+"""The built-in models by name; once resolved to a folder, a model is like any other."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+NAMES = ("miniature", "miniature-small", "miniature-tiny", "miniature-long")
+
+
+def model_path(name: str) -> Path | None:
+    """The folder of the shipped model with this name; None for any other name.
+
+    >>> model_path("Qwen/Qwen3-1.7B") is None
+    True
+    """
+    if name not in NAMES:
+        return None
+    return Path(str(resources.files("opsd.miniature"))) / "models" / name

@@ -1,0 +1,22 @@
+"""A model's parameters: those that training changes, and a hash of all."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import nn
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of a model's weights: names, shapes, and up to 256 evenly spaced entries of each."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 256)].float().cpu().contiguous()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]

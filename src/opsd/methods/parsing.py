@@ -1,0 +1,55 @@
+"""A method from plain values: its name, or a mapping with what differs from the catalogue."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from opsd.methods import FUNCTIONS, Method
+from opsd.types import UserError
+from opsd.validation import explain
+
+_METHOD = TypeAdapter(Method)
+
+
+def method(value: Any, where: str = "recipe") -> Method:
+    """A method from its name, or from a mapping with a name and what differs from the catalogue.
+
+    Keys that the catalogue's function takes (`beta` of grpo) are its arguments; the others replace
+    parts of the method, key by key, or whole where the `type` changes. Plain mappings
+    (`template_options`) are replaced whole.
+    """
+    if not isinstance(value, str | Mapping):
+        raise UserError(f"{where}: method is a name, or a mapping with a name and changed parts")
+    given = {"name": value} if isinstance(value, str) else dict(value)
+    name = given.pop("name", None)
+    if not isinstance(name, str) or name not in FUNCTIONS:
+        raise UserError(f"{where}: unknown method '{name}'; known: {', '.join(sorted(FUNCTIONS))}")
+    takes = inspect.signature(FUNCTIONS[name], eval_str=True).parameters
+    arguments = {key: given.pop(key) for key in list(given) if key in takes}
+    for key, argument in arguments.items():
+        try:
+            arguments[key] = TypeAdapter(takes[key].annotation).validate_python(argument)
+        except ValidationError as error:
+            # pydantic knows the argument's own keys; the path starts with the argument's name.
+            told = explain(error, argument)
+            dot = "" if told.startswith(": ") else "."
+            raise UserError(f"{where}: method.{key}{dot}{told}") from error
+    base = _METHOD.dump_python(FUNCTIONS[name](**arguments), mode="json")
+    content = {**base, **{key: _merged(base.get(key), part) for key, part in given.items()}}
+    try:
+        return _METHOD.validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: method.{explain(error, content)}") from error
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    """`changes` laid over a part `base`, key by key; anything else replaces it whole."""
+    if not (isinstance(base, dict) and "type" in base and isinstance(changes, Mapping)):
+        return changes
+    if "type" in changes and changes["type"] != base["type"]:
+        return dict(changes)
+    return {**base, **{k: _merged(base.get(k), v) for k, v in changes.items()}}

@@ -1,0 +1,86 @@
+"""A method in a few lines of pseudo-code: what a step of it does, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from opsd.methods.method import Method
+from opsd.methods.signals import Advantage, Distill, LossTerm, Teacher, loss_terms
+from opsd.parts import tag
+
+
+def pseudocode(method: Method) -> list[str]:
+    """Four to eight lines. `p` and `q` are next-token distributions at every token of a rollout,
+    given a prompt and the tokens before."""
+    terms = loss_terms(method.signal)
+    marks = [""] if len(terms) == 1 else [str(n) for n in range(1, len(terms) + 1)]
+    lines = [_rollouts(method)]
+    lines += [f"{a.name} = {tag(a)} author, of every {_per(a)}" for a in method.authors]
+    lines.append(f"p = student(next token | {tag(method.student)})")
+    parts = []
+    for mark, (coefficient, term) in zip(marks, terms, strict=True):
+        lines += _term(term, mark)
+        factor = "" if coefficient == 1 else f"{coefficient:g} "
+        unit = term.reduction.unit
+        mean = "sum / limit" if unit == "constant" else f"mean over {unit}s"
+        parts.append(f"{factor}{mean}(loss{mark})")
+    times = "once" if method.reuse == 1 else f"{method.reuse} times"
+    lines.append(f"step {times} on {' + '.join(parts)}")
+    return lines
+
+
+def _rollouts(method: Method) -> str:
+    source = method.source
+    if source.written is not None:
+        return f"rollout = the dataset's {source.written}"
+    first, *others = source.phases or (None,)
+    who = "student"
+    if first is None:
+        return f"rollouts = {tag(source)} (problem)"
+    if first.weights is not None:
+        who = tag(first.weights)
+    read = tag(first.view or method.student)
+    line = f"rollouts = {who}.sample(problem as {read}, n={source.group}, {_call(first.horizon)})"
+    if source.needs_reward:
+        line += ", the right ones"
+    return line + "".join(f", else tried again as {tag(o.view)}" for o in others if o.view)
+
+
+def _per(author: Any) -> str:
+    return str(getattr(author, "per", "group"))
+
+
+def _term(term: LossTerm, mark: str) -> Iterator[str]:
+    """What one loss term computes at every token."""
+    if term.teacher is not None:
+        yield f"q{mark} = {_target(term.teacher)}"
+    factors = "".join(f" x {_call(w)}" for w in term.weighting)
+    if isinstance(term, Distill):
+        yield f"loss{mark} = {_call(term.divergence)}(p, q{mark}){factors}"
+    elif isinstance(term, Advantage):
+        credit, surrogate = _call(term.credit), _call(term.surrogate)
+        yield f"A{mark} = {credit}; loss{mark} = {surrogate}(log p(token), A{mark}){factors}"
+    else:
+        yield f"loss{mark} = -log p(token){factors}"
+
+
+def _target(teacher: Teacher) -> str:
+    weights = "+".join(map(tag, teacher.all_weights))
+    read = f"{weights}(next token | {teacher.context.label})"
+    if not teacher.target.is_view:
+        read = f"{_call(teacher.target)} of {read}"
+    return read if teacher.support.is_full else f"{read}, {_call(teacher.support)}"
+
+
+def _call(part: Any) -> str:
+    """A part as Python would call it, without what is empty."""
+    if isinstance(part, tuple):
+        return f"({', '.join(map(_call, part))})"
+    if not is_dataclass(part):
+        plain = isinstance(part, str | int | None)
+        return f"{part:.4g}" if isinstance(part, float) else str(part) if plain else tag(part)
+    given = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "type"}
+    told = [f"{k}={_call(v)}" for k, v in given.items() if v is not None and v not in ("", (), {})]
+    return f"{tag(part)}({', '.join(told)})" if told else tag(part)

@@ -1,0 +1,213 @@
+"""What every token is told: distillation, advantage, likelihood, and sums of them.
+
+A loss term makes a term for the fused loop out of a teacher's views, and turns the term's values
+[N] into losses [N]. It never reduces; `objective.total` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from opsd.objective import total
+from opsd.objective.credit import AnyCredit, AnySurrogate, Clipped, GroupNormalised
+from opsd.objective.divergences import AnyDivergence, forward_kl
+from opsd.objective.head import TeacherHidden
+from opsd.objective.support import AnySupport, Full
+from opsd.objective.table import TokenTable
+from opsd.objective.targets import AnyTarget, Single
+from opsd.objective.terms import ChunkDivergence, ChunkLogProb, Term
+from opsd.objective.total import Reduction
+from opsd.objective.weighting import AnyWeighting
+from opsd.parts import Slot, part, tag
+from opsd.prompts.contexts import AnyContext
+from opsd.schedule import Number
+from opsd.teacher.weights import Frozen, Weights, WeightsOfViews
+from opsd.types import View
+
+Temperature = Annotated[float, Field(ge=0.001)] | Literal["sampling"]
+
+
+@part
+class Teacher:
+    """Who teaches: what it reads, with which weights, over which entries, towards what target.
+    Several weights are the views' own, in their order."""
+
+    context: AnyContext
+    weights: WeightsOfViews = Frozen()
+    support: AnySupport = Full()
+    target: AnyTarget = Single()
+    type: Literal["teacher"] = "teacher"
+
+    def __post_init__(self) -> None:
+        if self.target.needs_full_support and not self.support.is_full:
+            raise ValueError(
+                f"the target '{tag(self.target)}' is centred over the whole vocabulary: leave"
+                " support at full"
+            )
+
+    @property
+    def all_weights(self) -> tuple[Weights, ...]:
+        """The weights of the views, or the one that all of them have."""
+        return self.weights if isinstance(self.weights, tuple) else (self.weights,)
+
+    def weights_of(self, views: Sequence[View]) -> list[Weights]:
+        """The weights that read each of some views. ValueError where their numbers differ."""
+        own = self.all_weights
+        if len(own) not in (1, len(views)):
+            raise ValueError(f"{len(views)} views, but {len(own)} weights to read them with")
+        each = own * len(views) if len(own) == 1 else own
+        return [view.weights or weights for view, weights in zip(views, each, strict=True)]
+
+
+class LossTerm(total.LossTerm, Protocol):
+    """One kind of teaching, with the teacher that it asks (if any), and its reduction. A term of
+    your own inherits what it does not say otherwise."""
+
+    teacher: Teacher | None
+    weighting: tuple[AnyWeighting, ...] = ()
+    temperature: Temperature = "sampling"
+
+    @property
+    def needs_sampling_logprobs(self) -> bool:
+        """Whether it reads the log-probabilities that tokens were sampled with."""
+        return any(weighting.needs_sampling_logprobs for weighting in self.weighting)
+
+    @property
+    def corrects_sampling(self) -> bool:
+        """Whether it takes them for the distribution that rollouts were drawn from."""
+        return any(weighting.corrects_sampling for weighting in self.weighting)
+
+    @property
+    def slope(self) -> float | None:
+        return None
+
+    def taught(self, position: Tensor, special: Tensor | None = None) -> Tensor:
+        special = torch.zeros_like(position, dtype=torch.bool) if special is None else special
+        mask = torch.ones_like(position, dtype=torch.bool)
+        for weighting in self.weighting:
+            mask &= weighting.mask(position, special)
+        return mask
+
+    def weight(self, table: TokenTable) -> Tensor:
+        """The product of the weightings [N], without gradient; 1 where there are none."""
+        product = torch.ones_like(table.logp_sampler)
+        for weighting in self.weighting:
+            product = product * weighting(table)
+        return product.detach()
+
+
+@part
+class Distill(LossTerm):
+    """The divergence of the student's next-token distribution from the teacher's.
+
+    `temperature` divides both sides' logits; "sampling" takes the rollouts' temperature.
+    """
+
+    teacher: Teacher
+    divergence: AnyDivergence = forward_kl
+    weighting: tuple[AnyWeighting, ...] = ()
+    reduction: Reduction = Reduction()
+    temperature: Temperature = "sampling"
+    type: Literal["distill"] = "distill"
+
+    def __post_init__(self) -> None:
+        if not self.teacher.target.joins_views:
+            raise ValueError(
+                f"the target '{tag(self.teacher.target)}' is none to distil: choose another"
+            )
+
+    def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term:
+        teacher = self.teacher
+        return ChunkDivergence(views, self.divergence, teacher.target, teacher.support, temperature)
+
+    def losses(self, values: Tensor, table: TokenTable) -> Tensor:
+        return values * self.weight(table)
+
+    @property
+    def slope(self) -> float | None:
+        return None if self.weighting else 1.0
+
+
+@part
+class Advantage(LossTerm):
+    """A policy-gradient loss on sampled tokens; the credit may compare with a teacher's views."""
+
+    credit: AnyCredit = GroupNormalised()
+    surrogate: AnySurrogate = Clipped()
+    teacher: Teacher | None = None
+    weighting: tuple[AnyWeighting, ...] = ()
+    reduction: Reduction = Reduction()
+    temperature: Temperature = "sampling"
+    type: Literal["advantage"] = "advantage"
+
+    def __post_init__(self) -> None:
+        apart = self.teacher is not None and not self.teacher.target.joins_views
+        if self.credit.reads_views != apart:
+            raise ValueError(
+                f"the credit '{tag(self.credit)}' reads"
+                f" {'each view' if self.credit.reads_views else 'one target'}: the teacher's target"
+                f" is {'per_view' if self.credit.reads_views else 'another than per_view'} then"
+            )
+
+    @property
+    def needs_sampling_logprobs(self) -> bool:
+        return True
+
+    @property
+    def corrects_sampling(self) -> bool:
+        return True
+
+    def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term:
+        target = self.teacher.target if self.teacher else Single()
+        return ChunkLogProb(views, target, temperature)
+
+    def losses(self, values: Tensor, table: TokenTable) -> Tensor:
+        advantage = self.credit(table)
+        losses = self.surrogate(values, table.logp_sampler, advantage)
+        return losses * self.weight(table)
+
+
+@part
+class Likelihood(LossTerm):
+    """Negative log-likelihood of the completion's tokens, in nats."""
+
+    weighting: tuple[AnyWeighting, ...] = ()
+    reduction: Reduction = Reduction()
+    temperature: Temperature = 1.0
+    type: Literal["likelihood"] = "likelihood"
+    teacher: ClassVar[None] = None
+
+    def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term:
+        return ChunkLogProb(temperature=temperature)
+
+    def losses(self, values: Tensor, table: TokenTable) -> Tensor:
+        return -values * self.weight(table)
+
+    @property
+    def slope(self) -> float | None:
+        return None if self.weighting else -1.0
+
+
+AnyLossTerm = Annotated[LossTerm, Slot("signal", LossTerm, (Distill, Advantage, Likelihood))]
+
+
+@part
+class Sum:
+    """Several signals on the same rollouts: (coefficient, signal) pairs, one trunk pass; each
+    signal keeps its own reduction."""
+
+    terms: Annotated[tuple[tuple[Number, AnyLossTerm], ...], Field(min_length=1)]
+    type: Literal["sum"] = "sum"
+
+
+Signal = Annotated[LossTerm | Sum, Slot("signal", LossTerm, (Distill, Advantage, Likelihood, Sum))]
+
+
+def loss_terms(signal: LossTerm | Sum) -> list[tuple[float, LossTerm]]:
+    """The (coefficient, loss term) pairs of a signal; one pair unless it is a `Sum`."""
+    return list(signal.terms) if isinstance(signal, Sum) else [(1.0, signal)]

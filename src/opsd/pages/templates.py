@@ -1,0 +1,27 @@
+"""What pages have in common: templates that escape, and text that a file can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from opsd.pages.visible import visible
+
+
+def templates(folder: Path) -> Environment:
+    """The templates of a folder. Whatever they are given is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = visible
+    return environment
+
+
+def writable(html: str) -> str:
+    """A page without what UTF-8 has no form for: a lone surrogate in a model's output."""
+    return html.encode("utf-8", "backslashreplace").decode("utf-8")

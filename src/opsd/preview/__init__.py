@@ -1,0 +1,1 @@
+"""What student and teacher will read, before any training."""

@@ -1,0 +1,38 @@
+"""A preview of a recipe's rows as one HTML file without any script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from opsd.pages.html import render
+from opsd.pages.visible import visible
+from opsd.runs.files import write_atomically
+
+
+def write_preview(content: Mapping[str, Any], output: Path) -> Path:
+    """Writes what `opsd.preview.rows.preview` found as one HTML file, and returns its path."""
+    write_atomically(output, preview_page(content))
+    return output
+
+
+def preview_page(content: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    title = f"{content['method']} on {content['model']}"
+    filters = {"token": _token, "learned": _learned}
+    return render(Path(__file__).parent, "preview", filters=filters, title=title, content=content)
+
+
+def _token(text: str) -> Markup:
+    """A token's text, its line breaks marked; a further token of a character is a mark alone."""
+    if not text:
+        return Markup('<i class="part"></i>')
+    return visible(text).replace("\n", Markup('<i class="break"></i>\n'))
+
+
+def _learned(reply: Mapping[str, Any]) -> list[bool]:
+    """Which of a reply's tokens any signal has in its loss."""
+    return [any(marks) for marks in zip(*(s["in_loss"] for s in reply["signals"]), strict=True)]

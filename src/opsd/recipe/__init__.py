@@ -1,0 +1,1 @@
+"""YAML to validated values and back; trains and retraces a recipe."""

@@ -1,0 +1,77 @@
+"""Where shipped recipes and launch configurations are: in the package when installed, in `recipes/`
+and `configs/` of a source tree; and which recipes a recipe extends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from opsd.types import UserError
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped recipes' files, by name."""
+    return _shipped("recipes")
+
+
+def launcher(name: str) -> Path:
+    """A shipped configuration of `accelerate launch`, by name. UserError where there is none."""
+    known = _shipped("configs")
+    if name not in known:
+        raise UserError(f"no launch configuration '{name}'; there are {', '.join(known)}")
+    return known[name]
+
+
+def find(name: str) -> Path:
+    """The file of a recipe: a path, or a shipped recipe's name. UserError where it is neither."""
+    path = Path(name)
+    if _is_file_name(name):
+        if path.is_file():
+            return path
+        raise UserError(f"no recipe file '{name}'")
+    known = shipped()
+    if name not in known:
+        raise UserError(f"no recipe '{name}': neither a .yaml file nor one of {', '.join(known)}")
+    return known[name]
+
+
+def lineage(
+    path: Path, read: Callable[[Path], Mapping[str, Any]]
+) -> list[tuple[Path, dict[str, Any]]]:
+    """A recipe's file with its keys, then those of the recipe that it `extends`, and so on: a
+    shipped recipe's name, or a YAML file's path from the folder of the file that says it.
+
+    Raises UserError for a recipe that is not there, and for one that is extended in a circle.
+    """
+    found = [(path, dict(read(path)))]
+    while "extends" in found[-1][1]:
+        child, content = found[-1]
+        parent = content.pop("extends")
+        where = f"{child}: extends"
+        if not isinstance(parent, str) or not parent.isprintable():
+            raise UserError(
+                f"{where}: a shipped recipe's name, or the path of a .yaml file, not {parent!r}"
+            )
+        path = child.parent / parent
+        if _is_file_name(parent) and not os.path.isfile(path):
+            raise UserError(f"{where}: no file '{path}'; the path begins at the recipe's folder")
+        try:
+            path = path if _is_file_name(parent) else find(parent)
+            found.append((path, dict(read(path))))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        if path.resolve() in (file.resolve() for file, _ in found[:-1]):
+            raise UserError(f"{where}: '{parent}' extends this recipe in turn; take one line out")
+    return found
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml")
+
+
+def _shipped(kind: str) -> dict[str, Path]:
+    installed = Path(__file__).parents[1] / kind
+    folder = installed if installed.is_dir() else Path(__file__).parents[3] / kind
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}

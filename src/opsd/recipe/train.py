@@ -1,0 +1,204 @@
+"""From a recipe to a trained model in a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainerCallback
+
+from opsd.console import log
+from opsd.data import problems
+from opsd.data.filters import DataReport
+from opsd.data.stream import ProblemStream
+from opsd.languages import registry as languages
+from opsd.methods.description import describe
+from opsd.recipe import schema as recipes
+from opsd.recipe.schema import Recipe
+from opsd.runs import checkpoint
+from opsd.runs.disk import writing
+from opsd.runs.environment import environment
+from opsd.runs.files import write_atomically
+from opsd.runs.folder import RunFolder
+from opsd.training.checks import nothing_to_resume, settings_errors
+from opsd.training.config import OPSDConfig
+from opsd.training.profiling import Profiling
+from opsd.training.trainer import OPSDTrainer
+from opsd.types import Problem, UserError
+
+_MAY_CHANGE = {
+    # How a step is divided among processes and passes.
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "rollouts_per_step"),
+    *("max_tokens_per_pass", "packing", "generation_batch_tokens"),
+    # How long the run is, and what is written down and shown of it from here on.
+    *("max_steps", "num_train_epochs", "max_generated_tokens", "collapse", "collapse_patience"),
+    *("logging_steps", "save_steps", "save_total_limit", "eval_steps", "eval_strategy"),
+    *("save_strategy", "trace_steps", "rollout_log_steps", "report_to", "run_name", "project"),
+    *("disable_tqdm", "push_to_hub", "hub_model_id", "hub_strategy", "hub_token"),
+    *("hub_private_repo", "hub_always_push", "load_best_model_at_end", "metric_for_best_model"),
+}
+"""What may change of `train` when a run goes on, since nothing that was learned depends on it."""
+
+
+def train(
+    recipe: Recipe, output: Path, *, resume: bool = False, profile: bool = False
+) -> OPSDTrainer:
+    """Runs a recipe; the trained model ends up in `output/model`, and with `profile` one step's
+    trace and table in `output/profile`.
+
+    Raises UserError where `output` holds a run already and `resume` is not asked for, or where
+    `resume` would go on with another recipe; RunFailed where the disk is full.
+    """
+    run = RunFolder(output)
+    main = os.environ.get("RANK", "0") == "0"
+    with writing(output), run.held() if main else contextlib.nullcontext():
+        return _train(recipe, run, resume=resume, profile=profile)
+
+
+def _train(recipe: Recipe, run: RunFolder, *, resume: bool, profile: bool) -> OPSDTrainer:
+    output = run.path
+    _claim(recipe, run, resume)
+    account = DataReport()
+    train_set, dev_set = problems.load_problems(recipe.data, account)
+    _same_data(account, output / "data.json", resume)
+    trainer = make_trainer(recipe, output, train_set, dev_set)
+    if trainer.args.should_save:
+        record(recipe, output, trainer.args.seed)
+        languages.keep(recipe.data.spellings, output)
+        log(describe(recipe.method, trainer.args.temperature))
+        shape, rollouts = trainer.setup.shape, trainer.setup.rollouts_per_step
+        log(f"a step: {rollouts} rollouts = {shape.problems_per_step} problems x {shape.group}")
+        trained = trainer.model.num_parameters(only_trainable=True)
+        log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
+        log(_said_of(train_set, dev_set, account) + f"; run folder {output}")
+        trainer.add_callback(WriteAccount(account, output / "data.json"))
+        if profile:
+            trainer.add_callback(Profiling(output / "profile"))
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model(str(output / "model"))
+    trainer.create_model_card()
+    return trainer
+
+
+class WriteAccount(TrainerCallback):
+    """Keeps `data.json` up to date: a stream's rows are counted as they are read, on the first
+    process its own."""
+
+    def __init__(self, account: DataReport, path: Path) -> None:
+        self.account, self.path = account, path
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        write_atomically(self.path, json.dumps(self.account.as_dict(), indent=1))
+
+    on_save = on_train_end = on_train_begin
+
+
+def _same_data(account: DataReport, written: Path, resume: bool) -> None:
+    """Refuses to go on with other problems than the run began with."""
+    if not (resume and written.is_file()):
+        return
+    try:
+        before = json.loads(written.read_text("utf-8"))["digest"]
+    except (ValueError, KeyError, TypeError):
+        return  # nothing to compare with
+    if before != account.digest:
+        raise UserError(
+            f"the data has changed since {written.parent} began (see {written}): put it back, or"
+            " start a new run with another --output"
+        )
+
+
+def _said_of(train_set: Any, dev_set: Sequence[Problem], account: DataReport) -> str:
+    """What the run learns from, and what it leaves out."""
+    if isinstance(train_set, ProblemStream):
+        return f"problems are streamed, {len(dev_set):,} for dev; data.json counts them"
+    languages = Counter(problem.language for problem in train_set)
+    told = ", ".join(f"{code} {count:,}" for code, count in languages.items())
+    return "\n".join(
+        [*account.lines(), f"{len(train_set):,} problems ({told}), {len(dev_set):,} for dev"]
+    )
+
+
+def record(recipe: Recipe, output: Path, seed: int) -> None:
+    """Writes down what runs, and on what: `recipe.yaml`, resolved, and `env.json`."""
+    about = environment() | {"seed": seed, "model": recipe.model.name}
+    write_atomically(output / "env.json", json.dumps(about, indent=1))
+    write_atomically(output / "recipe.yaml", recipes.dump(recipe))
+
+
+def make_trainer(
+    recipe: Recipe,
+    output: Path,
+    train_set: Sequence[Problem] | ProblemStream,
+    dev_set: Sequence[Problem] = (),
+    callbacks: Sequence[Any] = (),
+) -> OPSDTrainer:
+    """The trainer that a recipe describes, on problems already loaded."""
+    settings = _on_dev(recipe.train) if dev_set else {}
+    settings |= recipe.sampling.model_dump() | recipe.train
+    settings.setdefault("model_init_kwargs", recipe.model.options)
+    with settings_errors():
+        args = OPSDConfig(output_dir=str(output), **settings)
+    adapter = None
+    if recipe.model.lora is not None:
+        from peft import LoraConfig
+
+        adapter = LoraConfig(task_type="CAUSAL_LM", **recipe.model.lora.model_dump())
+    return OPSDTrainer(
+        model=recipe.model.name,
+        method=recipe.method,
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=dev_set or None,
+        verifier=recipe.verifier,
+        peft_config=adapter,
+        engine=recipe.engine,
+        callbacks=list(callbacks),
+        language_weights=recipe.data.shares(),
+    )
+
+
+def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
+    """With dev problems: scored before every checkpoint, and the best checkpoint is kept."""
+    saved, scored = (train.get(f"{what}_strategy", "steps") for what in ("save", "eval"))
+    every = train.get("save_steps", OPSDConfig.save_steps)
+    steps = train.get("eval_steps", every)
+    # The Trainer can only keep the best of the checkpoints that were scored.
+    matching = saved != "steps" or (bool(steps) and every % steps == 0)
+    best = saved == scored != "no" and matching
+    return {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
+
+
+def _claim(recipe: Recipe, run: RunFolder, resume: bool) -> None:
+    """Makes sure that a run neither overwrites anything nor goes on as a different one."""
+    if not resume:
+        run.begin()
+        return
+    if not checkpoint.complete(run.path):
+        raise UserError(nothing_to_resume(run))
+    written = run.path / "recipe.yaml"
+    if written.is_file() and (changed := _changed(recipes.load(str(written)), recipe)):
+        raise UserError(
+            f"{run.path} was started with another recipe than this one (see {written}), in"
+            f" {', '.join(changed)}: go on with what it began with, or begin a run of its own in"
+            " another --output"
+        )
+
+
+def _changed(before: Recipe, now: Recipe) -> list[str]:
+    """The keys in which two recipes differ that decide what a run has learned by now."""
+    one, other = (yaml.safe_load(recipes.dump(recipe)) for recipe in (before, now))
+    for content in (one, other):
+        del content["published"]
+        content["train"] = {k: v for k, v in content["train"].items() if k not in _MAY_CHANGE}
+    differ = [key for key in one if key != "train" and one[key] != other[key]]
+    keys = dict.fromkeys([*one["train"], *other["train"]])
+    return differ + [
+        f"train.{key}" for key in keys if one["train"].get(key) != other["train"].get(key)
+    ]

@@ -1,0 +1,276 @@
+"""Where a step's completions come from: problems, a sampler, the step -> groups."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from opsd.parts import Slot, part
+from opsd.prompts.contexts import AnyContext, Draw, StudentPrompt
+from opsd.prompts.prompt import read
+from opsd.prompts.tokens import completion_text
+from opsd.rollout.engine import Completion, Engine, Sampling, prompt_seed
+from opsd.rollout.horizon import AnyHorizon, FullHorizon
+from opsd.teacher.weights import AnyWeights, Weights
+from opsd.types import Finish, Group, Problem, Rollout, UserError, View
+
+UseWeights = Callable[[Weights], contextlib.AbstractContextManager[Any]]
+Verify = Callable[[Sequence[tuple[Problem, str]]], Sequence[Any]]
+
+
+def _no_others(weights: Weights) -> contextlib.AbstractContextManager[Any]:
+    raise ValueError(f"no weights {weights} are at hand")
+
+
+class Source(Protocol):
+    """problems, sampler, optimizer step from 0 -> groups, one engine call per phase. A source of
+    your own inherits what it does not say otherwise."""
+
+    group: int
+    """Rollouts per problem."""
+    needs_reward: bool = False
+    """Whether it goes by verdicts: every rollout then needs one."""
+    written: str | None = None
+    """The privileged text that completions are, where the dataset has written them."""
+
+    def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]: ...
+
+    @property
+    def phases(self) -> tuple[OnPolicy, ...]:
+        """The parts that sample, in order."""
+        return ()
+
+
+@part
+class OnPolicy(Source):
+    """`group` completions per problem, sampled in this very step.
+
+    `view` is what the sampler reads (the student's own prompt unless given), `weights` whose
+    weights write (the student's unless given).
+    """
+
+    group: Annotated[int, Field(gt=0)] = 1
+    horizon: AnyHorizon = FullHorizon()
+    view: AnyContext | None = None
+    weights: AnyWeights | None = None
+    type: Literal["on_policy"] = "on_policy"
+
+    @property
+    def phases(self) -> tuple[OnPolicy, ...]:
+        return (self,)
+
+    def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]:
+        return sampler.sample(problems, self, step, phase="rollout")
+
+
+@part
+class FromDataset(Source):
+    """The problem's own worked solution, as one completion that ends by itself."""
+
+    field: str = "solution"
+    type: Literal["from_dataset"] = "from_dataset"
+    group: ClassVar[int] = 1
+
+    @property
+    def written(self) -> str | None:
+        return self.field
+
+    def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]:
+        return [sampler.written(problem, self.field) for problem in problems]
+
+
+@part
+class KeepCorrect(Source):
+    """Only the correct rollouts of a source; problems without one may be tried again.
+
+    With `retry=OnPolicy(view=Solution())` that is STaR's rationalisation (Zelikman et al. 2022,
+    arXiv 2203.14465): the model writes with the solution in view, and learns to write it without.
+    """
+
+    source: OnPolicy = OnPolicy()
+    retry: OnPolicy | None = None
+    type: Literal["keep_correct"] = "keep_correct"
+    needs_reward: ClassVar[bool] = True
+
+    @property
+    def group(self) -> int:
+        return self.source.group
+
+    @property
+    def phases(self) -> tuple[OnPolicy, ...]:
+        return (self.source, *([self.retry] if self.retry else []))
+
+    def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]:
+        groups = [_correct(group) for group in self.source(problems, sampler, step)]
+        failed = [group.problem for group in groups if not group.rollouts]
+        if self.retry is None or not failed:
+            return groups
+        retried = defaultdict(list)
+        for group in sampler.sample(failed, self.retry, step, phase="retry"):
+            retried[group.problem.id].append(_correct(group))
+        return [
+            retried[g.problem.id].pop(0) if not g.rollouts and retried[g.problem.id] else g
+            for g in groups
+        ]
+
+
+AnySource = Annotated[Source, Slot("source", Source, (OnPolicy, FromDataset, KeepCorrect))]
+
+
+@dataclass
+class Counts:
+    """What a run has generated so far, in tokens, and the prompts that it left out."""
+
+    generated_tokens: int = 0
+    skipped: int = 0
+
+    def __iadd__(self, other: Counts) -> Counts:
+        self.generated_tokens += other.generated_tokens
+        self.skipped += other.skipped
+        return self
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Turns problems into graded groups with one engine call per phase.
+
+    `limit` is in tokens, prompt and horizon together; `total_steps` are the run's. `observe` is
+    shown all that is sampled, also what a source then leaves out; `heed` is called while the engine
+    works, and may raise.
+    `earlier` counts problems, by id, that other processes sample in the same step: the same prompt
+    must not meet the same random numbers again.
+    """
+
+    engine: Engine
+    tokenizer: Any
+    student: StudentPrompt
+    verify: Verify
+    sampling: Sampling
+    eos_id: int
+    limit: int
+    use_weights: UseWeights = _no_others
+    seed: int = 0
+    total_steps: int = 0
+    too_long: Literal["error", "skip"] = "error"
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    observe: Callable[[Sequence[Group]], None] = lambda groups: None
+    heed: Callable[[], None] = lambda: None
+    counts: Counts = field(default_factory=Counts)
+    earlier: Mapping[str, int] = field(default_factory=dict)
+
+    def outside_training(self, seed: int) -> Sampler:
+        """The same sampler outside training: with counts and random numbers of its own."""
+        return replace(self, seed=seed, observe=lambda groups: None, earlier={}, counts=Counts())
+
+    def sample(
+        self, problems: Sequence[Problem], source: OnPolicy, step: int, phase: str
+    ) -> list[Group]:
+        """One engine call: `source.group` completions of every problem that fits."""
+        horizon = source.horizon(step, self.total_steps, self.sampling.max_tokens)
+        context = source.view or self.student
+        fitting = []
+        for problem in problems:
+            draw = self.draw(problem, 0, step)
+            for view in context(Group(problem, ()), 0, draw) or ():
+                ids = self.read(problem, view, horizon)
+                if ids is not None:
+                    fitting.append((problem, ids))
+        rows = []
+        seen = Counter(self.earlier)  # a small set is cycled: the same problem twice in a step
+        for problem, ids in fitting:
+            first = seen[problem.id] * source.group
+            rows += [(problem, ids, first + i) for i in range(source.group)]
+            seen[problem.id] += 1
+        if not rows:
+            return []
+        sampling = replace(self.sampling, max_tokens=horizon)
+        completions = self.generated(rows, sampling, source.weights, step, phase)
+        rollouts = [
+            Rollout(ids, c.ids, self.text(c.ids), c.finish, c.logprobs)
+            for (_, ids, _), c in zip(rows, completions, strict=True)
+        ]
+        groups = self.graded([p for p, _ in fitting], rollouts, source.group)
+        self.observe(groups)
+        return groups
+
+    def generated(
+        self,
+        rows: Sequence[tuple[Problem, Sequence[int], int]],
+        sampling: Sampling,
+        weights: Weights | None,
+        step: int,
+        phase: str,
+    ) -> list[Completion]:
+        """One engine call: a completion of every (problem, prompt, sample number), each with random
+        numbers of its own."""
+        with contextlib.ExitStack() as stack:
+            if weights is not None:
+                stack.enter_context(self.use_weights(weights))
+            stack.enter_context(self.autocast())
+            completions = self.engine.generate(
+                [ids for _, ids, _ in rows],
+                sampling,
+                [prompt_seed(self.seed, step, p.id, i, phase) for p, _, i in rows],
+                progress=lambda done: self.heed(),
+            )
+        self.counts.generated_tokens += sum(len(c.ids) for c in completions)
+        return completions
+
+    def graded(
+        self, problems: Sequence[Problem], rollouts: Sequence[Rollout], size: int
+    ) -> list[Group]:
+        """Groups of `size` consecutive rollouts, with the verifier's verdicts on them."""
+        owners = [problem for problem in problems for _ in range(size)]
+        verdicts = self.verify([(p, r.text) for p, r in zip(owners, rollouts, strict=True)])
+        judged = [replace(r, verdict=v) for r, v in zip(rollouts, verdicts, strict=True)]
+        return [
+            Group(problem, tuple(judged[i * size : (i + 1) * size]))
+            for i, problem in enumerate(problems)
+        ]
+
+    def written(self, problem: Problem, name: str) -> Group:
+        """A group of one rollout: a text of the dataset, closed with the end-of-sequence token."""
+        if name not in problem.privileged:
+            have = ", ".join(sorted(problem.privileged)) or "none"
+            raise UserError(f"{problem.name} has no '{name}' to learn from (it has: {have})")
+        text = problem.privileged[name]
+        completion = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id)
+        ids = self.read(problem, self.student.view(problem), len(completion))
+        if ids is None:
+            return Group(problem, ())
+        return Group(problem, (Rollout(ids, completion, text, Finish.STOP),))
+
+    def read(self, problem: Problem, view: View, room: int) -> tuple[int, ...] | None:
+        """A view's token ids; None, which is counted, where they and `room` tokens pass the limit.
+
+        Raises UserError there, unless prompts that are too long are left out.
+        """
+        ids, fits = read(self.tokenizer, view, room, self.limit)
+        if fits:
+            return ids
+        if self.too_long == "error":
+            raise UserError(
+                f"{problem.name}: the prompt '{view.name}' has {len(ids)} tokens, with"
+                f" {room} for the completion more than the limit of {self.limit}. Raise"
+                " max_length, or set prompt_too_long: skip to leave such rows out"
+            )
+        self.counts.skipped += 1
+        return None
+
+    def draw(self, problem: Problem, sample: int, step: int) -> Draw:
+        """What a context may decide by, of one rollout of a problem at a step."""
+        return Draw(step, prompt_seed(self.seed, step, problem.id, sample, "context"))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What a completion says (`opsd.prompts.tokens.completion_text`)."""
+        return completion_text(self.tokenizer, ids)
+
+
+def _correct(group: Group) -> Group:
+    kept = tuple(r for r in group.rollouts if r.verdict is not None and r.verdict.correct)
+    return Group(group.problem, kept)

@@ -1,0 +1,156 @@
+"""Our part of a checkpoint: teachers, counters, unspent rollouts, sizes of the run's files.
+
+It is written into the checkpoint folder before the Trainer's own files. Sizes and checksums of all
+of them come last: a checkpoint counts if every file is as they say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from opsd.console import log
+from opsd.runs.files import write_atomically
+from opsd.types import Group, UserError
+
+_STATE, _MANIFEST = "opsd/state.json", "opsd/manifest.json"
+_GROUPS = TypeAdapter(list[Group])
+
+
+def save(
+    folder: Path, state: Mapping[str, Any], teachers: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Writes the shared state."""
+    for name, tensors in teachers.items():
+        if tensors:
+            path = folder / "opsd" / f"teacher-{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, path)
+    write_atomically(folder / _STATE, json.dumps(state, indent=1))
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / _STATE).read_text("utf-8"))
+
+
+def load_teacher_state(folder: Path, name: str) -> dict[str, Tensor]:
+    path = folder / "opsd" / f"teacher-{name}.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the checkpoint has no state for the '{name}' teacher")
+    return load_file(path)
+
+
+def save_rollouts(folder: Path, rank: int, groups: Sequence[Group]) -> None:
+    """Unspent rollouts of one process, as JSON: floats survive it bit for bit."""
+    rows = _GROUPS.dump_python(list(groups), mode="json")
+    write_atomically(folder / "opsd" / f"rollouts-{rank}.json", json.dumps(rows))
+
+
+def load_rollouts(folder: Path, rank: int) -> list[Group] | None:
+    """What `save_rollouts` has written; None where there was nothing to write."""
+    file = folder / "opsd" / f"rollouts-{rank}.json"
+    if not file.is_file():
+        return None
+    return _GROUPS.validate_python(json.loads(file.read_text("utf-8")))
+
+
+def clear(folder: Path) -> None:
+    """Begins a checkpoint, of which nothing that an earlier try has left may be a part."""
+    (folder / "opsd").mkdir(parents=True, exist_ok=True)
+    for file in (folder / _MANIFEST, *folder.glob("opsd/rollouts-*.json")):
+        file.unlink(missing_ok=True)
+
+
+def forget_after(run: Path, step: int) -> None:
+    """What was saved after the step that a run goes on from counts no longer."""
+    for later, folder in _numbered(run).items():
+        if later > step:
+            (folder / _MANIFEST).unlink(missing_ok=True)
+
+
+def seal(folder: Path) -> None:
+    """Writes down the size and a checksum of every file of a checkpoint: the last thing that is
+    written, without which the checkpoint does not count."""
+    files = {name: [file.stat().st_size, _checksum(file)] for name, file in _files(folder).items()}
+    write_atomically(folder / _MANIFEST, json.dumps({"files": files}, indent=1))
+
+
+def complete(run: Path) -> dict[int, Path]:
+    """The checkpoints of a run folder that were written to their end, by their steps, the newest
+    one last."""
+    return {step: f for step, f in _numbered(run).items() if (f / _MANIFEST).is_file()}
+
+
+def newest(run: Path) -> Path | None:
+    """The newest checkpoint of a run folder of which every file is as it was written, or None. Says
+    which ones are passed over."""
+    for folder in reversed(_numbered(run).values()):
+        damage = damaged(folder)
+        if damage is None:
+            return folder
+        log(f"{folder} is passed over: {damage}")
+    return None
+
+
+def damaged(folder: Path) -> str | None:
+    """What of a checkpoint is not as it was written; None of one that is whole."""
+    if not (folder / _MANIFEST).is_file():
+        return "it was not written to its end"
+    if change := changed(folder):
+        return change
+    written = _written(folder)
+    if not any(name.endswith(".safetensors") and "/" not in name for name in written):
+        return "it has no weights"
+    optimizer = "optimizer.pt" in written or any(name.startswith("global_step") for name in written)
+    return None if optimizer else "it has no optimizer's state (save_only_model)"
+
+
+def changed(folder: Path, among: Collection[str] | None = None) -> str | None:
+    """The first file of a checkpoint, of all or `among` some, that is not as it was written. None
+    also of a folder that does not say how its files were written."""
+    try:
+        written = _written(folder)
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} is damaged"
+    for name in written if among is None else [name for name in written if name in among]:
+        file, (size, digest) = folder / name, written[name]
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size or _checksum(file) != digest:
+            return f"{name} is damaged"
+    return None
+
+
+def _written(folder: Path) -> dict[str, tuple[int, str]]:
+    """Sizes and checksums of a checkpoint's files when it was sealed."""
+    files = json.loads((folder / _MANIFEST).read_text("utf-8"))["files"]
+    return {str(name): (int(size), str(digest)) for name, (size, digest) in files.items()}
+
+
+def _numbered(run: Path) -> dict[int, Path]:
+    """Checkpoint folders, whole or not, by their steps, the newest one last."""
+    folders = {f.name.partition("-")[2]: f for f in run.glob("checkpoint-*") if f.is_dir()}
+    return dict(sorted((int(step), f) for step, f in folders.items() if step.isdigit()))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    named = {file.relative_to(folder).as_posix(): file for file in files}
+    return {n: f for n, f in named.items() if n != _MANIFEST and not n.endswith(".part")}
+
+
+def _checksum(file: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as content:
+        while block := content.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()

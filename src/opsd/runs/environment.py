@@ -1,0 +1,57 @@
+"""What a run was made with: versions, hardware, git state."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+VERSION = "0.1.0"
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "math-verify", "vllm")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git state: what a reproduction or a bug report needs. No secrets."""
+    import torch
+
+    versions = {"opsd": VERSION}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "versions": versions,
+        "git": _git(),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the working directory, and whether it has uncommitted changes."""
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", *command], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(status)}

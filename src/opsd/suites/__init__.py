@@ -1,0 +1,1 @@
+"""Published test sets with their settings, label fixes and printed numbers."""

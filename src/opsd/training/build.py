@@ -1,0 +1,185 @@
+"""What is built of a setup when training starts: batches, teachers' weights, generator, learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from opsd.data.batches import ProblemLoader, StepSampler, StreamLoader
+from opsd.data.stream import ProblemStream
+from opsd.lm.agreement import layout_for, refuse_other_training_pass, starts_as_base
+from opsd.lm.forward import check_head
+from opsd.lm.layout import Layout
+from opsd.lm.loading import (
+    accept_objectives,
+    load_model,
+    load_teacher,
+    load_tokenizer,
+    mend_generation_config,
+    padded,
+    refuse_named_adapter,
+    refuse_other_tokenizer,
+    switch_randomness_off,
+    with_adapter,
+)
+from opsd.lm.quantization import keep_differentiable
+from opsd.lm.shared_prefix import attends
+from opsd.parts import lacking, tag
+from opsd.prompts.tokens import special_token_ids
+from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling
+from opsd.rollout.engines import HF
+from opsd.rollout.sources import Sampler, Verify
+from opsd.teacher.copies import TeacherWeights
+from opsd.teacher.scorer import TeacherScorer
+from opsd.teacher.weights import External, Start, Weights
+from opsd.training.config import OPSDConfig
+from opsd.training.generator import Generator, writers
+from opsd.training.learner import Learner
+from opsd.training.metrics import Metrics
+from opsd.training.setup import Setup
+from opsd.types import Group, UserError
+
+
+def make_student(
+    model: str | nn.Module, args: OPSDConfig, tokenizer: Any, peft_config: Any
+) -> tuple[Any, Any]:
+    """The model in training, under its adapter if there is one, and its tokenizer."""
+    student: Any = model
+    options = dict(args.model_init_kwargs or {})
+    if isinstance(model, str):
+        student = load_model(model, trained=peft_config is None, bf16=bool(args.bf16), **options)
+    for_both = {k: options[k] for k in ("revision", "trust_remote_code") if k in options}
+    tokenizer = padded(tokenizer or load_tokenizer(model, **for_both))
+    refuse_other_tokenizer(student, tokenizer)
+    if peft_config is not None:
+        student = with_adapter(student, peft_config, args.seed)
+    refuse_named_adapter(student)
+    mend_generation_config(student)
+    switch_randomness_off(student)
+    keep_differentiable(student)
+    accept_objectives(student)
+    return student, tokenizer
+
+
+def make_loader(setup: Setup) -> ProblemLoader | StreamLoader:
+    """The training set's micro-batches for this process."""
+    args, problems = setup.args, setup.train_set
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if isinstance(problems, ProblemStream):
+        return StreamLoader(problems, setup.shape, seed)
+    weights = setup.language_weights
+    labels = [problem.language for problem in problems or ()] if weights else ()
+    sampler = StepSampler(len(problems or ()), setup.shape, seed, labels, weights)
+    return ProblemLoader(problems or (), sampler)
+
+
+def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
+    """The weights at work, one for each choice that the method names.
+
+    Raises UserError where the exact loss cannot be computed for the model, or for a teacher.
+    """
+    model, vocab, tokenizer = setup.model, setup.vocab, setup.tokenizer
+    chosen = [weights for _, teacher in setup.teachers for weights in teacher.all_weights]
+    chosen += writers(setup.method)
+    probe = tokenizer(PROBE)["input_ids"]
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    check_head(model, probe, vocab, tolerance)
+    with setup.accelerator.autocast():
+        refuse_other_training_pass(model, probe, vocab)
+
+    def load(choice: External) -> nn.Module:
+        return load_teacher(
+            choice.path, tokenizer, None if choice.dtype == "auto" else choice.dtype
+        )
+
+    start = Start(model, starts_as_base(model, probe, vocab), load)
+    begun = {choice: choice.begin(start) for choice in dict.fromkeys(chosen)}
+    for weights in begun.values():
+        with weights.use(model) as reader:
+            check_head(reader, probe, vocab, tolerance)
+    return begun
+
+
+def make_generator(
+    setup: Setup,
+    engine: Engine | EngineChoice | None,
+    weights: Mapping[Weights, TeacherWeights],
+    student: Callable[[], nn.Module],
+    verify: Verify,
+    observe: Callable[[Sequence[Group]], None] = lambda groups: None,
+    heed: Callable[[], None] = lambda: None,
+) -> Generator:
+    """Problems to graded groups, as the arguments and the method say; the model in training writes
+    itself, unless another engine is chosen."""
+    args, about = setup.args, setup.engine_setup
+    at_work: Any = engine or HF()
+    if hasattr(at_work, "start"):
+        at_work = at_work.start(about)
+    if missing := lacking(at_work, Engine):
+        raise UserError(
+            f"the engine {tag(at_work)} lacks {missing}: see opsd.rollout.engine.Engine"
+        )
+    sampler = Sampler(
+        engine=at_work,
+        tokenizer=setup.tokenizer,
+        student=setup.method.student,
+        verify=verify,
+        sampling=Sampling(
+            args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
+        ),
+        eos_id=about.eos_ids[0],
+        limit=about.max_length,
+        seed=args.seed,
+        too_long=args.prompt_too_long,
+        autocast=lambda: setup.accelerator.autocast(),
+        observe=observe,
+        heed=heed,
+    )
+    return Generator(setup.method, student, at_work, weights, sampler, args.process_index)
+
+
+def make_learner(
+    setup: Setup, weights: Mapping[Weights, TeacherWeights], metrics: Metrics
+) -> Learner:
+    """The method's loss terms, bound to the model and to its teachers."""
+    return Learner(
+        signals=setup.terms,
+        scorer=make_scorer(setup, weights),
+        vocab=setup.vocab,
+        pad_id=setup.tokenizer.pad_token_id,
+        temperature=setup.args.temperature,
+        chunk_rows=setup.args.loss_chunk_rows,
+        layout=_layout(setup, setup.model),
+        kernel=setup.args.loss_kernel,
+        metrics=metrics,
+        special_ids=torch.tensor(sorted(special_token_ids(setup.tokenizer))),
+        quiet=not setup.args.should_save,
+    )
+
+
+def make_scorer(setup: Setup, weights: Mapping[Weights, TeacherWeights]) -> TeacherScorer:
+    """The teachers. Where rollouts are learned from once, no rows of theirs are kept."""
+    layouts, sharing = {}, set()
+    for choice, own in weights.items():
+        with own.use(setup.model) as reader:
+            layouts[choice] = _layout(setup, reader)
+            if attends(reader):
+                sharing.add(choice)
+    again = setup.method.reuse > 1
+    return TeacherScorer(
+        weights=weights,
+        vocab=setup.vocab,
+        pad_id=setup.tokenizer.pad_token_id,
+        layouts=layouts,
+        sharing=frozenset(sharing),
+        lasting=frozenset(choice for choice in weights if again and not choice.changes),
+        autocast=lambda: setup.accelerator.autocast(),
+    )
+
+
+def _layout(setup: Setup, model: nn.Module) -> Layout:
+    with setup.accelerator.autocast():
+        return layout_for(model, setup.args.packing, setup.tokenizer(PROBE)["input_ids"])

@@ -1,0 +1,178 @@
+"""What happens beside the steps of a training run: progress, teachers that move, an end in time."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import TrainerCallback
+
+from opsd.console import bar
+from opsd.runs import checkpoint
+from opsd.training.stopping import Stopped
+from opsd.types import RunFailed
+
+
+class TrainingProgress(TrainerCallback):
+    """A bar over the optimizer steps, and a line per log where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self.progress = bar()
+        self.task: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.progress.start()
+            self.task = self.progress.add_task(
+                "training", total=state.max_steps, completed=state.global_step, unit="step", note=""
+            )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        note = _note(logs)
+        if self.task is not None:
+            self.progress.update(self.task, completed=state.global_step, note=note)
+        if self.progress.disable and note:
+            line = f"step {state.global_step}/{state.max_steps}  {note}"
+            print(line, file=sys.stderr, flush=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.stop()
+
+
+class AfterStep(TrainerCallback):
+    """Moves the teachers' weights after every optimizer step; stops when the tokens are spent, and
+    when the run is told to."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Where a step is left in the middle, all before it has to be written down already.
+        alone = args.world_size == 1 and not args.async_rollouts
+        logged = args.logging_strategy == "steps" and args.logging_steps == 1
+        self.trainer.stop.leave_at(once=alone and logged)
+        self.trainer.catch_up()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        trainer.end_step()
+        # After a step that was left out there is nothing to follow.
+        weights = {} if trainer.finite.in_a_row else trainer.weights
+        for choice, own in weights.items():
+            if choice.moves(state.global_step, trainer.method.reuse):
+                own.update(trainer.model, state.global_step, state.max_steps)
+        spent = trainer.generator.sampler.counts.generated_tokens
+        told = gather_object([(spent, trainer.stop.number)])
+        budget = args.max_generated_tokens
+        if budget is not None and sum(spent for spent, _ in told) >= budget:
+            control.should_training_stop = True
+        numbers = [number for _, number in told if number is not None]
+        if numbers:
+            # All processes know by now: they leave an evaluation together, at its beginning.
+            trainer.stop.take(numbers[0])
+            control.should_save = control.should_training_stop = True
+        # What is measured but not logged yet is in no checkpoint.
+        control.should_log |= control.should_save
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log |= control.should_save
+        # Saved, and told to all callbacks; the Trainer would finish as if this were the end.
+        if self.trainer.stop.number is not None and control.should_training_stop:
+            raise Stopped
+
+
+class FiniteSteps(TrainerCallback):
+    """Leaves steps out whose loss or gradient is no number (NaN, infinite): weights and teachers
+    stay as they are, and no checkpoint takes the place of a better one. After `LIMIT` such steps in
+    a row the run ends."""
+
+    LIMIT = 3
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.clear()
+
+    def clear(self) -> None:
+        """Begins to count."""
+        self.norm: Any = 0.0
+        self.in_a_row = self.left_out = self.without_loss = 0
+        self._bad_loss = False
+
+    def counted(self, loss: Tensor) -> Tensor:
+        """A loss as the Trainer may add it up: 0 in place of one that is no number."""
+        bad = not bool(torch.isfinite(loss))
+        self._bad_loss |= bad
+        return torch.zeros_like(loss) if bad else loss
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        scaled = trainer.accelerator.scaler is not None
+        # A scaler finds its scale by gradients that overflow, and leaves such steps out itself.
+        bad_norm = not scaled and not math.isfinite(float(self.norm or 0.0))
+        found = [(self._bad_loss, bad_norm)]
+        found = gather_object(found) if args.world_size > 1 else found
+        bad_loss, self._bad_loss = any(loss for loss, _ in found), False
+        self.without_loss += bad_loss
+        if not bad_loss and not any(norm for _, norm in found):
+            self.in_a_row = 0
+            return
+        if trainer.is_deepspeed_enabled:  # its step has been taken
+            raise RunFailed(f"step {state.global_step + 1}: {self._told(state)}")
+        if not scaled:
+            trainer.optimizer.zero_grad()
+        self.in_a_row += 1
+        self.left_out += 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.in_a_row:
+            control.should_save = control.should_evaluate = False
+            control.should_log = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.refuse()
+
+    def tell(self, logs: dict[str, Any]) -> None:
+        """Adds to a log line how many of its steps were left out; where one had no loss, the line
+        has none."""
+        if self.without_loss:
+            logs["loss"] = math.nan
+        if self.left_out:
+            logs["nonfinite_steps"] = self.left_out
+        self.left_out = self.without_loss = 0
+
+    def refuse(self) -> None:
+        """Raises RunFailed where too many steps in a row were left out."""
+        if self.in_a_row >= self.LIMIT:
+            state = self.trainer.state
+            raise RunFailed(
+                f"{self.in_a_row} steps in a row to step {state.global_step}: {self._told(state)}"
+            )
+
+    def _told(self, state: Any) -> str:
+        newest = max(checkpoint.complete(self.trainer.run.path), default=None)
+        kept = f"checkpoint-{newest} is the last one" if newest else "there is no checkpoint before"
+        return (
+            "the loss or its gradient is no number (NaN, or infinite); lower learning_rate or"
+            f" max_grad_norm. {kept}"
+        )
+
+
+def _note(logs: dict[str, Any]) -> str:
+    """The few numbers that say whether a run is well."""
+    shown = (
+        ("divergence", "divergence", ".4f"),
+        ("loss", "loss", ".4f"),
+        ("accuracy", "correct", ".2f"),
+        ("completions/mean_length", "length", ".0f"),
+        ("generated_tokens", "tokens", ",d"),
+        ("eval_avg@k", "dev avg@k", ".3f"),
+        ("eval_format_rate", "dev format", ".2f"),
+        ("nonfinite_steps", "steps left out", "d"),
+    )
+    return "  ".join(f"{label} {logs[key]:{form}}" for key, label, form in shown if key in logs)

@@ -1,0 +1,320 @@
+"""What a trainer refuses before its first step, and what it warns of, so that nothing runs for an
+hour in vain."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from opsd.data.stream import ProblemStream
+from opsd.grade.gold import gold_remarks
+from opsd.lm.quantization import is_quantized
+from opsd.methods.method import Method
+from opsd.methods.signals import LossTerm
+from opsd.objective.credit import compares_rewards
+from opsd.parts import parts_of, tag
+from opsd.prompts.boundary import notes, prompt_notes
+from opsd.prompts.contexts import Draw
+from opsd.prompts.prompt import prompt_text
+from opsd.runs import checkpoint
+from opsd.runs.folder import RunFolder
+from opsd.teacher.weights import External
+from opsd.training.build import make_loader
+from opsd.training.config import without_effect
+from opsd.training.generator import Generator, writers
+from opsd.training.setup import Setup
+from opsd.types import Group, Problem, UserError, Verdict
+
+
+def refuse(setup: Setup) -> None:
+    """Raises UserError for what cannot go well. Making the loader refuses an empty set as well."""
+    refuse_separate_processes(setup.args.world_size)
+    refuse_sharding(setup)
+    refuse_missing_answers(setup)
+    if setup.train_set is not None:
+        refuse_small_set(setup)
+
+
+def refuse_separate_processes(world: int) -> None:
+    """Processes that a launcher started together must know of each other, or each trains alone,
+    and all of them into one folder."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if world == 1 and started != "1":
+        raise UserError(
+            f"the launcher started {started} processes, but this one finds no device to share with"
+            " the others: on CPUs, --set train.use_cpu=true"
+        )
+
+
+def refuse_sharding(setup: Setup) -> None:
+    """Ways of sharding that would fail later, or differ silently from what is promised."""
+    if is_deepspeed_zero3_enabled():
+        raise UserError("ZeRO-3 is not supported: FSDP2 splits the same (opsd launcher fsdp2)")
+    kind = setup.accelerator.distributed_type
+    if kind is DistributedType.DEEPSPEED and setup.args.max_tokens_per_pass is not None:
+        raise UserError("DeepSpeed takes a step after every pass: leave max_tokens_per_pass out")
+    if kind is not DistributedType.FSDP:
+        return
+    if is_quantized(setup.model):
+        raise UserError("a quantized model is not sharded: use DDP (opsd launcher ddp)")
+    plugin: Any = setup.accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        raise UserError("FSDP of the first version is not supported: set fsdp_version to 2")
+    needed = {
+        "fsdp_state_dict_type": ("FULL_STATE_DICT", plugin.state_dict_type.name),
+        "fsdp_cpu_ram_efficient_loading": (False, bool(plugin.cpu_ram_efficient_loading)),
+        "fsdp_activation_checkpointing": (False, bool(plugin.activation_checkpointing)),
+        "fsdp_offload_params": (False, type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy"),
+    }
+    for key, (wanted, found) in needed.items():
+        if wanted != found:
+            raise UserError(f"{key} is {wanted} here, not {found}: see opsd launcher fsdp2")
+
+
+def refuse_other_step(setup: Setup, folder: Path, step: int) -> None:
+    """A run may go on with other processes, but a step must stay what it was."""
+    state, shape = checkpoint.load_state(folder), setup.shape
+    before, now = state.get("rollouts_per_step"), setup.rollouts_per_step
+    if before not in (None, now):
+        raise UserError(
+            f"{folder}: a step had {before} rollouts, with {shape.world} process(es) it would have"
+            f" {now}: set rollouts_per_step to {before}, and gradient_accumulation_steps to null"
+            " where it is given"
+        )
+    if step % shape.reuse and state.get("processes") not in (None, shape.world):
+        raise UserError(
+            f"{folder} holds rollouts of {state['processes']} processes that are not spent yet: go"
+            " on with as many"
+        )
+
+
+def refuse_small_set(setup: Setup) -> None:
+    """A set that is cycled within a step would give two processes the same rollouts."""
+    make_loader(setup)  # refuses an empty set, and rollouts that groups do not fill
+    step, problems = setup.shape.problems_per_step, setup.train_set
+    alone = setup.args.world_size == 1 or isinstance(problems, ProblemStream)
+    if not alone and len(problems or ()) < step:
+        raise UserError(
+            f"{len(problems or ())} problems are fewer than the {step} of one step on"
+            f" {setup.args.world_size} processes; lower rollouts_per_step"
+        )
+
+
+def refuse_missing_answers(setup: Setup) -> None:
+    """Rewards and dev scores need answers, unless the user's own verifier does without."""
+    if not setup.default_verifier:
+        return
+    method = setup.method
+    train_set = setup.train_set or ()
+    if isinstance(train_set, ProblemStream):
+        train_set = train_set.head(1)
+    lacking = [problem for problem in train_set if not problem.answer]
+    if learns_from_rewards(method) and lacking:
+        raise UserError(
+            f"{method.name} learns from right and wrong answers, but {len(lacking)}"
+            f" problems have none (the first: {lacking[0].name}); map a column to 'answer'"
+        )
+    dev = setup.dev_set or ()
+    lacking = [problem for problem in dev if not problem.answer]
+    if lacking:
+        raise UserError(
+            f"dev problems are graded, but {len(lacking)} of {len(dev)} have no answer (the first:"
+            f" {lacking[0].name}); map a column to 'answer', or leave such rows out with"
+            " data.filters.answered"
+        )
+
+
+def refuse_verdict(problem: Problem, verdict: Any) -> None:
+    """What a verifier of the user's own must not say."""
+    if verdict is None or (isinstance(verdict, Verdict) and math.isfinite(verdict.reward)):
+        return
+    said = f"the reward {verdict.reward}" if isinstance(verdict, Verdict) else repr(verdict)[:80]
+    raise UserError(
+        f"the verifier gave {said} for {problem.name}: it returns a Verdict whose reward is"
+        " a finite number, or None for no verdict"
+    )
+
+
+def nothing_to_resume(run: RunFolder) -> str:
+    """Why a run cannot be gone on with, and what to do."""
+    if not run.begun:
+        return f"{run.path} holds no run to go on with: check --output, or leave --resume out"
+    return (
+        f"{run.path} holds a run without a checkpoint to go on from; its logs stay as they are:"
+        " begin anew in another --output, or move this folder away"
+    )
+
+
+@contextlib.contextmanager
+def settings_errors() -> Iterator[None]:
+    """What Transformers, Accelerate and torch say of a setting, in one line: UserError."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError, TypeError, ImportError, RuntimeError) as error:
+        # Trackers and optimizers that are not there; all else of the kind is the machine's.
+        if type(error) is RuntimeError and "install" not in str(error):
+            raise
+        raise UserError(f"train: {' '.join(str(error).split())}") from error
+
+
+def refuse_async(setup: Setup, generator: Generator) -> None:
+    """Rollouts can only be written meanwhile by an engine with weights of its own, of the student's
+    alone, and while each step spends its own."""
+    if not setup.args.async_rollouts:
+        return
+    if not generator.engine.is_remote:
+        raise UserError("async_rollouts needs an engine that runs elsewhere: engine: vllm_server")
+    if setup.method.reuse > 1 or writers(setup.method):
+        raise UserError(
+            f"async_rollouts: {setup.method.name} reuses rollouts, or has other weights write"
+            " them, which needs them in step; leave it out"
+        )
+
+
+def refuse_missing_logprobs(setup: Setup, generator: Generator) -> None:
+    """Some losses need the log-probabilities that tokens were sampled with."""
+    sampler = generator.sampler
+    if setup.method.source.phases and not generator.engine.returns_logprobs(sampler.sampling):
+        _refuse_logprobs(setup.terms)
+
+
+def refuse_unjudged(groups: Sequence[Group], method: Method) -> None:
+    """Rollouts without a verdict, or without sampling log-probabilities, of a method that reads
+    them."""
+    rollouts = [(group.problem, r) for group in groups for r in group.rollouts]
+    unjudged = [problem for problem, r in rollouts if r.verdict is None]
+    if unjudged and learns_from_rewards(method):
+        raise UserError(
+            f"{method.name} reads rewards, but the verifier gave no verdict on {len(unjudged)} of"
+            f" {len(rollouts)} rollouts (the first: {unjudged[0].name})"
+        )
+    if any(r.logprobs is None for _, r in rollouts):
+        _refuse_logprobs(method.signals)
+
+
+def _refuse_logprobs(terms: Sequence[tuple[float, LossTerm]]) -> None:
+    for _, term in terms:
+        if term.needs_sampling_logprobs:
+            raise UserError(
+                f"'{tag(term)}' needs the sampling log-probs, and this engine returns none under"
+                " truncation: --set sampling.top_p=1 --set sampling.top_k=0 --set sampling.min_p=0,"
+                " or another engine"
+            )
+
+
+def learns_from_rewards(method: Method) -> bool:
+    """Whether right and wrong answers decide what is learned."""
+    return any(x.needs_reward for x in parts_of(method) if hasattr(x, "needs_reward"))
+
+
+def config_warnings(setup: Setup, steps: int) -> list[str]:
+    """What is allowed but known to go wrong, a line each with its remedy. A setting that a paper
+    publishes can be among them."""
+    chosen = dict.fromkeys(w for _, teacher in setup.teachers for w in teacher.all_weights)
+    weights = (line for choice in chosen for line in choice.warnings(steps))
+    before, after = (_settings, _unwatched, _steps), (_sampling, _prompts, _golds)
+    found = ((line for check in checks for line in check(setup)) for checks in (before, after))
+    first, last = found
+    return [*first, *weights, *last]
+
+
+def _settings(setup: Setup) -> Iterator[str]:
+    """Settings that were given and change nothing."""
+    yield from without_effect(setup.args)
+
+
+def _unwatched(setup: Setup) -> Iterator[str]:
+    watched = setup.dev_set and setup.args.eval_strategy != "no"
+    if setup.args.collapse != "ignore" and not watched:
+        yield (
+            "no dev problems are scored, so that a collapse would go unseen: set data.dev (in"
+            " Python, eval_dataset and eval_strategy), or say collapse='ignore'"
+        )
+
+
+def _steps(setup: Setup) -> Iterator[str]:
+    """What a step's batch means where problems have several rollouts."""
+    if not compares_rewards(parts_of(setup.method.signal)):
+        return
+    shape = setup.shape
+    if shape.group == 1:
+        yield "rewards are compared within groups of 1, which teaches nothing: raise method.group"
+    elif shape.problems_per_step < 4:
+        yield (
+            f"a step's {shape.rollouts * shape.world} rollouts are {shape.problems_per_step}"
+            f" problem(s) x {shape.group}: raise rollouts_per_step for a steadier gradient"
+        )
+
+
+def _sampling(setup: Setup) -> Iterator[str]:
+    """Rollouts drawn from another distribution than the loss takes them from."""
+    args = setup.args
+    if not setup.method.source.phases:
+        return
+    cuts = {"top_p": args.top_p < 1, "top_k": args.top_k > 0, "min_p": args.min_p > 0}
+    cut = [name for name, on in cuts.items() if on]
+    sampled = [term for _, term in setup.terms if term.corrects_sampling]
+    if cut and sampled:
+        plain = " ".join(f"--set sampling.{name}={int(name == 'top_p')}" for name in cut)
+        yield (
+            f"{' and '.join(cut)} cut the distribution that rollouts are drawn from, but"
+            f" '{tag(sampled[0])}' reckons with the whole one, which biases its gradient: {plain}"
+        )
+    for _, term in setup.terms:
+        compared = term.teacher is not None or term.corrects_sampling
+        if compared and term.temperature not in ("sampling", args.temperature):
+            yield (
+                f"rollouts are drawn at temperature {args.temperature:g}, but '{tag(term)}'"
+                f" compares at {term.temperature:g}: make them equal, or set its temperature to"
+                " 'sampling'"
+            )
+
+
+def _prompts(setup: Setup) -> Iterator[str]:
+    """What the first problem's prompts look like to student and teacher."""
+    problem, tokenizer = _first(setup), setup.tokenizer
+    if problem is None:
+        return
+    student = setup.method.student.view(problem)
+    lines = prompt_notes(tokenizer, student)
+    teaches = False
+    for term, teacher in setup.teachers:
+        first = bool(term.taught(torch.zeros(1, dtype=torch.long)))
+        views = teacher.context(Group(problem, ()), 0, Draw())
+        teaches |= views is None  # what is shown depends on rollouts that are not there yet
+        foreign = any(isinstance(weights, External) for weights in teacher.all_weights)
+        for view in views or ():
+            # The student's own prompt is no trap beside another signal: it keeps a model in place.
+            other = prompt_text(tokenizer, view) != prompt_text(tokenizer, student)
+            teaches |= other or foreign
+            lines += notes(tokenizer, student, view, first_taught=first) if other else []
+    if not teaches and all(term.teacher for _, term in setup.terms):
+        yield (
+            "the teacher reads what the student reads, with the student's own weights: there is"
+            " nothing to learn from it; set another method.signal.teacher.context"
+        )
+    yield from dict.fromkeys(lines)
+
+
+def _golds(setup: Setup) -> Iterator[str]:
+    """Gold answers that no rollout can match. A stream's are not read ahead for it."""
+    if not setup.default_verifier:
+        return
+    for problems in (setup.train_set or (), setup.dev_set or ()):
+        if not isinstance(problems, ProblemStream):
+            for remark, count in gold_remarks(problems):
+                yield f"{count:,} of {len(problems):,} {remark}"
+
+
+def _first(setup: Setup) -> Problem | None:
+    problems = setup.train_set
+    found = problems.head(1) if isinstance(problems, ProblemStream) else problems
+    return found[0] if found else None

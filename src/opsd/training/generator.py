@@ -1,0 +1,145 @@
+"""Rollouts without a trainer: engine, sampler, source, authors, whose weights write, the next
+step's rollouts in advance, and when the engine is handed new weights."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from accelerate.utils import gather_object
+from torch import nn
+
+from opsd.authors.writing import AtWork
+from opsd.lm.sharding import summon_full_params
+from opsd.methods.method import Method
+from opsd.rollout.engine import Engine, EngineDown
+from opsd.rollout.prefetch import RolloutPrefetcher
+from opsd.rollout.sources import Sampler
+from opsd.teacher.copies import TeacherWeights
+from opsd.teacher.weights import Weights
+from opsd.types import Group, Problem
+
+
+@dataclass
+class Generator:
+    """Turns problems into a step's groups, with what authors write of them.
+
+    `student` gives the model as it is now; `weights` are the other ones that may write. `rank` is
+    this process's number: those of a run call all methods together.
+    """
+
+    method: Method
+    student: Callable[[], nn.Module]
+    engine: Engine
+    weights: Mapping[Weights, TeacherWeights]
+    sampler: Sampler
+    rank: int = 0
+    prefetcher: RolloutPrefetcher = field(default_factory=RolloutPrefetcher)
+
+    def __post_init__(self) -> None:
+        self.sampler = replace(self.sampler, engine=self.engine, use_weights=self._use_weights)
+        self.authors: list[AtWork] = [author.begin() for author in self.method.authors]
+        self._synced: int | None = None
+        self._step = 0
+
+    def groups(self, problems: Sequence[Problem], step: int, total_steps: int = 0) -> list[Group]:
+        """A step's groups: those that were begun before, or what the source makes of the problems
+        with the student's present weights.
+
+        Raises EngineDown, on all processes, where one's engine has gone.
+        """
+        groups, down = [], ""
+        try:
+            early = self.prefetcher.take(self.sampler)
+            if early is None:
+                sampler = self._sampler(problems, total_steps)
+                with self.full_params(writers(self.method)):
+                    self.sync(step)
+                    early = self._write(problems, sampler, step)
+            groups = early
+        except EngineDown as error:
+            down = str(error)
+        told = [line for line in gather_object([down]) if line]
+        if told:
+            raise EngineDown(told[0])
+        return groups
+
+    def begin_next(self, problems: Sequence[Problem], step: int, total_steps: int) -> None:
+        """Has the engine write the groups of a later step, with the present weights."""
+        with self.full_params():
+            self.sync(step - 1)
+        sampler = self._sampler(problems, total_steps)
+        self.prefetcher.begin(lambda own: self._write(problems, own, step), sampler)
+
+    def sync(self, step: int) -> None:
+        """Hands the engine the weights that an optimizer step has changed, once it has written what
+        it was asked for with those before. `step` counts the optimizer steps that were taken."""
+        self._step = step
+        if self._synced != step:
+            self.prefetcher.wait()
+            self.engine.sync(self.student())
+            self._synced = step
+
+    def weights_changed(self) -> None:
+        """Other weights than an optimizer step's were loaded into the student."""
+        self._synced = None
+
+    @contextlib.contextmanager
+    def full_params(self, others: Iterable[Weights] = ()) -> Iterator[None]:
+        """The student's weights and some others' are whole on every process for a while: each may
+        generate or read without the others."""
+        model = self.student()
+        with contextlib.ExitStack() as stack:
+            for weights in others:
+                stack.enter_context(self.weights[weights].gathered(model))
+            stack.enter_context(summon_full_params(model))
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this process has counted, and its authors' states."""
+        return {
+            "generated_tokens": self.sampler.counts.generated_tokens,
+            "skipped": self.sampler.counts.skipped,
+            "authors": [author.state_dict() for author in self.authors],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state_dict`."""
+        self.sampler.counts.generated_tokens = state["generated_tokens"]
+        self.sampler.counts.skipped = state["skipped"]
+        for author, own in zip(self.authors, state["authors"], strict=True):
+            author.load_state_dict(own)
+
+    def _write(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]:
+        groups = self.method.source(problems, sampler, step)
+        for author in self.authors:
+            groups = author(groups, sampler, step)
+        return list(groups)
+
+    def _sampler(self, problems: Sequence[Problem], total_steps: int) -> Sampler:
+        """The sampler of one step. The processes before this one may sample the same problems."""
+        ids = gather_object([[problem.id for problem in problems]])
+        earlier = Counter(itertools.chain(*ids[: self.rank]))
+        return replace(self.sampler, total_steps=total_steps, earlier=earlier)
+
+    @contextlib.contextmanager
+    def _use_weights(self, weights: Weights) -> Iterator[None]:
+        """The engine generates with other weights for a while."""
+        with self.weights[weights].use(self.student()) as reader:
+            self.engine.sync(reader)
+            try:
+                yield
+            finally:
+                self._synced = None
+        self.sync(self._step)
+
+
+def writers(method: Method) -> list[Weights]:
+    """The weights, other than the student's own, that a method generates with."""
+    chosen = [phase.weights for phase in method.source.phases]
+    chosen += [author.weights for author in method.authors]
+    return list(dict.fromkeys(weights for weights in chosen if weights is not None))

@@ -1,0 +1,250 @@
+"""What watches a run while it trains: a model that unlearns, rollouts that can teach nothing.
+
+All of it is read from `state.log_history`, which a resumed run gets back: nothing here has a state
+of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback
+
+from opsd.console import log
+from opsd.methods.method import Method
+from opsd.methods.signals import Distill
+from opsd.objective.credit import compares_rewards
+from opsd.objective.divergences import without_clip
+from opsd.parts import parts_of
+from opsd.schedule import check
+from opsd.training.checks import config_warnings, learns_from_rewards
+from opsd.training.setup import Setup
+
+Row = Mapping[str, Any]
+
+FLOOR = 0.02
+"""A fall in avg@k that is too small to speak of, whatever the number of samples."""
+ERRORS = 2.5
+"""Standard errors of a difference that a fall has to exceed. The best of many evaluations is lucky:
+over 20 evaluations without any trend, two in a row lie this far below the best in under 10 % of
+runs where all problems are equally hard, in about 1 % where they are not."""
+_WINDOW = 10
+_IDLE_STEPS = 5
+_CUT = 0.9
+_FEWEST = 5
+
+
+@dataclass(frozen=True)
+class ScoreDrop:
+    """A dev score that fell: its best evaluation, the last one, and the training measure's mean
+    over the log lines up to the best one and since (None where a run has no such lines)."""
+
+    best: Row
+    last: Row
+    before: float | None
+    since: float | None
+
+    @property
+    def size(self) -> float:
+        return self.best["eval_avg@k"] - self.last["eval_avg@k"]
+
+
+def score_drop(
+    history: Sequence[Row], draws: int, patience: int, measure: str = "loss"
+) -> ScoreDrop | None:
+    """The fall of dev avg@k that `patience` evaluations in a row agree on, by more than noise.
+
+    `draws` is the number of completions behind an evaluation (problems x samples). An evaluation's
+    sampling variance is at most p (1 - p) / draws: problems that differ in difficulty, or that are
+    the same at every evaluation, only make it smaller.
+    """
+    # By step: a run resumed from before an evaluation, or a user, may have repeated it.
+    scored = list({row["step"]: row for row in history if "eval_avg@k" in row}.values())
+    earlier, recent = scored[:-patience], scored[-patience:]
+    if not earlier:
+        return None
+    best = max(earlier, key=lambda row: row["eval_avg@k"])
+    if not all(_below(row["eval_avg@k"], best["eval_avg@k"], draws) for row in recent):
+        return None
+    values = [(row["step"], row[measure]) for row in history if row.get(measure) is not None]
+    before = [value for step, value in values if step <= best["step"]]
+    since = [value for step, value in values if step > best["step"]]
+    if not before:  # the best model is the untrained one
+        before = since[: len(since) // 2]
+    return ScoreDrop(best, recent[-1], _recent_mean(before), _recent_mean(since))
+
+
+def _below(score: float, best: float, draws: int) -> bool:
+    error = math.sqrt((best * (1 - best) + score * (1 - score)) / draws)
+    return best - score > max(FLOOR, ERRORS * error)
+
+
+def _recent_mean(values: Sequence[float]) -> float | None:
+    """Of the last log lines: single steps are noisy, and early ones say little."""
+    last = values[-_WINDOW:]
+    return sum(last) / len(last) if last else None
+
+
+def diagnosis(found: ScoreDrop, measure: str = "loss") -> str:
+    """A fall in one line: the numbers, whether training improved meanwhile, and the remedy."""
+    best, last = found.best, found.last
+    text = (
+        f"dev avg@k fell from {best['eval_avg@k']:.3f} (step {best['step']}) to"
+        f" {last['eval_avg@k']:.3f} (step {last['step']})"
+    )
+    changes = [
+        f"{name} {best[key]:.{digits}f} to {last[key]:.{digits}f}"
+        for key, name, digits in (
+            ("eval_format_rate", "format rate", 2),
+            ("eval_mean_length", "mean length", 0),
+        )
+        if key in best and key in last
+    ]
+    told = f" ({', '.join(changes)})" if changes else ""
+    if found.before is None or found.since is None:
+        return f"{text}{told}: lower learning_rate"
+    trend = f"the {measure} went from {found.before:.4g} to {found.since:.4g}"
+    better = found.since < found.before if measure == "loss" else found.since > found.before
+    if better:
+        return (
+            f"collapse: {text} while {trend}{told}: what is optimised is no longer what is wanted."
+            " Keep the best checkpoint, or lower learning_rate"
+        )
+    return f"{text} and {trend}{told}: training diverges. Lower learning_rate or max_grad_norm"
+
+
+def cut_short(history: Sequence[Row]) -> str | None:
+    """Speaks at the first log line of a run whose rollouts nearly all hit the length limit."""
+    ratios = [row[key] for row in history if (key := "completions/clipped_ratio") in row]
+    if len(ratios) != 1 or ratios[0] <= _CUT:
+        return None
+    return (
+        f"{100 * ratios[0]:.0f} % of the rollouts were cut off before they could end with an"
+        " answer, so nearly all count as wrong: raise sampling.max_completion_length"
+    )
+
+
+def idle(history: Sequence[Row]) -> str | None:
+    """Speaks once several steps in a row had no group whose rewards differ."""
+    shares = [row[key] for row in history if (key := "frac_reward_zero_std") in row]
+    recent, one_before = shares[-_IDLE_STEPS:], shares[:-_IDLE_STEPS][-1:]
+    if len(recent) < _IDLE_STEPS or min(recent) < 1 or one_before == [1]:
+        return None
+    return (
+        f"in {_IDLE_STEPS} steps in a row every problem's rollouts got equal rewards, so nothing is"
+        " learned: choose problems that are solved sometimes, or raise the group's size"
+    )
+
+
+def clip_turns(history: Sequence[Row]) -> str | None:
+    """Speaks where a clipped loss does not rise, or falls, while the divergence that it stands for
+    rises."""
+    rows = [row for row in history if None not in (row.get("loss"), row.get("divergence"))]
+    # After the beginning only now and then: who looks often enough sees a trend in any noise.
+    stride = 1 if len(rows) <= _WINDOW else _FEWEST
+    if len(rows) % stride or not _turned(rows[-_WINDOW:]) or _turned(rows[:-stride][-_WINDOW:]):
+        return None
+    first, last = rows[-_WINDOW:][0], rows[-1]
+    below = " (below zero, where no divergence can be)" if last["loss"] < 0 else ""
+    return (
+        f"the clip turns the objective round: from step {first['step']} to {last['step']} the"
+        f" divergence from the teacher rose from {first['divergence']:.4f} to"
+        f" {last['divergence']:.4f}, while the clipped loss went from {first['loss']:.4f} to"
+        f" {last['loss']:.4f}{below}. Capped summands pull no longer, and the others push away from"
+        " the teacher: take the divergence without 'pointwise_clip', raise its cap, cap whole"
+        " tokens instead (weighting clip_tokens), or lower learning_rate"
+    )
+
+
+def _turned(rows: Sequence[Row]) -> bool:
+    """Kendall's tau against the step, one-sided, over at least 5 log lines: both trends at the 5 %
+    level, or the divergence's at 0.5 % and none upwards in the loss. One that rises by less
+    than a tenth does not count."""
+    from scipy.stats import kendalltau
+
+    if len(rows) < _FEWEST:
+        return False
+
+    def trend(key: str, way: str) -> float:
+        values = [row[key] for row in rows]
+        return float(kendalltau(range(len(rows)), values, alternative=way).pvalue)
+
+    half = len(rows) // 2
+    before, after = (
+        _recent_mean([row["divergence"] for row in x]) for x in (rows[:half], rows[-half:])
+    )
+    rises = trend("divergence", "greater")
+    if rises >= 0.05 or (after or 0.0) < 1.1 * (before or 0.0):
+        return False
+    return trend("loss", "less") < 0.05 or (rises < 0.005 and trend("loss", "greater") >= 0.05)
+
+
+def clips_everything(method: Method) -> bool:
+    """Whether the loss is made of capped summands alone."""
+    return all(
+        isinstance(term, Distill) and without_clip(term.divergence) is not term.divergence
+        for _, term in method.signals
+    )
+
+
+class CollapseMonitor(TrainerCallback):
+    """Tells of what is known to go wrong at the start, of rollouts that teach nothing, and of a dev
+    score that falls. `write` adds numbers to the run's log.
+
+    `args.collapse="stop"` also ends the run then; the Trainer loads the best checkpoint at the end
+    where `load_best_model_at_end` is set, as recipes with dev problems do.
+    """
+
+    def __init__(self, setup: Setup, write: Callable[[dict[str, float]], None]) -> None:
+        self.setup, self.write = setup, write
+
+    @property
+    def measure(self) -> str:
+        """What training improves: rewards where it learns from them (there the loss says nothing),
+        otherwise the loss."""
+        return "reward" if learns_from_rewards(self.setup.method) else "loss"
+
+    def found(self, history: Sequence[Row]) -> ScoreDrop | None:
+        """The drop that the history ends with; None also where nobody watches."""
+        args, problems = self.setup.args, self.setup.dev_set
+        if args.collapse == "ignore" or not problems:
+            return None
+        draws = len(problems) * args.eval_samples
+        return score_drop(history, draws, args.collapse_patience, self.measure)
+
+    def ended(self, history: Sequence[Row]) -> bool:
+        """Whether a run with this history was stopped, so that there is nothing to resume."""
+        return self.setup.args.collapse == "stop" and self.found(history) is not None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        check(self.setup.method, state.max_steps)
+        if state.is_world_process_zero:
+            for line in config_warnings(self.setup, max(args.max_steps, state.max_steps)):
+                log(f"note: {line}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or "loss" not in (logs or {}):
+            return
+        method, history = self.setup.method, state.log_history
+        told = [cut_short(history)] if learns_from_rewards(method) else []
+        told += [idle(history)] if compares_rewards(parts_of(method.signal)) else []
+        told += [clip_turns(history)] if clips_everything(method) else []
+        for line in filter(None, told):
+            log(f"warning: {line}")
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        found = self.found(state.log_history)
+        if found is None or "eval_avg@k" not in (metrics or {}):
+            return
+        earlier = [row for row in state.log_history if row["step"] < state.global_step]
+        known = self.found(earlier) is not None
+        self.write({"eval_collapse": found.size})
+        if state.is_world_process_zero and not known:
+            ending = ". Training ends here" if args.collapse == "stop" else ""
+            log(f"warning: {diagnosis(found, self.measure)}{ending}")
+        control.should_training_stop |= self.ended(state.log_history)

@@ -1,0 +1,93 @@
+"""Worker processes: what they report, what becomes of a failure, that none outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from opsd.experiments.pool import run_all
+from opsd.types import RunFailed
+
+PROGRAM = """
+import sys
+from tests.experiments.test_pool import Sleeper, asleep
+from opsd.experiments.pool import run_all
+
+if __name__ == "__main__":
+    list(run_all([Sleeper(sys.argv[1] + f"/{i}") for i in range(2)], asleep))
+"""
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    label: str
+    tokens: int = 1
+
+
+def asleep(job: Sleeper) -> None:
+    """Leaves its process number, and takes its time."""
+    Path(job.label).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def twice(job: Sleeper) -> int:
+    if job.label == "bad":
+        raise ValueError("this one is bad")
+    return 2 * job.tokens
+
+
+def test_every_job_comes_with_what_has_become_of_it():
+    jobs = [Sleeper("a", 1), Sleeper("b", 5)]
+    assert dict(run_all(jobs, twice)) == {jobs[0]: 2, jobs[1]: 10}
+    assert list(run_all([], twice)) == []
+
+
+def test_a_failure_ends_all_with_its_error():
+    with pytest.raises(ValueError, match="this one is bad"):
+        list(run_all([Sleeper("bad"), *(Sleeper(f"g{i}") for i in range(4))], twice))
+
+
+def killed(job: Sleeper) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_was_ended_from_outside_is_told_in_one_line():
+    with pytest.raises(RunFailed, match=r"ended from outside.*same command again"):
+        list(run_all([Sleeper("a"), Sleeper("b")], killed))
+
+
+def test_no_worker_outlives_a_parent_that_was_killed(tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=environment)
+    files = [tmp_path / "0", tmp_path / "1"]
+    files = files[: min(2, os.cpu_count() or 1)]
+    assert _within(120, lambda: all(file.is_file() and file.read_text() for file in files))
+    workers = [int(file.read_text()) for file in files]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert _within(30, lambda: not any(_alive(worker) for worker in workers))
+
+
+def _within(seconds: float, done) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not done():
+        time.sleep(0.1)
+    return done()
+
+
+def _alive(process: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be counted does not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

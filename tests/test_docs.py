@@ -1,0 +1,160 @@
+"""The pages: what they show runs, links lead somewhere, lists of what there is are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.house import FLOORS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "src" / "opsd"
+RUN = [DOCS / "concepts.md", DOCS / "migrating.md", *sorted((DOCS / "how-to").glob("*.md"))]
+LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(r"^( *)```(\w+)(?: (\S+))?\n(.*?)^ *```$", re.M | re.S)
+
+DRIVER = """
+import json, pathlib, sys
+from opsd.cli.commands import app
+from opsd.recipe import schema
+names = {"__name__": "__page__"}
+for block in json.load(sys.stdin):
+    where = "\\n" * block["line"]
+    if block["file"] and block["kind"] == "recipe":
+        schema.load(block["file"])
+    elif block["kind"] == "python" and not block["file"]:
+        exec(compile(where + block["text"], block["page"], "exec"), names)
+    elif block["kind"] == "sh":
+        for line in block["text"].splitlines():
+            command, *given = line.split()
+            assert command == "opsd", line
+            if given[0] == "train":
+                given += ["--set", "train.max_steps=1"]
+            assert not app(given, standalone_mode=False), line
+            if given[0] == "train":
+                log = pathlib.Path("runs", pathlib.Path(given[1]).stem, "metrics.jsonl")
+                assert "loss" in log.read_text(), line
+"""
+"""Runs a page's blocks in order: Python, recipes (loaded), commands (training for one step)."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page. One with a `file`'s name after its language is that file."""
+
+    page: str
+    line: int
+    kind: str
+    file: str | None
+    text: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    source = page.read_text("utf-8")
+    for found in FENCE.finditer(source):
+        indent, kind, file, text = found.groups()
+        text = re.sub(f"^{indent}", "", text, flags=re.M)
+        line = source.count("\n", 0, found.start()) + 1
+        if kind == "yaml" and {"model", "method", "data"} <= yaml.safe_load(text).keys():
+            kind = "recipe"
+        yield Block(page.name, line, kind, file, text)
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_what_a_page_shows_runs(page: Path, tmp_path: Path):
+    shown = list(blocks(page))
+    assert shown
+    for block in shown:
+        assert block.kind in {"python", "recipe", "yaml", "json", "sh", "text"}, block
+        assert block.file or block.kind != "recipe", f"{page}:{block.line}: a recipe has no name"
+        if block.file:
+            (tmp_path / block.file).write_text(block.text, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:opsd", "-c", DRIVER],
+        input=json.dumps([asdict(block) for block in shown]),
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_exist(page: Path):
+    source = FENCE.sub("", page.read_text("utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", source):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, heading = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page}: {target}"
+        if heading:
+            assert heading in set(headings(file)), f"{page}: {target}"
+
+
+def headings(page: Path) -> Iterator[str]:
+    """The names that GitHub gives a page's headings in links."""
+    for title in re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.M):
+        yield re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def test_the_index_names_every_page_once():
+    found = re.findall(r"\]\(([^)]+)\)", (DOCS / "index.md").read_text("utf-8"))
+    pages = [str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md") if p.name != "index.md"]
+    pages = [page for page in pages if not page.startswith("reference/")]
+    assert sorted(found) == sorted([*pages, "../README.md", "reference/index.md"])
+
+
+def test_the_picture_and_the_concepts_name_modules_that_exist():
+    drawn = re.findall(r'class="where"[^>]*>([\w.]+)<', (DOCS / "images/flow.svg").read_text())
+    told = re.findall(r"`opsd\.([a-z_.]+)", (DOCS / "concepts.md").read_text("utf-8"))
+    assert len(drawn) > 15 and len(told) > 15
+    for module in {*drawn, *(name.rstrip(".") for name in told)} - {"problems.jsonl"}:
+        path = PACKAGE / module.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), module
+
+
+def test_the_reference_is_what_its_script_writes():
+    pytest.importorskip("griffe", reason="griffelib reads the source (pip install -e '.[test]')")
+    from tools.reference import FOLDER, pages
+
+    written = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.md")}
+    made = pages()
+    stale = sorted(n for n in made.keys() | written.keys() if made.get(n) != written.get(n))
+    assert not stale, f"python -m tools.reference writes other pages: {', '.join(stale)}"
+    assert sum(len(text.encode()) for text in made.values()) < 400_000
+
+
+def test_the_readmes_tree_is_the_packages():
+    tree = (
+        (ROOT / "README.md").read_text("utf-8").partition("```\nsrc/opsd/\n")[2].partition("```")[0]
+    )
+    told = re.findall(r"^  (\w+(?:/|\.py)) +\S", tree, re.M)
+    private = {"__init__.py", "__main__.py", "__pycache__/"}
+    there = {p.name + "/" * p.is_dir() for p in PACKAGE.iterdir()} - private
+    assert set(told) == there
+    assert [name.removesuffix("/").removesuffix(".py") for name in told] == list(FLOORS)
+    for name in re.findall(r"^(\w+)/ +\S", tree, re.M):
+        assert (ROOT / name).is_dir(), name
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "CONTRIBUTING.md", DOCS / "adding.md"], ids=lambda p: p.stem
+)
+def test_where_something_is_added_exists(page: Path):
+    told = re.findall(r"`([\w/]+(?:/|\.py))`", page.read_text("utf-8"))
+    assert len(told) > 10
+    for name in told:
+        places = [base / name for base in (PACKAGE, ROOT, ROOT / "tests", DOCS)]
+        assert any(place.exists() for place in places), f"{page}: {name}"

@@ -1,0 +1,120 @@
+"""Rebuild the shipped models: `python -m tools.miniature.build [NAME ...] [--out FOLDER]`.
+
+Each model's folder gets weights, tokenizer, configuration and a card with measured accuracies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import tokenizers
+import torch
+import transformers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3ForCausalLM,
+)
+
+from opsd.lm.built_in import NAMES, model_path
+from opsd.miniature.tokenizer import SPECIAL, build_tokenizer
+from tools.miniature.measure import measure
+from tools.miniature.pretrain import PRETRAININGS, Pretraining, pretrain
+
+CARD = """\
+# {name}
+
+A toy: a Qwen3-architecture language model of {parameters:,} parameters, trained from nothing on
+synthetic word problems in English, Hausa, Swahili, Yoruba and Zulu. It knows eight names, eight
+nouns, two dozen sentences per language and sums up to 40, and nothing else. The sentences were
+written by hand and, English apart, no speaker has read them. It exists so that a whole
+post-training run fits into a test.
+
+Built by `python -m tools.miniature.build {name}`: seed {seed}, {steps} steps of {batch} texts, one
+thread, {versions}.
+The same versions on the same type of processor give the same bytes.
+
+Share of right answers over the first {n} test problems, {samples} samples each at temperature 1.
+The teacher reads the same problem with an English reference solution and, outside English, with
+its translation. Tokens are the student's, on average.
+
+| language | student | teacher | tokens |
+|---|---|---|---|
+{rows}
+"""
+
+
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write what `from_pretrained` reads; a completion ends at either end token."""
+    ends = tokenizer.convert_tokens_to_ids([SPECIAL[2], SPECIAL[0]])
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def build(recipe: Pretraining, folder: Path) -> None:
+    """Pre-train one model and save it."""
+    torch.set_num_threads(1)
+    tokenizer = build_tokenizer(recipe.world)
+    started = time.monotonic()
+
+    def log(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            seconds = time.monotonic() - started
+            print(f"step {step:5d}  loss {loss:.4f}  {seconds:6.0f} s", flush=True)
+
+    save(pretrain(recipe, tokenizer, log), tokenizer, folder)
+
+
+def describe(name: str, recipe: Pretraining, folder: Path, n: int = 100, samples: int = 4) -> str:
+    """Measure a saved model and write its card, which is also returned."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    rows = measure(model, AutoTokenizer.from_pretrained(folder), recipe.world, n, samples)
+    card = CARD.format(
+        name=name,
+        parameters=model.num_parameters(),
+        seed=recipe.seed,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        versions=_versions(),
+        n=n,
+        samples=samples,
+        rows="\n".join(
+            f"| {r.language} | {r.student:.2f} | {r.teacher:.2f} | {r.tokens:.0f} |" for r in rows
+        ),
+    )
+    (folder / "card.md").write_text(card, "utf-8")
+    return card
+
+
+def _versions() -> str:
+    return (
+        f"Python {platform.python_version()}, torch {torch.__version__},"
+        f" transformers {transformers.__version__}, tokenizers {tokenizers.__version__}"
+    )
+
+
+def main() -> None:
+    """Build the named models, or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--out", type=Path, help="parent folder (default: the package itself)")
+    options = parser.parse_args()
+    for name in options.names or NAMES:
+        if name not in NAMES:
+            parser.error(f"no model '{name}'; there are {', '.join(NAMES)}")
+        folder = options.out / name if options.out else model_path(name)
+        build(PRETRAININGS[name], folder)
+        print(describe(name, PRETRAININGS[name], folder))
+
+
+if __name__ == "__main__":
+    main()

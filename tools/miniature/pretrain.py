@@ -1,0 +1,269 @@
+"""Pre-training of a world's model, on texts made by the package's own contexts and templates.
+
+Most texts are English problems. A low-resource problem nearly always comes with its translation
+and a reference, so the model can solve it when told more and barely can when not: the gap that
+self-distillation closes. Same versions, processor type and one thread: the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from random import Random
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from opsd.languages.registry import language
+from opsd.miniature.lexicon import long_solution, short_solution
+from opsd.miniature.stories import Story, stories
+from opsd.miniature.tokenizer import POSITIONS
+from opsd.miniature.world import LOW_RESOURCE, WORLDS, problem, trace
+from opsd.prompts.contexts import (
+    Context,
+    Critique,
+    Crosslingual,
+    Demonstration,
+    Instruction,
+    ReferenceOnly,
+    Rubric,
+    Skills,
+    Solution,
+    StudentPrompt,
+)
+from opsd.prompts.prompt import prompt_ids
+from opsd.types import Group
+from tools.miniature.muon import Muon
+
+Text = tuple[tuple[int, ...], tuple[float, ...]]
+"""Token ids, and how much the loss of predicting each of them counts."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of text: what its reader is shown, and its share of all texts.
+
+    `pool` limits it to that many problems per language; `shortcut` is the share of its
+    completions that give the answer at once; `slip` the share of wrong sums in the others.
+    """
+
+    name: str
+    share: float
+    context: Context
+    low_resource: bool
+    pool: int | None = None
+    shortcut: float = 0.0
+    slip: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Everything that decides a model's weights, apart from versions and hardware.
+
+    `prompt_weight` is what a prompt's token counts beside a completion's; `thinking` the share
+    of texts with the thinking switch on; `drill` the share of texts that are bare sums.
+    """
+
+    world: str
+    kinds: tuple[Kind, ...]
+    steps: int
+    batch: int = 24
+    learning_rate: float = 5e-3
+    embedding_rate: float = 3e-3
+    prompt_weight: float = 0.1
+    thinking: float = 0.08
+    drill: float = 0.25
+    seed: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def _kinds(pool: int, alone: float, shortcut: float) -> tuple[Kind, ...]:
+    unsolved = Crosslingual(include=("problem", "translation"))
+    return (
+        Kind("problem", 0.54, StudentPrompt(), False),
+        Kind("reference", 0.15, Solution(), False, shortcut=shortcut),
+        Kind("crosslingual", 0.28, Crosslingual(), True, shortcut=shortcut),
+        Kind("foreign reference", 0.01, Solution(), True, shortcut=shortcut),
+        Kind("translation", 0.01, unsolved, True),
+        Kind("alone", alone, StudentPrompt(), True, pool=pool),
+    )
+
+
+def _wide(hidden: int) -> dict[str, int]:
+    """A narrower model of as many layers and heads."""
+    return {"hidden_size": hidden, "intermediate_size": 3 * hidden, "head_dim": hidden // 4}
+
+
+LONG_KINDS = (
+    Kind("problem", 0.26, StudentPrompt(), False, slip=0.2),
+    Kind("reference", 0.16, Solution(), False, shortcut=0.5),
+    Kind("reference alone", 0.07, ReferenceOnly(), False, shortcut=0.6),
+    Kind("demonstration", 0.1, Demonstration(of="dataset"), False, shortcut=0.3),
+    Kind("critique", 0.1, Critique(), False),
+    Kind("rubric", 0.08, Rubric(), False),
+    Kind("skills", 0.07, Skills(), False),
+    Kind("concise", 0.06, Instruction(), False),
+    *(replace(kind, share=kind.share / 3) for kind in _kinds(12, 0.027, 0.5) if kind.low_resource),
+)
+"""The long world's: also all that the family's teachers read, in English. Alone, the model slips; a
+reference prevents that and invites a shortcut, a critique prevents it and does not."""
+
+PRETRAININGS = {
+    "miniature": Pretraining("miniature", _kinds(12, 0.009, 0.0), steps=850),
+    "miniature-small": Pretraining("miniature", _kinds(12, 0.009, 0.0), steps=850, sizes=_wide(96)),
+    "miniature-tiny": Pretraining("miniature", _kinds(12, 0.009, 0.0), steps=850, sizes=_wide(64)),
+    "miniature-long": Pretraining("miniature-long", LONG_KINDS, steps=1000, drill=0.15),
+}
+
+
+def pretrain(
+    recipe: Pretraining,
+    tokenizer: PreTrainedTokenizerFast,
+    log: Callable[[int, float], None] | None = None,
+) -> Qwen3ForCausalLM:
+    """A model trained by a recipe; `log` gets each step's mean loss in nats per token."""
+    torch.manual_seed(recipe.seed)
+    model = Qwen3ForCausalLM(_config(tokenizer, recipe.sizes))
+    model.train()
+    optimizers = _optimizers(model, recipe)
+    schedules = [LambdaLR(o, partial(_rate, steps=recipe.steps)) for o in optimizers]
+    texts = Texts(recipe, tokenizer)
+    for step in range(recipe.steps):
+        loss = _backward(model, texts.batch())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for part in (*optimizers, *schedules):
+            part.step()
+        model.zero_grad(set_to_none=True)
+        if log:
+            log(step, loss)
+    return model.eval()
+
+
+class Texts:
+    """The endless stream of a recipe's pre-training texts."""
+
+    def __init__(self, recipe: Pretraining, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.recipe, self.tokenizer = recipe, tokenizer
+        self.random = Random(f"texts {recipe.seed}")
+        steps = WORLDS[recipe.world].steps
+        self.stories = stories(f"{recipe.world} texts {recipe.seed}", "pretraining", steps)
+        self.pools: dict[tuple[str, str], list[Story]] = {}
+
+    def batch(self) -> list[Text]:
+        """The next step's texts."""
+        return [self._text() for _ in range(self.recipe.batch)]
+
+    def _text(self) -> Text:
+        if self.random.random() < self.recipe.drill:
+            return self._drill()
+        kinds = self.recipe.kinds
+        return self._told(*self.random.choices(kinds, [kind.share for kind in kinds]))
+
+    def _drill(self, count: int = 20) -> Text:
+        """Bare sums; what they come to is taught, the numbers that they begin with are not."""
+        sums = [s for story in islice(self.stories, count // 2) for s in story.sums][:count]
+        ids = self.tokenizer("".join(f" {s}." for s in sums), add_special_tokens=False)["input_ids"]
+        return tuple(ids), (0.0, 0.0, 0.0, 0.0, 1.0, 1.0) * len(sums)
+
+    def _told(self, kind: Kind) -> Text:
+        code = self.random.choice(LOW_RESOURCE) if kind.low_resource else "eng"
+        story = self._story(kind, code)
+        thinking = self.random.random() < self.recipe.thinking
+        shortcut = self.random.random() < kind.shortcut
+        given = problem(self.recipe.world, code, story)
+        if kind.context.label == "critique":
+            given = replace(given, privileged={"critique": given.metadata["trace"]})
+        (view,) = kind.context(Group(given, ()), 0) or ()
+        view = replace(view, template_options={"enable_thinking": thinking})
+        written = self._written(kind, code, story, shortcut)
+        if thinking:
+            answer = trace(self.recipe.world, code, story, shortcut=True)
+            prefix = language(code).think_prefix
+            written = f"<think>\n{prefix}\n{written}\n</think>\n\n{answer}"
+        completion = self.tokenizer(written, add_special_tokens=False)["input_ids"]
+        prompt, end = prompt_ids(self.tokenizer, view), self.tokenizer.eos_token_id
+        weights = (self.recipe.prompt_weight,) * len(prompt) + (1.0,) * (len(completion) + 1)
+        return (*prompt, *completion, end), weights
+
+    def _written(self, kind: Kind, code: str, story: Story, shortcut: bool) -> str:
+        if kind.context.label == "instruction":
+            return short_solution(story, code)
+        if kind.slip:
+            reflect = WORLDS[self.recipe.world].reflect
+            return long_solution(story, code, self.random, reflect, kind.slip)
+        return trace(self.recipe.world, code, story, shortcut)
+
+    def _story(self, kind: Kind, code: str) -> Story:
+        if kind.pool is None:
+            return next(self.stories)
+        pool = self.pools.setdefault((kind.name, code), [])
+        if not pool:
+            pool.extend(islice(self.stories, kind.pool))
+        return self.random.choice(pool)
+
+
+def _config(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Qwen3Config:
+    defaults = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    }
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=POSITIONS,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=True,
+        use_cache=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **(defaults | sizes),
+    )
+
+
+def _optimizers(model: Qwen3ForCausalLM, recipe: Pretraining) -> list[torch.optim.Optimizer]:
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    adam = torch.optim.AdamW(others, lr=recipe.embedding_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    return [Muon(matrices, lr=recipe.learning_rate), adam]
+
+
+def _rate(step: int, steps: int) -> float:
+    """Factor on the learning rates: warm-up over 5 %, from 40 % on a straight line to zero."""
+    return min(1.0, (step + 1) / (0.05 * steps), (steps - step) / (0.6 * steps))
+
+
+def _backward(model: Qwen3ForCausalLM, texts: list[Text], chunks: int = 3) -> float:
+    """One step's gradient, texts of like length side by side; the weighted mean loss."""
+    texts = sorted(texts, key=lambda text: len(text[0]))
+    weight = sum(sum(weights) for _, weights in texts)
+    size = -(-len(texts) // chunks)
+    total = 0.0
+    for start in range(0, len(texts), size):
+        loss = _summed_loss(model, texts[start : start + size]) / weight
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _summed_loss(model: Qwen3ForCausalLM, texts: list[Text]) -> torch.Tensor:
+    """Rows are padded on the right, where causal attention needs no mask."""
+    width = max(len(ids) for ids, _ in texts)
+    ids_BT = torch.zeros(len(texts), width, dtype=torch.long)
+    weight_BT = torch.zeros(len(texts), width)
+    for row, (ids, weights) in enumerate(texts):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        weight_BT[row, : len(ids)] = torch.tensor(weights)
+    hidden = model.model(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
+    target, weight = ids_BT[:, 1:], weight_BT[:, 1:]
+    rows = weight > 0
+    losses = cross_entropy(model.lm_head(hidden[rows]), target[rows], reduction="none")
+    return (losses * weight[rows]).sum()
