@@ -192,8 +192,9 @@ class OPSDTrainer(Trainer):
                 self.metrics.notes(self._groups)
             refuse_unjudged(self._groups, self.method)
             if self.args.async_rollouts and step + 1 < total_steps:
-                with contextlib.suppress(StopIteration):
+                with contextlib.suppress(StopIteration):  # the epoch has no more
                     self._ahead = self._next_rows(epoch_iterator, num_batches)
+                if self._ahead:
                     self.generator.begin_next(self._ahead[::group], step + 1, total_steps)
         made = training_examples(self._groups, self.learner.terms, self.generator.sampler, step)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
