@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from opsd.experiments.measures import Correlation, Counts, Difference, Term, TokensTo, find
+from opsd.experiments.measures import Correlation, Counts, Difference, MeasureTerm, TokensTo, find
 from opsd.grade.intervals import linearized
 
 FIELDS = ("problems", "n", "correct", "passed", "tokens", "format_ok", "correct at 9")
@@ -36,8 +36,8 @@ def counts(rates, tokens=(100.0,), languages=("a",), seed=0, **others) -> Counts
 def test_a_difference_is_that_of_the_means_over_languages():
     one, other = counts([0.3, 0.7], languages=("a", "b")), counts([0.4], seed=1)
     measure = Difference(
-        plus=(Term(arm="one"), Term(arm="other", metric="avg@k at 9")),
-        minus=(Term(arm="one", point=0),),
+        plus=(MeasureTerm(arm="one"), MeasureTerm(arm="other", metric="avg@k at 9")),
+        minus=(MeasureTerm(arm="one", point=0),),
     )
     measured = find(measure, {"one": one, "other": other}, 0.1)
 
@@ -54,7 +54,9 @@ def test_a_difference_is_that_of_the_means_over_languages():
 def test_the_interval_is_that_of_the_paired_differences_over_problems_and_seeds():
     one, other = counts([0.6]), counts([0.4], seed=1)
     measured = find(
-        Difference(plus=(Term(arm="x"),), minus=(Term(arm="y"),)), {"x": one, "y": other}, 0
+        Difference(plus=(MeasureTerm(arm="x"),), minus=(MeasureTerm(arm="y"),)),
+        {"x": one, "y": other},
+        0,
     )
     a, b = (c.by_language["a"][:, 0, :, 2] / 4 for c in (one, other))
     expected = linearized([a - b], (a - b).mean()).interval
@@ -64,7 +66,9 @@ def test_the_interval_is_that_of_the_paired_differences_over_problems_and_seeds(
 def test_a_quotient_is_as_sure_as_its_linear_part():
     """Markers per token: the delta method by hand."""
     arm = counts([0.6], languages=("a", "b"))
-    measure = Difference(plus=(Term(arm="x", metric="length"),), minus=(Term(arm="none"),))
+    measure = Difference(
+        plus=(MeasureTerm(arm="x", metric="length"),), minus=(MeasureTerm(arm="none"),)
+    )
     none = counts([0.0], languages=("a", "b"))
     measured = find(measure, {"x": arm, "none": none}, 0)
     strata = []
@@ -113,7 +117,9 @@ def test_what_is_no_mean_has_the_spread_that_it_has_over_other_draws(type_: str)
 )
 def test_a_verdict_follows_from_where_the_interval_lies(rate, at_least, verdict):
     arms = {"x": counts([rate]), "y": counts([0.5])}
-    found = find(Difference(plus=(Term(arm="x"),), minus=(Term(arm="y"),)), arms, at_least)
+    found = find(
+        Difference(plus=(MeasureTerm(arm="x"),), minus=(MeasureTerm(arm="y"),)), arms, at_least
+    )
     low, high = found.interval
     assert found.verdict == verdict, found
     assert (low >= at_least, high < at_least) == {
@@ -161,4 +167,8 @@ def test_arms_of_a_claim_share_problems_and_seeds():
     other = counts([0.5])
     fewer = Counts(FIELDS, {"a": other.by_language["a"][:2]}, other.tokens[:2])
     with pytest.raises(ValueError, match="same seeds and problems"):
-        find(Difference(plus=(Term(arm="x"),), minus=(Term(arm="y"),)), {"x": other, "y": fewer}, 0)
+        find(
+            Difference(plus=(MeasureTerm(arm="x"),), minus=(MeasureTerm(arm="y"),)),
+            {"x": other, "y": fewer},
+            0,
+        )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from opsd.cli.commands import app
-from opsd.experiments.claim import Arm, Claim, chosen, claims
+from opsd.experiments.claim import Claim, ClaimArm, chosen, claims
 from opsd.experiments.claims_page import write
-from opsd.experiments.measures import Difference, Term
+from opsd.experiments.measures import Difference, MeasureTerm
 from opsd.experiments.reproduce import reproduce, trials_of
 from opsd.experiments.trials import Trial, file_of, problems_of
 from opsd.miniature.lexicon import LANGUAGES
@@ -25,11 +25,11 @@ CLAIM = Claim(
     paper="none",
     world="miniature",
     arms={
-        "base": Arm(**SMALL, budgets=(20,)),
-        "sft": Arm(method="sft", **SMALL | {"points": (0.5, 1.0)}, train={"max_steps": 1}),
-        "copsd": Arm(method="copsd", **SMALL | {"points": (0.5, 1.0)}),
+        "base": ClaimArm(**SMALL, budgets=(20,)),
+        "sft": ClaimArm(method="sft", **SMALL | {"points": (0.5, 1.0)}, train={"max_steps": 1}),
+        "copsd": ClaimArm(method="copsd", **SMALL | {"points": (0.5, 1.0)}),
     },
-    measure=Difference(plus=(Term(arm="copsd"),), minus=(Term(arm="base"),)),
+    measure=Difference(plus=(MeasureTerm(arm="copsd"),), minus=(MeasureTerm(arm="base"),)),
     at_least=-2.0,
 )
 
@@ -54,15 +54,15 @@ def test_arms_are_shared_by_what_they_are_not_by_their_names():
     of = {name: trials_of(claim) for name, claim in claims().items()}
     every = [trial.key for trials in of.values() for trial in trials]
     assert len(set(every)) < 0.7 * len(every)
-    one = Trial("a", "miniature", Arm(method="copsd"), "swa", 0)
-    assert one.key == Trial("b", "miniature", Arm(method="copsd"), "swa", 0).key
+    one = Trial("a", "miniature", ClaimArm(method="copsd"), "swa", 0)
+    assert one.key == Trial("b", "miniature", ClaimArm(method="copsd"), "swa", 0).key
     for other in (
-        Trial("a", "miniature", Arm(method="copsd"), "swa", 1),
-        Trial("a", "miniature", Arm(method="copsd"), "yor", 0),
-        Trial("a", "miniature-long", Arm(method="copsd"), "swa", 0),
-        Trial("a", "miniature", Arm(method="copsd", tokens=10), "swa", 0),
-        Trial("a", "miniature", Arm(method="copsd", told="another"), "swa", 0),
-        Trial("a", "miniature", Arm(method="opsd"), "swa", 0),
+        Trial("a", "miniature", ClaimArm(method="copsd"), "swa", 1),
+        Trial("a", "miniature", ClaimArm(method="copsd"), "yor", 0),
+        Trial("a", "miniature-long", ClaimArm(method="copsd"), "swa", 0),
+        Trial("a", "miniature", ClaimArm(method="copsd", tokens=10), "swa", 0),
+        Trial("a", "miniature", ClaimArm(method="copsd", told="another"), "swa", 0),
+        Trial("a", "miniature", ClaimArm(method="opsd"), "swa", 0),
     ):
         assert other.key != one.key
 
@@ -102,7 +102,7 @@ def test_unknown_claims_and_arms_are_told(tmp_path, capsys):
     with pytest.raises(UserError, match="no claim 'nothing'; there are"):
         chosen(["nothing"])
     with pytest.raises(ValueError, match="the measure names no arm of the claim: copsd"):
-        Claim(**CLAIM.model_dump() | {"arms": {"base": Arm()}})
+        Claim(**CLAIM.model_dump() | {"arms": {"base": ClaimArm()}})
     assert any(command.callback.__name__ == "reproduce" for command in app.registered_commands)
 
 

@@ -27,7 +27,7 @@ from opsd.evaluate.samples import PROTOCOL, Row, claims, judged_rows, trained_fr
 from opsd.evaluate.show import show_comparisons
 from opsd.evaluate.weighted import shares
 from opsd.grade.intervals import CHANGE, estimate
-from opsd.grade.metrics import false_discovery, permutation_test
+from opsd.grade.metrics import false_discovery, mean, permutation_test
 from opsd.lm.loading import resolve
 from opsd.runs.json_files import document
 from opsd.suites.labels import UPSTREAM
@@ -331,8 +331,8 @@ def _comparison(
         "labels": labels,
         "n_problems": len(every),
         "metric": metric,
-        "baseline": sum(s.share * _mean(s.base) for s in strata) / len(scores),
-        "value": sum(s.share * _mean(s.model) for s in strata) / len(scores),
+        "baseline": sum(s.share * mean(s.base) for s in strata) / len(scores),
+        "value": sum(s.share * mean(s.model) for s in strata) / len(scores),
         "difference": made.value,
         "interval": list(made.interval),
         "p": permutation_test(weighed),
@@ -354,7 +354,3 @@ def _corrected(comparisons: Sequence[Row]) -> list[Row]:
         values = false_discovery([comparisons[i]["p"] for i in family])
         adjusted |= dict(zip(family, values, strict=True))
     return [row | {"p_adjusted": adjusted[i]} for i, row in enumerate(comparisons)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -14,7 +14,14 @@ from opsd.evaluate.samples import Row
 from opsd.evaluate.weighted import weighted
 from opsd.grade.answer import answers_agree
 from opsd.grade.intervals import estimate
-from opsd.grade.metrics import accuracy_given_format, avg_at_k, format_rate, majority, pass_at_k
+from opsd.grade.metrics import (
+    accuracy_given_format,
+    avg_at_k,
+    format_rate,
+    majority,
+    mean,
+    pass_at_k,
+)
 from opsd.grade.verifier import MathVerifier, decimal_mark
 from opsd.runs.evaluation_files import RESULT, SAMPLES, read
 from opsd.runs.files import write_atomically
@@ -164,11 +171,11 @@ def _scores(found: Mapping[str, Sequence[Judged]], samples: int) -> dict[str, An
     return {
         "n_problems": len(found),
         "samples": samples,
-        **{name: _mean(map(score, found.values())) for name, score in METRICS.items()},
+        **{name: mean(map(score, found.values())) for name, score in METRICS.items()},
         "pass_curve": pass_curve(found.values(), samples),
-        "mean_length": _mean(s.tokens for s in every),
+        "mean_length": mean(s.tokens for s in every),
         "repetition": repeated / grams if grams else None,
-        "language_fidelity": _mean(told) if told else None,
+        "language_fidelity": mean(told) if told else None,
         "language_unknown": 1 - len(told) / len(every),
         "format_rate": format_rate(formed),
         "accuracy_given_format": accuracy_given_format([s.correct for s in every], formed),
@@ -181,12 +188,7 @@ def pass_curve(found: Iterable[Sequence[Judged]], samples: int) -> list[float]:
     """pass@1, pass@2, ... as far as every problem has samples for it."""
     counts = [(len(group), sum(s.correct for s in group)) for group in found]
     most = min(samples, *(n for n, _ in counts))
-    return [_mean(pass_at_k(n, right, k) for n, right in counts) for k in range(1, most + 1)]
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return sum(known) / len(known)
+    return [mean(pass_at_k(n, right, k) for n, right in counts) for k in range(1, most + 1)]
 
 
 def refuse_missing(folder: Path, there: Mapping[str, int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from opsd.console import log
 from opsd.grade.intervals import FEWEST, Estimate, combined, recalled
+from opsd.grade.metrics import mean_of_known
 from opsd.suites.files import Suite
 from opsd.suites.labels import CORRECTED, UPSTREAM
 from opsd.suites.published import ours
@@ -96,7 +97,7 @@ def means(results: Sequence[Row], aside: Sequence[str] = ()) -> list[dict[str, A
                     "samples": samples,
                     "interval": list(combined(list(map(_estimate, chosen.values()))).interval),
                     **{
-                        name: _mean(row.get(name) for row in chosen.values())
+                        name: mean_of_known(row.get(name) for row in chosen.values())
                         for name in (*_SHARES, "mean_length")
                     },
                 }
@@ -226,8 +227,3 @@ def _p(value: float) -> str:
 
 def _interval(ends: Sequence[float] | None) -> str:
     return "" if ends is None else f"{ends[0]:.2f}-{ends[1]:.2f}"
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

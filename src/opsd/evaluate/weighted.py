@@ -27,7 +27,7 @@ def weighted(parts: Mapping[str, Scores], weights: Mapping[str, float]) -> dict[
         for name in ("n_problems", "samples")
         if name in first
     }
-    made |= {name: _mean(name, parts, weights) for name in first if name not in _COUNTED}
+    made |= {name: _weighted_mean(name, parts, weights) for name in first if name not in _COUNTED}
     if "pass_curve" in first:
         curves = [[(weights[s], p) for p in part["pass_curve"]] for s, part in parts.items()]
         made["pass_curve"] = [_average(points) for points in zip(*curves, strict=False)]
@@ -59,7 +59,9 @@ def shares(splits: Iterable[str], weights: Mapping[str, float], where: str) -> d
     return {name: weights[name] / total for name in names}
 
 
-def _mean(name: str, parts: Mapping[str, Scores], weights: Mapping[str, float]) -> float | None:
+def _weighted_mean(
+    name: str, parts: Mapping[str, Scores], weights: Mapping[str, float]
+) -> float | None:
     """The weighted mean over the splits that have the number."""
     known = [(weights[s], part[name]) for s, part in parts.items() if part[name] is not None]
     return _average(known) if known else None

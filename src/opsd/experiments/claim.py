@@ -14,7 +14,7 @@ from opsd.experiments.measures import Measure, Strict
 from opsd.types import UserError
 
 
-class Arm(Strict):
+class ClaimArm(Strict):
     """What is trained, from a built-in model, and on what it is tested.
 
     Without a `method` the model is tested as it is. `tokens` are generated in training, and
@@ -48,7 +48,7 @@ class Claim(Strict):
     claim: str
     paper: str
     world: Literal["miniature", "miniature-long"]
-    arms: dict[str, Arm]
+    arms: dict[str, ClaimArm]
     measure: Measure
     at_least: float
     seeds: Annotated[int, Field(ge=3)] = 3

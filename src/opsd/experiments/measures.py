@@ -94,7 +94,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Term(Strict):
+class MeasureTerm(Strict):
     """A metric of an arm after one of its points; the last one unless `point` says another."""
 
     arm: str
@@ -106,8 +106,8 @@ class Difference(Strict):
     """Metrics of some arms less those of others, languages averaged."""
 
     type: Literal["difference"] = "difference"
-    plus: tuple[Term, ...]
-    minus: tuple[Term, ...]
+    plus: tuple[MeasureTerm, ...]
+    minus: tuple[MeasureTerm, ...]
     metric: str = "avg@k"
 
     def shown(self) -> dict[str, tuple[str, ...]]:
@@ -116,7 +116,7 @@ class Difference(Strict):
         return {arm: tuple(dict.fromkeys(m for a, m in terms if a == arm)) for arm, _ in terms}
 
     def __call__(self, counts: Mapping[str, Counts], nudged: Cells = None) -> Array:
-        def value(term: Term) -> Array:
+        def value(term: MeasureTerm) -> Array:
             curves = counts[term.arm].curves(term.metric or self.metric, nudged)
             return curves.mean(0)[:, term.point]
 

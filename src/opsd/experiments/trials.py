@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from opsd.experiments.arms import shuffled
-from opsd.experiments.claim import Arm
+from opsd.experiments.claim import ClaimArm
 from opsd.experiments.leftovers import RUN, remove
 from opsd.experiments.measures import Counts
 from opsd.experiments.pool import tell
@@ -45,7 +45,7 @@ class Trial:
 
     name: str
     world: str
-    arm: Arm
+    arm: ClaimArm
     language: str
     seed: int
     key: str = field(default="", compare=False)
@@ -212,7 +212,7 @@ class _Tests:
         self.points.append({"tokens": sampler.counts.generated_tokens, "counts": counts})
 
 
-def fields_of(arm: Arm) -> tuple[str, ...]:
+def fields_of(arm: ClaimArm) -> tuple[str, ...]:
     if arm.probe:
         return PROBED
     shortened = ("correct", "passed", "format_ok")

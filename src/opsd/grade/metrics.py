@@ -5,7 +5,7 @@ All are shares between 0 and 1. A suite's number is the mean over its problems.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -148,3 +148,23 @@ def false_discovery(p_values: Sequence[float]) -> list[float]:
     from scipy import stats
 
     return [float(p) for p in stats.false_discovery_control(p_values)] if len(p_values) else []
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of some numbers, at least one.
+
+    >>> mean([0, 1])
+    0.5
+    """
+    known = list(values)
+    return sum(known) / len(known)
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of the numbers that are there; None where there are none.
+
+    >>> mean_of_known([1, None, 0]), mean_of_known([None])
+    (0.5, None)
+    """
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

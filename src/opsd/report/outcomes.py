@@ -186,7 +186,7 @@ def _row(outcome: Outcome, row: Row) -> tuple[Any, ...]:
     code = row["language"]
     spoken = () if code == _ALL else (code,)
     formats = [
-        _mean(outcome.of(model, languages=spoken), "format_rate")
+        _mean_of(outcome.of(model, languages=spoken), "format_rate")
         for model in (outcome.base, outcome.model)
     ]
     return (
@@ -204,7 +204,7 @@ def panels(outcome: Outcome) -> list[Panel]:
     models = dict.fromkeys((outcome.base, outcome.model))
     budgets = sorted({row["budget"] for row in outcome.rows})
     scaling = [
-        _curve(model, i, budgets, [_mean(outcome.of(model, b), "avg@k") for b in budgets])
+        _curve(model, i, budgets, [_mean_of(outcome.of(model, b), "avg@k") for b in budgets])
         for i, model in enumerate(models)
     ]
     tries = [_tries(outcome, model, i) for i, model in enumerate(models)]
@@ -237,7 +237,7 @@ def _curve(label: str, style: int, x: Sequence[float], y: Sequence[float | None]
     return Curve(label, style, *zip(*points, strict=True), marked=True) if points else None
 
 
-def _mean(rows: Sequence[Row], name: str) -> float | None:
+def _mean_of(rows: Sequence[Row], name: str) -> float | None:
     values = [row[name] for row in rows if row.get(name) is not None]
     return sum(values) / len(values) if values else None
 

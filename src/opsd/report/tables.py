@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from opsd.grade.intervals import estimate
+from opsd.grade.metrics import mean_of_known
 from opsd.parts import flat
 from opsd.report.runs import Comparison, Run, Score, language_name
 from opsd.runs.json_files import finite, mapping, number, sequence
@@ -134,7 +135,9 @@ def comparison_table(comparison: Comparison) -> Table:
     methods = list(dict.fromkeys(score.method for score in scores))
     rows = []
     for language in languages:
-        base = _mean([s.average for s in scores if (s.language, s.method) == (language, BASE)])
+        base = mean_of_known(
+            [s.average for s in scores if (s.language, s.method) == (language, BASE)]
+        )
         for method in methods:
             found = [s for s in scores if (s.language, s.method) == (language, method)]
             if found:
@@ -322,7 +325,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
 
 def _over_seeds(method: str, found: Sequence[Score], base: float | None) -> tuple[Any, ...]:
     """One row of means."""
-    average = _mean([score.average for score in found])
+    average = mean_of_known([score.average for score in found])
     by_seed = _by_seed(found)
     gain = None if method == BASE or base is None or average is None else average - base
     return (
@@ -332,9 +335,9 @@ def _over_seeds(method: str, found: Sequence[Score], base: float | None) -> tupl
         interval(found),
         gain,
         (min(by_seed.values()), max(by_seed.values())) if len(by_seed) > 1 else None,
-        _mean([score.solved for score in found]),
-        _mean([score.format_rate for score in found]),
-        _mean([score.generated_tokens for score in found]),
+        mean_of_known([score.solved for score in found]),
+        mean_of_known([score.format_rate for score in found]),
+        mean_of_known([score.generated_tokens for score in found]),
     )
 
 
@@ -362,12 +365,9 @@ def _by_seed(found: Iterable[Score]) -> Mapping[int | None, float]:
 def _base_of(found: Sequence[Score], scores: Sequence[Score]) -> float | None:
     """The base's mean over the languages of these scores."""
     languages = {score.language for score in found}
-    return _mean([s.average for s in scores if s.method == BASE and s.language in languages])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return mean_of_known(
+        [s.average for s in scores if s.method == BASE and s.language in languages]
+    )
 
 
 def _one_line(cell: str) -> str:
