@@ -103,3 +103,30 @@ class Recording:
 
     def start(self, setup: EngineSetup) -> Engine:
         return Recorder(HF().start(setup))
+
+
+class Plain(Target):
+    """The teacher's distribution; no dataclass."""
+
+    def __init__(self, power: float = 1.0) -> None:
+        self.power = power
+
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
+        return TargetLogits(views[0])
+
+
+PLAIN = Plain(2.0)
+
+
+class Broken(Plain):
+    """Fails when it is made."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("on purpose")
+
+
+class TooFew(Context):
+    """A context as nobody calls it."""
+
+    def __call__(self, group: Group, i: int) -> tuple[View, ...] | None:  # type: ignore[override]
+        return None

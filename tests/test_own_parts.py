@@ -21,6 +21,7 @@ from opsd.prompts.contexts import Crosslingual, MultiView, Solution
 from opsd.recipe.schema import dump, load, parse
 from opsd.rollout.sources import OnPolicy
 from opsd.runs.files import read_jsonl
+from opsd.teacher.weights import Frozen, Live
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
 
@@ -168,3 +169,33 @@ def test_a_verifier_without_a_verdict_is_refused_where_rewards_are_read(tmp_path
     with pytest.raises(UserError, match="mine reads rewards, but the verifier gave no verdict"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"target": {"type": ["single"]}}, "target: it is single"),
+        ({"target": [1]}, "target: it is single"),
+        ({"target": {"type": ".nowhere:Thing"}}, "there is no '.nowhere:Thing'"),
+        ({"target": {"type": f"{OWN}:Sharper", "powr": 2}}, "'powr' is an unknown key"),
+        ({"target": {"type": f"{OWN}:Plain", "power": 2}}, "a key of what is no dataclass"),
+        ({"target": {"type": f"{OWN}:PLAIN"}}, "is a value: make its class a dataclass"),
+        ({"target": {"type": f"{OWN}:Broken"}}, "Broken cannot be made: on purpose"),
+        ({"context": {"type": f"{OWN}:TooFew"}}, "cannot be called as context\\(group, i, draw\\)"),
+        ({"weights": []}, "weights: .*at least 1"),
+    ],
+)
+def test_other_ways_of_being_no_part_are_one_line_too(change: dict[str, Any], told: str):
+    content = recipe()
+    content["method"]["signal"]["teacher"] |= change
+    with pytest.raises(UserError, match=told) as error:
+        parse(content)
+    assert "\n" not in str(error.value)
+
+
+def test_as_many_weights_as_views(tmp_path, tiny_folder):
+    teacher = Teacher(Solution(), weights=(Frozen(), Live()))
+    method = Method(name="mine", signal=Distill(teacher, own.hellinger))
+    trainer = OPSDTrainer(str(tiny_folder), method, config(tmp_path), problems(8))
+    with pytest.raises(UserError, match=r"has 2 weights, but its context 'solution' gives 1"):
+        trainer.train()

@@ -8,13 +8,20 @@ it is, in a recipe as `package.module:Name`.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
-from pydantic import ConfigDict, GetCoreSchemaHandler, SerializationInfo, TypeAdapter
+from pydantic import (
+    ConfigDict,
+    GetCoreSchemaHandler,
+    SerializationInfo,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass as _pydantic_dataclass
 from pydantic_core import core_schema
 from typing_extensions import dataclass_transform, get_protocol_members
@@ -70,7 +77,7 @@ class Slot:
             )
 
         one = chosen(choices)
-        many = core_schema.tuple_variable_schema(one)
+        many = core_schema.tuple_variable_schema(one, min_length=1)
         return chosen({**choices, _SEVERAL: many}) if self.several else one
 
     def _choice(self, value: Any) -> str | None:
@@ -80,10 +87,12 @@ class Slot:
             return value.type
         if isinstance(value, Mapping):
             value = value.get("type")
-            if value in {cls.type for cls in self.shipped}:
-                return value
-            return OWN if isinstance(value, str) and ":" in value else None
-        return OWN if not isinstance(value, str) or ":" in value else None
+            if not isinstance(value, str):
+                return None
+            return value if value in {cls.type for cls in self.shipped} else _named(value)
+        if isinstance(value, str):
+            return _named(value)
+        return None if isinstance(value, list | tuple | int | float | None) else OWN
 
     def _own(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -94,6 +103,8 @@ class Slot:
             raise ValueError(f"{tag(value)} is no {self.name}: a class, not one of its values")
         if missing := lacking(value, self.protocol):
             raise ValueError(f"{tag(value)} is no {self.name}: it lacks {missing}")
+        if "__call__" in get_protocol_members(self.protocol):
+            _refuse_signature(value, self)
         return value
 
 
@@ -108,9 +119,26 @@ def lacking(value: Any, protocol: type) -> str:
     return ", ".join(sorted(n for n in get_protocol_members(protocol) if not hasattr(value, n)))
 
 
+def _named(text: str) -> str | None:
+    return OWN if ":" in text else None
+
+
+def _refuse_signature(value: Any, slot: Slot) -> None:
+    """ValueError where a part cannot be called as its slot calls it."""
+    _, *given = inspect.signature(slot.protocol.__call__).parameters
+    try:
+        inspect.signature(value).bind(*given)
+    except TypeError as error:
+        told = f"{slot.name}({', '.join(given)})"
+        raise ValueError(f"{tag(value)} cannot be called as {told}: {error}") from error
+    except ValueError:  # built in: it says nothing of how it is called
+        return
+
+
 def imported(name: str) -> Any:
     """What `package.module:Name` stands for; a module in the folder that the command is started in
-    counts, as with `python -m`. ValueError where there is nothing of the name."""
+    counts, as with `python -m`. ValueError where there is nothing of the name, and for a module
+    that fails."""
     module, _, path = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -118,25 +146,32 @@ def imported(name: str) -> Any:
         found = importlib.import_module(module)
         for step in path.split("."):
             found = getattr(found, step)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever somebody's module raises
         raise ValueError(f"there is no '{name}' ({error}); write package.module:Name") from error
     return found
 
 
 def _made(content: dict[str, Any]) -> Any:
-    """A part that is not shipped, from its name and the keys beside it."""
+    """A part that is not shipped, from its name and the keys beside it. What a recipe cannot write
+    down again is refused: a run could not be gone on with."""
     name = content.pop("type")
     found = imported(name)
     if not isinstance(found, type):
         if content:
             raise ValueError(f"{name} is no class: it takes no keys ({', '.join(content)})")
+        if not hasattr(found, "__qualname__") and not is_dataclass(found):
+            raise ValueError(f"{name} is a value: make its class a dataclass, and name that")
         return found
-    if is_dataclass(found):
-        return TypeAdapter(found).validate_python(content)
+    known = {f.name for f in fields(found) if f.init} if is_dataclass(found) else set()
+    for key in content.keys() - known:
+        where = "an unknown key" if is_dataclass(found) else "a key of what is no dataclass"
+        raise ValueError(f"{name}: '{key}' is {where}")
     try:
-        return found(**content)
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}") from error
+        return _adapter(found).validate_python(content) if known else found()
+    except ValidationError:
+        raise
+    except Exception as error:  # whatever somebody's class raises
+        raise ValueError(f"{name} cannot be made: {error}") from error
 
 
 @cache

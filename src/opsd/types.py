@@ -129,14 +129,13 @@ class View:
 
     `prefill` is forced text after the assistant's header (a think prefix). It belongs to the
     prompt: never in the loss, never counted in the budget. `template_options` go to the chat
-    template (`enable_thinking`). `weights` overrides the teacher's weights for this view alone.
+    template (`enable_thinking`). `scale` is the view's share where several are told apart.
     """
 
     name: str
     messages: Messages
     prefill: str = ""
     template_options: Mapping[str, Any] = field(default_factory=dict)
-    weights: Any = None
     scale: float = 1.0
 
 

@@ -18,7 +18,7 @@ CONTEXTS = [StudentPrompt(), Solution(), Crosslingual()]
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_a_context_is_one_view_named_after_it(context):
     (view,) = context(GROUP, 0)
-    assert (view.name, view.prefill, view.weights, view.scale) == (context.type, "", None, 1.0)
+    assert (view.name, view.prefill, view.scale) == (context.type, "", 1.0)
     assert view.messages[-1]["role"] == "user"
     assert PROBLEM.text in view.messages[-1]["content"]
 

@@ -15,7 +15,6 @@ from tests.arrange import problems
 from opsd.data.problems import load_problems as read
 from opsd.lm.built_in import NAMES
 from opsd.objective.credit import compares_rewards
-from opsd.parts import parts_of
 from opsd.recipe.files import shipped
 from opsd.recipe.schema import Recipe, load, parse
 from opsd.recipe.train import train
@@ -176,7 +175,7 @@ def test_a_shipped_recipe_takes_two_steps(
     assert spoken == (set(recipe.data.asked) or {"eng"})
     lines = config_warnings(trainer.setup, trainer.args.max_steps)
     marks = TOLD.get(name, set()) | (
-        {"problem(s) x 8"} if compares_rewards(parts_of(recipe.method.signal)) else set()
+        {"problem(s) x 8"} if compares_rewards(recipe.method.signal) else set()
     )
     assert len(lines) == len(marks)  # of few problems only because the step is scaled down
     assert all(any(mark in line for line in lines) for mark in marks)

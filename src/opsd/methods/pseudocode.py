@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from opsd.methods.method import Method
-from opsd.methods.signals import Advantage, Distill, LossTerm, Teacher, loss_terms
+from opsd.methods.signals import Advantage, Distill, Likelihood, LossTerm, Teacher, loss_terms
 from opsd.parts import tag
 
 
@@ -62,8 +62,10 @@ def _term(term: LossTerm, mark: str) -> Iterator[str]:
     elif isinstance(term, Advantage):
         credit, surrogate = _call(term.credit), _call(term.surrogate)
         yield f"A{mark} = {credit}; loss{mark} = {surrogate}(log p(token), A{mark}){factors}"
-    else:
+    elif isinstance(term, Likelihood):
         yield f"loss{mark} = -log p(token){factors}"
+    else:
+        yield f"loss{mark} = {_call(term)}{factors}"
 
 
 def _target(teacher: Teacher) -> str:

@@ -27,7 +27,7 @@ from opsd.parts import Slot, part, tag
 from opsd.prompts.contexts import AnyContext
 from opsd.schedule import Number
 from opsd.teacher.weights import Frozen, Weights, WeightsOfViews
-from opsd.types import View
+from opsd.types import UserError, View
 
 Temperature = Annotated[float, Field(ge=0.001)] | Literal["sampling"]
 
@@ -56,12 +56,14 @@ class Teacher:
         return self.weights if isinstance(self.weights, tuple) else (self.weights,)
 
     def weights_of(self, views: Sequence[View]) -> list[Weights]:
-        """The weights that read each of some views. ValueError where their numbers differ."""
+        """The weights that read each of some views. UserError where their numbers differ."""
         own = self.all_weights
         if len(own) not in (1, len(views)):
-            raise ValueError(f"{len(views)} views, but {len(own)} weights to read them with")
-        each = own * len(views) if len(own) == 1 else own
-        return [view.weights or weights for view, weights in zip(views, each, strict=True)]
+            raise UserError(
+                f"the teacher has {len(own)} weights, but its context '{self.context.label}' gives"
+                f" {len(views)} view(s): name one, or one for each"
+            )
+        return list(own * len(views) if len(own) == 1 else own)
 
 
 class LossTerm(total.LossTerm, Protocol):

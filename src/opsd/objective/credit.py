@@ -3,7 +3,6 @@ surrogate losses that turn log-probabilities and advantages into something to de
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
@@ -11,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from opsd.objective.table import TokenTable
-from opsd.parts import Slot, part
+from opsd.parts import Slot, part, parts_of
 from opsd.schedule import Share
 
 
@@ -21,6 +20,8 @@ class Credit(Protocol):
 
     needs_reward: bool = False
     """Whether it reads rewards or pass rates: every rollout then needs a verdict."""
+    compares_rewards: bool = False
+    """Whether it sets a rollout's reward against those of its group."""
     reads_views: bool = False
     """Whether it reads the views' own log-probabilities (`table.view(name)`), rather than those of
     one target that joins them."""
@@ -44,6 +45,7 @@ class GroupNormalised(Credit):
 
     scale: Literal["group", "none"] = "group"
     type: Literal["group_normalised"] = "group_normalised"
+    compares_rewards: ClassVar[bool] = True
     needs_reward: ClassVar[bool] = True
 
     def __call__(self, table: TokenTable) -> Tensor:
@@ -140,9 +142,9 @@ AnyCredit = Annotated[
 ]
 
 
-def compares_rewards(parts: Iterable[Any]) -> bool:
-    """Whether any of these parts sets a rollout's reward against those of its group."""
-    return any(isinstance(x, GroupNormalised) for x in parts)
+def compares_rewards(signal: Any) -> bool:
+    """Whether any part of a signal sets a rollout's reward against those of its group."""
+    return any(getattr(x, "compares_rewards", False) for x in parts_of(signal))
 
 
 @part

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -159,11 +159,14 @@ def _by_autograd(
     with torch.enable_grad():
         logits = student.detach() if temperature == 1.0 else student.detach() / temperature
         logp = logits.requires_grad_().log_softmax(-1)
-        value = divergence(logp, target_logp)
-        if value.shape != logp.shape[:-1]:
+        value: Any = divergence(logp, target_logp)
+        shape = list(getattr(value, "shape", ()))
+        if shape != list(logp.shape[:-1]) or not value.requires_grad:
             kind = tag(divergence)
+            if shape == list(logp.shape[:-1]):
+                raise UserError(f"the divergence {kind} does not depend on the student")
             raise UserError(
-                f"the divergence {kind} gives {list(value.shape)} for rows {list(logp.shape)}: it"
+                f"the divergence {kind} gives {shape} for rows {list(logp.shape)}: it"
                 " sums over the last dimension, and gives one value a row"
             )
         (gradient,) = torch.autograd.grad(value.sum(), logits)

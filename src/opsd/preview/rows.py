@@ -189,8 +189,7 @@ def _read_row(problem: Problem, context: PreviewContext) -> PreviewRow:
     reads = []
     for role in context.roles:
         for number, view in enumerate(role.context(Group(problem, (reply,)), 0, Draw()) or ()):
-            own = role.weights[number % len(role.weights)]
-            weights = tag(view.weights) if view.weights else own
+            weights = role.weights[number % len(role.weights)]
             ids, fits = prompt.read(context.tokenizer, view, context.longest(reply), context.limit)
             reads.append(PromptReading(role, view, weights, ids, fits))
     student, *others = reads

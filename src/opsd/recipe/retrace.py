@@ -37,7 +37,7 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     steps = sorted(set(steps))
     _refuse_missing(run, steps)
     recipe = recipes.load(str(run / "recipe.yaml"))
-    quiet = {"report_to": [], "push_to_hub": False, "disable_tqdm": True}
+    quiet = {"report_to": [], "push_to_hub": False, "disable_tqdm": True, "async_rollouts": False}
     recipe = recipe.model_copy(update={"train": recipe.train | quiet})
     train_set, dev_set = problems.load_problems(recipe.data, DataReport())
     head = train_set.head(SCANNED) if isinstance(train_set, ProblemStream) else train_set
@@ -59,7 +59,7 @@ def _traces(
     generator, learner = trainer.generator, trainer.learner
     learner.begin(step, total)
     groups = generator.groups(chosen, step, total)
-    made = training_examples(groups, learner.terms, generator.sampler, step)
+    made = training_examples(groups, trainer.setup.terms, generator.sampler, step)
     model = trainer.accelerator.unwrap_model(trainer.model)
     return [
         trace(example, learner, model, trainer.processing_class, step)

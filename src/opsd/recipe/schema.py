@@ -185,7 +185,7 @@ def _laid_over(below: Any, value: Any, tag: str = "type") -> Any:
     is replaced whole, as are a chat template's options."""
     if not (isinstance(below, Mapping) and isinstance(value, Mapping)):
         return value
-    if tag in value and value[tag] != below.get(tag):
+    if tag in value and value[tag] != below.get(tag, value[tag]):
         return value
     whole = {"template_options"}
     inner = {k: v if k in whole else _laid_over(below.get(k), v) for k, v in value.items()}

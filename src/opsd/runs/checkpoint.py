@@ -40,6 +40,11 @@ def load_state(folder: Path) -> dict[str, Any]:
     return json.loads((folder / _STATE).read_text("utf-8"))
 
 
+def has_teacher_state(folder: Path, name: str) -> bool:
+    """Whether a checkpoint has a state of these weights."""
+    return (folder / "opsd" / f"teacher-{name}.safetensors").is_file()
+
+
 def load_teacher_state(folder: Path, name: str) -> dict[str, Tensor]:
     path = folder / "opsd" / f"teacher-{name}.safetensors"
     if not path.is_file():

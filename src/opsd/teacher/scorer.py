@@ -38,12 +38,12 @@ class TeacherOutputs(NamedTuple):
 @dataclass
 class ScoringPlan:
     """What is to be read in a pass: batches of requests by the weights that read them, those that
-    are `remembered` already, and the forward passes that the others take on the process where they
-    take most."""
+    are `remembered` already, and, by the number of the weights, the forward passes that the others
+    take on the process where they take most."""
 
     batches: dict[Weights, list[list[ScoringRequest]]] = field(default_factory=dict)
     remembered: list[ScoringRequest] = field(default_factory=list)
-    forwards: dict[Weights, int] = field(default_factory=dict)
+    forwards: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,7 +85,7 @@ class TeacherScorer:
             if len(fresh) > size:  # prompts of a length, and the same ones, together
                 fresh.sort(key=lambda t: (len(t.prompt), t.prompt, len(t.completion)))
             plan.batches[weights] = [fresh[i : i + size] for i in range(0, len(fresh), size)]
-            plan.forwards[weights] = sum(map(self._passes, plan.batches[weights]))
+            plan.forwards[self._number(weights)] = sum(map(self._passes, plan.batches[weights]))
         return plan
 
     def read(self, plan: ScoringPlan, model: nn.Module) -> TeacherOutputs:
@@ -98,8 +98,8 @@ class TeacherScorer:
         outputs = TeacherOutputs(
             {request: self.remembered[request].to(device) for request in plan.remembered}, {}
         )
-        for weights, own in self.weights.items():
-            if weights in (plan.forwards if is_sharded(model) else plan.batches):
+        for number, (weights, own) in enumerate(self.weights.items()):
+            if number in plan.forwards and (is_sharded(model) or weights in plan.batches):
                 # The student's forward brings the Trainer's autocast; a reader beside it needs its
                 # own, a new one: autocast remembers casts by parameter, and weights are swapped.
                 with own.use(model) as reader, self.autocast():
@@ -118,13 +118,17 @@ class TeacherScorer:
             read = zip(batch, rows_ND.split([len(c) for c in completions]), strict=True)
             outputs.rows.update(read)
             outputs.heads[weights] = head
-        idle = plan.forwards[weights] - sum(map(self._passes, batches))
+        idle = plan.forwards[self._number(weights)] - sum(map(self._passes, batches))
         for _ in range(idle if is_sharded(reader) else 0):
             _, outputs.heads[weights] = score(
                 reader, [(self.pad_id,)], [()], self.pad_id, self.vocab
             )
         if weights not in outputs.heads:
             outputs.heads[weights] = read_head(reader, self.vocab)
+
+    def _number(self, weights: Weights) -> int:
+        """The place of weights among all: processes name them by it to each other."""
+        return list(self.weights).index(weights)
 
     def _passes(self, batch: Sequence[ScoringRequest]) -> int:
         """How many forward passes a batch takes."""

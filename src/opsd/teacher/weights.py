@@ -32,6 +32,8 @@ class Start:
 class Weights(Protocol):
     """A choice of weights. One of your own inherits what it does not say otherwise."""
 
+    is_student: bool = True
+    """Whether they are the student's, of now or of before, rather than another model's."""
     changes: bool = True
     """Whether optimizer steps change them: rows of those that stay can be kept."""
 
@@ -137,6 +139,7 @@ class External(Weights):
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     type: Literal["external"] = "external"
+    is_student: ClassVar[bool] = False
     changes: ClassVar[bool] = False
 
     def begin(self, start: Start) -> TeacherWeights:

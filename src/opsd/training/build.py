@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from opsd.authors.writing import AtWork
 from opsd.data.batches import ProblemLoader, StepSampler, StreamLoader
 from opsd.data.stream import ProblemStream
 from opsd.lm.agreement import layout_for, refuse_other_training_pass, starts_as_base
@@ -96,17 +97,36 @@ def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
         )
 
     start = Start(model, starts_as_base(model, probe, vocab), load)
+    for choice in chosen:
+        if type(choice).__hash__ is None:
+            raise UserError(f"the weights {tag(choice)} cannot be told apart: make them frozen")
     begun = {choice: choice.begin(start) for choice in dict.fromkeys(chosen)}
-    for weights in begun.values():
+    for choice, weights in begun.items():
+        _refuse_lacking(weights, TeacherWeights, f"what {tag(choice)} begins")
         with weights.use(model) as reader:
             check_head(reader, probe, vocab, tolerance)
     return begun
+
+
+def begin_authors(setup: Setup) -> list[AtWork]:
+    """The method's authors at work. Raises UserError for what one lacks: a key, a skill bank."""
+    begun = [author.begin() for author in setup.method.authors]
+    for author, own in zip(setup.method.authors, begun, strict=True):
+        _refuse_lacking(own, AtWork, f"what {tag(author)} begins")
+    return begun
+
+
+def _refuse_lacking(value: Any, protocol: type, who: str) -> None:
+    if missing := lacking(value, protocol):
+        place = f"{protocol.__module__}.{protocol.__name__}"
+        raise UserError(f"{who} lacks {missing}: see {place}")
 
 
 def make_generator(
     setup: Setup,
     engine: Engine | EngineChoice | None,
     weights: Mapping[Weights, TeacherWeights],
+    authors: Sequence[AtWork],
     student: Callable[[], nn.Module],
     verify: Verify,
     observe: Callable[[Sequence[Group]], None] = lambda groups: None,
@@ -115,13 +135,10 @@ def make_generator(
     """Problems to graded groups, as the arguments and the method say; the model in training writes
     itself, unless another engine is chosen."""
     args, about = setup.args, setup.engine_setup
-    at_work: Any = engine or HF()
-    if hasattr(at_work, "start"):
+    at_work: Any = HF() if engine is None else engine
+    if lacking(at_work, Engine) and hasattr(at_work, "start"):
         at_work = at_work.start(about)
-    if missing := lacking(at_work, Engine):
-        raise UserError(
-            f"the engine {tag(at_work)} lacks {missing}: see opsd.rollout.engine.Engine"
-        )
+    _refuse_lacking(at_work, Engine, f"the engine {tag(at_work)}")
     sampler = Sampler(
         engine=at_work,
         tokenizer=setup.tokenizer,
@@ -134,11 +151,11 @@ def make_generator(
         limit=about.max_length,
         seed=args.seed,
         too_long=args.prompt_too_long,
-        autocast=lambda: setup.accelerator.autocast(),
+        autocast=setup.accelerator.autocast,
         observe=observe,
         heed=heed,
     )
-    return Generator(setup.method, student, at_work, weights, sampler, args.process_index)
+    return Generator(setup.method, student, weights, sampler, authors, args.process_index)
 
 
 def make_learner(
@@ -176,7 +193,7 @@ def make_scorer(setup: Setup, weights: Mapping[Weights, TeacherWeights]) -> Teac
         layouts=layouts,
         sharing=frozenset(sharing),
         lasting=frozenset(choice for choice in weights if again and not choice.changes),
-        autocast=lambda: setup.accelerator.autocast(),
+        autocast=setup.accelerator.autocast,
     )
 
 

@@ -7,11 +7,11 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from opsd.data.stream import ProblemStream
@@ -26,7 +26,6 @@ from opsd.prompts.contexts import Draw
 from opsd.prompts.prompt import prompt_text
 from opsd.runs import checkpoint
 from opsd.runs.folder import RunFolder
-from opsd.teacher.weights import External
 from opsd.training.build import make_loader
 from opsd.training.config import without_effect
 from opsd.training.generator import Generator, writers
@@ -58,14 +57,15 @@ def refuse_sharding(setup: Setup) -> None:
     """Ways of sharding that would fail later, or differ silently from what is promised."""
     if is_deepspeed_zero3_enabled():
         raise UserError("ZeRO-3 is not supported: FSDP2 splits the same (opsd launcher fsdp2)")
-    kind = setup.accelerator.distributed_type
-    if kind is DistributedType.DEEPSPEED and setup.args.max_tokens_per_pass is not None:
+    state: Any = setup.accelerator.state
+    deepspeed = getattr(state, "deepspeed_plugin", None) is not None
+    if deepspeed and setup.args.max_tokens_per_pass is not None:
         raise UserError("DeepSpeed takes a step after every pass: leave max_tokens_per_pass out")
-    if kind is not DistributedType.FSDP:
+    plugin: Any = getattr(state, "fsdp_plugin", None)
+    if plugin is None:
         return
     if is_quantized(setup.model):
         raise UserError("a quantized model is not sharded: use DDP (opsd launcher ddp)")
-    plugin: Any = setup.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise UserError("FSDP of the first version is not supported: set fsdp_version to 2")
     needed = {
@@ -218,12 +218,8 @@ def learns_from_rewards(method: Method) -> bool:
 def config_warnings(setup: Setup, steps: int) -> list[str]:
     """What is allowed but known to go wrong, a line each with its remedy. A setting that a paper
     publishes can be among them."""
-    chosen = dict.fromkeys(w for _, teacher in setup.teachers for w in teacher.all_weights)
-    weights = (line for choice in chosen for line in choice.warnings(steps))
-    before, after = (_settings, _unwatched, _steps), (_sampling, _prompts, _golds)
-    found = ((line for check in checks for line in check(setup)) for checks in (before, after))
-    first, last = found
-    return [*first, *weights, *last]
+    checks = (_settings, _unwatched, _steps, partial(_weights, steps=steps), _sampling)
+    return [line for check in (*checks, _prompts, _golds) for line in check(setup)]
 
 
 def _settings(setup: Setup) -> Iterator[str]:
@@ -242,7 +238,7 @@ def _unwatched(setup: Setup) -> Iterator[str]:
 
 def _steps(setup: Setup) -> Iterator[str]:
     """What a step's batch means where problems have several rollouts."""
-    if not compares_rewards(parts_of(setup.method.signal)):
+    if not compares_rewards(setup.method.signal):
         return
     shape = setup.shape
     if shape.group == 1:
@@ -252,6 +248,13 @@ def _steps(setup: Setup) -> Iterator[str]:
             f"a step's {shape.rollouts * shape.world} rollouts are {shape.problems_per_step}"
             f" problem(s) x {shape.group}: raise rollouts_per_step for a steadier gradient"
         )
+
+
+def _weights(setup: Setup, steps: int) -> Iterator[str]:
+    """Teachers that run away with the student, or that never move although they should."""
+    chosen = dict.fromkeys(w for _, teacher in setup.teachers for w in teacher.all_weights)
+    for weights in chosen:
+        yield from weights.warnings(steps)
 
 
 def _sampling(setup: Setup) -> Iterator[str]:
@@ -290,7 +293,7 @@ def _prompts(setup: Setup) -> Iterator[str]:
         first = bool(term.taught(torch.zeros(1, dtype=torch.long)))
         views = teacher.context(Group(problem, ()), 0, Draw())
         teaches |= views is None  # what is shown depends on rollouts that are not there yet
-        foreign = any(isinstance(weights, External) for weights in teacher.all_weights)
+        foreign = not all(weights.is_student for weights in teacher.all_weights)
         for view in views or ():
             # The student's own prompt is no trap beside another signal: it keeps a model in place.
             other = prompt_text(tokenizer, view) != prompt_text(tokenizer, student)

@@ -54,7 +54,7 @@ class TrainingExample:
         return any(teacher_input is not None for teacher_input in self.teacher_inputs)
 
     def requests(self, i: int) -> list[ScoringRequest]:
-        """What the teacher of signal `i` reads, one text per view."""
+        """What the teacher of loss term `i` reads, one request per view."""
         completion = self.rollout.completion_ids
         return [
             ScoringRequest(view.weights, view.ids, completion)

@@ -34,17 +34,21 @@ class Generator:
 
     method: Method
     student: Callable[[], nn.Module]
-    engine: Engine
     weights: Mapping[Weights, TeacherWeights]
     sampler: Sampler
+    authors: Sequence[AtWork] = ()
     rank: int = 0
     prefetcher: RolloutPrefetcher = field(default_factory=RolloutPrefetcher)
 
     def __post_init__(self) -> None:
-        self.sampler = replace(self.sampler, engine=self.engine, use_weights=self._use_weights)
-        self.authors: list[AtWork] = [author.begin() for author in self.method.authors]
+        self.sampler = replace(self.sampler, use_weights=self._use_weights)
         self._synced: int | None = None
         self._step = 0
+
+    @property
+    def engine(self) -> Engine:
+        """Who generates."""
+        return self.sampler.engine
 
     def groups(self, problems: Sequence[Problem], step: int, total_steps: int = 0) -> list[Group]:
         """A step's groups: those that were begun before, or what the source makes of the problems

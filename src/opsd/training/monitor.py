@@ -18,7 +18,6 @@ from opsd.methods.method import Method
 from opsd.methods.signals import Distill
 from opsd.objective.credit import compares_rewards
 from opsd.objective.divergences import without_clip
-from opsd.parts import parts_of
 from opsd.schedule import check
 from opsd.training.checks import config_warnings, learns_from_rewards
 from opsd.training.setup import Setup
@@ -230,7 +229,7 @@ class CollapseMonitor(TrainerCallback):
             return
         method, history = self.setup.method, state.log_history
         told = [cut_short(history)] if learns_from_rewards(method) else []
-        told += [idle(history)] if compares_rewards(parts_of(method.signal)) else []
+        told += [idle(history)] if compares_rewards(method.signal) else []
         told += [clip_turns(history)] if clips_everything(method) else []
         for line in filter(None, told):
             log(f"warning: {line}")

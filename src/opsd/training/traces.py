@@ -163,7 +163,7 @@ class _TracedRollout:
 
 
 class _TraceReader:
-    """What student, a signal's views and its target say of a page, read a few rows at a time.
+    """What student, a signal's views and its target say of a rollout, read a few rows at a time.
 
     Readers are numbered: views from 0, `_STUDENT`, `_TARGET`. Over the whole vocabulary, whatever
     the signal's support.

@@ -45,6 +45,7 @@ from opsd.runs.folder import RunFolder
 from opsd.teacher.scorer import ScoringPlan, together
 from opsd.teacher.weights import Weights
 from opsd.training.build import (
+    begin_authors,
     make_generator,
     make_learner,
     make_loader,
@@ -155,11 +156,13 @@ class OPSDTrainer(Trainer):
             self.add_callback(self.progress)
         refuse(self.setup)
         self.starting_weights = fingerprint(self.model)
+        authors = begin_authors(self.setup)
         self.weights = make_weights(self.setup)
         self.generator = make_generator(
             self.setup,
             engine,
             self.weights,
+            authors,
             student=lambda: self.accelerator.unwrap_model(self.model),
             verify=self.verdicts,
             observe=self.metrics.rollouts,
@@ -196,7 +199,7 @@ class OPSDTrainer(Trainer):
                     self._ahead = self._next_rows(epoch_iterator, num_batches)
                 if self._ahead:
                     self.generator.begin_next(self._ahead[::group], step + 1, total_steps)
-        made = training_examples(self._groups, self.learner.terms, self.generator.sampler, step)
+        made = training_examples(self._groups, self.setup.terms, self.generator.sampler, step)
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [example for example in made if example.taught]
         self.metrics.add("rollouts_learned", len(made), 1)
@@ -584,10 +587,9 @@ class OPSDTrainer(Trainer):
             }
         )
         for i, (choice, own) in enumerate(self.weights.items()):
-            if own.state_dict():
-                own.load_state_dict(
-                    checkpoint.load_teacher_state(folder, f"{i}-{_file_name(choice)}")
-                )
+            name = f"{i}-{_file_name(choice)}"
+            if own.state_dict() or checkpoint.has_teacher_state(folder, name):
+                own.load_state_dict(checkpoint.load_teacher_state(folder, name))
         unspent = checkpoint.load_rollouts(folder, self.args.process_index)
         if step % self.method.reuse:
             if unspent is None:
