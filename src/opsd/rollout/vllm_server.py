@@ -184,8 +184,7 @@ class VLLMServerEngine(Engine):
             choice = json.loads(reply)["choices"][0]
             ids, told = choice["token_ids"], choice["logprobs"]["token_logprobs"]
             finish = Finish.LENGTH if choice["finish_reason"] == "length" else Finish.STOP
-            whole = sampling.top_p == 1 and not sampling.top_k and not sampling.min_p
-            return Completion(tuple(ids), tuple(told) if whole else None, finish)
+            return Completion(tuple(ids), tuple(told) if sampling.whole else None, finish)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(f"{shown(self.choice.url)} does not answer as vLLM does") from error
 
