@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing itself is not imported: an interruption before the command begins
 if TYPE_CHECKING:
+    from typing import Any
+
     from opsd import methods
     from opsd.rollout.engines import VLLM, VLLMServer
     from opsd.training.config import OPSDConfig

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # as in `opsd`: nothing is imported that can wait
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 INTERRUPTED = (
     "opsd: interrupted; what is written stays, and the same command (train: --resume) goes on"

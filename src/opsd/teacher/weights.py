@@ -1,5 +1,5 @@
 """With which weights a teacher reads. The choice is a value, which training begins: what it begins
-is kept alive, and in checkpoints (`copies.py`).
+is kept alive, and in checkpoints (`copies.py`, imported then, since it needs all of FSDP).
 
 All but `external` differ from the student in the trainable parameters only. Under LoRA a frozen
 teacher is the model with its adapter switched off, where that is the starting point.
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field
 from torch import nn
 
 from opsd.parts import Slot, part
 from opsd.schedule import Decay, at
-from opsd.teacher.copies import Other, ParameterCopy, TeacherWeights, Unchanged
+
+if TYPE_CHECKING:
+    from opsd.teacher.copies import TeacherWeights
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Frozen(Weights):
     changes: ClassVar[bool] = False
 
     def begin(self, start: Start) -> TeacherWeights:
+        from opsd.teacher.copies import ParameterCopy, Unchanged
+
         if start.starts_as_base:
             return Unchanged(adapter_off=True)
         return ParameterCopy.of(start.model, kept=False)
@@ -77,6 +81,8 @@ class EMA(Weights):
     type: Literal["ema"] = "ema"
 
     def begin(self, start: Start) -> TeacherWeights:
+        from opsd.teacher.copies import ParameterCopy
+
         return ParameterCopy.of(start.model, in_float32=True, move=self._move)
 
     def _move(self, step: int, total_steps: int) -> float:
@@ -102,6 +108,8 @@ class Live(Weights):
     type: Literal["live"] = "live"
 
     def begin(self, start: Start) -> TeacherWeights:
+        from opsd.teacher.copies import Unchanged
+
         return Unchanged()
 
     def warnings(self, steps: int) -> Iterator[str]:
@@ -119,6 +127,8 @@ class Snapshot(Weights):
     type: Literal["snapshot"] = "snapshot"
 
     def begin(self, start: Start) -> TeacherWeights:
+        from opsd.teacher.copies import ParameterCopy
+
         return ParameterCopy.of(start.model, move=self._move)
 
     def _move(self, step: int, total_steps: int) -> float:
@@ -143,6 +153,8 @@ class External(Weights):
     changes: ClassVar[bool] = False
 
     def begin(self, start: Start) -> TeacherWeights:
+        from opsd.teacher.copies import Other
+
         return Other(start.load(self).requires_grad_(False).eval())
 
 
