@@ -89,8 +89,7 @@ class Backbone(OPSDTrainer):
     """The same step without teacher, head and loss: the sum of the student's hidden states."""
 
     def _pass(self, model: nn.Module, part: list[TrainingExample], plan: ScoringPlan) -> Tensor:
-        prompts = [example.prompt_ids for example in part]
-        padded = pad_right(prompts, [example.rollout.completion_ids for example in part], 0)
+        padded = pad_right([example.input for example in part], 0)
         with self.metrics.timed("student"):
             loss = model(objective=lambda student: hidden_rows(student, padded).sum())
             self.accelerator.backward(loss)

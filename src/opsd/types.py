@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from random import Random
+from typing import Any, Protocol
 
 Message = dict[str, str]
 Messages = tuple[Message, ...]
@@ -75,11 +76,41 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """How a masked diffusion model has written a canvas: every token's id, the denoising step, from
+    0, that committed it, and the natural log of its probability then. State s is the canvas before
+    step s; blocks of `block_length` tokens were written one after another. `end` is the position of
+    the first end token, or the length of a canvas without one; what was never written, behind it,
+    is committed after the last step."""
+
+    ids: tuple[int, ...]
+    steps: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    block_length: int
+    end: int
+
+    def masked(self, step: int) -> list[int]:
+        """The positions that are still to come in a state."""
+        return [i for i, committed in enumerate(self.steps) if committed >= step]
+
+    def block(self, step: int) -> range:
+        """The positions of the block that a step writes."""
+        start = self.masked(step)[0] // self.block_length * self.block_length
+        return range(start, min(start + self.block_length, len(self.ids)))
+
+    @property
+    def states(self) -> range:
+        """The states in which a token up to the first end is still to come."""
+        return range(max(self.steps[: self.end + 1]) + 1)
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One completion of one prompt, as token ids. Never decoded and encoded again.
 
     `logprobs` are natural logs of the sampler's full distribution at the sampling temperature,
     one per completion token; None for text that was not sampled (a dataset's own solution).
+    `trajectory` says how a masked diffusion model came to it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -88,6 +119,7 @@ class Rollout:
     finish: Finish
     logprobs: tuple[float, ...] | None = None
     verdict: Verdict | None = None
+    trajectory: Trajectory | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +162,7 @@ class View:
     `prefill` is forced text after the assistant's header (a think prefix). It belongs to the
     prompt: never in the loss, never counted in the budget. `template_options` go to the chat
     template (`enable_thinking`). `scale` is the view's share where several are told apart.
+    `reveals` is what it shows besides of a diffusion model's canvas.
     """
 
     name: str
@@ -137,6 +170,14 @@ class View:
     prefill: str = ""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0
+    reveals: Reveals | None = None
+
+
+class Reveals(Protocol):
+    """Which positions of a canvas a reader is shown that are still to come in a state: the
+    trajectory, the state, random numbers -> positions."""
+
+    def revealed(self, written: Trajectory, step: int, random: Random) -> Sequence[int]: ...
 
 
 class _OneLine(Exception):

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen3ForCausalLM
 
 from opsd.lm.forward import check_head, head_of, hidden_rows, score
-from opsd.lm.layout import pad_right
+from opsd.lm.layout import continued, pad_right
 from opsd.types import UserError
 
 IDS = [3, 14, 15, 92, 65, 35, 89]
@@ -68,7 +68,7 @@ def test_usual_architectures_are_known(kind: str):
 def test_a_cap_or_a_scale_makes_a_difference(kind: str, setting: str, neutral: float | None):
     """So that the check above says something: a head without it gives other probabilities."""
     model = tiny(kind)
-    rows = hidden_rows(model, pad_right([IDS[:1]], [IDS[1:]], 0))
+    rows = hidden_rows(model, pad_right([continued(IDS[:1], IDS[1:])], 0))
     right = head_of(model, VOCAB).logits(rows).log_softmax(-1)
     setattr(model.config, setting, neutral)
     without = head_of(model, VOCAB).logits(rows).log_softmax(-1)
@@ -110,7 +110,7 @@ def test_an_adapter_elsewhere_takes_part_in_the_rows():
     )
     model = get_peft_model(tiny_model(VOCAB), lora)
     check_head(model, IDS, VOCAB, 1e-4)
-    padded = pad_right([IDS[:1]], [IDS[1:]], 0)
+    padded = pad_right([continued(IDS[:1], IDS[1:])], 0)
     with_it = hidden_rows(model, padded)
     with model.disable_adapter():
         assert (with_it - hidden_rows(model, padded)).abs().max() > 1e-3
@@ -139,8 +139,8 @@ def test_checking_leaves_the_models_mode_alone():
 def test_score_reads_in_evaluation_mode_and_lends_nothing_with_a_gradient():
     model = tiny_model(VOCAB).train()
     model.model.layers[0].mlp = nn.Sequential(model.model.layers[0].mlp, nn.Dropout(0.9))
-    rows, head = score(model, [IDS[:3]], [IDS[3:]], 0, VOCAB)
-    again, _ = score(model, [IDS[:3]], [IDS[3:]], 0, VOCAB)
+    rows, head = score(model, [continued(IDS[:3], IDS[3:])], 0, VOCAB)
+    again, _ = score(model, [continued(IDS[:3], IDS[3:])], 0, VOCAB)
     assert rows.equal(again) and model.training
     assert not rows.requires_grad and not head.trained
     assert rows.shape == (len(IDS) - 3, 64)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from opsd.lm.agreement import layout_for, reads_packed
 from opsd.lm.forward import hidden_rows
-from opsd.lm.layout import PACKED, PADDED, Layout
+from opsd.lm.layout import PACKED, PADDED, Layout, continued
 from opsd.lm.loading import load_model
 from opsd.types import UserError
 
@@ -28,7 +28,7 @@ CROSSES = {"gpt_oss"}
 def rows_and_gradients(model: Any, layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
     """Hidden states, and the gradient of a sum of them by every trained parameter."""
     model.zero_grad()
-    rows = hidden_rows(model, layout.collate(PROMPTS, COMPLETIONS, 0))
+    rows = hidden_rows(model, layout.collate([*map(continued, PROMPTS, COMPLETIONS)], 0))
     (rows * torch.linspace(-1, 1, rows.numel()).view_as(rows)).sum().backward()
     return rows.detach(), {
         name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None

@@ -10,13 +10,14 @@ from tests.conftest import tiny_model
 from tests.lm.test_architectures import ARCHITECTURES, RECURRENT, save_tiny
 
 from opsd.lm.forward import score
-from opsd.lm.layout import PACKED, PADDED
+from opsd.lm.layout import PACKED, PADDED, continued
 from opsd.lm.loading import load_model
 from opsd.lm.shared_prefix import attends, score_shared, worth_sharing
 
 LONG, MIDDLE, SHORT = (tuple(range(5, 5 + n)) for n in (50, 33, 7))
 PROMPTS = [LONG, LONG, MIDDLE, LONG, SHORT, MIDDLE]
 COMPLETIONS = [tuple(range(9 + i, 9 + i + n)) for i, n in enumerate((9, 1, 40, 30, 5, 2))]
+INPUTS = [*map(continued, PROMPTS, COMPLETIONS)]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -24,8 +25,8 @@ def test_rows_are_those_of_whole_sequences(name: str, tmp_path: Path, tokenizer)
     """Prompts of several lengths, two of which are longer than a window of 24 tokens."""
     model = load_model(str(save_tiny(name, tokenizer, tmp_path))).train()
     assert attends(model)
-    whole, _ = score(model, PROMPTS, COMPLETIONS, 0, len(tokenizer))
-    forked, head = score_shared(model, PROMPTS, COMPLETIONS, 0, len(tokenizer))
+    whole, _ = score(model, INPUTS, 0, len(tokenizer))
+    forked, head = score_shared(model, INPUTS, 0, len(tokenizer))
     assert whole.std() > 0.1 and model.training
     torch.testing.assert_close(forked, whole, rtol=0, atol=1e-5)
     assert not forked.requires_grad and not head.trained
@@ -45,7 +46,7 @@ def test_each_prompt_is_read_once_and_not_held_for_every_completion():
         held.append(kwargs["past_key_values"])
 
     model.model.register_forward_pre_hook(note, with_kwargs=True)
-    score_shared(model, PROMPTS, COMPLETIONS, 0, 100)
+    score_shared(model, INPUTS, 0, 100)
     assert read == [(3, 50), (6, 40)]
     assert all(layer.keys.numel() == layer.values.numel() == 0 for layer in held[1].layers)
 
@@ -56,11 +57,10 @@ def test_each_prompt_is_read_once_and_not_held_for_every_completion():
     ids=["one prompt", "two prompts", "short prompts"],
 )
 def test_it_must_save_a_fifth_of_the_tokens(prompts, length: int, pays: bool):
-    assert worth_sharing(prompts, [(1,) * length] * len(prompts), PADDED) is pays
+    assert worth_sharing([continued(p, (1,) * length) for p in prompts], PADDED) is pays
 
 
 def test_padding_counts_where_there_is_none_otherwise():
     """Of 350 tokens 100 would be saved, and 130 of padding come on top."""
-    prompts, completions = [LONG] * 3, [(1,) * n for n in (100, 50, 50)]
-    assert worth_sharing(prompts, completions, PADDED)
-    assert not worth_sharing(prompts, completions, PACKED)
+    inputs = [continued(LONG, (1,) * n) for n in (100, 50, 50)]
+    assert worth_sharing(inputs, PADDED) and not worth_sharing(inputs, PACKED)

@@ -20,7 +20,7 @@ from opsd.prompts.contexts import Solution
 
 HIDDEN, VOCAB, LIMIT = 12, 40, 9
 LENGTHS, GROUPS = [5, 2, 7, 1, 4, 3], [0, 0, 0, 1, 1, 2]
-PLAIN = [torch.zeros(n, dtype=torch.bool) for n in LENGTHS]
+PLAIN = [(torch.arange(n), torch.zeros(n, dtype=torch.bool)) for n in LENGTHS]
 REWARDS = [1.0, 0.0, 0.5, 1.0, 0.0, 1.0]
 TEACHER = Teacher(Solution())
 
@@ -233,7 +233,7 @@ def test_a_step_counts_all_its_tokens_before_any_gradient():
 
 
 def test_special_tokens_are_counted_only_where_they_are_taught():
-    marked = [torch.arange(n) % 2 == 0 for n in LENGTHS]
+    marked = [(torch.arange(n), torch.arange(n) % 2 == 0) for n in LENGTHS]
     without = count_term(
         Distill(TEACHER, weighting=(SkipSpecialTokens(),)), marked, GROUPS, SOME, LIMIT
     )

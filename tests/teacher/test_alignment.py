@@ -186,8 +186,8 @@ def test_another_context_is_noticed(lora, tiny_folder, tokenizer, tmp_path):
 
 
 def test_a_shift_by_one_token_would_be_noticed(tiny_folder, tokenizer, tmp_path, monkeypatch):
-    def shifted(prompts, completions, pad_id):
-        batch = pad_right(prompts, completions, pad_id)
+    def shifted(inputs, pad_id):
+        batch = pad_right(inputs, pad_id)
         return replace(batch, rows_N=batch.rows_N - 1)
 
     def score_shifted(*given):
@@ -225,11 +225,11 @@ def test_both_roles_are_read_at_the_same_tokens_under_any_template(family, tmp_p
     _, folder, tokenizer = family
     read = []
 
-    def recorded(prompts, completions, pad_id):
-        padded = pad_right(prompts, completions, pad_id)
+    def recorded(inputs, pad_id):
+        padded = pad_right(inputs, pad_id)
         predicted = padded.ids_BL.flatten()[padded.rows_N + 1].tolist()
-        assert predicted == [token for completion in completions for token in completion]
-        read.append(([len(p) for p in prompts], predicted))
+        assert predicted == [token for x in inputs for token in x.completion]
+        read.append(([len(x.prompt) for x in inputs], predicted))
         return padded
 
     monkeypatch.setattr("opsd.lm.agreement.PADDED", Layout(recorded, PADDED.tokens))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from opsd import methods
 from opsd.lm.agreement import starts_as_base
 from opsd.lm.forward import head_of, hidden_rows
-from opsd.lm.layout import pad_right
+from opsd.lm.layout import continued, pad_right
 from opsd.lm.loading import load_model
 from opsd.lm.parameters import fingerprint, trainable
 from opsd.teacher.copies import Other, ParameterCopy, Unchanged
@@ -32,7 +32,7 @@ def teacher_inputs(model: nn.Module) -> Tensor:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        hidden = hidden_rows(model, pad_right([IDS[:1]], [IDS[1:]], 0))
+        hidden = hidden_rows(model, pad_right([continued(IDS[:1], IDS[1:])], 0))
         logp = head_of(model, 10**6).logits(hidden).log_softmax(-1)
     model.train(was_training)
     return logp

@@ -43,10 +43,8 @@ def probed(trainer: Any, groups: Sequence[Group]) -> list[list[float]]:
 @torch.no_grad()
 def advantages(example: TrainingExample, trainer: Any) -> list[float]:
     """The teacher's log-ratio at every token of a rollout."""
-    learner, ids = trainer.learner, example.rollout.completion_ids
-    student_ND, head = score(
-        trainer.model, [example.prompt_ids], [ids], learner.pad_id, learner.vocab
-    )
+    learner, ids = trainer.learner, example.rows.tokens
+    student_ND, head = score(trainer.model, [example.input], learner.pad_id, learner.vocab)
     (view,) = learner.views(example, 0, trainer.model)
     at = torch.tensor(ids).unsqueeze(-1)
     teacher, student = (

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opsd.lm.diffusion import masked_diffusion
 from opsd.lm.forward import causal_lm, evaluating, head_of, hidden_rows, in_mode
-from opsd.lm.layout import PACKED, PADDED, Ids, Layout, PackedBatch, pad_right
+from opsd.lm.layout import MASKED, PACKED, PADDED, Ids, Layout, PackedBatch, continued, pad_right
 from opsd.lm.parameters import trainable
 from opsd.lm.shared_prefix import attends
 from opsd.objective.divergences import forward_kl
@@ -57,7 +58,7 @@ def starts_as_base(model: nn.Module, ids: Ids, vocab: int) -> bool:
     own = (prefix, "modules_to_save.")
     if not all(any(part in name for part in own) for name in trainable(model)):
         return False
-    padded = pad_right([ids[:1]], [ids[1:]], 0)
+    padded = pad_right([continued(ids[:1], ids[1:])], 0)
     with evaluating(model):
         student = _logp(model, padded, vocab)
         with model.disable_adapter():  # type: ignore[operator]
@@ -73,7 +74,7 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
 
     Differences are divergences, in nats per token, of a text's next-token distributions.
     """
-    batch = pad_right([ids[:1]], [ids[1:]], 0)
+    batch = pad_right([continued(ids[:1], ids[1:])], 0)
 
     def read(training: bool) -> Tensor:
         with in_mode(model, training):
@@ -148,6 +149,10 @@ def layout_for(model: nn.Module, packing: str, ids: Ids) -> Layout:
     """
     attention = str(causal_lm(model).config._attn_implementation)
     skips = "flash" in attention or attention == "flex_attention"
+    if masked_diffusion(model) is not None:
+        if packing == "on":
+            raise UserError("packing: a masked diffusion model is read padded; leave it out")
+        return MASKED
     if packing == "off" or (packing == "auto" and not skips):
         return PADDED
     if reads_packed(model, ids):
@@ -165,10 +170,9 @@ def reads_packed(model: nn.Module, ids: Ids) -> bool:
     """Whether the model reads each of several packed sequences as it reads it alone."""
     if not attends(model):
         return False
-    prompts, completions = [ids[:1], ids[-1:]], [ids[1:], ids[-2::-1]]
+    inputs = [continued(ids[:1], ids[1:]), continued(ids[-1:], ids[-2::-1])]
     with evaluating(model):
         packed, padded = (
-            hidden_rows(model, layout.collate(prompts, completions, 0)).float()
-            for layout in (PACKED, PADDED)
+            hidden_rows(model, layout.collate(inputs, 0)).float() for layout in (PACKED, PADDED)
         )
     return bool((packed - padded).norm() <= LEAK * padded.norm())

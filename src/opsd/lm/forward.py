@@ -1,5 +1,4 @@
-"""Reads prompts and completions with a model: hidden states, aligned row by row to the completion
-tokens. The only place that aligns."""
+"""Reads sequences with a model: hidden states, aligned row by row to the tokens that are taught."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opsd.lm.layout import PADDED, Ids, Layout, PackedBatch, pad_right
+from opsd.lm.layout import PADDED, Ids, Layout, ModelInput, PackedBatch, continued, pad_right
 from opsd.lm.sharding import full_tensor, is_sharded, read_in, within_forward
 from opsd.objective.head import Head
 from opsd.types import UserError
@@ -50,10 +49,11 @@ def head_of(model: nn.Module, vocab: int) -> Head:
 
 
 def hidden_rows(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Last hidden states `[N, D]` at the positions that predict the completions' tokens."""
+    """Last hidden states `[N, D]` at the positions that are read."""
     batch = batch.to(next(model.parameters()).device)
-    packed = {} if batch.places_BL is None else {"position_ids": batch.places_BL}
-    read = trunk_of(model)(input_ids=batch.ids_BL, use_cache=False, **packed)
+    told = {"position_ids": batch.places_BL, "attention_mask": batch.mask_BL}
+    told = {name: given for name, given in told.items() if given is not None}
+    read = trunk_of(model)(input_ids=batch.ids_BL, use_cache=False, **told)
     hidden_BLD = read.last_hidden_state
     return hidden_BLD.flatten(0, 1).index_select(0, batch.rows_N)
 
@@ -75,18 +75,17 @@ def read_on(trunk: Callable[..., Any], ids_BL: Tensor, mask_BW: Tensor, cache: A
 @torch.no_grad()
 def score(
     model: nn.Module,
-    prompts: Sequence[Ids],
-    completions: Sequence[Ids],
+    inputs: Sequence[ModelInput],
     pad_id: int,
     vocab: int,
     layout: Layout = PADDED,
 ) -> tuple[Tensor, Head]:
-    """A teacher's rows `[N, D]` for these completions, and the head that reads them.
+    """A teacher's rows `[N, D]` of these sequences, and the head that reads them.
 
     In evaluation mode: no dropout, no gradient checkpointing.
     """
     read: list[tuple[Tensor, Head]] = []
-    batch = layout.collate(prompts, completions, pad_id)
+    batch = layout.collate(inputs, pad_id)
     with evaluating(model):
         within_forward(model, lambda m: read.append((hidden_rows(m, batch), head_of(m, vocab))))
     ((hidden_ND, head),) = read
@@ -138,7 +137,7 @@ def check_head(model: nn.Module, ids: Ids, vocab: int, tolerance: float) -> None
 
     Catches architectures that scale, cap or shift their logits in a way `Head` does not know.
     """
-    padded = pad_right([ids[:1]], [ids[1:]], 0)
+    padded = pad_right([continued(ids[:1], ids[1:])], 0)
     with evaluating(model):
         ours = head_of(model, vocab).logits(hidden_rows(model, padded))
         device = next(model.parameters()).device

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,68 +12,93 @@ from torch import Tensor
 Ids = Sequence[int]
 
 
+class ModelInput(NamedTuple):
+    """Token ids that are read together, and the positions among them whose hidden states are
+    wanted, in order."""
+
+    ids: tuple[int, ...]
+    read: Sequence[int]
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """Where the last positions but one are read, as of a completion: what comes before it."""
+        return self.ids[: len(self.ids) - len(self.read)]
+
+    @property
+    def completion(self) -> tuple[int, ...]:
+        """What comes after it."""
+        return self.ids[len(self.ids) - len(self.read) :]
+
+
+def continued(prompt: Ids, completion: Ids) -> ModelInput:
+    """A prompt and its completion, read where the completion's tokens are predicted: the one at
+    position t at prompt length - 1 + t, whatever the prompt, so that two roles with different
+    prompts give rows of the same tokens in the same order."""
+    first = len(prompt) - 1
+    return ModelInput((*prompt, *completion), range(first, first + len(completion)))
+
+
 @dataclass(frozen=True)
 class PackedBatch:
-    """Sequences as one rectangle, and where their completions are read.
+    """Sequences as one rectangle, and where they are read.
 
-    `rows_N` indexes the flattened `[B * L]` positions whose next token is a completion token, in
-    the order of the completions. `places_BL` counts each token's place in its own sequence, where
-    several share a row.
+    `rows_N` indexes the flattened `[B * L]` positions that are read, sequence by sequence.
+    `places_BL` counts each token's place in its own sequence, where several share a row;
+    `mask_BL` marks the tokens that are no padding, where a model would see that.
     """
 
     ids_BL: Tensor
     rows_N: Tensor
     places_BL: Tensor | None = None
+    mask_BL: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedBatch:
-        places_BL = None if self.places_BL is None else self.places_BL.to(device)
-        return PackedBatch(self.ids_BL.to(device), self.rows_N.to(device), places_BL)
+        own = (self.ids_BL, self.rows_N, self.places_BL, self.mask_BL)
+        return PackedBatch(*(x if x is None else x.to(device) for x in own))  # type: ignore[arg-type]
 
 
-def pad_right(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> PackedBatch:
-    """Prompts followed by their completions, for a forward pass over both. Padding on the right of
-    a causal model changes nothing to its left, so that no attention mask is needed.
-
-    A completion token at position t is predicted at prompt length - 1 + t, whatever the prompt:
-    two roles with different prompts give rows of the same tokens in the same order.
-    """
-    sequences = _sequences(prompts, completions)
-    width = max(map(len, sequences))
-    ids = torch.tensor([s + [pad_id] * (width - len(s)) for s in sequences])
-    starts = [i * width for i in range(len(sequences))]
-    return PackedBatch(ids, _rows(starts, prompts, completions))
+def pad_right(inputs: Sequence[ModelInput], pad_id: int) -> PackedBatch:
+    """One sequence a row. Padding on the right of a causal model changes nothing to its left, so
+    that no attention mask is needed."""
+    width = max(len(x.ids) for x in inputs)
+    ids = torch.tensor([[*x.ids, *[pad_id] * (width - len(x.ids))] for x in inputs])
+    return PackedBatch(ids, _rows([i * width for i in range(len(inputs))], inputs))
 
 
-def pack(prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int) -> PackedBatch:
-    """The same one after another in a single row without padding. Places that start anew tell
-    attention where a sequence begins."""
-    sequences = _sequences(prompts, completions)
-    lengths = [len(sequence) for sequence in sequences]
-    ids = torch.tensor([[token for sequence in sequences for token in sequence]])
+def pad_and_mask(inputs: Sequence[ModelInput], pad_id: int) -> PackedBatch:
+    """The same for a model that looks both ways: the mask keeps it from seeing the padding."""
+    padded = pad_right(inputs, pad_id)
+    lengths = torch.tensor([len(x.ids) for x in inputs]).unsqueeze(-1)
+    mask = torch.arange(padded.ids_BL.shape[1]) < lengths
+    return replace(padded, mask_BL=mask.long())
+
+
+def pack(inputs: Sequence[ModelInput], pad_id: int) -> PackedBatch:
+    """One after another in a single row without padding. Places that start anew tell attention
+    where a sequence begins."""
+    lengths = [len(x.ids) for x in inputs]
+    ids = torch.tensor([[token for x in inputs for token in x.ids]])
     places = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    return PackedBatch(ids, _rows(starts, prompts, completions), places)
+    return PackedBatch(ids, _rows(starts, inputs), places)
 
 
-def _sequences(prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[list[int]]:
-    return [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
-
-
-def _rows(starts: Sequence[int], prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
-    """Where completion tokens are predicted, in sequences that start at these positions."""
-    pairs = zip(starts, prompts, completions, strict=True)
-    return torch.cat([torch.arange(len(c)) + start + len(p) - 1 for start, p, c in pairs])
+def _rows(starts: Sequence[int], inputs: Sequence[ModelInput]) -> Tensor:
+    """Where sequences are read that start at these positions."""
+    pairs = zip(starts, inputs, strict=True)
+    return torch.cat([torch.tensor(x.read, dtype=torch.long) + start for start, x in pairs])
 
 
 @dataclass(frozen=True)
 class Layout:
     """How sequences become a batch, and how many tokens it has for sequences of some lengths."""
 
-    collate: Callable[[Sequence[Ids], Sequence[Ids], int], PackedBatch]
+    collate: Callable[[Sequence[ModelInput], int], PackedBatch]
     tokens: Callable[[Sequence[int]], int]
 
 
 PADDED = Layout(pad_right, lambda lengths: max(lengths) * len(lengths))
+MASKED = Layout(pad_and_mask, PADDED.tokens)
 PACKED = Layout(pack, sum)
 
 

@@ -19,6 +19,7 @@ from opsd.console import log
 from opsd.credentials import cleaned
 from opsd.lm.agreement import refuse_prompt_learning
 from opsd.lm.built_in import NAMES, model_path
+from opsd.lm.diffusion import PUBLISHED, look_both_ways, published_config, published_names
 from opsd.lm.quantization import Bits
 from opsd.lm.quantization import quantization as quantize
 from opsd.lm.sharding import local
@@ -344,11 +345,14 @@ def reason(error: BaseException) -> str:
 
 def _whole(path: str, **options: Any) -> Any:
     """A model from a checkpoint that has every weight of it, in the right shape."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, PreTrainedConfig
 
     _refuse_folder(Path(path))
     # Transformers would have a service on the hub convert them.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
+    content, _ = PreTrainedConfig.get_config_dict(path, revision=options.get("revision"))
+    if content.get("model_type") in PUBLISHED:
+        options |= {"config": published_config(content), "key_mapping": published_names(content)}
     # Pickled weights are refused: they can run code when they are opened.
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
@@ -367,6 +371,7 @@ def _whole(path: str, **options: Any) -> Any:
     model.config._commit_hash = _commit(path, options.get("revision"))
     refuse_nonfinite(model, path)
     mend_generation_config(model)
+    look_both_ways(model)
     return model
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from opsd.lm.diffusion import masked_diffusion
 from opsd.lm.forward import causal_lm, detached_head, evaluating, head_of, read_on, trunk_of
-from opsd.lm.layout import PADDED, Ids, Layout, pad_left, pad_right
+from opsd.lm.layout import PADDED, Layout, ModelInput, continued, pad_left, pad_right
 from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
 
@@ -46,32 +47,35 @@ class _Window(_SharedPrefixLayer, DynamicSlidingWindowLayer):
 
 
 def attends(model: nn.Module) -> bool:
-    """Whether every layer is attention, which alone can be told which of the tokens before one are
-    its own. A recurrent layer's state runs through all of them."""
+    """Whether every layer is attention to the tokens before one, which alone can be told which of
+    them are its own. A recurrent layer's state runs through all of them, and a masked diffusion
+    model sees what comes after."""
+    if masked_diffusion(model) is not None:
+        return False
     layers = DynamicCache(config=causal_lm(model).config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-def worth_sharing(prompts: Sequence[Ids], completions: Sequence[Ids], layout: Layout) -> bool:
+def worth_sharing(inputs: Sequence[ModelInput], layout: Layout) -> bool:
     """Whether enough tokens are saved by reading each distinct prompt once."""
-    distinct = set(map(tuple, prompts))
-    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-    whole = layout.tokens(lengths)
-    forked = PADDED.tokens([*map(len, distinct)]) + PADDED.tokens([*map(len, completions)])
-    return whole - forked >= WORTH * whole
+    distinct = {x.prompt for x in inputs}
+    whole = layout.tokens([len(x.ids) for x in inputs])
+    rest = PADDED.tokens([len(x.read) for x in inputs])
+    return whole - PADDED.tokens([*map(len, distinct)]) - rest >= WORTH * whole
 
 
 @torch.no_grad()
 def score_shared(
-    model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int, vocab: int
+    model: nn.Module, inputs: Sequence[ModelInput], pad_id: int, vocab: int
 ) -> tuple[Tensor, Head]:
-    """What `score` gives, in two forward passes: distinct prompts, then the completions, none of
-    which may be empty."""
+    """What `score` gives of prompts and completions, in two forward passes: distinct prompts, then
+    the completions, none of which may be empty."""
     device = next(model.parameters()).device
-    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    places = torch.tensor([numbers[tuple(prompt)] for prompt in prompts], device=device)
+    prompts, completions = [x.prompt for x in inputs], [x.completion for x in inputs]
+    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    places = torch.tensor([numbers[prompt] for prompt in prompts], device=device)
     ids_UP, mask_UP = (x.to(device) for x in pad_left(list(numbers), pad_id))
-    rest = pad_right([c[:1] for c in completions], [c[1:] for c in completions], pad_id).to(device)
+    rest = pad_right([continued(c[:1], c[1:]) for c in completions], pad_id).to(device)
     cache = DynamicCache(config=causal_lm(model).config)
     cache.layers = [_fanned(layer) for layer in cache.layers]
     read: list[Tensor] = []

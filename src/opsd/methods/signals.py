@@ -124,8 +124,9 @@ class Distill(LossTerm):
             )
 
     def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term:
-        teacher = self.teacher
-        return ChunkDivergence(views, self.divergence, teacher.target, teacher.support, temperature)
+        teacher, confidence = self.teacher, any(w.needs_confidence for w in self.weighting)
+        parts = (self.divergence, teacher.target, teacher.support)
+        return ChunkDivergence(views, *parts, temperature, confidence)
 
     def losses(self, values: Tensor, table: TokenTable) -> Tensor:
         return values * self.weight(table)

@@ -80,10 +80,10 @@ class ReturnToGo(Credit):
     def __call__(self, table: TokenTable) -> Tensor:
         ratio = LogRatio()(table)
         padded = ratio.new_zeros(len(table.reward_R), table.longest)
-        padded[table.rollout, table.position] = ratio
+        padded[table.rollout, table.place] = ratio
         for t in range(padded.shape[1] - 2, -1, -1):
             padded[:, t] += self.gamma * padded[:, t + 1]
-        return padded[table.rollout, table.position]
+        return padded[table.rollout, table.place]
 
 
 @part

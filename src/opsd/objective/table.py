@@ -19,10 +19,11 @@ def of_view(name: str) -> str:
 class TokenTable:
     """One row per token [N]; per-rollout columns [R] are read through `rollout` (row -> rollout).
 
-    `statistics` are what a term saw while its rows were in memory: `logp_student`, `logp_target`
-    and `of_view(name)` at the sampled token, `entropy_student`, `entropy_teacher`, `divergence`,
-    `clipped`, and what target and support log, as `target/<name>` and `support/<name>`.
-    Log-probabilities and divergences in nats. `scales` are the weights [R] that a
+    `position` is where a token stands in its completion. `statistics` are what a term saw while its
+    rows were in memory: `logp_student`, `logp_target` and `of_view(name)` at the sampled token,
+    `entropy_student`, `entropy_teacher`, `divergence`, `clipped`, `confidence_teacher` where a
+    weighting asks for it, and what target and support log, as `target/<name>` and
+    `support/<name>`. Log-probabilities and divergences in nats. `scales` are the weights [R] that a
     context gives its views, by name; `special` marks special tokens, thinking tags and bare line
     breaks [N]. What is absent, a reward or a sampling log-probability, is NaN.
 
@@ -70,6 +71,13 @@ class TokenTable:
     def longest(self) -> int:
         """Tokens of the longest rollout."""
         return int(self.length.max()) if len(self.length) else 0
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Each row's place among its rollout's rows [N], from 0."""
+        counts = torch.bincount(self.rollout, minlength=self.reward_R.shape[0])
+        start = counts.cumsum(0) - counts
+        return torch.arange(len(self.rollout), device=self.rollout.device) - start[self.rollout]
 
     @cached_property
     def length(self) -> Tensor:

@@ -45,13 +45,16 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class ChunkDivergence:
-    """The divergence of the student from a target made of the views, both at `temperature`."""
+    """The divergence of the student from a target made of the views, both at `temperature`.
+    `confidence` records how likely the first view finds its likeliest entry, as a natural log over
+    the whole vocabulary."""
 
     views: Sequence[TeacherHidden]
     divergence: Divergence = forward_kl
     target: Target = Single()
     support: Support = Full()
     temperature: float = 1.0
+    confidence: bool = False
 
     def __call__(self, student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult:
         temperature, names = self.temperature, [view.name for view in self.views]
@@ -62,6 +65,9 @@ class ChunkDivergence:
         if len(views) > 1:
             for name, logits in zip(names, views, strict=True):
                 statistics[of_view(name)] = token_logp(logits, tokens, temperature)
+        if self.confidence:
+            own = views[0] / temperature
+            statistics["confidence_teacher"] = own.amax(-1) - own.logsumexp(-1)
         if not self._keeps_logits:
             student = _tempered(student, temperature)
             views = [_tempered(view, temperature) for view in views]
@@ -87,6 +93,7 @@ class ChunkDivergence:
         the whole vocabulary: what kernels cover."""
         return (
             len(self.views) == 1
+            and not self.confidence
             and self.target.is_view
             and self.support.is_full
             and isinstance(self.divergence, ClosedForm)

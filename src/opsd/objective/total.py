@@ -81,17 +81,17 @@ class TermInputs:
 
 def count_term(
     loss_term: LossTerm,
-    special: Sequence[Tensor],
+    rows: Sequence[tuple[Tensor, Tensor]],
     groups: Sequence[int],
     taught_R: Sequence[bool],
     limit: int,
 ) -> TermCounts:
     """Counts a loss term's tokens over this rank's rollouts of a step.
 
-    `special` says of every rollout's tokens whether they are special tokens, `groups` are group
-    numbers, `limit` is the completion limit in tokens (the divisor of `unit="constant"`).
+    `rows` has every rollout's tokens: their positions, and whether they are special tokens.
+    `groups` are group numbers, `limit` is the completion limit in tokens (the divisor of `unit="constant"`).
     """
-    kept = [int(loss_term.taught(torch.arange(len(m)), m).sum()) for m in special]
+    kept = [int(loss_term.taught(*own).sum()) for own in rows]
     own = [n if yes else 0 for n, yes in zip(kept, taught_R, strict=True)]
     tokens = torch.tensor(own, dtype=torch.float64)
     group = torch.tensor(groups, dtype=torch.long)

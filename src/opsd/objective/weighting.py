@@ -22,6 +22,8 @@ class Weighting(Protocol):
     """Whether it reads `logp_sampler`."""
     corrects_sampling: bool = False
     """Whether it takes `logp_sampler` for the distribution that rollouts were drawn from."""
+    needs_confidence: bool = False
+    """Whether it reads `confidence_teacher`."""
 
     def mask(self, position: Tensor, special: Tensor) -> Tensor:
         """Which tokens take part at all [N], by their position and by whether they are special
@@ -113,7 +115,7 @@ class EarlyTokens(Weighting):
         total = table.mean_R(size)[table.rollout] * table.length
         # The sum within the rollout, without the sums of the rollouts before it.
         running = size.cumsum(0) - size
-        start = running[(torch.arange(len(size), device=size.device) - table.position)]
+        start = running[(torch.arange(len(size), device=size.device) - table.place)]
         return (1 + self.gamma * (1 - (running - start) / total.clamp(min=1e-12))).float()
 
 
@@ -127,28 +129,35 @@ class Ramp(Weighting):
     type: Literal["ramp"] = "ramp"
 
     def __call__(self, table: TokenTable) -> Tensor:
-        share = table.position / (table.length - 1).clamp(min=1)
+        share = table.place / (table.length - 1).clamp(min=1)
         return self.start + (self.end - self.start) * share
 
 
 @part
 class TopTokens(Weighting):
-    """The `share` of each rollout's tokens at which the student is least decided, or furthest from
-    the target; the others count nothing, and these so much more that a rollout's weights sum to its
-    tokens (TIP, 2026, arXiv 2604.14084)."""
+    """The `share` of each rollout's tokens, or `count` of them, at which the student is least
+    decided, or furthest from the target (TIP, 2026, arXiv 2604.14084), or of which the teacher is
+    surest (its likeliest entry's probability; d-OPSD, 2026, arXiv 2606.18195). The others count
+    nothing, and these so much more that a rollout's weights sum to its tokens."""
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    by: Literal["entropy_student", "divergence"] = "entropy_student"
+    by: Literal["entropy_student", "divergence", "confidence_teacher"] = "entropy_student"
+    count: Annotated[int, Field(gt=0)] | None = None
     type: Literal["top_tokens"] = "top_tokens"
+
+    @property
+    def needs_confidence(self) -> bool:
+        return self.by == "confidence_teacher"
 
     def __call__(self, table: TokenTable) -> Tensor:
         column = table.column(self.by)
         padded = column.new_full((len(table.reward_R), table.longest), float("-inf"))
-        padded[table.rollout, table.position] = column
+        padded[table.rollout, table.place] = column
         rank = padded.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        kept = (self.share * table.length).ceil()
-        inside = rank[table.rollout, table.position] < kept
-        return inside * table.length / kept
+        length = table.length
+        kept = (self.share * length).ceil() if self.count is None else length.clamp(max=self.count)
+        inside = rank[table.rollout, table.place] < kept
+        return inside * length / kept
 
 
 AnyWeighting = Annotated[

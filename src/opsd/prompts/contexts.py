@@ -8,24 +8,29 @@ Most tell something that the dataset has; those at the end tell what came of the
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import field, replace
+from random import Random
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
 from opsd.parts import Slot, part, tag
 from opsd.prompts.prompt import answered, view
-from opsd.types import Group, Problem, Rollout, UserError, View
+from opsd.types import Group, Problem, Rollout, Trajectory, UserError, View
 
 Include = Literal["problem", "translation", "solution"]
 
 
 class Draw(NamedTuple):
     """The optimizer step, from 0, and a seed of this rollout's own: what a context decides by that
-    is not settled by the group alone. The same in a resumed run."""
+    is not settled by the group alone. The same in a resumed run. The step is number `use` of the
+    `uses` that learn from the same rollouts."""
 
     step: int = 0
     seed: int = 0
+    use: int = 0
+    uses: int = 1
 
 
 class Context(Protocol):
@@ -34,6 +39,8 @@ class Context(Protocol):
 
     needs_reward: bool = False
     """Whether it goes by verdicts: every rollout then needs one."""
+    of_canvas: bool = False
+    """Whether it shows tokens of a masked diffusion model's canvas."""
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None: ...
 
@@ -303,6 +310,54 @@ class Skills(Prompt):
         )
 
 
+@part
+class Suffix(Context):
+    """What a context shows, and on the canvas a `share` of the student's own tokens behind the
+    block that is being written, drawn anew for every state; nothing once those are behind the first
+    end (d-OPSD, Luo et al. 2026, arXiv 2606.18195; its share is 0.25)."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    context: OwnPrompt | StudentPrompt | Solution = OwnPrompt()
+    type: Literal["suffix"] = "suffix"
+    of_canvas: ClassVar[bool] = True
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
+        views = self.context(group, i, draw)
+        return views and tuple(replace(v, name=self.type, reveals=self) for v in views)
+
+    def revealed(self, written: Trajectory, step: int, random: Random) -> Sequence[int]:
+        suffix = range(written.block(step).stop, len(written.ids))
+        if suffix.start >= written.end:
+            return ()
+        return random.sample(suffix, int(self.share * len(suffix)))
+
+
+@part
+class LaterState(Context):
+    """What a context shows, and the canvas as it was `steps` denoising steps later, or at a later
+    step that is drawn for every state. What is written by then is not taught.
+
+    In expectation the gradient of the forward KL to a drawn state's distribution is that to the
+    mean of the later ones, at the price of one reading (dOPSD, Dat et al. 2026, arXiv 2607.04428).
+    """
+
+    steps: Annotated[int, Field(gt=0)] | None = None
+    context: OwnPrompt | StudentPrompt | Solution = OwnPrompt()
+    type: Literal["later_state"] = "later_state"
+    of_canvas: ClassVar[bool] = True
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
+        views = self.context(group, i, draw)
+        return views and tuple(replace(v, name=self.type, reveals=self) for v in views)
+
+    def revealed(self, written: Trajectory, step: int, random: Random) -> Sequence[int]:
+        last = max(written.steps)
+        if last <= step:
+            return ()
+        later = random.randint(step + 1, last) if self.steps is None else step + self.steps
+        return [i for i in written.masked(step) if written.steps[i] < min(later, last)]
+
+
 _PLAIN = (
     StudentPrompt,
     OwnPrompt,
@@ -319,6 +374,8 @@ _PLAIN = (
     Critique,
     ReasonFirst,
     Skills,
+    Suffix,
+    LaterState,
 )
 AnyPlainContext = Annotated[Context, Slot("context", Context, _PLAIN)]
 

@@ -59,7 +59,8 @@ def _traces(
     generator, learner = trainer.generator, trainer.learner
     learner.begin(step, total)
     groups = generator.groups(chosen, step, total)
-    made = training_examples(groups, trainer.setup.terms, generator.sampler, step)
+    rows = trainer.method.source.rows
+    made = training_examples(groups, trainer.setup.terms, generator.sampler, step, rows)
     model = trainer.accelerator.unwrap_model(trainer.model)
     return [
         trace(example, learner, model, trainer.processing_class, step)

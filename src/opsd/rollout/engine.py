@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 from torch import nn
 
-from opsd.types import Finish, RunFailed, UserError
+from opsd.parts import part
+from opsd.types import Finish, RunFailed, Trajectory, UserError
 
 Progress = Callable[[int], None]
 """Told how many completions have ended since it was told last, 0 included, as often as an engine
@@ -34,9 +35,22 @@ LEAST_TEMPERATURE = 0.001
 """Below it, logits divided by the temperature leave the range of their numbers."""
 
 
+@part
+class Decoding:
+    """How a masked diffusion model writes: block after block of `block_length` tokens, in each step
+    `tokens_per_step` of the block's, those of which it is surest (`low_confidence` remasking), or
+    any (LLaDA, Nie et al. 2025, arXiv 2502.09992)."""
+
+    block_length: Annotated[int, Field(gt=0)] = 32
+    tokens_per_step: Annotated[int, Field(gt=0)] = 2
+    remasking: Literal["low_confidence", "random"] = "low_confidence"
+    type: Literal["decoding"] = "decoding"
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How completions are drawn. `temperature=0` is greedy; `max_tokens` is the horizon.
+    `decoding` is how a masked diffusion model writes; None: as its generation_config.json says.
 
     `top_k=0`, `top_p=1` and `min_p=0` leave the distribution whole. Raises UserError for a
     temperature between 0 and `LEAST_TEMPERATURE`.
@@ -47,6 +61,7 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     max_tokens: int = 1024
+    decoding: Decoding | None = None
 
     @property
     def whole(self) -> bool:
@@ -65,11 +80,12 @@ class Sampling:
 class Completion:
     """Token ids, the ending token included where there is one, and the natural log of each one's
     probability under the whole distribution at the sampling temperature; None where the engine
-    does not tell."""
+    does not tell. `trajectory` is how a masked diffusion model came to them."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     finish: Finish
+    trajectory: Trajectory | None = None
 
 
 class EngineDown(RunFailed):

@@ -12,15 +12,19 @@ from opsd.rollout.vllm_server import VLLMServer
 
 @part
 class HF(EngineChoice):
-    """The model itself, as Transformers loads it: the one in training, where it is trained."""
+    """The model itself, as Transformers loads it: the one in training, where it is trained. A
+    masked diffusion model writes block after block."""
 
     type: Literal["hf"] = "hf"
 
     def start(self, setup: EngineSetup) -> Engine:
         # Imported here: recipes are read without transformers.
+        from opsd.lm.diffusion import masked_diffusion
+        from opsd.rollout.denoise import DenoisingEngine
         from opsd.rollout.hf import HFEngine
 
-        return HFEngine(
+        kind = HFEngine if masked_diffusion(setup.model) is None else DenoisingEngine
+        return kind(
             setup.model,
             eos_ids=setup.eos_ids,
             pad_id=setup.tokenizer.pad_token_id,

@@ -10,12 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from opsd.parts import Slot, part
+from opsd.parts import Slot, part, tag
 from opsd.prompts.contexts import AnyContext, Draw, StudentPrompt
 from opsd.prompts.prompt import read
 from opsd.prompts.tokens import completion_text
-from opsd.rollout.engine import Completion, Engine, Sampling, prompt_seed
+from opsd.rollout.engine import Completion, Decoding, Engine, Sampling, prompt_seed
 from opsd.rollout.horizon import AnyHorizon, FullHorizon
+from opsd.rollout.rows import TOKENS, AnyRows, Canvas, Rows, States
 from opsd.teacher.weights import AnyWeights, Weights
 from opsd.types import Finish, Group, Problem, Rollout, UserError, View
 
@@ -37,6 +38,10 @@ class Source(Protocol):
     """Whether it goes by verdicts: every rollout then needs one."""
     written: str | None = None
     """The privileged text that completions are, where the dataset has written them."""
+    rows: Rows = TOKENS
+    """What is taught of a rollout."""
+    decoding: Decoding | None = None
+    """How a masked diffusion model writes, where the source says it."""
 
     def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]: ...
 
@@ -70,9 +75,11 @@ class OnPolicy(Source):
 
 @part
 class FromDataset(Source):
-    """The problem's own worked solution, as one completion that ends by itself."""
+    """The problem's own worked solution, as one completion that ends by itself; `rows` say what is
+    taught of it."""
 
     field: str = "solution"
+    rows: AnyRows = TOKENS
     type: Literal["from_dataset"] = "from_dataset"
     group: ClassVar[int] = 1
 
@@ -119,7 +126,53 @@ class KeepCorrect(Source):
         ]
 
 
-AnySource = Annotated[Source, Slot("source", Source, (OnPolicy, FromDataset, KeepCorrect))]
+@part
+class Denoise(Source):
+    """`group` completions per problem, written by a masked diffusion model as `decoding` says, and
+    what `rows` take of them.
+
+    Without groups, a problem whose completion is wrong is tried again at `retry_temperature`, up to
+    `attempts` times in all; the last one stays (d-OPSD, Luo et al. 2026, arXiv 2606.18195: 8
+    attempts, the later ones at 0.9).
+    """
+
+    group: Annotated[int, Field(gt=0)] = 1
+    decoding: Decoding | None = None
+    rows: AnyRows = States()
+    attempts: Annotated[int, Field(gt=0)] = 1
+    retry_temperature: Annotated[float, Field(ge=0.001)] = 0.9
+    type: Literal["denoise"] = "denoise"
+
+    def __post_init__(self) -> None:
+        if self.attempts > 1 and self.group > 1:
+            raise ValueError("a source of groups tries nothing again: leave out group or attempts")
+        if not self.rows.of_canvas:
+            raise ValueError(f"the rows '{tag(self.rows)}' are not of a canvas; choose others")
+
+    @property
+    def needs_reward(self) -> bool:
+        return self.attempts > 1
+
+    @property
+    def phases(self) -> tuple[OnPolicy, ...]:
+        return (OnPolicy(self.group),)
+
+    def __call__(self, problems: Sequence[Problem], sampler: Sampler, step: int) -> list[Group]:
+        (source,) = self.phases
+        groups = sampler.sample(problems, source, step, phase="rollout")
+        again = replace(sampler.sampling, temperature=self.retry_temperature)
+        for attempt in range(1, self.attempts):
+            failed = [i for i, group in enumerate(groups) if not group.pass_rate]
+            if not failed:
+                break
+            known = [groups[i].problem for i in failed]
+            tried = sampler.sample(known, source, step, f"attempt_{attempt}", again)
+            for i, group in zip(failed, tried, strict=True):
+                groups[i] = group
+        return groups
+
+
+AnySource = Annotated[Source, Slot("source", Source, (OnPolicy, FromDataset, KeepCorrect, Denoise))]
 
 
 @dataclass
@@ -143,7 +196,8 @@ class Sampler:
     shown all that is sampled, also what a source then leaves out; `heed` is called while the engine
     works, and may raise.
     `earlier` counts problems, by id, that other processes sample in the same step: the same prompt
-    must not meet the same random numbers again.
+    must not meet the same random numbers again. `canvas` is what a masked diffusion model writes
+    on; None of any other model.
     """
 
     engine: Engine
@@ -162,15 +216,22 @@ class Sampler:
     heed: Callable[[], None] = lambda: None
     counts: Counts = field(default_factory=Counts)
     earlier: Mapping[str, int] = field(default_factory=dict)
+    canvas: Canvas | None = None
 
     def outside_training(self, seed: int) -> Sampler:
         """The same sampler outside training: with counts and random numbers of its own."""
         return replace(self, seed=seed, observe=lambda groups: None, earlier={}, counts=Counts())
 
     def sample(
-        self, problems: Sequence[Problem], source: OnPolicy, step: int, phase: str
+        self,
+        problems: Sequence[Problem],
+        source: OnPolicy,
+        step: int,
+        phase: str,
+        sampling: Sampling | None = None,
     ) -> list[Group]:
-        """One engine call: `source.group` completions of every problem that fits."""
+        """One engine call: `source.group` completions of every problem that fits, drawn as ever
+        unless `sampling` says how."""
         horizon = source.horizon(step, self.total_steps, self.sampling.max_tokens)
         context = source.view or self.student
         fitting = []
@@ -188,10 +249,10 @@ class Sampler:
             seen[problem.id] += 1
         if not rows:
             return []
-        sampling = replace(self.sampling, max_tokens=horizon)
+        sampling = replace(sampling or self.sampling, max_tokens=horizon)
         completions = self.generated(rows, sampling, source.weights, step, phase)
         rollouts = [
-            Rollout(ids, c.ids, self.text(c.ids), c.finish, c.logprobs)
+            Rollout(ids, c.ids, self.text(c.ids), c.finish, c.logprobs, trajectory=c.trajectory)
             for (_, ids, _), c in zip(rows, completions, strict=True)
         ]
         groups = self.graded([p for p, _ in fitting], rollouts, source.group)
@@ -262,9 +323,11 @@ class Sampler:
         self.counts.skipped += 1
         return None
 
-    def draw(self, problem: Problem, sample: int, step: int) -> Draw:
-        """What a context may decide by, of one rollout of a problem at a step."""
-        return Draw(step, prompt_seed(self.seed, step, problem.id, sample, "context"))
+    def draw(self, problem: Problem, sample: int, step: int, uses: int = 1) -> Draw:
+        """What a context may decide by, of one rollout of a problem at a step, one of `uses` steps
+        that learn from it."""
+        seed = prompt_seed(self.seed, step, problem.id, sample, "context")
+        return Draw(step, seed, step % uses, uses)
 
     def text(self, ids: Sequence[int]) -> str:
         """What a completion says (`opsd.prompts.tokens.completion_text`)."""

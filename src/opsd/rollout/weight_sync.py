@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from opsd.lm.forward import causal_lm, evaluating, head_of, hidden_rows
-from opsd.lm.layout import Ids, pad_right
+from opsd.lm.layout import Ids, continued, pad_right
 from opsd.rollout.engine import Completion, Sampling
 from opsd.types import UserError
 
@@ -66,7 +66,7 @@ def disagreement(
     """The largest difference, in nats, between the log-probabilities that came with a completion
     and the model's own at this temperature."""
     with evaluating(model):
-        hidden_ND = hidden_rows(model, pad_right([prompt], [made.ids], 0))
+        hidden_ND = hidden_rows(model, pad_right([continued(prompt, made.ids)], 0))
         logp = head_of(model, vocab).logits(hidden_ND).div(temperature).log_softmax(-1)
     tokens = torch.tensor(made.ids, device=logp.device).unsqueeze(-1)
     theirs = torch.tensor(made.logprobs, device=logp.device)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from opsd.lm.forward import read_head, score
-from opsd.lm.layout import Layout
+from opsd.lm.layout import Layout, ModelInput, continued
 from opsd.lm.sharding import is_sharded
 from opsd.lm.shared_prefix import score_shared, worth_sharing
 from opsd.objective.head import Head
@@ -24,8 +24,7 @@ class ScoringRequest(NamedTuple):
     """All that a teacher's rows depend on, but for what the weights are by now."""
 
     weights: Weights
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
+    input: ModelInput
 
 
 class TeacherOutputs(NamedTuple):
@@ -83,7 +82,7 @@ class TeacherScorer:
         for weights in dict.fromkeys(request.weights for request in asked):
             fresh = [t for t in asked if t.weights == weights and t not in self.remembered]
             if len(fresh) > size:  # prompts of a length, and the same ones, together
-                fresh.sort(key=lambda t: (len(t.prompt), t.prompt, len(t.completion)))
+                fresh.sort(key=_by_prompt)
             plan.batches[weights] = [fresh[i : i + size] for i in range(0, len(fresh), size)]
             plan.forwards[self._number(weights)] = sum(map(self._passes, plan.batches[weights]))
         return plan
@@ -111,18 +110,17 @@ class TeacherScorer:
     ) -> None:
         batches = plan.batches.get(weights, [])
         for batch in batches:
-            prompts, completions = [t.prompt for t in batch], [t.completion for t in batch]
-            known = (reader, prompts, completions, self.pad_id, self.vocab)
+            inputs = [request.input for request in batch]
+            known = (reader, inputs, self.pad_id, self.vocab)
             shares = self._passes(batch) > 1
             rows_ND, head = score_shared(*known) if shares else score(*known, self.layouts[weights])
-            read = zip(batch, rows_ND.split([len(c) for c in completions]), strict=True)
+            read = zip(batch, rows_ND.split([len(x.read) for x in inputs]), strict=True)
             outputs.rows.update(read)
             outputs.heads[weights] = head
         idle = plan.forwards[self._number(weights)] - sum(map(self._passes, batches))
         for _ in range(idle if is_sharded(reader) else 0):
-            _, outputs.heads[weights] = score(
-                reader, [(self.pad_id,)], [()], self.pad_id, self.vocab
-            )
+            nothing = [continued((self.pad_id,), ())]
+            _, outputs.heads[weights] = score(reader, nothing, self.pad_id, self.vocab)
         if weights not in outputs.heads:
             outputs.heads[weights] = read_head(reader, self.vocab)
 
@@ -135,8 +133,12 @@ class TeacherScorer:
         weights = batch[0].weights
         if weights not in self.sharing:
             return 1
-        prompts, completions = [t.prompt for t in batch], [t.completion for t in batch]
-        return 1 + worth_sharing(prompts, completions, self.layouts[weights])
+        return 1 + worth_sharing([request.input for request in batch], self.layouts[weights])
+
+
+def _by_prompt(request: ScoringRequest) -> tuple[int, tuple[int, ...], int]:
+    prompt = request.input.prompt
+    return len(prompt), prompt, len(request.input.read)
 
 
 def together(

@@ -12,6 +12,7 @@ from opsd.authors.writing import AtWork
 from opsd.data.batches import ProblemLoader, StepSampler, StreamLoader
 from opsd.data.stream import ProblemStream
 from opsd.lm.agreement import layout_for, refuse_other_training_pass, starts_as_base
+from opsd.lm.diffusion import look_both_ways, masked_diffusion
 from opsd.lm.forward import check_head
 from opsd.lm.layout import Layout
 from opsd.lm.loading import (
@@ -32,6 +33,7 @@ from opsd.parts import lacking, tag
 from opsd.prompts.tokens import special_token_ids
 from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling
 from opsd.rollout.engines import HF
+from opsd.rollout.rows import Canvas
 from opsd.rollout.sources import Sampler, Verify
 from opsd.teacher.copies import TeacherWeights
 from opsd.teacher.scorer import TeacherScorer
@@ -62,6 +64,7 @@ def make_student(
     switch_randomness_off(student)
     keep_differentiable(student)
     accept_objectives(student)
+    look_both_ways(student)
     return student, tokenizer
 
 
@@ -145,7 +148,12 @@ def make_generator(
         student=setup.method.student,
         verify=verify,
         sampling=Sampling(
-            args.temperature, args.top_p, args.top_k, args.min_p, args.max_completion_length
+            args.temperature,
+            args.top_p,
+            args.top_k,
+            args.min_p,
+            args.max_completion_length,
+            setup.method.source.decoding,
         ),
         eos_id=about.eos_ids[0],
         limit=about.max_length,
@@ -154,8 +162,18 @@ def make_generator(
         autocast=setup.accelerator.autocast,
         observe=observe,
         heed=heed,
+        canvas=_canvas(setup),
     )
     return Generator(setup.method, student, weights, sampler, authors, args.process_index)
+
+
+def _canvas(setup: Setup) -> Canvas | None:
+    """What the model writes on, where it is a masked diffusion model."""
+    kind = masked_diffusion(setup.model)
+    if kind is None:
+        return None
+    length, end = setup.args.max_completion_length, setup.engine_setup.eos_ids[0]
+    return Canvas(length, kind.mask_id, end, kind.shifted)
 
 
 def make_learner(

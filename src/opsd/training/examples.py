@@ -1,13 +1,17 @@
-"""A step's rollouts made ready for learning: the student's own prompt, every teacher's views."""
+"""A step's rollouts made ready for learning: what is taught of each, behind the student's own
+prompt and behind every view of its teachers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
+from opsd.lm.layout import ModelInput
 from opsd.methods.signals import LossTerm
 from opsd.prompts.contexts import Draw
+from opsd.rollout.rows import TOKENS, Rows, TaughtRows
 from opsd.rollout.sources import Sampler
 from opsd.teacher.scorer import ScoringRequest
 from opsd.teacher.weights import Weights
@@ -16,16 +20,18 @@ from opsd.types import Group, Problem, Rollout, View
 
 @dataclass(frozen=True)
 class TeacherInput:
-    """A view as token ids, and the weights that read it."""
+    """A view as token ids, what is read behind it, and the weights that read it."""
 
     view: View
     ids: tuple[int, ...]
+    input: ModelInput
     weights: Weights
 
 
 @dataclass
 class TrainingExample:
-    """One rollout with all that the loss needs of it.
+    """One sequence of a rollout with all that the loss needs of it: `rows` are taught, and read in
+    `input`.
 
     `teacher_inputs` has an entry per loss term: the teacher's views, empty for one without a
     teacher, None where it does not teach this rollout. `factors`, one per loss term, multiply each
@@ -37,6 +43,8 @@ class TrainingExample:
     sample: int
     group: int
     prompt_ids: tuple[int, ...]
+    rows: TaughtRows
+    input: ModelInput
     teacher_inputs: list[tuple[TeacherInput, ...] | None]
     reward_mean: float
     reward_std: float
@@ -55,16 +63,12 @@ class TrainingExample:
 
     def requests(self, i: int) -> list[ScoringRequest]:
         """What the teacher of loss term `i` reads, one request per view."""
-        completion = self.rollout.completion_ids
-        return [
-            ScoringRequest(view.weights, view.ids, completion)
-            for view in self.teacher_inputs[i] or ()
-        ]
+        return [ScoringRequest(view.weights, view.input) for view in self.teacher_inputs[i] or ()]
 
     @property
     def tokens(self) -> int:
         """Tokens of the student's sequence, the measure that passes are balanced by."""
-        return len(self.prompt_ids) + len(self.rollout.completion_ids)
+        return len(self.input.ids)
 
 
 def training_examples(
@@ -72,8 +76,11 @@ def training_examples(
     terms: Sequence[tuple[float, LossTerm]],
     sampler: Sampler,
     step: int = 0,
+    rows: Rows = TOKENS,
+    uses: int = 1,
 ) -> list[TrainingExample]:
-    """Every rollout of the groups that fits, in order."""
+    """What `rows` takes of every rollout of the groups that fits, in order. `uses` optimizer steps
+    learn from the groups, this one among them."""
     made = []
     for number, group in enumerate(groups):
         rewards = [r.verdict.reward if r.verdict else math.nan for r in group.rollouts]
@@ -81,8 +88,8 @@ def training_examples(
         squares = sum((r - mean) ** 2 for r in rewards)
         std = (squares / (len(rewards) - 1)) ** 0.5 if len(rewards) > 1 else 0.0
         for i, rollout in enumerate(group.rollouts):
-            draw = sampler.draw(group.problem, i, step)
-            inputs = [_inputs(term, group, i, draw, sampler) for _, term in terms]
+            draw = sampler.draw(group.problem, i, step, uses)
+            views = [_views(term, group, i, draw, sampler) for _, term in terms]
             if not rollout.completion_ids:
                 continue
             view = sampler.student.view(group.problem)
@@ -90,37 +97,75 @@ def training_examples(
             ids = sampler.read(group.problem, view, len(rollout.completion_ids))
             if ids is None:
                 continue
-            made.append(
-                TrainingExample(
-                    problem=group.problem,
-                    rollout=rollout,
-                    sample=i,
-                    group=number,
-                    prompt_ids=ids,
-                    teacher_inputs=inputs,
-                    reward_mean=mean,
-                    reward_std=std,
-                    pass_rate=math.nan if math.isnan(mean) else group.pass_rate,
-                    factors=[],
+            for own in rows(rollout, draw, sampler.canvas):
+                shown, inputs = _inputs(own, rollout, views, draw)
+                if not shown.tokens:
+                    continue
+                made.append(
+                    TrainingExample(
+                        problem=group.problem,
+                        rollout=rollout,
+                        sample=i,
+                        group=number,
+                        prompt_ids=ids,
+                        rows=shown,
+                        input=shown.after(ids),
+                        teacher_inputs=inputs,
+                        reward_mean=mean,
+                        reward_std=std,
+                        pass_rate=math.nan if math.isnan(mean) else group.pass_rate,
+                        factors=[],
+                    )
                 )
-            )
     return made
 
 
-def _inputs(
-    term: LossTerm, group: Group, i: int, draw: Draw, sampler: Sampler
-) -> tuple[TeacherInput, ...] | None:
+Read = list[tuple[View, tuple[int, ...], Weights]]
+"""Views as token ids, and the weights that read them."""
+
+
+def _views(term: LossTerm, group: Group, i: int, draw: Draw, sampler: Sampler) -> Read | None:
+    """A teacher's views of a rollout; none of a term without a teacher, None where it does not
+    teach."""
     teacher = term.teacher
     if teacher is None:
-        return ()
+        return []
     views = teacher.context(group, i, draw)
     if views is None:
         return None
     length = len(group.rollouts[i].completion_ids)
-    inputs = []
+    read: Read = []
     for view, weights in zip(views, teacher.weights_of(views), strict=True):
         ids = sampler.read(group.problem, view, length)
         if ids is None:
             return None
-        inputs.append(TeacherInput(view, ids, weights))
-    return tuple(inputs)
+        read.append((view, ids, weights))
+    return read
+
+
+def _inputs(
+    rows: TaughtRows, rollout: Rollout, views: Sequence[Read | None], draw: Draw
+) -> tuple[TaughtRows, list[tuple[TeacherInput, ...] | None]]:
+    """What every term's views read, and the rows without the tokens that any of them is shown."""
+    revealed = [[_revealed(view, rows, rollout, draw) for view, _, _ in own or ()] for own in views]
+    seen = {position for own in revealed for shown in own for position, _ in shown}
+    rows = rows.without(seen) if seen else rows
+    inputs = [
+        own
+        if own is None
+        else tuple(
+            TeacherInput(view, ids, rows.after(ids, shown), weights)
+            for (view, ids, weights), shown in zip(own, of_view, strict=True)
+        )
+        for own, of_view in zip(views, revealed, strict=True)
+    ]
+    return rows, inputs
+
+
+def _revealed(view: View, rows: TaughtRows, rollout: Rollout, draw: Draw) -> list[tuple[int, int]]:
+    """The tokens of the canvas, by position, that a view shows besides."""
+    written = rollout.trajectory
+    if view.reveals is None or written is None or rows.state is None:
+        return []
+    random = Random(f"{draw.seed} {rows.state} {view.name}")
+    return [(i, written.ids[i]) for i in view.reveals.revealed(written, rows.state, random)]

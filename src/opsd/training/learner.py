@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from opsd.console import log
 from opsd.lm.forward import head_of, hidden_rows
-from opsd.lm.layout import PADDED, Layout
+from opsd.lm.layout import PADDED, Layout, continued
 from opsd.methods.signals import LossTerm
 from opsd.objective.fused import head_products
 from opsd.objective.head import Head, TeacherHidden
@@ -69,9 +69,10 @@ class Learner:
         results: Results = []
 
         def run(student: nn.Module) -> Tensor:
-            prompts = [example.prompt_ids for example in part] or [(self.pad_id,)]
-            completions = [example.rollout.completion_ids for example in part] or [()]
-            batch = self.layout.collate(prompts, completions, self.pad_id)
+            inputs_of_part = [example.input for example in part]
+            batch = self.layout.collate(
+                inputs_of_part or [continued((self.pad_id,), ())], self.pad_id
+            )
             hidden_ND = hidden_rows(student, batch)
             head = head_of(student, self.vocab)
             if not part:
@@ -83,7 +84,7 @@ class Learner:
                 loss, seen = total(
                     hidden_ND,
                     head,
-                    torch.tensor([t for c in completions for t in c], device=device),
+                    torch.tensor([t for x in part for t in x.rows.tokens], device=device),
                     table_of(part, self.special_ids, device),
                     inputs,
                     chunk_rows=self.chunk_rows,
@@ -114,7 +115,7 @@ class Learner:
         counted = [
             count_term(
                 term,
-                [_special(example, self.special_ids) for example in made],
+                [(_positions(x), _special(x, self.special_ids)) for x in made],
                 [example.group for example in made],
                 [example.teacher_inputs[i] is not None for example in made],
                 limit,
@@ -139,7 +140,7 @@ class Learner:
             per_token = table.statistics.get("divergence", per_token)
         if per_token is None:
             return [None] * len(part)
-        lengths = [len(example.rollout.completion_ids) for example in part]
+        lengths = [len(example.rows.tokens) for example in part]
         return [row.tolist() for row in per_token.cpu().split(lengths)]
 
     def temperature_of(self, term: LossTerm) -> float:
@@ -185,7 +186,7 @@ def views_of(
     for k, given in enumerate(own):
         read = [outputs.rows[x.requests(i)[k]] if x.teacher_inputs[i] else None for x in part]
         like = next(rows for rows in read if rows is not None)
-        blank = [like.new_zeros(len(x.rollout.completion_ids), like.shape[1]) for x in part]
+        blank = [like.new_zeros(len(x.rows.tokens), like.shape[1]) for x in part]
         rows = [b if r is None else r for r, b in zip(read, blank, strict=True)]
         head = outputs.heads[given.weights]
         views.append(TeacherHidden(given.view.name, torch.cat(rows), head))
@@ -204,19 +205,22 @@ def scales_of(
     return scales
 
 
+def _positions(example: TrainingExample) -> Tensor:
+    return torch.tensor(example.rows.positions)
+
+
 def _special(example: TrainingExample, ids: Tensor) -> Tensor:
-    return torch.isin(torch.tensor(example.rollout.completion_ids), ids)
+    return torch.isin(torch.tensor(example.rows.tokens), ids)
 
 
 def table_of(
     part: Sequence[TrainingExample], special_ids: Tensor, device: torch.device
 ) -> TokenTable:
-    """The rows of a pass: every completion token of its examples, in order."""
-    lengths = torch.tensor([len(example.rollout.completion_ids) for example in part])
+    """The rows of a pass: every taught token of its examples, in order."""
+    lengths = torch.tensor([len(example.rows.tokens) for example in part])
     # Text that nobody sampled has no sampling log-probability: NaN makes any use of it visible.
     sampled = [
-        example.rollout.logprobs or (float("nan"),) * len(example.rollout.completion_ids)
-        for example in part
+        example.rows.logprobs or (float("nan"),) * len(example.rows.tokens) for example in part
     ]
 
     def column(values: list[float]) -> Tensor:
@@ -224,7 +228,7 @@ def table_of(
 
     return TokenTable(
         rollout=torch.repeat_interleave(torch.arange(len(part)), lengths).to(device),
-        position=torch.cat([torch.arange(int(n)) for n in lengths]).to(device),
+        position=torch.cat([_positions(x) for x in part]).to(device),
         logp_sampler=column([p for row in sampled for p in row]),
         group_R=torch.tensor([example.group for example in part], device=device),
         reward_R=column([example.reward for example in part]),

@@ -122,7 +122,7 @@ class Metrics:
                 self.add(name, values[taught].sum().item(), n)
         if "divergence" in table.statistics:
             divergence = table.statistics["divergence"][taught]
-            decile = (10 * table.position // table.length)[taught]
+            decile = (10 * table.place // table.length)[taught]
             sums = divergence.new_zeros(10).index_add_(0, decile, divergence).tolist()
             counts = decile.bincount(minlength=10).tolist()
             for i in range(10):

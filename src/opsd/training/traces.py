@@ -44,9 +44,10 @@ def trace(
       token's log-probability;
     - `signals`: what each one teaches, see `_taught`; `{"type"}` alone where it teaches nothing.
     """
-    ids = example.rollout.completion_ids
+    ids = example.rows.tokens
     with learner.scorer.autocast():
-        student_ND, head = score(model, [example.prompt_ids], [ids], learner.pad_id, learner.vocab)
+        known = ([example.input], learner.pad_id, learner.vocab, learner.layout)
+        student_ND, head = score(model, *known)
     traced = _TracedRollout(
         torch.tensor(ids, device=student_ND.device),
         TeacherHidden("student", student_ND, head),

@@ -199,7 +199,14 @@ class OPSDTrainer(Trainer):
                     self._ahead = self._next_rows(epoch_iterator, num_batches)
                 if self._ahead:
                     self.generator.begin_next(self._ahead[::group], step + 1, total_steps)
-        made = training_examples(self._groups, self.setup.terms, self.generator.sampler, step)
+        made = training_examples(
+            self._groups,
+            self.setup.terms,
+            self.generator.sampler,
+            step,
+            self.method.source.rows,
+            self.method.reuse,
+        )
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [example for example in made if example.taught]
         self.metrics.add("rollouts_learned", len(made), 1)

@@ -1,0 +1,240 @@
+"""Rollouts of masked diffusion language models: block after block, a few tokens in each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opsd.lm.diffusion import masked_diffusion
+from opsd.lm.forward import causal_lm, evaluating, head_of, hidden_rows
+from opsd.lm.layout import MASKED, ModelInput
+from opsd.lm.sharding import within_forward
+from opsd.objective.head import Head
+from opsd.rollout.engine import Completion, Decoding, Engine, Progress, Sampling, silent
+from opsd.types import Finish, Trajectory, UserError
+
+
+class DenoisingEngine(Engine):
+    """Writes canvases of `max_tokens` tokens, as many at once as hold at most `batch_tokens`.
+
+    In each step every masked token of the current block is drawn at the sampling temperature (the
+    law of LLaDA's Gumbel maximum), and those are committed that the undisturbed distribution finds
+    likeliest. A row ends with the block that holds its first end token; what is behind that is
+    filled with ends, and counts as never written.
+
+    The canvas is read whole in every step: nothing is cached between steps, so that a state's
+    distributions are those that training reads.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        eos_ids: Sequence[int],
+        pad_id: int,
+        vocab: int,
+        batch_tokens: int = 65_536,
+    ) -> None:
+        self.model = model
+        self.eos_ids = tuple(dict.fromkeys(eos_ids))
+        self.pad_id = pad_id
+        self.vocab = vocab
+        self.batch_tokens = batch_tokens
+
+    def sync(self, model: nn.Module) -> None:
+        """Generates with `model` from now on; its weights are read where they are."""
+        self.model = model
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[Completion]:
+        decoding = sampling.decoding or decoding_of(self.model)
+        block = min(decoding.block_length, sampling.max_tokens)
+        if sampling.max_tokens % block:
+            whole = sampling.max_tokens // block * block
+            raise UserError(
+                f"a canvas of {sampling.max_tokens} tokens is not whole blocks of {block}: set"
+                f" max_completion_length to {whole} or {whole + block}"
+            )
+        if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
+            raise UserError(
+                "top_k, top_p and min_p are not for masked diffusion models; leave them out"
+            )
+        done: dict[int, Completion] = {}
+        # Prompts of a length together: little is padded.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        while order:
+            longest = len(prompts[order[-1]]) + sampling.max_tokens
+            size = max(1, self.batch_tokens // longest)
+            taken, order = order[-size:], order[:-size]
+            writer = _Writer(self, sampling, decoding, progress or silent)
+            rows = [(i, tuple(prompts[i]), seeds[i]) for i in taken]
+            done.update(writer.write(rows))
+        return [done[i] for i in range(len(prompts))]
+
+
+def decoding_of(model: nn.Module) -> Decoding:
+    """How a model writes by its generation_config.json (`block_length`, `tokens_per_step`)."""
+    own: Any = getattr(causal_lm(model), "generation_config", None)
+    known = {name: getattr(own, name, None) for name in ("block_length", "tokens_per_step")}
+    return Decoding(**{name: value for name, value in known.items() if value is not None})
+
+
+@dataclass
+class _Row:
+    """A canvas in the making: its token ids, masks included, and the step, and log-probability, at
+    which each token was committed (-1: not yet)."""
+
+    number: int
+    prompt: tuple[int, ...]
+    random: torch.Generator
+    ids: list[int]
+    steps: list[int]
+    logprobs: list[float]
+
+
+class _Writer:
+    """One batch of canvases."""
+
+    def __init__(
+        self, engine: DenoisingEngine, sampling: Sampling, decoding: Decoding, progress: Progress
+    ) -> None:
+        self.engine, self.sampling, self.decoding = engine, sampling, decoding
+        self.progress = progress
+        kind = masked_diffusion(engine.model)
+        if kind is None:
+            raise UserError("the model is no masked diffusion model: it generates left to right")
+        self.kind = kind
+
+    def write(self, given: Sequence[tuple[int, tuple[int, ...], int]]) -> dict[int, Completion]:
+        n = self.sampling.max_tokens
+        live = [
+            _Row(
+                number,
+                prompt,
+                torch.Generator().manual_seed(seed),
+                [self.kind.mask_id] * n,
+                [-1] * n,
+                [0.0] * n,
+            )
+            for number, prompt, seed in given
+        ]
+        done: dict[int, Completion] = {}
+        block, step = min(self.decoding.block_length, n), 0
+        with evaluating(self.engine.model):
+            for start in range(0, n, block):
+                for quota in self._quotas(block):
+                    self.progress(0)
+                    self._step(live, range(start, start + block), step, quota)
+                    step += 1
+                ended = [row for row in live if self._ended(row, start + block)]
+                done.update({row.number: self._completion(row, step) for row in ended})
+                self.progress(len(ended))
+                live = [row for row in live if row.number not in done]
+                if not live:
+                    break
+        return done
+
+    def _quotas(self, block: int) -> list[int]:
+        """How many tokens each step of a block commits."""
+        each = self.decoding.tokens_per_step
+        return [min(each, block - first) for first in range(0, block, each)]
+
+    def _step(self, rows: Sequence[_Row], block: range, step: int, quota: int) -> None:
+        """Commits `quota` tokens of every row's block."""
+        masked = [[i for i in block if row.steps[i] < 0] for row in rows]
+        logits = self._logits(rows, masked)
+        logits[:, self.kind.mask_id] = float("-inf")
+        tokens, logp, confidence = self._drawn(rows, masked, logits)
+        first = 0
+        for row, places in zip(rows, masked, strict=True):
+            own = slice(first, first + len(places))
+            first += len(places)
+            for k in confidence[own].topk(quota).indices.tolist():
+                at = places[k]
+                row.ids[at] = int(tokens[own][k])
+                row.logprobs[at] = float(logp[own][k])
+                row.steps[at] = step
+
+    def _logits(self, rows: Sequence[_Row], masked: Sequence[Sequence[int]]) -> Tensor:
+        """Of every masked token, row after row `[N, V]`."""
+        inputs = [
+            ModelInput(
+                (*row.prompt, *row.ids),
+                [len(row.prompt) + i - self.kind.shifted for i in places],
+            )
+            for row, places in zip(rows, masked, strict=True)
+        ]
+        batch = MASKED.collate(inputs, self.engine.pad_id)
+        read: list[tuple[Tensor, Head]] = []
+
+        def run(model: nn.Module) -> None:
+            read.append((hidden_rows(model, batch), head_of(model, self.engine.vocab)))
+
+        within_forward(self.engine.model, run)
+        ((hidden_ND, head),) = read
+        return head.logits(hidden_ND).float()
+
+    def _drawn(
+        self, rows: Sequence[_Row], masked: Sequence[Sequence[int]], logits: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A token of every masked place, the natural log of its probability at the sampling
+        temperature, and what decides whether it is committed. Each row has random numbers of its
+        own: what it writes does not depend on the rows beside it."""
+        temperature, plain = self.sampling.temperature, logits.log_softmax(-1)
+        if temperature == 0:
+            tokens, logp = logits.argmax(-1), plain
+        else:
+            logp = (logits / temperature).log_softmax(-1)
+            counts = [len(places) for places in masked]
+            numbers = torch.cat(
+                [
+                    torch.rand(n, generator=row.random, dtype=torch.float64)
+                    for row, n in zip(rows, counts, strict=True)
+                ]
+            ).to(logits.device)
+            cumulative = logp.double().exp().cumsum(-1)
+            reached = numbers.unsqueeze(-1) * cumulative[:, -1:]
+            tokens = torch.searchsorted(cumulative, reached, right=True).squeeze(-1)
+            last = (logp > float("-inf")).long().cumsum(-1).argmax(-1)
+            tokens = torch.minimum(tokens, last)
+        at = tokens.unsqueeze(-1)
+        confidence = plain.gather(-1, at).squeeze(-1)
+        if self.decoding.remasking == "random":
+            confidence = torch.cat(
+                [
+                    torch.rand(len(places), generator=row.random)
+                    for row, places in zip(rows, masked, strict=True)
+                ]
+            )
+        return tokens.cpu(), logp.gather(-1, at).squeeze(-1).cpu(), confidence.cpu()
+
+    def _ended(self, row: _Row, written: int) -> bool:
+        return written == len(row.ids) or any(i in self.engine.eos_ids for i in row.ids[:written])
+
+    def _completion(self, row: _Row, steps: int) -> Completion:
+        ends = [i for i, token in enumerate(row.ids) if token in self.engine.eos_ids]
+        end = ends[0] if ends else len(row.ids)
+        for i, committed in enumerate(row.steps):
+            if committed < 0:
+                row.ids[i], row.steps[i] = self.engine.eos_ids[0], steps
+        written = Trajectory(
+            tuple(row.ids),
+            tuple(row.steps),
+            tuple(row.logprobs),
+            min(self.decoding.block_length, len(row.ids)),
+            end,
+        )
+        finish = Finish.STOP if ends else Finish.LENGTH
+        return Completion(
+            tuple(row.ids[: end + 1]), tuple(row.logprobs[: end + 1]), finish, written
+        )

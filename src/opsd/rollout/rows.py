@@ -1,0 +1,234 @@
+"""What is taught of a rollout: sequences of token ids, the positions at which each is read, and the
+tokens that stand there. The tokens of a completion, one after another; or the states through which
+a masked diffusion model has written it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Annotated, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from opsd.lm.layout import Ids, ModelInput
+from opsd.parts import Slot, part
+from opsd.prompts.contexts import Draw
+from opsd.types import Rollout, Trajectory
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a masked diffusion model writes on: how many tokens it holds, the ids that stand for a
+    token still to come and for the end, and whether a token is predicted at the position before it
+    (Dream) rather than at its own (LLaDA)."""
+
+    length: int
+    mask_id: int
+    eos_id: int
+    shifted: bool = False
+
+
+@dataclass(frozen=True)
+class TaughtRows:
+    """One sequence after a prompt, `shown`, read at `places` of it, -1 being the prompt's last
+    token. `tokens` are what is taught there, `positions` where these stand in the completion,
+    `logprobs` what the sampler gave them (natural logs; None: nobody says).
+
+    `state` is the denoising step that follows. `hidden` are positions of the prompt that are masked
+    too, with `mask_id`.
+    """
+
+    shown: tuple[int, ...]
+    places: Sequence[int]
+    tokens: tuple[int, ...]
+    positions: Sequence[int]
+    logprobs: tuple[float, ...] | None = None
+    state: int | None = None
+    hidden: frozenset[int] = frozenset()
+    mask_id: int = -1
+
+    def after(self, prompt: Ids, revealed: Collection[tuple[int, int]] = ()) -> ModelInput:
+        """The sequence behind a prompt; a reader that is shown further tokens, (position, id), has
+        them in their places."""
+        shown = list(self.shown)
+        for position, token in revealed:
+            shown[position] = token
+        own = [self.mask_id if i in self.hidden else token for i, token in enumerate(prompt)]
+        first = len(prompt)
+        if isinstance(self.places, range):
+            read: Sequence[int] = range(first + self.places.start, first + self.places.stop)
+        else:
+            read = tuple(first + place for place in self.places)
+        return ModelInput((*own, *shown), read)
+
+    def without(self, positions: Collection[int]) -> TaughtRows:
+        """The same rows but for those of some positions."""
+        kept = [i for i, position in enumerate(self.positions) if position not in positions]
+        if len(kept) == len(self.positions):
+            return self
+        return replace(
+            self,
+            places=tuple(self.places[i] for i in kept),
+            tokens=tuple(self.tokens[i] for i in kept),
+            positions=tuple(self.positions[i] for i in kept),
+            logprobs=self.logprobs and tuple(self.logprobs[i] for i in kept),
+        )
+
+
+class Rows(Protocol):
+    """A rollout, what is drawn for it, a diffusion model's canvas -> what is taught of it. Rows of
+    your own inherit what they do not say otherwise."""
+
+    of_canvas: bool = False
+    """Whether they are of a masked diffusion model."""
+
+    def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]: ...
+
+
+@part
+class Tokens(Rows):
+    """Every token of the completion, after the ones before it."""
+
+    type: Literal["tokens"] = "tokens"
+
+    def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
+        n = len(rollout.completion_ids)
+        if not n:
+            return []
+        ids = rollout.completion_ids
+        return [TaughtRows(ids, range(-1, n - 1), ids, range(n), rollout.logprobs)]
+
+
+TOKENS = Tokens()
+
+
+@part
+class States(Rows):
+    """The states of a canvas in which a token before the first end is still to come, and in each
+    the masked positions of the block that is being written, or of the whole canvas.
+
+    Every state (`count` of them, drawn, where that is set) of which more than `masked_above` is
+    masked; a block's states only where tokens follow it. Where a batch of rollouts is learned from
+    more than once, each time takes the next part of the states (d-OPSD, Luo et al. 2026, arXiv
+    2606.18195; for whole canvases dOPSD, Dat et al. 2026, arXiv 2607.04428).
+    """
+
+    of: Literal["block", "canvas"] = "block"
+    count: Annotated[int, Field(gt=0)] | None = None
+    masked_above: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    type: Literal["states"] = "states"
+    of_canvas: ClassVar[bool] = True
+
+    def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
+        canvas, written = _denoised(rollout, canvas)
+        n = len(written.ids)
+        steps = [s for s in written.states if len(written.masked(s)) > self.masked_above * n]
+        if self.of == "block":
+            steps = [s for s in steps if written.block(s).stop < n]
+        made = []
+        for step in _chosen(steps, self.count, draw):
+            inside = written.block(step) if self.of == "block" else range(n)
+            masked = [i for i in written.masked(step) if i in inside]
+            made.append(_state(written, step, masked, canvas))
+        return made
+
+
+@part
+class Commits(Rows):
+    """The tokens that each denoising step has committed, in the state that it found, with the
+    log-probabilities that they were committed with: what a policy gradient over the trajectory
+    needs. `count` limits it to so many steps of a rollout, drawn."""
+
+    count: Annotated[int, Field(gt=0)] | None = None
+    type: Literal["commits"] = "commits"
+    of_canvas: ClassVar[bool] = True
+
+    def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
+        canvas, written = _denoised(rollout, canvas)
+        made = []
+        for step in _chosen(written.states, self.count, draw):
+            committed = [i for i in written.block(step) if written.steps[i] == step]
+            rows = _state(written, step, committed, canvas)
+            made.append(replace(rows, logprobs=tuple(written.logprobs[i] for i in committed)))
+        return made
+
+
+@part
+class RandomMask(Rows):
+    """As many tokens of the canvas, masked at random, as a uniform draw says: with each sequence's
+    mean, LLaDA's training loss in the form that draws a number (Nie et al. 2025, arXiv 2502.09992,
+    Eq. 6; Eq. 5 has the same expectation). What follows a completion's end on the canvas is the
+    end."""
+
+    type: Literal["random_mask"] = "random_mask"
+    of_canvas: ClassVar[bool] = True
+
+    def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
+        ids, canvas = _filled(rollout, canvas)
+        random = Random(draw.seed)
+        masked = sorted(random.sample(range(len(ids)), random.randint(1, len(ids))))
+        return [_masked(ids, masked, canvas)]
+
+
+@part
+class MeanField(Rows):
+    """The whole canvas masked, and a share of the prompt's tokens: one forward pass says of every
+    token how likely it is, whatever the others become (diffu-GRPO, Zhao et al. 2025, arXiv
+    2504.12216, section 3.1; its share is 0.15)."""
+
+    prompt: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    type: Literal["mean_field"] = "mean_field"
+    of_canvas: ClassVar[bool] = True
+
+    def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
+        ids, canvas = _filled(rollout, canvas)
+        random = Random(draw.seed)
+        hidden = {i for i in range(len(rollout.prompt_ids)) if random.random() < self.prompt}
+        behind = range(len(rollout.completion_ids), len(ids))
+        rows = _masked(ids, range(len(ids)), canvas).without(behind)
+        return [replace(rows, hidden=frozenset(hidden), mask_id=canvas.mask_id)]
+
+
+AnyRows = Annotated[Rows, Slot("rows", Rows, (Tokens, States, Commits, RandomMask, MeanField))]
+
+
+def _denoised(rollout: Rollout, canvas: Canvas | None) -> tuple[Canvas, Trajectory]:
+    if canvas is None or rollout.trajectory is None:
+        raise ValueError("rows of states need rollouts of a masked diffusion model")
+    return canvas, rollout.trajectory
+
+
+def _filled(rollout: Rollout, canvas: Canvas | None) -> tuple[tuple[int, ...], Canvas]:
+    """A completion on the canvas; one that is longer has it to itself."""
+    if canvas is None:
+        raise ValueError("masked rows are of a masked diffusion model")
+    ids = rollout.completion_ids
+    return (*ids, *(canvas.eos_id,) * (canvas.length - len(ids))), canvas
+
+
+def _chosen(steps: Sequence[int], count: int | None, draw: Draw) -> Iterator[int]:
+    """The part of the steps that is learned from this time, or so many of them."""
+    start, stop = (math.ceil(len(steps) * k / draw.uses) for k in (draw.use, draw.use + 1))
+    own = steps[start:stop]
+    if count is not None and count < len(own):
+        own = sorted(Random(draw.seed).sample(own, count))
+    yield from own
+
+
+def _state(written: Trajectory, step: int, positions: Sequence[int], canvas: Canvas) -> TaughtRows:
+    masked = written.masked(step)
+    rows = _masked(written.ids, masked, canvas).without(set(masked) - set(positions))
+    return replace(rows, state=step)
+
+
+def _masked(ids: tuple[int, ...], masked: Sequence[int], canvas: Canvas) -> TaughtRows:
+    """A canvas with some positions masked, all of which are taught."""
+    hidden = set(masked)
+    return TaughtRows(
+        shown=tuple(canvas.mask_id if i in hidden else token for i, token in enumerate(ids)),
+        places=tuple(i - canvas.shifted for i in masked),
+        tokens=tuple(ids[i] for i in masked),
+        positions=tuple(masked),
+    )
