@@ -49,11 +49,15 @@ its translation. Tokens are the student's, on average.
 """
 
 
+DECODING = {"miniature-diffusion": {"block_length": 4, "tokens_per_step": 2}}
+"""How a masked diffusion model writes, unless it is told otherwise."""
+
+
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write what `from_pretrained` reads; a completion ends at either end token."""
     ends = tokenizer.convert_tokens_to_ids([SPECIAL[2], SPECIAL[0]])
     model.generation_config = GenerationConfig(
-        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, **DECODING.get(folder.name, {})
     )
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)

@@ -7,11 +7,13 @@ self-distillation closes. Same versions, processor type and one thread: the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from random import Random
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -19,10 +21,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from opsd.languages.registry import language
+from opsd.lm.diffusion import look_both_ways
 from opsd.miniature.lexicon import long_solution, short_solution
 from opsd.miniature.stories import Story, stories
 from opsd.miniature.tokenizer import POSITIONS
-from opsd.miniature.world import LOW_RESOURCE, WORLDS, problem, trace
+from opsd.miniature.world import HORIZON, LOW_RESOURCE, WORLDS, problem, trace
 from opsd.prompts.contexts import (
     Context,
     Critique,
@@ -117,6 +120,14 @@ PRETRAININGS = {
     "miniature-small": Pretraining("miniature", _kinds(12, 0.009, 0.0), steps=850, sizes=_wide(96)),
     "miniature-tiny": Pretraining("miniature", _kinds(12, 0.009, 0.0), steps=850, sizes=_wide(64)),
     "miniature-long": Pretraining("miniature-long", LONG_KINDS, steps=1000, drill=0.15),
+    "miniature-diffusion": Pretraining(
+        "miniature-diffusion",
+        (Kind("problem", 1.0, StudentPrompt(), False),),
+        steps=2000,
+        batch=48,
+        prompt_weight=0.0,
+        thinking=0.0,
+    ),
 }
 
 
@@ -127,13 +138,15 @@ def pretrain(
 ) -> Qwen3ForCausalLM:
     """A model trained by a recipe; `log` gets each step's mean loss in nats per token."""
     torch.manual_seed(recipe.seed)
-    model = Qwen3ForCausalLM(_config(tokenizer, recipe.sizes))
+    model = Qwen3ForCausalLM(_config(tokenizer, recipe))
+    look_both_ways(model)
     model.train()
     optimizers = _optimizers(model, recipe)
     schedules = [LambdaLR(o, partial(_rate, steps=recipe.steps)) for o in optimizers]
     texts = Texts(recipe, tokenizer)
+    backward = _unmasking if WORLDS[recipe.world].diffusion else _backward
     for step in range(recipe.steps):
-        loss = _backward(model, texts.batch())
+        loss = backward(model, texts.batch())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for part in (*optimizers, *schedules):
             part.step()
@@ -149,8 +162,8 @@ class Texts:
     def __init__(self, recipe: Pretraining, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
         self.random = Random(f"texts {recipe.seed}")
-        steps = WORLDS[recipe.world].steps
-        self.stories = stories(f"{recipe.world} texts {recipe.seed}", "pretraining", steps)
+        world, seed = WORLDS[recipe.world], f"{recipe.world} texts {recipe.seed}"
+        self.stories = stories(seed, "pretraining", world.steps, world.largest)
         self.pools: dict[tuple[str, str], list[Story]] = {}
 
     def batch(self) -> list[Text]:
@@ -186,8 +199,11 @@ class Texts:
             written = f"<think>\n{prefix}\n{written}\n</think>\n\n{answer}"
         completion = self.tokenizer(written, add_special_tokens=False)["input_ids"]
         prompt, end = prompt_ids(self.tokenizer, view), self.tokenizer.eos_token_id
-        weights = (self.recipe.prompt_weight,) * len(prompt) + (1.0,) * (len(completion) + 1)
-        return (*prompt, *completion, end), weights
+        canvas = HORIZON[self.recipe.world] if WORLDS[self.recipe.world].diffusion else 0
+        ends = [end] * max(1, canvas - len(completion))
+        weights = (self.recipe.prompt_weight,) * len(prompt)
+        weights += (1.0,) * (len(completion) + len(ends))
+        return (*prompt, *completion, *ends), weights
 
     def _written(self, kind: Kind, code: str, story: Story, shortcut: bool) -> str:
         if kind.context.label == "instruction":
@@ -206,7 +222,7 @@ class Texts:
         return self.random.choice(pool)
 
 
-def _config(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Qwen3Config:
+def _config(tokenizer: PreTrainedTokenizerFast, recipe: Pretraining) -> Qwen3Config:
     defaults = {
         "hidden_size": 128,
         "intermediate_size": 384,
@@ -215,6 +231,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Qwen3C
         "num_key_value_heads": 2,
         "head_dim": 32,
     }
+    masked: dict[str, Any] = {"is_causal": False, "mask_token_id": tokenizer.mask_token_id}
     return Qwen3Config(
         vocab_size=len(tokenizer),
         max_position_embeddings=POSITIONS,
@@ -224,7 +241,8 @@ def _config(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Qwen3C
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **(defaults | sizes),
+        **(defaults | recipe.sizes),
+        **(masked if WORLDS[recipe.world].diffusion else {}),
     )
 
 
@@ -267,3 +285,26 @@ def _summed_loss(model: Qwen3ForCausalLM, texts: list[Text]) -> torch.Tensor:
     rows = weight > 0
     losses = cross_entropy(model.lm_head(hidden[rows]), target[rows], reduction="none")
     return (losses * weight[rows]).sum()
+
+
+def _unmasking(model: Qwen3ForCausalLM, texts: list[Text]) -> float:
+    """One step's gradient of LLaDA's loss: of the tokens that count, a share is masked, and each
+    text's mean over these is learned. The shares of a step's texts are spread evenly."""
+    width = max(len(ids) for ids, _ in texts)
+    ids_BT = torch.zeros(len(texts), width, dtype=torch.long)
+    seen_BT, hidden_BT = torch.zeros_like(ids_BT), torch.zeros_like(ids_BT, dtype=torch.bool)
+    offset = torch.rand(()).item()
+    for row, (ids, weights) in enumerate(texts):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        seen_BT[row, : len(ids)] = 1
+        counts = torch.tensor(weights).nonzero().flatten()
+        masked = math.ceil((row + offset) / len(texts) * len(counts)) or 1
+        hidden_BT[row, counts[torch.randperm(len(counts))[:masked]]] = True
+    shown_BT = ids_BT.masked_fill(hidden_BT, model.config.mask_token_id)
+    read = model.model(input_ids=shown_BT, attention_mask=seen_BT, use_cache=False)
+    logits = model.lm_head(read.last_hidden_state[hidden_BT])
+    losses = cross_entropy(logits, ids_BT[hidden_BT], reduction="none")
+    of_text = hidden_BT.sum(1, keepdim=True).expand_as(hidden_BT)[hidden_BT]
+    loss = (losses / of_text).sum() / len(texts)
+    loss.backward()
+    return loss.item()

@@ -27,6 +27,10 @@ function detail(card, position) {
 function listing(reader, rollout, position) {
   const block = make("section", "reader");
   block.append(make("h3", "", reader.label));
+  if (!reader.top[position].length) {
+    block.append(make("p", "reading", "not taught here"));
+    return block;
+  }
   const about = [`entropy ${number(reader.entropy[position], "nats")}`];
   if (reader.chance.length) about.unshift(`this token ${percent(reader.chance[position])}`);
   block.append(make("p", "reading", about.join(", ")));
@@ -54,7 +58,7 @@ function numbers(rollout, position) {
     rows.push(make("dt", measure.key === byId("measure").value ? "now" : "", measure.label));
     rows.push(make("dd", "", number(values[position], measure.unit)));
   }
-  const flags = [["clipped", "a clip acted here"], ["outside", "in no loss"]];
+  const flags = [["clipped", "a clip acted here"], ["outside", "in no loss"], ["masked", "still to come in this state"]];
   for (const [name, label] of flags) {
     if (rollout[name].includes(position)) rows.push(make("dt", "group", label));
   }

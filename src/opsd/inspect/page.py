@@ -98,6 +98,8 @@ def _rollout(traced: Traced, series: Iterable[Series], texts: _Texts) -> dict[st
         "step": traced.step,
         "problem": str(row.get("problem", "")),
         "sample": row.get("sample", 0),
+        "state": row.get("state"),
+        "masked": [i for i, masked in enumerate(row.get("masked", ())) if masked],
         "language": code,
         "language_name": language(code).name if code in codes() else code,
         "answer": row.get("answer"),
@@ -149,9 +151,10 @@ def _where(row: Mapping[str, Any], column: str) -> list[int]:
 
 
 def _outside(row: Mapping[str, Any]) -> list[int]:
-    """Tokens that no signal has in its loss."""
+    """Tokens that are read, and that no signal has in its loss."""
     masks = [signal["in_loss"] for signal in row["signals"] if "in_loss" in signal]
-    return [i for i, kept in enumerate(zip(*masks, strict=True)) if not any(kept)]
+    kept = enumerate(zip(*masks, strict=True))
+    return [i for i, own in kept if False in own and True not in own]
 
 
 def _short(value: float | None) -> float | None:

@@ -101,24 +101,35 @@ function arrange() {
   cards.clear();
   main.replaceChildren();
   leave();
-  const rollouts = shown();
+  const rollouts = byState(shown());
   const apart = byId("order").value === "list";
   const groups = new Map();
-  rollouts.forEach((rollout, i) => {
-    const key = apart ? String(i) : rollout.problem;
-    groups.set(key, [...(groups.get(key) || []), rollout]);
+  rollouts.forEach((states, i) => {
+    const key = apart ? String(i) : states[0].problem;
+    groups.set(key, [...(groups.get(key) || []), states]);
   });
   for (const group of groups.values()) main.append(problem(group));
-  const tokens = rollouts.reduce((sum, rollout) => sum + rollout.tokens.length, 0);
+  const tokens = rollouts.reduce((sum, states) => sum + states[0].tokens.length, 0);
   const left = data.left_out.length ? ` Without steps ${data.left_out.join(", ")}, for which the page has no room.` : "";
   byId("count").textContent = rollouts.length
-    ? `${rollouts.length} of ${data.rollouts.length} rollouts, ${tokens.toLocaleString("en")} tokens.${left}`
+    ? `${rollouts.length} of ${byState(data.rollouts).length} rollouts, ${tokens.toLocaleString("en")} tokens.${left}`
     : "No rollout is like that.";
+}
+
+// Rollouts as lists: the states of a diffusion model's in order, any other one alone.
+function byState(rollouts) {
+  const found = new Map();
+  rollouts.forEach((rollout, i) => {
+    const alone = rollout.state === null ? i : "";
+    const key = JSON.stringify([rollout.run, rollout.step, rollout.problem, rollout.sample, alone]);
+    found.set(key, [...(found.get(key) || []), rollout]);
+  });
+  return [...found.values()].map((states) => states.sort((a, b) => a.state - b.state));
 }
 
 function problem(group) {
   const section = make("section", "problem");
-  const first = group[0];
+  const first = group[0][0];
   const heading = make("h2", "", `${first.language_name || "Problem"} `);
   heading.append(make("small", "", first.answer === null || first.answer === undefined ? first.problem : `answer ${first.answer}`));
   section.append(heading);
@@ -138,7 +149,8 @@ function speak(element, language) {
   if (language) element.lang = language;
 }
 
-function card(rollout) {
+function card(states) {
+  const rollout = states[0];
   const element = make("article", "card");
   const title = make("h3", "", `step ${rollout.step}`);
   const about = [];
@@ -156,11 +168,35 @@ function card(rollout) {
   text.setAttribute("aria-label", `Completion at step ${rollout.step}; arrow keys move between tokens`);
   text.style.setProperty("--lines", Math.ceil(rollout.tokens.length / 14) + 1);
   speak(text, rollout.language);
-  element.append(title, text);
+  element.append(title, ...(rollout.state === null ? [] : [slider(element, states)]), text);
   if (rollout.prompts.length) element.append(prompts(rollout));
   cards.set(element, { rollout, text, cells: [] });
   watcher.observe(element);
   return element;
+}
+
+// Goes through the states in which a diffusion model has found its canvas.
+function slider(element, states) {
+  const label = make("label", "state");
+  const input = make("input");
+  Object.assign(input, { type: "range", min: 0, max: states.length - 1, value: 0 });
+  const told = make("output");
+  const tell = () => {
+    const { state, masked } = states[input.value];
+    told.textContent = `step ${state + 1} of writing, ${masked.length} tokens to come`;
+  };
+  input.addEventListener("input", () => {
+    const card = cards.get(element);
+    if (chosen && chosen.card === card) leave();
+    card.rollout = states[input.value];
+    card.cells = [];
+    card.text.replaceChildren();
+    tell();
+    draw(element);
+  });
+  tell();
+  label.append("State ", input, told);
+  return label;
 }
 
 function prompts(rollout) {
@@ -211,7 +247,7 @@ function level(card, measure, position) {
 // A character of several tokens has the strongest of their colours.
 function paint(card) {
   const measure = measures.get(byId("measure").value);
-  const clipped = new Set(card.rollout.clipped), outside = new Set(card.rollout.outside);
+  const marks = ["clipped", "outside", "masked"].map((name) => [name, new Set(card.rollout[name])]);
   const strongest = new Map(), classes = new Map();
   card.cells.forEach((cell, position) => {
     const own = measure ? level(card, measure, position) : 0;
@@ -219,8 +255,7 @@ function paint(card) {
     const strong = Math.abs(own) > Math.abs(before) ? own : before;
     strongest.set(cell, strong);
     let name = strong < 0 ? `n${-strong}` : `l${strong}`;
-    if (clipped.has(position)) name += " clipped";
-    if (outside.has(position)) name += " outside";
+    for (const [mark, where] of marks) if (where.has(position)) name += ` ${mark}`;
     classes.set(cell, name);
   });
   for (const [cell, name] of classes) cell.className = `t ${name}`;
@@ -243,7 +278,7 @@ function legend() {
     measure.largest > measure.full
       ? `${half}, the last one begins at the 98th percentile; the largest is ${number(measure.largest, measure.unit)}.`
       : `${half}, the last one is the largest of all.`));
-  const marks = [["clipped", "a clip acted"], ["outside", "in no loss"]];
+  const marks = [["clipped", "a clip acted"], ["outside", "in no loss"], ["masked", "still to come"]];
   for (const [name, label] of marks) {
     if (data.rollouts.some((r) => r[name].length)) place.append(make("span", `t ${name}`, label));
   }

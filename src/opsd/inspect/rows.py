@@ -55,7 +55,7 @@ class _Signal(TypedDict):
     weight: NotRequired[_Values]
     loss: NotRequired[_Values]
     advantage: NotRequired[_Values]
-    in_loss: NotRequired[list[bool]]
+    in_loss: NotRequired[list[bool | None]]
     columns: NotRequired[_Columns]
     votes: NotRequired[_Columns]
     pairs: NotRequired[list[_Pair]]
@@ -70,10 +70,13 @@ class _View(TypedDict):
 
 @with_config(_TOLERANT)
 class _Trace(TypedDict):
-    """What is shown of a line of `traces/*.jsonl`."""
+    """What is shown of a line of `traces/*.jsonl`; of a diffusion model's rollout a line is one
+    state."""
 
     step: NotRequired[int]
+    state: NotRequired[int]
     tokens: list[str]
+    masked: NotRequired[list[bool]]
     readers: list[_Reader]
     signals: list[_Signal]
     views: NotRequired[list[_View]]
@@ -171,7 +174,8 @@ def _fault(row: Mapping[str, Any]) -> str | None:
     named = [
         signal[key] for signal in row["signals"] for key in ("columns", "votes") if key in signal
     ]
-    for part in (*row["readers"], *row["signals"], *inner, *named):
+    masks = {"masked": row.get("masked", row["tokens"])}
+    for part in (masks, *row["readers"], *row["signals"], *inner, *named):
         for name, values in part.items():
             if isinstance(values, list) and name != "pairs" and len(values) != length:
                 return f"{len(values)} values of '{name}' for {length} tokens"

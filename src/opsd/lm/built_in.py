@@ -5,7 +5,13 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-NAMES = ("miniature", "miniature-small", "miniature-tiny", "miniature-long")
+NAMES = (
+    "miniature",
+    "miniature-small",
+    "miniature-tiny",
+    "miniature-long",
+    "miniature-diffusion",
+)
 
 
 def model_path(name: str) -> Path | None:

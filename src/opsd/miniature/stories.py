@@ -98,15 +98,19 @@ class Story:
         return next(name for name, (low, high) in SPLITS.items() if low <= percent < high)
 
 
-def stories(seed: str, split: str, steps: tuple[int, ...]) -> Iterator[Story]:
+def stories(
+    seed: str, split: str, steps: tuple[int, ...], largest: int = LARGEST
+) -> Iterator[Story]:
     """Endless stories of a split, the same ones for the same seed. `steps` are the numbers of
-    sums to draw from; no signature comes twice among any thousand stories."""
+    sums to draw from, which come to `largest` at most; no signature comes twice among any thousand
+    stories."""
     random = Random(f"{seed} {split}")
     recent: dict[tuple[str, tuple[int, ...]], None] = {}
     while True:
         story = _draw(random, random.choice(steps))
         signature = (story.template, story.numbers)
-        if story.split != split or signature in recent:
+        small = all(s.value <= largest for s in story.sums)
+        if not small or story.split != split or signature in recent:
             continue
         recent[signature] = None
         if len(recent) > 1000:

@@ -24,6 +24,7 @@ from opsd.prompts.prompt import fill
 from opsd.types import Problem
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MASK = "<|mask|>"
 THINK = ("<think>", "</think>")
 POSITIONS = 8192
 _PIECE = Regex(
@@ -49,12 +50,14 @@ def build_tokenizer(world: str = "miniature") -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(BPE(vocabulary, [], ignore_merges=True))
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    special = (*SPECIAL, *([MASK] if WORLDS[world].diffusion else []))
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in THINK])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
+        mask_token=MASK if WORLDS[world].diffusion else None,
         model_max_length=POSITIONS,
         padding_side="left",
         clean_up_tokenization_spaces=False,

@@ -18,28 +18,38 @@ from opsd.miniature.lexicon import (
     short_solution,
 )
 from opsd.miniature.rules import advice, rubric
-from opsd.miniature.stories import SPLITS, Story, stories
+from opsd.miniature.stories import LARGEST, SPLITS, Story, stories
 from opsd.types import Problem, UserError
 
 LOW_RESOURCE = tuple(code for code in LANGUAGES if code != "eng")
 SIZES = {"pretraining": 5_000, "train": 600, "dev": 120, "test": 300}
 
-HORIZON = {"miniature": 48, "miniature-long": 160}
+HORIZON = {"miniature": 48, "miniature-long": 160, "miniature-diffusion": 32}
 """Most tokens of a completion, by world: a little more than its longest trace."""
 
 
 @dataclass(frozen=True)
 class World:
-    """How one world differs from the other: how many sums, drawn from `steps`, and its traces."""
+    """How one world differs from the others: how many sums, drawn from `steps`, that come to
+    `largest` at most, its traces, and whether its model is a masked diffusion model, which knows
+    English alone."""
 
     steps: tuple[int, ...]
+    largest: int = LARGEST
     long: bool = False
     reflect: float = 0.0
+    diffusion: bool = False
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """What its models have read."""
+        return ("eng",) if self.diffusion else LANGUAGES
 
 
 WORLDS = {
     "miniature": World(steps=(2, 2, 2, 3, 3, 4)),
     "miniature-long": World(steps=(3, 4), long=True, reflect=0.3),
+    "miniature-diffusion": World(steps=(2, 2, 3), largest=30, diffusion=True),
 }
 
 
@@ -104,4 +114,5 @@ def demonstration(story: Story) -> str:
 
 @cache
 def _stories(world: str, split: str) -> tuple[Story, ...]:
-    return tuple(islice(stories(world, split, WORLDS[world].steps), SIZES[split]))
+    settings = WORLDS[world]
+    return tuple(islice(stories(world, split, settings.steps, settings.largest), SIZES[split]))

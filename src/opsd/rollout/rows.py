@@ -7,8 +7,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -16,6 +17,8 @@ from opsd.lm.layout import Ids, ModelInput
 from opsd.parts import Slot, part
 from opsd.prompts.contexts import Draw
 from opsd.types import Rollout, Trajectory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,35 +35,45 @@ class Canvas:
 
 @dataclass(frozen=True)
 class TaughtRows:
-    """One sequence after a prompt, `shown`, read at `places` of it, -1 being the prompt's last
-    token. `tokens` are what is taught there, `positions` where these stand in the completion,
-    `logprobs` what the sampler gave them (natural logs; None: nobody says).
+    """One sequence after a prompt, and what is taught of it. `ids` are the tokens as they are in
+    the end, `positions` those that are taught; where `masked`, a token is still to come.
 
+    A token is predicted at its position plus `offset`: -1, by the one before it; 0, at its own.
+    `logprobs` are what the sampler gave the taught tokens (natural logs; None: nobody says).
     `state` is the denoising step that follows. `hidden` are positions of the prompt that are masked
-    too, with `mask_id`.
+    too.
     """
 
-    shown: tuple[int, ...]
-    places: Sequence[int]
-    tokens: tuple[int, ...]
+    ids: tuple[int, ...]
     positions: Sequence[int]
     logprobs: tuple[float, ...] | None = None
-    state: int | None = None
+    offset: int = -1
+    masked: frozenset[int] = frozenset()
     hidden: frozenset[int] = frozenset()
     mask_id: int = -1
+    state: int | None = None
 
-    def after(self, prompt: Ids, revealed: Collection[tuple[int, int]] = ()) -> ModelInput:
-        """The sequence behind a prompt; a reader that is shown further tokens, (position, id), has
-        them in their places."""
-        shown = list(self.shown)
-        for position, token in revealed:
-            shown[position] = token
+    @cached_property
+    def tokens(self) -> tuple[int, ...]:
+        """The taught ones."""
+        return tuple(self.ids[i] for i in self.positions)
+
+    def spread(self, values: Sequence[T], length: int) -> list[T | None]:
+        """Values of the taught tokens as values of the first `length` ones: None where none is
+        taught."""
+        at = dict(zip(self.positions, values, strict=True))
+        return [at.get(i) for i in range(length)]
+
+    def after(self, prompt: Ids, revealed: Collection[int] = ()) -> ModelInput:
+        """The sequence behind a prompt, for a reader that is shown the tokens at some more
+        positions."""
+        masked, first = self.masked.difference(revealed), len(prompt)
         own = [self.mask_id if i in self.hidden else token for i, token in enumerate(prompt)]
-        first = len(prompt)
-        if isinstance(self.places, range):
-            read: Sequence[int] = range(first + self.places.start, first + self.places.stop)
-        else:
-            read = tuple(first + place for place in self.places)
+        shown = [self.mask_id if i in masked else token for i, token in enumerate(self.ids)]
+        read: Sequence[int] = [first + self.offset + i for i in self.positions]
+        if isinstance(self.positions, range):
+            start = first + self.offset
+            read = range(start + self.positions.start, start + self.positions.stop)
         return ModelInput((*own, *shown), read)
 
     def without(self, positions: Collection[int]) -> TaughtRows:
@@ -70,8 +83,6 @@ class TaughtRows:
             return self
         return replace(
             self,
-            places=tuple(self.places[i] for i in kept),
-            tokens=tuple(self.tokens[i] for i in kept),
             positions=tuple(self.positions[i] for i in kept),
             logprobs=self.logprobs and tuple(self.logprobs[i] for i in kept),
         )
@@ -94,11 +105,8 @@ class Tokens(Rows):
     type: Literal["tokens"] = "tokens"
 
     def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
-        n = len(rollout.completion_ids)
-        if not n:
-            return []
         ids = rollout.completion_ids
-        return [TaughtRows(ids, range(-1, n - 1), ids, range(n), rollout.logprobs)]
+        return [TaughtRows(ids, range(len(ids)), rollout.logprobs)] if ids else []
 
 
 TOKENS = Tokens()
@@ -188,7 +196,7 @@ class MeanField(Rows):
         hidden = {i for i in range(len(rollout.prompt_ids)) if random.random() < self.prompt}
         behind = range(len(rollout.completion_ids), len(ids))
         rows = _masked(ids, range(len(ids)), canvas).without(behind)
-        return [replace(rows, hidden=frozenset(hidden), mask_id=canvas.mask_id)]
+        return [replace(rows, hidden=frozenset(hidden))]
 
 
 AnyRows = Annotated[Rows, Slot("rows", Rows, (Tokens, States, Commits, RandomMask, MeanField))]
@@ -218,17 +226,16 @@ def _chosen(steps: Sequence[int], count: int | None, draw: Draw) -> Iterator[int
 
 
 def _state(written: Trajectory, step: int, positions: Sequence[int], canvas: Canvas) -> TaughtRows:
-    masked = written.masked(step)
-    rows = _masked(written.ids, masked, canvas).without(set(masked) - set(positions))
-    return replace(rows, state=step)
+    rows = _masked(written.ids, written.masked(step), canvas)
+    return replace(rows, positions=positions, state=step)
 
 
 def _masked(ids: tuple[int, ...], masked: Sequence[int], canvas: Canvas) -> TaughtRows:
     """A canvas with some positions masked, all of which are taught."""
-    hidden = set(masked)
     return TaughtRows(
-        shown=tuple(canvas.mask_id if i in hidden else token for i, token in enumerate(ids)),
-        places=tuple(i - canvas.shifted for i in masked),
-        tokens=tuple(ids[i] for i in masked),
-        positions=tuple(masked),
+        ids,
+        masked,
+        offset=-1 if canvas.shifted else 0,
+        masked=frozenset(masked),
+        mask_id=canvas.mask_id,
     )

@@ -148,7 +148,7 @@ def _inputs(
 ) -> tuple[TaughtRows, list[tuple[TeacherInput, ...] | None]]:
     """What every term's views read, and the rows without the tokens that any of them is shown."""
     revealed = [[_revealed(view, rows, rollout, draw) for view, _, _ in own or ()] for own in views]
-    seen = {position for own in revealed for shown in own for position, _ in shown}
+    seen = {position for own in revealed for shown in own for position in shown}
     rows = rows.without(seen) if seen else rows
     inputs = [
         own
@@ -162,10 +162,10 @@ def _inputs(
     return rows, inputs
 
 
-def _revealed(view: View, rows: TaughtRows, rollout: Rollout, draw: Draw) -> list[tuple[int, int]]:
-    """The tokens of the canvas, by position, that a view shows besides."""
+def _revealed(view: View, rows: TaughtRows, rollout: Rollout, draw: Draw) -> Sequence[int]:
+    """The positions of the canvas that a view shows besides."""
     written = rollout.trajectory
     if view.reveals is None or written is None or rows.state is None:
-        return []
+        return ()
     random = Random(f"{draw.seed} {rows.state} {view.name}")
-    return [(i, written.ids[i]) for i in view.reveals.revealed(written, rows.state, random)]
+    return view.reveals.revealed(written, rows.state, random)

@@ -154,12 +154,15 @@ def rollout_row(
     example: TrainingExample, step: int, tokenizer: Any, divergence: list[float] | None
 ) -> dict:
     """A rollout as one line: both prompts as text and ids, the completion, the verdict, and the
-    unclipped divergence of each token in nats."""
+    unclipped divergence of each token in nats, None of one that is not taught. Of a diffusion
+    model's rollout it is a line for each `state`."""
     rollout, verdict = example.rollout, example.rollout.verdict
+    state = {} if example.rows.state is None else {"state": example.rows.state}
     return {
         "step": step,
         "problem": example.problem.id,
         "sample": example.sample,
+        **state,
         "language": example.problem.language,
         "prompt": tokenizer.decode(example.prompt_ids),
         "prompt_ids": list(example.prompt_ids),
@@ -180,5 +183,5 @@ def rollout_row(
         "reward": verdict.reward if verdict else None,
         "correct": verdict.correct if verdict else None,
         "format_ok": verdict.format_ok if verdict else None,
-        "divergence": divergence,
+        "divergence": divergence and example.rows.spread(divergence, len(rollout.completion_ids)),
     }

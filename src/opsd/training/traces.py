@@ -19,6 +19,7 @@ from opsd.objective.table import TokenTable
 from opsd.objective.targets import STUDENT, Target
 from opsd.parts import tag
 from opsd.prompts.tokens import pieces
+from opsd.rollout.rows import TaughtRows
 from opsd.training.examples import TrainingExample
 from opsd.training.learner import Learner, scales_of, table_of
 from opsd.training.metrics import rollout_row
@@ -35,14 +36,17 @@ _VOTE = "token/vote/"
 def trace(
     example: TrainingExample, learner: Learner, model: nn.Module, tokenizer: Any, step: int
 ) -> dict:
-    """One rollout as one line of `traces/*.jsonl`: its line in `rollouts/`, the problem's text as
-    `question`, and per token
+    """One rollout, or one state of a diffusion model's, as one line of `traces/*.jsonl`: its line
+    in `rollouts/`, the problem's text as `question`, and per token of the completion
 
     - `tokens`: its text, "" for a further token of the same character;
     - `readers`: for the student, and in every signal for every view and a target that is no view's
       own, the `TOP` likeliest tokens with their probabilities, the entropy (nats) and the sampled
       token's log-probability;
-    - `signals`: what each one teaches, see `_taught`; `{"type"}` alone where it teaches nothing.
+    - `signals`: what each one teaches, see `_taught`; `{"type"}` alone where it teaches nothing;
+    - `masked`: whether it is still to come in the state.
+
+    Where a token is not taught, its values are None and its likeliest tokens an empty list.
     """
     ids = example.rows.tokens
     with learner.scorer.autocast():
@@ -52,7 +56,8 @@ def trace(
         torch.tensor(ids, device=student_ND.device),
         TeacherHidden("student", student_ND, head),
         table_of([example], learner.special_ids, student_ND.device),
-        _TokenTexts(tokenizer, ids),
+        _TokenTexts(tokenizer, example.rows.ids),
+        example.rows.positions,
     )
     alone = _TraceReader(traced, temperature=learner.temperature)
     readers = [{"name": "student", **alone.reader(_STUDENT)}]
@@ -73,13 +78,27 @@ def trace(
         signals.append(_taught(term, reading, replace(traced.table, scales=scales)))
     divergences = [signal["columns"].get("divergence") for signal in signals if "columns" in signal]
     divergence = next((found for found in reversed(divergences) if found), None)
+    length, masked = len(example.rollout.completion_ids), example.rows.masked
     return {
         **rollout_row(example, step, tokenizer, divergence),
         "question": example.problem.text,
-        "tokens": traced.texts.tokens,
-        "readers": readers,
-        "signals": signals,
+        "tokens": traced.texts.tokens[:length],
+        **({"masked": [i in masked for i in range(length)]} if masked else {}),
+        "readers": [_spread(reader, example.rows, length) for reader in readers],
+        "signals": [_spread(signal, example.rows, length) for signal in signals],
     }
+
+
+def _spread(part: Any, rows: TaughtRows, length: int, name: str = "") -> Any:
+    """A part of a trace whose lists are of the taught tokens, with lists of the completion's."""
+    if isinstance(part, dict):
+        return {key: _spread(value, rows, length, key) for key, value in part.items()}
+    if not isinstance(part, list):
+        return part
+    if name == "pairs":
+        return [_spread(pair, rows, length) for pair in part]
+    blank = [] if name == "top" else None
+    return [blank if value is None else value for value in rows.spread(part, length)]
 
 
 def _taught(term: LossTerm, reading: _TraceReader, table: TokenTable) -> dict[str, Any]:
@@ -155,12 +174,14 @@ class _TokenTexts:
 
 @dataclass(frozen=True)
 class _TracedRollout:
-    """One rollout: its tokens [N], the student's hidden states, the table, the tokens' texts."""
+    """One rollout: its taught tokens [N], the student's hidden states, the table, the texts of all
+    its tokens, and which of these are taught."""
 
     tokens_N: Tensor
     student: TeacherHidden
     table: TokenTable
     texts: _TokenTexts
+    positions: Sequence[int]
 
 
 class _TraceReader:
@@ -213,7 +234,7 @@ class _TraceReader:
         return {
             "top": [
                 [(self.traced.texts.candidate(i, t), p) for i, p in zip(*row, strict=True)]
-                for t, row in enumerate(rows)
+                for t, row in zip(self.traced.positions, rows, strict=True)
             ],
             "entropy": distributions.entropy.tolist(),
             "logp": distributions.logp.tolist(),

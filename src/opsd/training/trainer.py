@@ -209,10 +209,10 @@ class OPSDTrainer(Trainer):
         )
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [example for example in made if example.taught]
-        self.metrics.add("rollouts_learned", len(made), 1)
+        self.metrics.add("rollouts_learned", len({(x.group, x.sample) for x in made}), 1)
         if self._due(self.args.trace_steps):
             with self.generator.full_params(self.weights):
-                self._trace(made[:2] if self.args.process_index == 0 else [])
+                self._trace(made if self.args.process_index == 0 else [])
         made.sort(key=lambda example: -example.tokens)
         size = -(-len(made) // num_batches)
         return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
@@ -330,7 +330,9 @@ class OPSDTrainer(Trainer):
     def _trace(self, made: Sequence[TrainingExample]) -> None:
         base = self.accelerator.unwrap_model(self.model)
         step = self.state.global_step
-        rows = [trace(x, self.learner, base, self.processing_class, step) for x in made]
+        two = list(dict.fromkeys((x.group, x.sample) for x in made))[:2]
+        chosen = [x for x in made if (x.group, x.sample) in two]
+        rows = [trace(x, self.learner, base, self.processing_class, step) for x in chosen]
         self.run.append("traces/rank0.jsonl", rows)
 
     def _due(self, every: int) -> bool:
