@@ -42,6 +42,18 @@ def save_tiny_model(folder: Path, tokenizer: Any, **changes: object) -> Path:
     return folder
 
 
+def save_tiny_diffusion_model(folder: Path, **changes: object) -> Path:
+    """The same, looking both ways."""
+    own = build_tokenizer("miniature-diffusion")
+    masked = {"is_causal": False, "mask_token_id": own.mask_token_id}
+    return save_tiny_model(folder, own, **masked, **changes)
+
+
+@pytest.fixture(scope="session")
+def diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_diffusion_model(tmp_path_factory.mktemp("models") / "tiny-diffusion")
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer()

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from opsd.lm.forward import causal_lm
+from opsd.types import UserError
 
 PUBLISHED = ("llada", "Dream")
 """The `model_type` of published checkpoints that bring modeling code of their own."""
@@ -55,6 +56,15 @@ def masked_diffusion(model: nn.Module) -> MaskedDiffusion | None:
     return MaskedDiffusion(mask_id, bool(getattr(config, "predicts_next", False)))
 
 
+def refuse_masked_diffusion(model: nn.Module, engine: str) -> None:
+    """Raises UserError for a model that an engine cannot write with."""
+    if masked_diffusion(model) is not None:
+        raise UserError(
+            f"engine: {engine} generates left to right, and the model is a masked diffusion model:"
+            " leave engine out, the model then writes itself"
+        )
+
+
 def look_both_ways(model: nn.Module) -> None:
     """Attention without a mask asks each layer whether it is causal, whatever the model's
     configuration says; this has them say the same."""
@@ -91,6 +101,13 @@ def published_config(content: Mapping[str, Any]) -> Any:
         mask_token_id=content["mask_token_id"],
         is_causal=False,
     )
+
+
+def published_tokenizer(name: str | None, usual: Any) -> Any:
+    """The class that reads a checkpoint's tokenizer: Dream's is Qwen2's under a name of its own."""
+    from transformers import Qwen2TokenizerFast
+
+    return Qwen2TokenizerFast if name == "DreamTokenizer" else usual
 
 
 def published_names(content: Mapping[str, Any]) -> dict[str, str]:

@@ -19,7 +19,13 @@ from opsd.console import log
 from opsd.credentials import cleaned
 from opsd.lm.agreement import refuse_prompt_learning
 from opsd.lm.built_in import NAMES, model_path
-from opsd.lm.diffusion import PUBLISHED, look_both_ways, published_config, published_names
+from opsd.lm.diffusion import (
+    PUBLISHED,
+    look_both_ways,
+    published_config,
+    published_names,
+    published_tokenizer,
+)
 from opsd.lm.quantization import Bits
 from opsd.lm.quantization import quantization as quantize
 from opsd.lm.sharding import local
@@ -131,6 +137,7 @@ def load_tokenizer(
     """The tokenizer of a model, by its name or by the name it was loaded from. An adapter without
     a tokenizer of its own has its base's."""
     from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     module: Any = source
     name: str = source if isinstance(source, str) else module.config._name_or_path
@@ -142,7 +149,8 @@ def load_tokenizer(
             path, revision = str(adapter), None
             if not (adapter / "tokenizer_config.json").is_file():
                 path, revision = base_of(adapter)
-        tokenizer = AutoTokenizer.from_pretrained(
+        own = get_tokenizer_config(path, revision=revision).get("tokenizer_class")
+        tokenizer = published_tokenizer(own, AutoTokenizer).from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
     except _UNLOADABLE as error:
@@ -351,7 +359,8 @@ def _whole(path: str, **options: Any) -> Any:
     # Transformers would have a service on the hub convert them.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     content, _ = PreTrainedConfig.get_config_dict(path, revision=options.get("revision"))
-    if content.get("model_type") in PUBLISHED:
+    foreign = content.get("model_type") in PUBLISHED
+    if foreign:
         options |= {"config": published_config(content), "key_mapping": published_names(content)}
     # Pickled weights are refused: they can run code when they are opened.
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -362,6 +371,8 @@ def _whole(path: str, **options: Any) -> Any:
         **options,
     )
     model, found = loaded
+    if foreign:  # or saving would give weights the names back that nothing else here knows
+        model._weight_conversions = []
     wrong = [
         f"{key} is {tuple(is_)}, not {tuple(want)}" for key, is_, want in found["mismatched_keys"]
     ]

@@ -16,6 +16,7 @@ from opsd.methods import (
     baselines,
     contexts,
     crosslingual,
+    diffusion,
     distillation,
     horizons,
     skilled,
@@ -26,7 +27,7 @@ from opsd.methods.method import Method
 
 _MODULES = (
     *(distillation, crosslingual, targets, horizons, authored, skilled, verified, contexts),
-    baselines,
+    *(diffusion, baselines),
 )
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from opsd.authors.authors import AnyAuthor
 from opsd.methods.signals import LossTerm, Signal, loss_terms
-from opsd.parts import changed, part
+from opsd.parts import changed, part, parts_of, tag
 from opsd.prompts.contexts import OwnPrompt, StudentPrompt
 from opsd.rollout.sources import AnySource, OnPolicy
 
@@ -29,6 +29,14 @@ class Method:
     student: StudentPrompt = StudentPrompt()
     authors: tuple[AnyAuthor, ...] = ()
     reuse: Annotated[int, Field(gt=0)] = 1
+
+    def __post_init__(self) -> None:
+        needing = [x for x in parts_of(self.signal) if getattr(x, "needs_states", False)]
+        if needing and not self.source.rows.of_states:
+            raise ValueError(
+                f"the context '{tag(needing[0])}' shows states of a denoising: the source is"
+                " 'denoise' then, with rows 'states' or 'commits'"
+            )
 
     @property
     def signals(self) -> list[tuple[float, LossTerm]]:

@@ -39,8 +39,8 @@ class Context(Protocol):
 
     needs_reward: bool = False
     """Whether it goes by verdicts: every rollout then needs one."""
-    of_canvas: bool = False
-    """Whether it shows tokens of a masked diffusion model's canvas."""
+    needs_states: bool = False
+    """Whether it shows tokens of a masked diffusion model's canvas that are to come in a state."""
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None: ...
 
@@ -319,7 +319,7 @@ class Suffix(Context):
     share: Annotated[float, Field(ge=0, le=1)] = 0.25
     context: OwnPrompt | StudentPrompt | Solution = OwnPrompt()
     type: Literal["suffix"] = "suffix"
-    of_canvas: ClassVar[bool] = True
+    needs_states: ClassVar[bool] = True
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         views = self.context(group, i, draw)
@@ -344,7 +344,7 @@ class LaterState(Context):
     steps: Annotated[int, Field(gt=0)] | None = None
     context: OwnPrompt | StudentPrompt | Solution = OwnPrompt()
     type: Literal["later_state"] = "later_state"
-    of_canvas: ClassVar[bool] = True
+    needs_states: ClassVar[bool] = True
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         views = self.context(group, i, draw)

@@ -15,6 +15,7 @@ from opsd.lm.layout import MASKED, ModelInput
 from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
 from opsd.rollout.engine import Completion, Decoding, Engine, Progress, Sampling, silent
+from opsd.rollout.rows import Canvas
 from opsd.types import Finish, Trajectory, UserError
 
 
@@ -80,6 +81,28 @@ class DenoisingEngine(Engine):
             rows = [(i, tuple(prompts[i]), seeds[i]) for i in taken]
             done.update(writer.write(rows))
         return [done[i] for i in range(len(prompts))]
+
+
+def canvas_of(model: nn.Module, length: int, eos_id: int) -> Canvas | None:
+    """What a model writes `length` tokens on; None where it generates left to right."""
+    kind = masked_diffusion(model)
+    return kind and Canvas(length, kind.mask_id, eos_id, kind.shifted)
+
+
+def keep_decoding(model: nn.Module, decoding: Decoding | None) -> None:
+    """Writes into a model's generation config how it writes, which is saved with the model."""
+    from transformers import GenerationConfig
+
+    writer: Any = causal_lm(model)
+    if decoding is None or getattr(writer, "generation_config", None) is None:
+        return
+    kept = writer.generation_config.to_diff_dict() | {
+        "block_length": decoding.block_length,
+        "tokens_per_step": decoding.tokens_per_step,
+    }
+    # One that was made from the model's configuration would be made from it again when loaded.
+    kept.pop("_from_model_config", None)
+    writer.generation_config = GenerationConfig(**kept)
 
 
 def decoding_of(model: nn.Module) -> Decoding:
@@ -153,7 +176,6 @@ class _Writer:
         """Commits `quota` tokens of every row's block."""
         masked = [[i for i in block if row.steps[i] < 0] for row in rows]
         logits = self._logits(rows, masked)
-        logits[:, self.kind.mask_id] = float("-inf")
         tokens, logp, confidence = self._drawn(rows, masked, logits)
         first = 0
         for row, places in zip(rows, masked, strict=True):
@@ -188,11 +210,12 @@ class _Writer:
         self, rows: Sequence[_Row], masked: Sequence[Sequence[int]], logits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A token of every masked place, the natural log of its probability at the sampling
-        temperature, and what decides whether it is committed. Each row has random numbers of its
-        own: what it writes does not depend on the rows beside it."""
+        temperature, and what decides whether it is committed. The mask itself is never drawn. Each
+        row has random numbers of its own: what it writes does not depend on the rows beside it."""
         temperature, plain = self.sampling.temperature, logits.log_softmax(-1)
+        mask = torch.tensor([self.kind.mask_id], device=logits.device)
         if temperature == 0:
-            tokens, logp = logits.argmax(-1), plain
+            tokens, logp = logits.index_fill(-1, mask, float("-inf")).argmax(-1), plain
         else:
             logp = (logits / temperature).log_softmax(-1)
             counts = [len(places) for places in masked]
@@ -202,10 +225,11 @@ class _Writer:
                     for row, n in zip(rows, counts, strict=True)
                 ]
             ).to(logits.device)
-            cumulative = logp.double().exp().cumsum(-1)
+            chances = logp.double().exp().index_fill(-1, mask, 0.0)
+            cumulative = chances.cumsum(-1)
             reached = numbers.unsqueeze(-1) * cumulative[:, -1:]
             tokens = torch.searchsorted(cumulative, reached, right=True).squeeze(-1)
-            last = (logp > float("-inf")).long().cumsum(-1).argmax(-1)
+            last = (chances > 0).long().cumsum(-1).argmax(-1)
             tokens = torch.minimum(tokens, last)
         at = tokens.unsqueeze(-1)
         confidence = plain.gather(-1, at).squeeze(-1)

@@ -16,7 +16,7 @@ from pydantic import Field
 from opsd.lm.layout import Ids, ModelInput
 from opsd.parts import Slot, part
 from opsd.prompts.contexts import Draw
-from opsd.types import Rollout, Trajectory
+from opsd.types import Rollout, Trajectory, UserError
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class TaughtRows:
         masked, first = self.masked.difference(revealed), len(prompt)
         own = [self.mask_id if i in self.hidden else token for i, token in enumerate(prompt)]
         shown = [self.mask_id if i in masked else token for i, token in enumerate(self.ids)]
-        read: Sequence[int] = [first + self.offset + i for i in self.positions]
+        read: Sequence[int] = tuple(first + self.offset + i for i in self.positions)
         if isinstance(self.positions, range):
             start = first + self.offset
             read = range(start + self.positions.start, start + self.positions.stop)
@@ -94,6 +94,8 @@ class Rows(Protocol):
 
     of_canvas: bool = False
     """Whether they are of a masked diffusion model."""
+    of_states: bool = False
+    """Whether each is a state that the model has written its canvas from."""
 
     def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]: ...
 
@@ -128,6 +130,7 @@ class States(Rows):
     masked_above: Annotated[float, Field(ge=0, lt=1)] = 0.0
     type: Literal["states"] = "states"
     of_canvas: ClassVar[bool] = True
+    of_states: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
         canvas, written = _denoised(rollout, canvas)
@@ -152,6 +155,7 @@ class Commits(Rows):
     count: Annotated[int, Field(gt=0)] | None = None
     type: Literal["commits"] = "commits"
     of_canvas: ClassVar[bool] = True
+    of_states: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
         canvas, written = _denoised(rollout, canvas)
@@ -176,8 +180,8 @@ class RandomMask(Rows):
     def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]:
         ids, canvas = _filled(rollout, canvas)
         random = Random(draw.seed)
-        masked = sorted(random.sample(range(len(ids)), random.randint(1, len(ids))))
-        return [_masked(ids, masked, canvas)]
+        masked = random.sample(range(len(ids)), random.randint(1, len(ids)))
+        return [_masked(ids, sorted(masked), canvas)]
 
 
 @part
@@ -200,6 +204,21 @@ class MeanField(Rows):
 
 
 AnyRows = Annotated[Rows, Slot("rows", Rows, (Tokens, States, Commits, RandomMask, MeanField))]
+
+
+def refuse_unfit(rows: Rows, canvas: Canvas | None) -> None:
+    """Raises UserError for rows of another kind of model."""
+    if rows.of_canvas and canvas is None:
+        raise UserError(
+            "the method is for masked diffusion models, whose configuration has mask_token_id and"
+            " is_causal: false; this model generates left to right: choose another method (opsd"
+            " methods)"
+        )
+    if canvas is not None and not rows.of_canvas:
+        raise UserError(
+            "the model is a masked diffusion model, and the method's rollouts are written left to"
+            " right: choose a method for such models (opsd methods)"
+        )
 
 
 def _denoised(rollout: Rollout, canvas: Canvas | None) -> tuple[Canvas, Trajectory]:
@@ -227,14 +246,14 @@ def _chosen(steps: Sequence[int], count: int | None, draw: Draw) -> Iterator[int
 
 def _state(written: Trajectory, step: int, positions: Sequence[int], canvas: Canvas) -> TaughtRows:
     rows = _masked(written.ids, written.masked(step), canvas)
-    return replace(rows, positions=positions, state=step)
+    return replace(rows, positions=tuple(positions), state=step)
 
 
 def _masked(ids: tuple[int, ...], masked: Sequence[int], canvas: Canvas) -> TaughtRows:
     """A canvas with some positions masked, all of which are taught."""
     return TaughtRows(
         ids,
-        masked,
+        tuple(masked),
         offset=-1 if canvas.shifted else 0,
         masked=frozenset(masked),
         mask_id=canvas.mask_id,

@@ -64,6 +64,9 @@ class VLLM(EngineChoice):
     type: Literal["vllm"] = "vllm"
 
     def start(self, setup: EngineSetup) -> Engine:
+        from opsd.lm.diffusion import refuse_masked_diffusion
+
+        refuse_masked_diffusion(setup.model, self.type)
         return VLLMEngine(
             setup.model,
             self,

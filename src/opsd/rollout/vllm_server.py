@@ -65,6 +65,9 @@ class VLLMServer(EngineChoice):
     type: Literal["vllm_server"] = "vllm_server"
 
     def start(self, setup: EngineSetup) -> Engine:
+        from opsd.lm.diffusion import refuse_masked_diffusion
+
+        refuse_masked_diffusion(setup.model, self.type)
         return VLLMServerEngine(
             setup.model,
             self,

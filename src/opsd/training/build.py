@@ -12,7 +12,7 @@ from opsd.authors.writing import AtWork
 from opsd.data.batches import ProblemLoader, StepSampler, StreamLoader
 from opsd.data.stream import ProblemStream
 from opsd.lm.agreement import layout_for, refuse_other_training_pass, starts_as_base
-from opsd.lm.diffusion import look_both_ways, masked_diffusion
+from opsd.lm.diffusion import look_both_ways
 from opsd.lm.forward import check_head
 from opsd.lm.layout import Layout
 from opsd.lm.loading import (
@@ -31,9 +31,10 @@ from opsd.lm.quantization import keep_differentiable
 from opsd.lm.shared_prefix import attends
 from opsd.parts import lacking, tag
 from opsd.prompts.tokens import special_token_ids
+from opsd.rollout.denoise import canvas_of, keep_decoding
 from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling
 from opsd.rollout.engines import HF
-from opsd.rollout.rows import Canvas
+from opsd.rollout.rows import refuse_unfit
 from opsd.rollout.sources import Sampler, Verify
 from opsd.teacher.copies import TeacherWeights
 from opsd.teacher.scorer import TeacherScorer
@@ -137,7 +138,10 @@ def make_generator(
 ) -> Generator:
     """Problems to graded groups, as the arguments and the method say; the model in training writes
     itself, unless another engine is chosen."""
-    args, about = setup.args, setup.engine_setup
+    args, about, source = setup.args, setup.engine_setup, setup.method.source
+    canvas = canvas_of(setup.model, args.max_completion_length, about.eos_ids[0])
+    refuse_unfit(source.rows, canvas)
+    keep_decoding(setup.model, source.decoding)
     at_work: Any = HF() if engine is None else engine
     if lacking(at_work, Engine) and hasattr(at_work, "start"):
         at_work = at_work.start(about)
@@ -153,7 +157,7 @@ def make_generator(
             args.top_k,
             args.min_p,
             args.max_completion_length,
-            setup.method.source.decoding,
+            source.decoding,
         ),
         eos_id=about.eos_ids[0],
         limit=about.max_length,
@@ -162,18 +166,9 @@ def make_generator(
         autocast=setup.accelerator.autocast,
         observe=observe,
         heed=heed,
-        canvas=_canvas(setup),
+        canvas=canvas,
     )
     return Generator(setup.method, student, weights, sampler, authors, args.process_index)
-
-
-def _canvas(setup: Setup) -> Canvas | None:
-    """What the model writes on, where it is a masked diffusion model."""
-    kind = masked_diffusion(setup.model)
-    if kind is None:
-        return None
-    length, end = setup.args.max_completion_length, setup.engine_setup.eos_ids[0]
-    return Canvas(length, kind.mask_id, end, kind.shifted)
 
 
 def make_learner(

@@ -297,7 +297,7 @@ def _prompts(setup: Setup) -> Iterator[str]:
         for view in views or ():
             # The student's own prompt is no trap beside another signal: it keeps a model in place.
             other = prompt_text(tokenizer, view) != prompt_text(tokenizer, student)
-            teaches |= other or foreign
+            teaches |= other or foreign or view.reveals is not None
             lines += notes(tokenizer, student, view, first_taught=first) if other else []
     if not teaches and all(term.teacher for _, term in setup.terms):
         yield (
