@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from opsd.objective.total import Reduction
 from opsd.parts import parts_of
 from opsd.recipe import schema as recipe
 from opsd.recipe.files import shipped
+from opsd.rollout.engine import Decoding
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem
 
@@ -35,6 +37,8 @@ VARIANTS = {
     "sgsd": replace(methods.sgsd(), authors=(BY_TAG,)),
     # A tiny model that writes at random hardly comes to an end by itself.
     "step_critique": methods.step_critique(max_tokens=24),
+    # Blocks that are small beside the canvas: the last one is not taught.
+    "d_opsd": methods.d_opsd(decoding=Decoding(block_length=2, tokens_per_step=1)),
     "grpo(beta)": methods.grpo(beta=0.1),
     "grpo(reuse)": methods.grpo(group=2, reuse=2),
     "copsd(reverse_kl)": methods.copsd(divergence=reverse_kl),
@@ -149,11 +153,21 @@ def taught(n: int) -> list[Problem]:
     ]
 
 
+@pytest.fixture
+def folder_for(tiny_folder: Path, diffusion_folder: Path) -> Callable[[Method], str]:
+    """A model of the kind that a method is for."""
+
+    def chosen(method: Method) -> str:
+        return str(diffusion_folder if method.source.rows.of_canvas else tiny_folder)
+
+    return chosen
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path, tiny_folder):
+def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path, folder_for):
     method = VARIANTS[name]
     args = config(tmp_path, per_device_train_batch_size=method.source.group)
-    trainer = OPSDTrainer(str(tiny_folder), method, args, taught(8), verifier=every_second())
+    trainer = OPSDTrainer(folder_for(method), method, args, taught(8), verifier=every_second())
     start = weights_of(trainer.model)
     trainer.train()
     logged = [row for row in trainer.state.log_history if "loss" in row]
@@ -166,14 +180,14 @@ def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Path, tiny_folder):
+def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Path, folder_for):
     method = VARIANTS[name]
     saved = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "logging_steps": 1}
 
     def run(resume: bool) -> OPSDTrainer:
         args = config(tmp_path, **saved, per_device_train_batch_size=method.source.group)
         # Verdicts that depend on the completion alone, whatever was judged before.
-        trainer = OPSDTrainer(str(tiny_folder), method, args, taught(8), verifier=odd_length)
+        trainer = OPSDTrainer(folder_for(method), method, args, taught(8), verifier=odd_length)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 

@@ -158,9 +158,10 @@ TOLD = {
 
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_takes_two_steps(
-    name: str, tmp_path: Path, tiny_folder: Path, sources: dict[str, Path]
+    name: str, tmp_path: Path, tiny_folder: Path, diffusion_folder: Path, sources: dict[str, Path]
 ):
-    recipe = scaled_down(name, tiny_folder, sources)
+    of_canvas = load(name).method.source.rows.of_canvas
+    recipe = scaled_down(name, diffusion_folder if of_canvas else tiny_folder, sources)
     assert recipe.method == load(name).method
     trainer = train(recipe, tmp_path)
     rows = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "loss" in row]
@@ -174,9 +175,8 @@ def test_a_shipped_recipe_takes_two_steps(
     spoken = {problem.language for problem in trainer.train_dataset}
     assert spoken == (set(recipe.data.asked) or {"eng"})
     lines = config_warnings(trainer.setup, trainer.args.max_steps)
-    marks = TOLD.get(name, set()) | (
-        {"problem(s) x 8"} if compares_rewards(recipe.method.signal) else set()
-    )
+    few = {f"problem(s) x {recipe.method.source.group}"}
+    marks = TOLD.get(name, set()) | (few if compares_rewards(recipe.method.signal) else set())
     assert len(lines) == len(marks)  # of few problems only because the step is scaled down
     assert all(any(mark in line for line in lines) for mark in marks)
 

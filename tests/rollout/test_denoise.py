@@ -156,17 +156,16 @@ def test_a_model_says_how_it_writes_by_its_generation_config(tmp_path):
     assert decoding_of(load_model(str(tmp_path / "two"))) == BY_FOUR
 
 
-@pytest.mark.parametrize(
-    ("how", "told"),
-    [
-        ({"max_tokens": 10}, "set max_completion_length to 8 or 12"),
-        ({"top_k": 5}, "top_k, top_p and min_p are not for masked diffusion"),
-        ({"top_p": 0.9}, "top_k, top_p and min_p are not for masked diffusion"),
-    ],
-)
-def test_what_cannot_be_written_is_refused(engine, prompts, how: dict, told: str):
-    with pytest.raises(UserError, match=told):
-        engine.generate(prompts[:1], replace(PLAIN, **how), [1])
+def test_a_canvas_is_whole_blocks(engine, prompts):
+    with pytest.raises(UserError, match="set max_completion_length to 8 or 12"):
+        engine.generate(prompts[:1], replace(PLAIN, max_tokens=10), [1])
+
+
+def test_a_distribution_is_cut_as_for_any_other_model(engine, prompts):
+    greedy = engine.generate(prompts, GREEDY, SEEDS)
+    assert engine.generate(prompts, replace(PLAIN, top_k=1), SEEDS)[0].ids == greedy[0].ids
+    cut = engine.generate(prompts, replace(PLAIN, top_p=0.01), SEEDS)
+    assert [c.ids for c in cut] == [c.ids for c in greedy]
 
 
 def test_engines_of_other_models_refuse_it(model, tiny_folder):

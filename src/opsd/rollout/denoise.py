@@ -14,6 +14,7 @@ from opsd.lm.forward import causal_lm, evaluating, head_of, hidden_rows
 from opsd.lm.layout import MASKED, ModelInput
 from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
+from opsd.rollout.drawing import drawn, warpers_of
 from opsd.rollout.engine import Completion, Decoding, Engine, Progress, Sampling, silent
 from opsd.rollout.rows import Canvas
 from opsd.types import Finish, Trajectory, UserError
@@ -65,10 +66,6 @@ class DenoisingEngine(Engine):
             raise UserError(
                 f"a canvas of {sampling.max_tokens} tokens is not whole blocks of {block}: set"
                 f" max_completion_length to {whole} or {whole + block}"
-            )
-        if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
-            raise UserError(
-                "top_k, top_p and min_p are not for masked diffusion models; leave them out"
             )
         done: dict[int, Completion] = {}
         # Prompts of a length together: little is padded.
@@ -132,7 +129,7 @@ class _Writer:
         self, engine: DenoisingEngine, sampling: Sampling, decoding: Decoding, progress: Progress
     ) -> None:
         self.engine, self.sampling, self.decoding = engine, sampling, decoding
-        self.progress = progress
+        self.progress, self.warpers = progress, warpers_of(sampling)
         kind = masked_diffusion(engine.model)
         if kind is None:
             raise UserError("the model is no masked diffusion model: it generates left to right")
@@ -214,23 +211,19 @@ class _Writer:
         row has random numbers of its own: what it writes does not depend on the rows beside it."""
         temperature, plain = self.sampling.temperature, logits.log_softmax(-1)
         mask = torch.tensor([self.kind.mask_id], device=logits.device)
+        logp = (logits / temperature).log_softmax(-1) if temperature else plain
+        open_ = logp.index_fill(-1, mask, float("-inf"))
         if temperature == 0:
-            tokens, logp = logits.index_fill(-1, mask, float("-inf")).argmax(-1), plain
+            tokens = open_.argmax(-1)
         else:
-            logp = (logits / temperature).log_softmax(-1)
             counts = [len(places) for places in masked]
             numbers = torch.cat(
                 [
                     torch.rand(n, generator=row.random, dtype=torch.float64)
                     for row, n in zip(rows, counts, strict=True)
                 ]
-            ).to(logits.device)
-            chances = logp.double().exp().index_fill(-1, mask, 0.0)
-            cumulative = chances.cumsum(-1)
-            reached = numbers.unsqueeze(-1) * cumulative[:, -1:]
-            tokens = torch.searchsorted(cumulative, reached, right=True).squeeze(-1)
-            last = (chances > 0).long().cumsum(-1).argmax(-1)
-            tokens = torch.minimum(tokens, last)
+            )
+            tokens = drawn(open_, numbers.to(logits.device), self.warpers)
         at = tokens.unsqueeze(-1)
         confidence = plain.gather(-1, at).squeeze(-1)
         if self.decoding.remasking == "random":

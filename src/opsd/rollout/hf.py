@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
 from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
 from opsd.rollout.decode import ActiveBatch, Reader, decode
+from opsd.rollout.drawing import drawn, warpers_of
 from opsd.rollout.engine import (
     Completion,
     Engine,
@@ -106,11 +106,7 @@ class _Sequence:
 @dataclass
 class _Writer:
     """Draws each row's next token from its own stream of uniform numbers, and keeps it with its
-    log-probability.
-
-    A token is where the cumulative distribution passes the row's next number, so that a draw
-    depends on the row's seed alone.
-    """
+    log-probability."""
 
     head: Head
     sampling: Sampling
@@ -121,14 +117,7 @@ class _Writer:
     done: dict[int, Completion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sampling = self.sampling
-        self.warpers = LogitsProcessorList()
-        if sampling.top_k > 0:
-            self.warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            self.warpers.append(TopPLogitsWarper(sampling.top_p))
-        if sampling.min_p > 0:
-            self.warpers.append(MinPLogitsWarper(sampling.min_p))
+        self.warpers = warpers_of(self.sampling)
 
     def __call__(self, hidden_BD: Tensor, rows: Sequence[int]) -> list[int | None]:
         self.progress(0)
@@ -139,7 +128,7 @@ class _Writer:
         logp = logits.log_softmax(-1)
         if self.sampling.temperature > 0:
             numbers = torch.tensor([float(d.numbers[len(d.ids)]) for d in drafts]).double()
-            chosen = self._drawn(logp, numbers.to(logp.device))
+            chosen = drawn(logp, numbers.to(logp.device), self.warpers)
         else:
             chosen = logp.argmax(-1)
         kept = logp.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
@@ -154,15 +143,6 @@ class _Writer:
             numbers = torch.rand(self.sampling.max_tokens, generator=stream, dtype=torch.float64)
             self.drafts[row] = _Sequence(numbers.numpy())
         return self.drafts[row]
-
-    def _drawn(self, logp: Tensor, numbers: Tensor) -> Tensor:
-        logits = self.warpers(None, logp)  # type: ignore[arg-type]
-        cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
-        reached = numbers.unsqueeze(-1) * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, reached, right=True).squeeze(-1)
-        # A number that rounds up to the whole mass falls on the last entry that has any.
-        last = (logits > float("-inf")).long().cumsum(-1).argmax(-1)
-        return torch.minimum(drawn, last)
 
     def _next(self, row: int, draft: _Sequence, token: int, logprob: float) -> int | None:
         draft.ids.append(token)
