@@ -164,6 +164,44 @@ def test_old_traces_are_shown_as_far_as_they_go(visit):
     assert "teacher and student: 0.3 nats" in said(driver)
 
 
+def state(number: int, masked: list[bool]) -> dict[str, Any]:
+    """A state of a denoising: what is masked is taught, the rest has no values."""
+    made = row(tokens=["3", " +", " 4", "."], state=number, masked=masked)
+    for part in (*made["readers"], *made["signals"], *made["signals"][0]["pairs"]):
+        for name, values in part.items():
+            if isinstance(values, list) and name != "pairs":
+                blank = [] if name == "top" else None
+                part[name] = [v if m else blank for v, m in zip(values, masked, strict=True)]
+    own = made["signals"][0]["columns"]
+    for name, values in own.items():
+        own[name] = [v if m else None for v, m in zip(values, masked, strict=True)]
+    return made
+
+
+def test_a_denoising_is_gone_through_state_by_state(visit):
+    driver = visit(state(2, [False, False, True, False]), state(0, [True, True, True, True]))
+    assert driver.find_element("id", "count").text.startswith("1 of 1 rollouts, 4 tokens")
+    (slider,) = driver.find_elements("css selector", ".state input")
+    told = driver.find_element("css selector", ".state output")
+    assert told.text == "step 1 of writing, 4 tokens to come"
+    assert all("masked" in name for name in classes(driver))
+    cells(driver)[0].click()
+    assert "this token 74.1%" in driver.find_element("css selector", ".reader").text
+    slider.click()
+    slider.send_keys("\ue014")  # the right arrow
+    assert told.text == "step 3 of writing, 1 token to come"
+    assert [("masked" in name, "outside" in name) for name in classes(driver)] == [
+        (False, False),
+        (False, False),
+        (True, False),
+        (False, False),
+    ]
+    cells(driver)[0].click()
+    assert "not taught here" in driver.find_element("css selector", ".reader").text
+    cells(driver)[2].click()
+    assert "still to come in this state" in driver.find_element("id", "numbers").text
+
+
 def test_filters_and_columns(visit):
     rows = [row(step, problem) for step in (0, 6) for problem in ("p1", "p2")]
     rows.append(row(6, "p3", language="yor"))

@@ -14,7 +14,6 @@ import tokenizers
 import torch
 import transformers
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerFast,
@@ -22,8 +21,10 @@ from transformers import (
 )
 
 from opsd.lm.built_in import NAMES, model_path
+from opsd.lm.loading import load_model
 from opsd.miniature.tokenizer import SPECIAL, build_tokenizer
-from tools.miniature.measure import measure
+from opsd.miniature.world import HORIZON, SIZES, WORLDS
+from tools.miniature.measure import measure, measure_denoising
 from tools.miniature.pretrain import PRETRAININGS, Pretraining, pretrain
 
 CARD = """\
@@ -53,6 +54,27 @@ DECODING = {"miniature-diffusion": {"block_length": 4, "tokens_per_step": 2}}
 """How a masked diffusion model writes, unless it is told otherwise."""
 
 
+DIFFUSION_CARD = """\
+# {name}
+
+A toy: a masked diffusion language model of {parameters:,} parameters (Qwen3's architecture, looking
+both ways), trained from nothing by LLaDA's loss on synthetic word problems in English. It knows
+eight names, eight nouns, two dozen sentences and sums up to 30, and nothing else. It exists so that
+a whole post-training run fits into a test.
+
+Built by `python -m tools.miniature.build {name}`: seed {seed}, {steps} steps of {batch} texts, one
+thread, {versions}.
+The same versions on the same type of processor give the same bytes.
+
+It writes {length} tokens in blocks of 4, two tokens a step, unless it is told otherwise. Share of
+right answers over the first {n} test problems, one completion each:
+
+| written | right |
+|---|---|
+{rows}
+"""
+
+
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write what `from_pretrained` reads; a completion ends at either end token."""
     ends = tokenizer.convert_tokens_to_ids([SPECIAL[2], SPECIAL[0]])
@@ -80,21 +102,27 @@ def build(recipe: Pretraining, folder: Path) -> None:
 
 def describe(name: str, recipe: Pretraining, folder: Path, n: int = 100, samples: int = 4) -> str:
     """Measure a saved model and write its card, which is also returned."""
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    rows = measure(model, AutoTokenizer.from_pretrained(folder), recipe.world, n, samples)
-    card = CARD.format(
-        name=name,
-        parameters=model.num_parameters(),
-        seed=recipe.seed,
-        steps=recipe.steps,
-        batch=recipe.batch,
-        versions=_versions(),
-        n=n,
-        samples=samples,
-        rows="\n".join(
+    model, tokenizer = load_model(str(folder)), AutoTokenizer.from_pretrained(folder)
+    about = {
+        "name": name,
+        "parameters": model.num_parameters(),
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "versions": _versions(),
+    }
+    if WORLDS[recipe.world].diffusion:
+        n = SIZES["test"]
+        shares = measure_denoising(model, tokenizer, recipe.world, n)
+        lines = [f"| {way} | {share:.2f} |" for way, share in shares.items()]
+        own = {"n": n, "length": HORIZON[recipe.world], "rows": "\n".join(lines)}
+        card = DIFFUSION_CARD.format(**about, **own)
+    else:
+        rows = measure(model, tokenizer, recipe.world, n, samples)
+        lines = [
             f"| {r.language} | {r.student:.2f} | {r.teacher:.2f} | {r.tokens:.0f} |" for r in rows
-        ),
-    )
+        ]
+        card = CARD.format(**about, n=n, samples=samples, rows="\n".join(lines))
     (folder / "card.md").write_text(card, "utf-8")
     return card
 

@@ -1,21 +1,22 @@
 r"""How well a world's model does before any post-training: mean accuracy of sampled solutions.
 
-Self-contained on purpose: plain Transformers generation, and the last `\boxed{}` compared as a
-string, so that a model can be built and described without the package's own engine.
+Plain Transformers generation, where there is one, and the last `\boxed{}` compared as a string.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from opsd.miniature.world import HORIZON, LANGUAGES, problems
+from opsd.miniature.world import HORIZON, WORLDS, problems
 from opsd.prompts.contexts import Context, Crosslingual, Solution, StudentPrompt
 from opsd.prompts.prompt import prompt_ids
 from opsd.prompts.tokens import completion_text
+from opsd.rollout.denoise import DenoisingEngine, decoding_of
+from opsd.rollout.engine import Sampling
 from opsd.types import Group, Problem
 
 
@@ -34,7 +35,7 @@ def measure(
 ) -> list[Row]:
     """Accuracy on the first `n` test problems, `samples` at temperature 1, in each language."""
     rows = []
-    for code in LANGUAGES:
+    for code in WORLDS[world].languages:
         given = problems(world, "test", code, n)
         teacher: Context = Solution() if code == "eng" else Crosslingual()
         alone = sample(model, tokenizer, given, StudentPrompt(), samples, HORIZON[world])
@@ -43,6 +44,33 @@ def measure(
         shares = [accuracy(tokenizer, given, texts) for texts in (alone, told)]
         rows.append(Row(code, shares[0], shares[1], tokens))
     return rows
+
+
+def measure_denoising(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: str, n: int
+) -> dict[str, float]:
+    """Accuracy of a masked diffusion model on the first `n` test problems, by how it writes."""
+    given = problems(world, "test", "eng", n)
+    prompts = [prompt_ids(tokenizer, StudentPrompt()(Group(p, ()), 0)[0]) for p in given]
+    engine = DenoisingEngine(
+        model,
+        eos_ids=[tokenizer.eos_token_id],
+        pad_id=tokenizer.pad_token_id,
+        vocab=len(tokenizer),
+    )
+    own = decoding_of(model)
+    single = replace(own, tokens_per_step=1)
+    ways = {
+        "greedy": Sampling(temperature=0.0, decoding=own),
+        "temperature 0.9": Sampling(temperature=0.9, decoding=own),
+        "greedy, one token a step": Sampling(temperature=0.0, decoding=single),
+    }
+    shares = {}
+    for name, how in ways.items():
+        how = replace(how, top_p=1.0, top_k=0, max_tokens=HORIZON[world])
+        made = engine.generate(prompts, how, range(n))
+        shares[name] = accuracy(tokenizer, given, [[list(c.ids)] for c in made])
+    return shares
 
 
 @torch.no_grad()

@@ -183,7 +183,7 @@ function slider(element, states) {
   const told = make("output");
   const tell = () => {
     const { state, masked } = states[input.value];
-    told.textContent = `step ${state + 1} of writing, ${masked.length} tokens to come`;
+    told.textContent = `step ${state + 1} of writing, ${masked.length} token${masked.length === 1 ? "" : "s"} to come`;
   };
   input.addEventListener("input", () => {
     const card = cards.get(element);
