@@ -19,6 +19,7 @@ from opsd.methods import (
     diffusion,
     distillation,
     horizons,
+    retraining,
     skilled,
     targets,
     verified,
@@ -27,7 +28,7 @@ from opsd.methods.method import Method
 
 _MODULES = (
     *(distillation, crosslingual, targets, horizons, authored, skilled, verified, contexts),
-    *(diffusion, baselines),
+    *(diffusion, retraining, baselines),
 )
 
 

@@ -7,15 +7,16 @@ teacher is the model with its adapter switched off, where that is the starting p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 from torch import nn
 
 from opsd.parts import Slot, part
 from opsd.schedule import Decay, at
+from opsd.types import Problem, UserError
 
 if TYPE_CHECKING:
     from opsd.teacher.copies import TeacherWeights
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Start:
     """What weights begin with: the student's model; whether it reads with its adapter switched off
-    exactly as it does now, so that a frozen teacher needs no copy; how another model is loaded."""
+    exactly as it does now, so that a frozen teacher needs no copy; how another model is loaded; its
+    tokenizer; the first so many problems, each with the student's prompt as token ids."""
 
     model: nn.Module
     starts_as_base: bool
     load: Callable[[External], nn.Module]
+    tokenizer: Any = None
+    problems: Callable[[int], Sequence[tuple[tuple[int, ...], Problem]]] = lambda count: ()
 
 
 class Weights(Protocol):
@@ -158,7 +162,39 @@ class External(Weights):
         return Other(start.load(self).requires_grad_(False).eval())
 
 
-_SHIPPED = (Frozen, EMA, Live, Snapshot, External)
+@part
+class Projected(Weights):
+    """The student's starting weights, with the keys and values of the middle and the last layer
+    projected onto the `share` of their directions that the answers of the first `examples`
+    solutions pull along most (SPD, Hao et al. 2026, arXiv 2605.22675). `over` says whose tokens'
+    likelihood pulls: the answers' own, or all of the solution's."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    examples: Annotated[int, Field(gt=0)] = 50
+    field: str = "solution"
+    over: Literal["answer", "solution"] = "answer"
+    type: Literal["projected"] = "projected"
+    changes: ClassVar[bool] = False
+
+    def begin(self, start: Start) -> TeacherWeights:
+        from opsd.teacher.projection import ProjectedStart, answered, folded, projections
+
+        whole = self.over == "solution"
+        texts = [
+            answered(start.tokenizer, prompt, problem.privileged[self.field], whole=whole)
+            for prompt, problem in start.problems(self.examples)
+            if self.field in problem.privileged
+        ]
+        if hasattr(start.model, "peft_config") and not start.starts_as_base:
+            raise UserError(
+                "projected weights begin from a plain model: merge its adapter first (opsd export"
+                " --merge)"
+            )
+        projectors = projections(start.model, texts, self.share)
+        return ProjectedStart(Frozen().begin(start), folded(start.model, projectors))
+
+
+_SHIPPED = (Frozen, EMA, Live, Snapshot, External, Projected)
 AnyWeights = Annotated[Weights, Slot("weights", Weights, _SHIPPED)]
 WeightsOfViews = Annotated[
     Weights | tuple[Weights, ...], Slot("weights", Weights, _SHIPPED, several=True)

@@ -30,6 +30,7 @@ from opsd.lm.loading import (
 from opsd.lm.quantization import keep_differentiable
 from opsd.lm.shared_prefix import attends
 from opsd.parts import lacking, tag
+from opsd.prompts.prompt import prompt_ids
 from opsd.prompts.tokens import special_token_ids
 from opsd.rollout.denoise import canvas_of, keep_decoding
 from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling
@@ -44,7 +45,7 @@ from opsd.training.generator import Generator, writers
 from opsd.training.learner import Learner
 from opsd.training.metrics import Metrics
 from opsd.training.setup import Setup
-from opsd.types import Group, UserError
+from opsd.types import Group, Problem, UserError
 
 
 def make_student(
@@ -100,7 +101,13 @@ def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
             choice.path, tokenizer, None if choice.dtype == "auto" else choice.dtype
         )
 
-    start = Start(model, starts_as_base(model, probe, vocab), load)
+    def first(count: int) -> list[tuple[tuple[int, ...], Problem]]:
+        known = setup.train_set
+        head = known.head(count) if isinstance(known, ProblemStream) else (known or ())[:count]
+        student = setup.method.student
+        return [(prompt_ids(tokenizer, student.view(problem)), problem) for problem in head]
+
+    start = Start(model, starts_as_base(model, probe, vocab), load, tokenizer, first)
     for choice in chosen:
         if type(choice).__hash__ is None:
             raise UserError(f"the weights {tag(choice)} cannot be told apart: make them frozen")
