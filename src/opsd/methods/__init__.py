@@ -15,18 +15,30 @@ from opsd.methods import (
     authored,
     baselines,
     contexts,
+    contrast,
     crosslingual,
     distillation,
     horizons,
     skilled,
     targets,
+    unsupervised,
     verified,
 )
 from opsd.methods.method import Method
 
 _MODULES = (
-    *(distillation, crosslingual, targets, horizons, authored, skilled, verified, contexts),
-    baselines,
+    *(
+        distillation,
+        crosslingual,
+        targets,
+        horizons,
+        authored,
+        skilled,
+        verified,
+        contrast,
+        contexts,
+    ),
+    *(unsupervised, baselines),
 )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from opsd.authors.authors import AnyAuthor
 from opsd.methods.signals import LossTerm, Signal, loss_terms
-from opsd.parts import changed, part
+from opsd.parts import changed, part, parts_of, tag
 from opsd.prompts.contexts import OwnPrompt, StudentPrompt
 from opsd.rollout.sources import AnySource, OnPolicy
+from opsd.types import Problem
 
 
 @part
@@ -30,6 +32,16 @@ class Method:
     authors: tuple[AnyAuthor, ...] = ()
     reuse: Annotated[int, Field(gt=0)] = 1
 
+    def __post_init__(self) -> None:
+        known = {author.name for author in self.authors}
+        for x in parts_of(self.signal):
+            needed = getattr(x, "needs_author", None)
+            if needed not in (None, *known):
+                raise ValueError(
+                    f"the context '{tag(x)}' goes by what the author '{needed}' writes, and the"
+                    " method has none of that name: add it to authors"
+                )
+
     @property
     def signals(self) -> list[tuple[float, LossTerm]]:
         """The (coefficient, loss term) pairs, with the student's prompt in every `own_prompt`."""
@@ -38,3 +50,11 @@ class Method:
             return OwnPrompt(self.student) if isinstance(x, OwnPrompt) else x
 
         return loss_terms(changed(self.signal, bound))
+
+    def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
+        """The problems with what teachers read beside them of the whole set, dealt by a run's seed.
+        Raises UserError where that cannot be had of these problems."""
+        for _, term in self.signals:
+            if term.teacher is not None:
+                problems = term.teacher.context.prepared(problems, seed)
+        return problems

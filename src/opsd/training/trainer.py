@@ -122,7 +122,9 @@ class OPSDTrainer(Trainer):
         self.finite = FiniteSteps(self)
         self._ahead: list[Problem] = []
         self._judging = threading.Lock()
-        train_set = None if train_dataset is None else as_problems(train_dataset)
+        train_set = None
+        if train_dataset is not None:
+            train_set = method.prepared(as_problems(train_dataset), args.seed)
         self.metrics = Metrics(by_language=_several_languages(train_set))
         with settings_errors():
             super().__init__(
