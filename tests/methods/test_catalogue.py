@@ -20,7 +20,7 @@ from opsd.methods.signals import Sum, Teacher, loss_terms
 from opsd.objective.divergences import jsd, reverse_kl
 from opsd.objective.total import Reduction
 from opsd.parts import parts_of
-from opsd.prompts.contexts import Hints, Majority
+from opsd.prompts.contexts import Careless, Hints, Majority
 from opsd.recipe import schema as recipe
 from opsd.recipe.files import shipped
 from opsd.training.trainer import OPSDTrainer
@@ -152,11 +152,10 @@ def taught(n: int) -> list[Problem]:
 
 
 def student_of(method: Method, tiny: Path) -> tuple[str, int]:
-    """A model that writes at random, and how many tokens; one that comes to answers, and time for
-    them, where answers decide on who teaches."""
-    contexts = [t.teacher.context for _, t in method.signals if t.teacher is not None]
-    answers = any(isinstance(x, Hints | Majority) for x in contexts)
-    return ("miniature-tiny", 32) if answers else (str(tiny), 6)
+    """A model that writes at random, and how many tokens; one that has learned to read and answer,
+    and time for it, where the signal depends on that."""
+    reads = any(isinstance(x, Hints | Majority | Careless) for x in parts_of(method.signal))
+    return ("miniature-tiny", 32) if reads else (str(tiny), 6)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
