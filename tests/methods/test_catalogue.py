@@ -24,7 +24,7 @@ from opsd.prompts.contexts import Careless, Hints, Majority
 from opsd.recipe import schema as recipe
 from opsd.recipe.files import shipped
 from opsd.training.trainer import OPSDTrainer
-from opsd.types import Problem
+from opsd.types import Problem, UserError
 
 HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")
 ADAPTER = TypeAdapter(Method)
@@ -195,3 +195,32 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Pa
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     assert gap(whole, weights_of(run(True).model)) == 0
     assert metrics(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"signal": {"weighting": [{"type": "contrasted"}]}},
+            "the weighting 'contrasted' reads what the target 'contrastive' sees",
+        ),
+        (
+            {
+                "signal": {
+                    "teacher": {
+                        "context": {
+                            "type": "filtered",
+                            "where": "teacher_right",
+                            "context": {"type": "solution"},
+                        }
+                    }
+                }
+            },
+            "goes by what the author 'attempt' writes, and the method has none of that name",
+        ),
+    ],
+)
+def test_parts_that_miss_one_another_are_refused_in_a_line(given: dict, told: str):
+    with pytest.raises(UserError, match=told) as refused:
+        recipe.method({"name": "opsd", **given})
+    assert "\n" not in str(refused.value)

@@ -41,6 +41,14 @@ class Method:
                     f"the context '{tag(x)}' goes by what the author '{needed}' writes, and the"
                     " method has none of that name: add it to authors"
                 )
+        for _, term in loss_terms(self.signal):
+            for weighting in term.weighting:
+                target = None if term.teacher is None else tag(term.teacher.target)
+                if weighting.needs_target not in (None, target):
+                    raise ValueError(
+                        f"the weighting '{tag(weighting)}' reads what the target"
+                        f" '{weighting.needs_target}' sees: choose that target, or leave it out"
+                    )
 
     @property
     def signals(self) -> list[tuple[float, LossTerm]]:

@@ -24,6 +24,8 @@ class Weighting(Protocol):
     """Whether it takes `logp_sampler` for the distribution that rollouts were drawn from."""
     needs_confidence: bool = False
     """Whether it reads `confidence_teacher`."""
+    needs_target: str | None = None
+    """The target whose diagnostics it reads, by its type."""
 
     def mask(self, position: Tensor, special: Tensor) -> Tensor:
         """Which tokens take part at all [N], by their position and by whether they are special
@@ -172,6 +174,7 @@ class Contrasted(Weighting):
 
     tau: Annotated[float, Field(gt=0)] = 1.0
     type: Literal["contrasted"] = "contrasted"
+    needs_target: ClassVar[str | None] = "contrastive"
 
     def __call__(self, table: TokenTable) -> Tensor:
         contrast = table.column("target/contrast").clamp(min=0)
