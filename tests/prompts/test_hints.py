@@ -88,6 +88,9 @@ def test_a_wrong_hint_states_an_answer_and_a_right_one_may_be_the_datasets():
     right, *wrong = Hints(right="dataset", wrong=1)(made, 0)
     assert PROBLEM.privileged["solution"] in right.messages[-1]["content"]
     assert told(wrong) == ["1"]
+    bare = replace(made, problem=replace(PROBLEM, privileged={}))
+    with pytest.raises(UserError, match="'solution'"):
+        Hints(right="dataset")(bare, 0)
 
 
 def voting(*answers: str | None, lengths=None) -> Group:

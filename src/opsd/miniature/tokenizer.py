@@ -87,7 +87,7 @@ def _texts() -> Iterator[str]:
         blank = Problem(" ", answer="", language=code, privileged=texts)
         include = ("problem", "translation", "solution")
         for template in ("student", "solution", "crosslingual"):
-            yield fill(template, blank, include=include, further=())
+            yield fill(template, blank, include=include)
         for sentence in sentences(code):
             yield f"{sentence} {sentence}"
 

@@ -382,25 +382,25 @@ class Hints(Prompt):
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         random = Random(f"{draw.seed} {self.type}")
         others = [r for number, r in enumerate(group.rollouts) if number != i]
-        right = [_told(r, self.thinking) for r in others if is_right(r)]
-        wrong = [r for r in others if not is_right(r)]
-        wrong = [_told(r, self.thinking) for r in wrong if extract_boxed(answered(r.text))]
+        right = [r for r in others if is_right(r)]
+        wrong = [r for r in others if not is_right(r) and extract_boxed(answered(r.text))]
         random.shuffle(right)
         random.shuffle(wrong)
-        if self.right == "dataset":
-            right = [group.problem.privileged.get("solution", "")]
-        if not right or not wrong:
+        if not wrong or not (right or self.right == "dataset"):
             return None
         known = min(self.wrong, len(wrong))
-        shown = [("right", right[0], 1.0)]
-        shown += [
-            (f"wrong_{k + 1}", wrong[k % known], 1 / known if k < known else 0.0)
-            for k in range(self.wrong)
-        ]
-        return tuple(
-            replace(_view(self, group.problem, solution=text), name=name, scale=scale)
-            for name, text, scale in shown
+        own = _view(self, group.problem) if self.right == "dataset" else self._hint(group, right[0])
+        hints = [self._hint(group, r) for r in wrong[:known]]
+        return (
+            replace(own, name="right"),
+            *(
+                replace(hints[k % known], name=f"wrong_{k + 1}", scale=float(k < known) / known)
+                for k in range(self.wrong)
+            ),
         )
+
+    def _hint(self, group: Group, rollout: Rollout) -> View:
+        return _view(self, group.problem, solution=_told(rollout, self.thinking))
 
 
 @part
