@@ -27,18 +27,8 @@ from opsd.methods import (
 from opsd.methods.method import Method
 
 _MODULES = (
-    *(
-        distillation,
-        crosslingual,
-        targets,
-        horizons,
-        authored,
-        skilled,
-        verified,
-        contrast,
-        contexts,
-    ),
-    *(unsupervised, baselines),
+    *(distillation, crosslingual, targets, horizons, authored, skilled, verified),
+    *(contrast, contexts, unsupervised, baselines),
 )
 
 
