@@ -54,6 +54,11 @@ def pool(terms: list[tuple[Array, Array | float]]) -> Array:
     return log_softmax(sum(np.asarray(w)[..., None] * x for x, w in terms))
 
 
+def contrastive(right: Array, wrong: Array, alpha: float, floor: float | None = None) -> Array:
+    wrong = wrong if floor is None else np.maximum(wrong, floor)
+    return log_softmax((1 + alpha) * right - alpha * wrong)
+
+
 def alpha(d: Array, alpha_max: float = 0.15, beta: float = 50.0) -> Array:
     """DemoPSD's schedule as the paper prints it: 2 alpha_max (sigmoid(beta d) - 1/2)."""
     return 2 * alpha_max * (1 / (1 + np.exp(-beta * d)) - 0.5)

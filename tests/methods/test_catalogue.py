@@ -21,11 +21,12 @@ from opsd.methods.signals import Sum, Teacher, loss_terms
 from opsd.objective.divergences import jsd, reverse_kl
 from opsd.objective.total import Reduction
 from opsd.parts import parts_of
+from opsd.prompts.contexts import Careless, Hints, Majority
 from opsd.recipe import schema as recipe
 from opsd.recipe.files import shipped
 from opsd.rollout.engine import Decoding
 from opsd.training.trainer import OPSDTrainer
-from opsd.types import Problem
+from opsd.types import Problem, UserError
 
 HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")
 ADAPTER = TypeAdapter(Method)
@@ -39,6 +40,7 @@ VARIANTS = {
     "step_critique": methods.step_critique(max_tokens=24),
     # Blocks that are small beside the canvas: the last one is not taught.
     "d_opsd": methods.d_opsd(decoding=Decoding(block_length=2, tokens_per_step=1)),
+    "nsd": methods.nsd(max_tokens=24),
     "grpo(beta)": methods.grpo(beta=0.1),
     "grpo(reuse)": methods.grpo(group=2, reuse=2),
     "copsd(reverse_kl)": methods.copsd(divergence=reverse_kl),
@@ -154,20 +156,25 @@ def taught(n: int) -> list[Problem]:
 
 
 @pytest.fixture
-def folder_for(tiny_folder: Path, diffusion_folder: Path) -> Callable[[Method], str]:
-    """A model of the kind that a method is for."""
+def student_of(tiny_folder: Path, diffusion_folder: Path) -> Callable[[Method], tuple[str, int]]:
+    """A model that writes at random, of the kind that a method is for, and how many tokens; one
+    that has learned to read and answer, and time for it, where the signal depends on that."""
 
-    def chosen(method: Method) -> str:
-        return str(diffusion_folder if method.source.rows.of_canvas else tiny_folder)
+    def chosen(method: Method) -> tuple[str, int]:
+        if any(isinstance(x, Hints | Majority | Careless) for x in parts_of(method.signal)):
+            return "miniature-tiny", 32
+        return str(diffusion_folder if method.source.rows.of_canvas else tiny_folder), 6
 
     return chosen
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path, folder_for):
+def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path, student_of):
     method = VARIANTS[name]
-    args = config(tmp_path, per_device_train_batch_size=method.source.group)
-    trainer = OPSDTrainer(folder_for(method), method, args, taught(8), verifier=every_second())
+    model, length = student_of(method)
+    size = method.source.group
+    args = config(tmp_path, per_device_train_batch_size=size, max_completion_length=length)
+    trainer = OPSDTrainer(model, method, args, taught(8), verifier=every_second())
     start = weights_of(trainer.model)
     trainer.train()
     logged = [row for row in trainer.state.log_history if "loss" in row]
@@ -180,14 +187,16 @@ def test_two_steps_change_the_weights_by_a_finite_loss(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Path, folder_for):
+def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Path, student_of):
     method = VARIANTS[name]
     saved = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "logging_steps": 1}
 
     def run(resume: bool) -> OPSDTrainer:
-        args = config(tmp_path, **saved, per_device_train_batch_size=method.source.group)
+        model, length = student_of(method)
+        size = {"per_device_train_batch_size": method.source.group}
+        args = config(tmp_path, **saved, **size, max_completion_length=length)
         # Verdicts that depend on the completion alone, whatever was judged before.
-        trainer = OPSDTrainer(folder_for(method), method, args, taught(8), verifier=odd_length)
+        trainer = OPSDTrainer(model, method, args, taught(8), verifier=odd_length)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -196,3 +205,32 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Pa
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     assert gap(whole, weights_of(run(True).model)) == 0
     assert metrics(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"signal": {"weighting": [{"type": "contrasted"}]}},
+            "the weighting 'contrasted' reads what the target 'contrastive' sees",
+        ),
+        (
+            {
+                "signal": {
+                    "teacher": {
+                        "context": {
+                            "type": "filtered",
+                            "where": "teacher_right",
+                            "context": {"type": "solution"},
+                        }
+                    }
+                }
+            },
+            "goes by what the author 'attempt' writes, and the method has none of that name",
+        ),
+    ],
+)
+def test_parts_that_miss_one_another_are_refused_in_a_line(given: dict, told: str):
+    with pytest.raises(UserError, match=told) as refused:
+        recipe.method({"name": "opsd", **given})
+    assert "\n" not in str(refused.value)

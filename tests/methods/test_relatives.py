@@ -15,14 +15,14 @@ from opsd import methods
 from opsd.authors.authors import FunctionAuthor
 from opsd.authors.skill_bank import SkillAuthor
 from opsd.methods import Method
-from opsd.methods.signals import Distill, Teacher
+from opsd.methods.signals import Advantage, Distill, Likelihood, Sum, Teacher
 from opsd.objective.credit import ReturnToGo
 from opsd.objective.divergences import forward_kl, jsd, reverse_kl
 from opsd.objective.support import TopK
-from opsd.objective.targets import Barycenter, Mixture, Purified
+from opsd.objective.targets import Barycenter, Contrastive, Mixture, Purified
 from opsd.objective.total import Reduction
 from opsd.objective.weighting import ImportanceWeight
-from opsd.prompts.contexts import Demonstration, Feedback, MultiView, Solution
+from opsd.prompts.contexts import Careless, Demonstration, Feedback, MultiView, OwnPrompt, Solution
 from opsd.rollout.sources import OnPolicy
 from opsd.teacher.weights import EMA, Frozen
 from opsd.training.trainer import OPSDTrainer
@@ -37,23 +37,25 @@ def all_wrong(problem: Problem, completion: str) -> Verdict:
 
 @pytest.fixture(scope="module")
 def gradient(tmp_path_factory, tiny_folder: Path):
-    """What one step of plain gradient descent on the same four or eight problems changes."""
+    """What one step of plain gradient descent on the same four or eight problems changes, of a
+    model that writes at random or of one that has learned to read and `answers`."""
     known: dict = {}
 
-    def of(method: Method, verifier=None) -> torch.Tensor:
-        key = repr(method), verifier
+    def of(method: Method, verifier=None, answers: bool = False) -> torch.Tensor:
+        key = repr(method), verifier, answers
         if key not in known:
             args = config(
                 tmp_path_factory.mktemp("step"),
                 max_steps=1,
                 per_device_train_batch_size=8,
-                max_completion_length=12,
+                max_completion_length=32 if answers else 12,
                 learning_rate=1.0,
                 max_grad_norm=0.0,
                 optim="sgd",
             )
+            model = "miniature-tiny" if answers else str(tiny_folder)
             trainer = OPSDTrainer(
-                str(tiny_folder), method, args, taught(8), verifier=verifier or every_second()
+                model, method, args, taught(8), verifier=verifier or every_second()
             )
             start = weights_of(trainer.model)
             trainer.train()
@@ -125,6 +127,29 @@ DIFFERENT = {
 }
 
 
+# Of a model that answers; GRPO averages tokens there, as its relatives do.
+BY_TOKEN = Method("by_token", Advantage(), source=FOUR)
+RLCSD = replace(methods.rlcsd(group=4), student=BY_TOKEN.student)
+ECTR = methods.opsd_ectr(group=4)
+EVEN = replace(ECTR, signal=replace(ECTR.signal, weighting=()))
+NSD = methods.nsd(max_tokens=24)
+DIFFERENT_ANSWERS = {
+    "rlcsd, grpo": (RLCSD, BY_TOKEN),
+    "opsd_ectr, its right hint alone": (EVEN, of_teacher(EVEN, target=Mixture((1.0, 0.0)))),
+    "opsd_ectr, every token alike": (ECTR, EVEN),
+    "sdpg, grpo": (methods.sdpg(beta=1.0, group=4), BY_TOKEN),
+    "op2sd, opsd": (methods.op2sd(), OPSD),
+    "u_opsd, opsd in groups": (methods.u_opsd(group=4), in_fours(OPSD)),
+    "nsd, as careful as before": (NSD, OPSD),
+}
+
+
+@pytest.mark.parametrize("pair", DIFFERENT_ANSWERS)
+def test_a_method_of_answers_is_not_its_nearest_relative(pair: str, gradient):
+    one, other = (gradient(method, answers=True) for method in DIFFERENT_ANSWERS[pair])
+    assert one.norm() > 0 and distance(one, other) > 0.01
+
+
 @pytest.mark.parametrize("pair", DIFFERENT)
 def test_a_method_is_not_its_nearest_relative(pair: str, gradient):
     one, other = (gradient(method) for method in DIFFERENT[pair])
@@ -165,6 +190,43 @@ SAME = {
         of_teacher(methods.sdpo(group=4), context=Demonstration()),
     ),
 }
+
+
+SAME_ANSWERS = {
+    "rlcsd that may shift nothing": (
+        replace(RLCSD, signal=methods.rlcsd(weight=0.0, group=4).signal),
+        BY_TOKEN,
+    ),
+    "opsd_ectr without contrast": (
+        of_teacher(EVEN, target=Contrastive(alpha=0.0)),
+        of_teacher(EVEN, target=Mixture((1.0, 0.0))),
+    ),
+    "sdpg of coefficients 0": (methods.sdpg(beta=0.0, alpha=0.0, group=4), BY_TOKEN),
+    "op2sd that shows the problem's own solution": (
+        of_teacher(methods.op2sd(), context=OPSD.signal.teacher.context),
+        OPSD,
+    ),
+    "opsa of all tokens alike, likelihood the other way round": (
+        methods.opsa(1.0, -1.0, -1.0),
+        Method("unlikely", Sum(((-1.0, Likelihood()),)), student=OPSD.student),
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", SAME_ANSWERS)
+def test_a_method_of_answers_is_its_relative_where_what_it_adds_is_neutral(pair: str, gradient):
+    one, other = (gradient(method, answers=True) for method in SAME_ANSWERS[pair])
+    assert other.norm() > 0 and distance(one, other) < 1e-4
+
+
+def test_nsd_leaves_a_model_alone_that_carelessness_does_not_change(gradient):
+    """The plain prompt as the careless one shuts the gate; the KL from the start has no gradient
+    there."""
+    (_, anchor), (_, avoid) = NSD.signal.terms
+    plain = Careless(template=NSD.student.template, template_options=NSD.student.template_options)
+    shut = replace(avoid, teacher=replace(avoid.teacher, context=MultiView((plain, OwnPrompt()))))
+    still = replace(NSD, signal=Sum(((1.0, anchor), (0.01, shut))))
+    assert gradient(still, answers=True).norm() < 1e-4 * gradient(NSD, answers=True).norm()
 
 
 @pytest.mark.parametrize("pair", SAME)

@@ -7,16 +7,21 @@ import pytest
 import torch
 
 from opsd.objective.credit import (
+    BoundedUnlikelihood,
     Clipped,
+    Contrast,
+    EntropyAdaptive,
     Gated,
     GroupNormalised,
     LogRatio,
+    NegativeGate,
     PolicyGradient,
     ReturnToGo,
     Shaped,
 )
 from opsd.objective.table import TokenTable, of_view
 from opsd.objective.terms import ChunkLogProb
+from opsd.objective.weighting import TopTokens
 
 
 def table_of(rewards, groups, lengths, logp_sampler=None, special=None, **statistics) -> TokenTable:
@@ -184,3 +189,93 @@ def test_gated_adds_its_teachers_up_by_their_scales():
     both = random_table(a=0.25, b=0.75)
     alone = [replace(both, scales={name: both.scales[name]}) for name in ("a", "b")]
     torch.testing.assert_close(Gated()(both), sum(Gated()(table) for table in alone))
+
+
+def f64(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.double().numpy()
+
+
+@pytest.mark.parametrize(("tau", "weight", "least"), [(0.02, 0.5, 0.02), (1.0, 2.0, 0.1)])
+def test_contrast_is_the_formula_and_keeps_the_verifiers_sign(tau, weight, least):
+    table = random_table(right=1.0, wrong_1=0.25, wrong_2=0.75)
+    made = f64(Contrast(tau=tau, weight=weight, least=least)(table))
+    right, one, other = (f64(table.view(n)) for n in ("right", "wrong_1", "wrong_2"))
+    evidence = right - np.log(0.25 * np.exp(one) + 0.75 * np.exp(other))
+    shift = weight * np.tanh(evidence / tau)
+    advantage = f64(GroupNormalised()(table))
+    moved = advantage + np.where(np.abs(shift) > least, shift, 0)
+    expected = np.where(advantage > 0, np.maximum(moved, 0), np.minimum(moved, 0))
+    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
+    assert (made * advantage >= 0).all() and np.abs(made - advantage).max() > 0.1
+    np.testing.assert_allclose(table.logged["token/contrast"], evidence, rtol=1e-5, atol=1e-6)
+
+
+def test_contrast_without_weight_or_difference_is_the_rewards_advantage():
+    table = random_table(right=1.0, wrong_1=1.0)
+    torch.testing.assert_close(Contrast(weight=0.0)(table), GroupNormalised()(table))
+    same = replace(table, statistics={**table.statistics, of_view("wrong_1"): table.view("right")})
+    torch.testing.assert_close(Contrast()(same), GroupNormalised()(table))
+
+
+def test_a_group_of_one_outcome_is_moved_by_no_hint():
+    table = random_table(right=1.0, wrong_1=1.0)
+    alike = replace(table, reward_mean_R=table.reward_R)
+    assert torch.equal(Contrast()(alike), torch.zeros(sum(LENGTHS)))
+
+
+def test_a_hint_of_scale_0_has_no_say():
+    both = random_table(right=1.0, wrong_1=1.0, wrong_2=0.0)
+    alone = {name: both.scales[name] for name in ("right", "wrong_1")}
+    torch.testing.assert_close(Contrast()(both), Contrast()(replace(both, scales=alone)))
+
+
+def entropies(seed: int = 0) -> TokenTable:
+    table = random_table(seed)
+    generator = torch.Generator().manual_seed(seed)
+    columns = {
+        "logp_student": -torch.rand(sum(LENGTHS), generator=generator),
+        "entropy_student": torch.rand(sum(LENGTHS), generator=generator),
+    }
+    return replace(table, statistics=columns)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_entropy_adaptive_is_the_formula_on_the_least_likely_tokens(share):
+    table = entropies()
+    made = EntropyAdaptive(TopTokens(share, "surprisal_student"), -0.5, -1.0)(table)
+    columns = [table.column(name).split(LENGTHS) for name in ("logp_student", "entropy_student")]
+    for own, logp, entropy in zip(made.split(LENGTHS), *columns, strict=True):
+        n = len(logp)
+        chosen = np.argsort(f64(logp), kind="stable")[: int(np.ceil(share * n))]
+        among = f64(entropy)[chosen]
+        rank = (among - among.min()) / np.ptp(among) if np.ptp(among) else np.ones(len(chosen))
+        expected = np.zeros(n)
+        expected[chosen] = -(0.5 + 0.5 * rank) * n / len(chosen)
+        np.testing.assert_allclose(own, expected, rtol=1e-5)
+
+
+def test_entropy_adaptive_rewards_nothing_and_reads_no_reward():
+    table = replace(entropies(), reward_R=torch.full((4,), torch.nan))
+    made = EntropyAdaptive()(table)
+    assert (made <= 0).all() and (made < 0).any() and made.isfinite().all()
+    assert not EntropyAdaptive().needs_reward
+
+
+def test_the_negative_gate_lets_through_what_the_careless_reader_finds_likelier():
+    careless, plain = torch.tensor([0.5, 0.2, 0.9]), torch.tensor([0.4, 0.6, 0.9])
+    columns = {of_view("careless"): careless.log(), of_view("own_prompt"): plain.log()}
+    table = table_of([torch.nan], [0], [3], **columns)
+    torch.testing.assert_close(NegativeGate()(table), torch.tensor([-0.1, 0.0, 0.0]))
+
+
+def test_bounded_unlikelihood_is_the_sigmoid_of_the_unlikelihood():
+    logp = torch.linspace(-8, -1e-6, 50, dtype=torch.float64).requires_grad_()
+    gate = torch.linspace(-1, 0, 50, dtype=torch.float64)
+    loss = BoundedUnlikelihood()(logp, torch.zeros(50), gate)
+    p = logp.detach().exp().numpy()
+    size, unlikelihood = -gate.numpy(), -np.log1p(-p)
+    np.testing.assert_allclose(loss.detach(), size / (1 + np.exp(-unlikelihood)), rtol=1e-9)
+    loss.sum().backward()
+    # d/dp 1 / (2 - p) = 1 / (2 - p)^2 <= 1: no gradient explodes, even where p is nearly 1.
+    np.testing.assert_allclose(logp.grad, size * p / (2 - p) ** 2, rtol=1e-9)
+    assert (logp.grad >= 0).all()  # descent makes the token less likely

@@ -15,7 +15,7 @@ from opsd.objective.divergences import forward_kl, jsd, pointwise_clip, reverse_
 from opsd.objective.fused import fused_terms, head_products
 from opsd.objective.head import Head, TeacherHidden
 from opsd.objective.support import TopK
-from opsd.objective.targets import Barycenter, Mixture, Purified
+from opsd.objective.targets import Barycenter, Contrastive, Mixture, Purified
 from opsd.objective.terms import ChunkDivergence, ChunkLogProb, mixed_before
 
 ROWS, HIDDEN, VOCAB, PADDED = 13, 16, 90, 9
@@ -39,6 +39,11 @@ TARGETS = {
     "barycenter with the student": (
         Barycenter(),
         lambda s, t: exact.barycenter(t, s, exact.alpha(exact.jsd(s, t)), 1e-8),
+    ),
+    "contrastive": (Contrastive(), lambda s, t, r: exact.contrastive(t, r, 0.5, -5.0)),
+    "contrastive without a floor": (
+        Contrastive(1.5, floor=None),
+        lambda s, t, r: exact.contrastive(t, r, 1.5),
     ),
     "mixture": (Mixture((0.7,), 0.3), lambda s, t: exact.pool([(t, 0.7), (s, 0.3)])),
     "trust region": (Mixture((0.1, 0.9)), lambda s, t, r: exact.pool([(t, 0.1), (r, 0.9)])),

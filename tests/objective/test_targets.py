@@ -13,10 +13,12 @@ from torch.nn.functional import log_softmax
 
 from opsd.objective.targets import (
     Barycenter,
+    Contrastive,
     Mixture,
     Purified,
     Single,
     barycenter,
+    contrastive,
     log_pool,
     purified,
 )
@@ -249,6 +251,38 @@ def test_coarser_entries_bring_distributions_nearer():
     assert (exact.kl(student, teacher) <= exact.kl(S, T) + 1e-12).all()
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("floor", [None, -5.0, -2.0])
+def test_contrastive_is_the_right_reader_away_from_the_wrong_one(alpha, floor):
+    made, seen = ours(Contrastive(alpha, floor), (T, R))
+    close(made, exact.contrastive(T, R, alpha, floor))
+    close(np.exp(made).sum(-1), 1)
+    close(seen["contrast"], exact.kl(T, R))
+    shifted = [row + np.arange(7)[:, None] for row in (T, R)]
+    close(ours(Contrastive(alpha, floor), shifted)[0], made)
+
+
+def test_contrastive_of_hints_that_say_the_same_is_what_they_say():
+    close(ours(Contrastive(0.5, None), (T, T))[0], T)
+    close(ours(Contrastive(0.0), (T, R))[0], T)
+    assert np.abs(ours(Contrastive(0.5, None), (T, T))[1]["contrast"]).max() < 1e-6
+
+
+def test_contrastive_takes_the_odds_further_by_what_the_hints_differ_in():
+    """The log-odds of any two entries: the right reader's, and alpha times what it has over the
+    wrong one's."""
+    made, _ = ours(Contrastive(0.7, None), (T, R))
+    odds = made - made[:, :1]
+    close(odds, (T - T[:, :1]) + 0.7 * ((T - R) - (T - R)[:, :1]), atol=1e-4)
+
+
+def test_what_the_wrong_reader_excludes_gains_no_more_than_its_floor():
+    right, wrong = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, -1e4]])
+    bounded = contrastive(right, wrong, 1.0, floor=-5.0).exp()
+    assert contrastive(right, wrong, 1.0).exp()[0, 2] == pytest.approx(1.0)
+    assert (bounded[0, 2] / bounded[0, 0]).item() == pytest.approx(np.exp(5) / 2, rel=1e-4)
+
+
 def test_a_mixture_pools_views_and_student():
     made, _ = ours(Mixture((0.7, 0.2), student=0.3), (T, E))
     close(made, exact.pool([(T, 0.7), (E, 0.2), (S, 0.3)]))
@@ -265,6 +299,7 @@ def test_a_mixture_pools_views_and_student():
         (Mixture((0.5, 0.5)), 1, "'mixture' takes 2 views, the context gave 1"),
         (Purified(), 1, "'purified' takes 3 views, the context gave 1"),
         (Barycenter(), 3, "'barycenter' takes one view, the context gave 3"),
+        (Contrastive(), 3, "'contrastive' takes 2 views, the context gave 3"),
     ],
 )
 def test_another_number_of_views_is_refused(target, views, told):

@@ -1,5 +1,7 @@
 """Weightings: which tokens take part, and by how much."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.objective.test_credit import table_of
@@ -7,6 +9,7 @@ from tests.peers import apply_importance_sampling_clipping
 
 from opsd.objective.weighting import (
     ClipTokens,
+    Contrasted,
     EarlyTokens,
     ImportanceWeight,
     PassRate,
@@ -54,7 +57,7 @@ def test_importance_weight_equals_trl():
 
 
 @pytest.mark.parametrize(
-    "weighting", [ClipTokens(0.05), ImportanceWeight(), EarlyTokens(), TopTokens()]
+    "weighting", [ClipTokens(0.05), ImportanceWeight(), EarlyTokens(), TopTokens(), Contrasted()]
 )
 def test_a_missing_statistic_is_named(weighting):
     with pytest.raises(ValueError, match="records no"):
@@ -113,3 +116,21 @@ def test_top_tokens_are_the_largest_of_each_rollout_and_keep_its_weight(share, b
         expected = [len(values) / kept if j in inside else 0.0 for j in range(len(values))]
         assert weights == pytest.approx(expected)
         assert sum(weights) == pytest.approx(len(values))
+
+
+def test_top_tokens_by_surprisal_are_those_that_the_student_found_least_likely():
+    table = random_table()
+    logp = -table.column("divergence").abs()
+    by_surprisal = TopTokens(0.5, "surprisal_student")(
+        replace(table, statistics={"logp_student": logp})
+    )
+    by_size = TopTokens(0.5, "divergence")(replace(table, statistics={"divergence": -logp}))
+    assert torch.equal(by_surprisal, by_size) and 0 < (by_surprisal > 0).float().mean() < 1
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_contrasted_counts_tokens_by_what_the_hints_differ_in(tau):
+    contrast = torch.tensor([0.0, 0.5, 1.0, 100.0])
+    table = table_of([0.0], [0], [4], **{"target/contrast": contrast})
+    expected = [c / (c + tau) for c in contrast.tolist()]
+    assert Contrasted(tau)(table).tolist() == pytest.approx(expected)

@@ -84,7 +84,7 @@ def test_a_template_may_be_a_file(tmp_path: Path):
 
 
 def test_an_unknown_template_names_the_shipped_ones():
-    with pytest.raises(UserError, match="one of analysis, critic, critique"):
+    with pytest.raises(UserError, match="one of analysis, careless_writer, critic"):
         fill("solutoin", PROBLEM)
 
 

@@ -95,6 +95,10 @@ SCHEMAS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "rubrics.jsonl": lambda: with_text("rubric"),
     "demonstrations.jsonl": lambda: with_text("demonstration"),
     "documents.jsonl": lambda: with_text("document"),
+    "translated.jsonl": lambda: [
+        {**row, "problem_fra": "Combien ?", "solution_fra": "\\boxed{1}"}
+        for row in copsd(language=str)
+    ],
 }
 
 
@@ -149,6 +153,9 @@ TOLD = {
     "popd": {FIRST},
     "beta_opsd": {FIRST, "top_p and top_k cut"},
     "ssopd": {"a live teacher"},
+    "sdpg": {"a live teacher"},
+    "rlcsd": {"the snapshot teacher"},  # in two steps
+    "op2sd": {FIRST},
     "sdft": {"the EMA teacher will hardly move"},  # in two steps
     "sdpo-trust_region": {"a live teacher"},
     "sampled_token": {FIRST, "top_p and top_k cut"},
@@ -168,10 +175,11 @@ def test_a_shipped_recipe_takes_two_steps(
     assert [row["step"] for row in rows] == [1, 2] and trainer.state.global_step == 2
     assert all(math.isfinite(row["loss"]) for row in rows)
     # An untrained model gets nothing right, which only HDPO learns from where answers decide, and
-    # writes no critique; a skill bank is empty at first.
-    needs = "sgsd", "step_critique"
+    # writes no critique and no answer; a skill bank is empty at first.
+    needs = "sgsd", "step_critique", "u_opsd"
     idle = (learns_from_rewards(recipe.method) and name != "hdpo") or name.startswith(needs)
-    assert (rows[0]["grad_norm"] > 0) != idle
+    if name != "sdpg":  # the KL from its start has a gradient of rounding there
+        assert (rows[0]["grad_norm"] > 0) != idle
     spoken = {problem.language for problem in trainer.train_dataset}
     assert spoken == (set(recipe.data.asked) or {"eng"})
     lines = config_warnings(trainer.setup, trainer.args.max_steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def test_published_numbers_say_of_what(name: str):
     numbers = load(name).published
     ours = ("quickstart", "star", "off_policy_distillation", "copsd-joint", "topd", "popd", "sdpo")
     ours += ("sdft", "ssopd", "rlsd", "hdpo", "paced", "opcd", "crisp", "rcsd")
-    ours += ("beta_opsd-qwen3", "sgsd-qwen3")
+    ours += ("beta_opsd-qwen3", "sgsd-qwen3", "copsd-more_languages", "grpo-frontier")
+    ours += ("nsd", "op2sd", "opsa", "opsd-teacher_right", "opsd_ectr", "rlcsd", "sdpg", "u_opsd")
     assert bool(numbers) != name.startswith(ours)
     for number in numbers:
         assert number.suite in suites
@@ -108,6 +110,8 @@ def test_published_numbers_say_of_what(name: str):
 def test_roles_of_crosslingual_recipes_think_in_the_problems_language(name: str):
     method = load(name).method
     hausa = arrange.problems(1, "hau")[0]
+    french = {"translation_fra": "Combien ?", "solution_fra": "17 + 25 = 42"}
+    hausa = replace(hausa, privileged={**hausa.privileged, **french})
     views = [method.student.view(hausa)]
     views += [
         view

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from opsd.authors.endpoint import EndpointAuthor
 from opsd.authors.skill_bank import SkillAuthor
-from opsd.authors.writing import AtWork, Author, Writing
+from opsd.authors.writing import AtWork, Author, Writing, noted
 from opsd.parts import Slot, imported, part
+from opsd.prompts.contexts import AnyPlainContext, Solution
 from opsd.rollout.engine import Sampling
 from opsd.rollout.sources import Sampler
 from opsd.teacher.weights import AnyWeights, Frozen
@@ -47,6 +48,47 @@ class ModelAuthor(Writing, AtWork):
             if completion.finish is Finish.STOP
         }
         return self.noted(groups, texts)
+
+
+@part
+class AttemptAuthor(Author, AtWork):
+    """The teacher tries the problem itself, once for a group, reading what `context` shows it of
+    the first rollout: the text `name` of the whole group where the verifier finds that right, none
+    where it is wrong, without a verdict, or cut off at `max_tokens`."""
+
+    name: str = "attempt"
+    context: AnyPlainContext = Solution()
+    weights: AnyWeights = Frozen()
+    max_tokens: Annotated[int, Field(gt=0)] = 1024
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    type: Literal["attempt"] = "attempt"
+    needs_reward: ClassVar[bool] = True
+
+    def begin(self) -> AttemptAuthor:
+        return self
+
+    def __call__(self, groups: Sequence[Group], sampler: Sampler, step: int) -> list[Group]:
+        rows, places = [], []
+        for number, group in enumerate(groups):
+            draw = sampler.draw(group.problem, 0, step)
+            for shown in (self.context(group, 0, draw) or ())[:1] if group.rollouts else ():
+                ids = sampler.read(group.problem, shown, self.max_tokens)
+                if ids is not None:
+                    rows.append((group.problem, ids, 0))
+                    places.append(number)
+        sampling = Sampling(temperature=self.temperature, max_tokens=self.max_tokens)
+        phase = f"author {self.name}"
+        made = sampler.generated(rows, sampling, self.weights, step, phase) if rows else []
+        texts = [sampler.text(completion.ids) for completion in made]
+        asked = [(problem, text) for (problem, _, _), text in zip(rows, texts, strict=True)]
+        right = {
+            number: text
+            for number, text, one, verdict in zip(
+                places, texts, made, sampler.verify(asked), strict=True
+            )
+            if one.finish is Finish.STOP and verdict is not None and verdict.correct
+        }
+        return [noted(group, self.name, right.get(number)) for number, group in enumerate(groups)]
 
 
 @part
@@ -89,5 +131,10 @@ class FunctionAuthor(Writing, AtWork):
 
 
 AnyAuthor = Annotated[
-    Author, Slot("author", Author, (ModelAuthor, EndpointAuthor, FunctionAuthor, SkillAuthor))
+    Author,
+    Slot(
+        "author",
+        Author,
+        (ModelAuthor, EndpointAuthor, FunctionAuthor, SkillAuthor, AttemptAuthor),
+    ),
 ]

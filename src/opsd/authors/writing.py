@@ -111,3 +111,9 @@ class Writing(Author):
         if self.check == "critique" and answer:
             return accepted(answer, group.rollouts[i].text)
         return answer or None
+
+
+def noted(group: Group, name: str, text: str | None) -> Group:
+    """A group with one text that was written of all its rollouts; None is none."""
+    before = group.notes or tuple({} for _ in group.rollouts)
+    return replace(group, notes=tuple({**notes, name: text} for notes in before))

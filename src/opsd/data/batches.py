@@ -1,4 +1,5 @@
-"""Which problems a process works on at which step: a pure function of seed, epoch and step."""
+"""Which problems a process works on at which step: a pure function of seed, epoch and step, and of
+what a curriculum was told."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from opsd.data.curriculum import CurriculumAtWork
 from opsd.data.stream import ProblemStream
 from opsd.types import Problem, UserError
 
@@ -63,7 +65,8 @@ class StepSampler:
     """Yields micro-batches of problem indices for one process.
 
     Problems that do not fill a last step wait for the next epoch's order; a set smaller than a
-    step is cycled. `labels` (a language per problem) and `weights` draw some labels more often.
+    step is cycled. `labels` (a language per problem) and `weights` draw some labels more often; a
+    `curriculum` chooses every step's problems itself, when they are asked for.
     """
 
     size: int
@@ -72,6 +75,7 @@ class StepSampler:
     labels: Sequence[str] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     epoch: int = 0
+    curriculum: CurriculumAtWork | None = None
 
     def __post_init__(self) -> None:
         if self.size == 0:
@@ -92,12 +96,21 @@ class StepSampler:
         return self.steps * self.shape.reuse * self.shape.micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
+        own, together = self.shape.problems, self.shape.problems_per_step
+        mine = slice(self.shape.rank * own, (self.shape.rank + 1) * own)
+        for chosen in self._chosen(together):
+            yield from self.shape.deal(chosen[mine])
+
+    def _chosen(self, count: int) -> Iterator[list[int]]:
+        """The problems of every step of the epoch, over all processes."""
+        if self.curriculum is not None:
+            for step in range(self.steps):
+                yield self.curriculum.draw(self.epoch * self.steps + step, count)
+            return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = _order(self.size, self.labels, self.weights, generator)
-        own = self.shape.problems
         for step in range(self.steps):
-            start = step * self.shape.problems_per_step + self.shape.rank * own
-            yield from self.shape.deal([order[(start + i) % self.size] for i in range(own)])
+            yield [order[(step * count + i) % self.size] for i in range(count)]
 
 
 def _order(

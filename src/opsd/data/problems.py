@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from opsd.data.choices import Choices
 from opsd.data.columns import USUAL, problem, translations, wide_column
+from opsd.data.curriculum import AnyCurriculum
 from opsd.data.filters import DataReport, Filters
 from opsd.data.rows import Row, file_rows, hub_rows, is_file, refuse_halves
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
@@ -40,7 +41,8 @@ class Data(BaseModel):
     per language; `dev` sets that many problems (or that share) aside for evaluation during
     training, chosen by their hash, the same in all languages. `choices` makes rows of multiple
     choice into problems; `instructed` says that the problems' own texts say how to answer, so that
-    no instruction is added. `streaming` reads rows while training, for sets larger than memory.
+    no instruction is added. `streaming` reads rows while training, for sets larger than memory. A
+    `curriculum` draws problems by how their rollouts came out, in place of one after another.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +60,7 @@ class Data(BaseModel):
     choices: Choices | None = None
     instructed: bool = False
     streaming: bool = False
+    curriculum: AnyCurriculum | None = None
 
     @field_validator("dev")
     @classmethod
@@ -70,6 +73,9 @@ class Data(BaseModel):
     @classmethod
     def _known_names(cls, columns: dict[str, str]) -> dict[str, str]:
         for name in columns.keys() - USUAL:
+            text, _, code = name.rpartition("_")
+            if text in ("translation", "solution") and code in languages.codes():
+                continue
             near = difflib.get_close_matches(name, USUAL, 1, cutoff=0.75)
             if near:  # any other name is a text of the user's own, for a template of hers
                 raise ValueError(f"no text is called '{name}'; did you mean '{near[0]}'?")

@@ -15,6 +15,7 @@ from opsd.methods import (
     authored,
     baselines,
     contexts,
+    contrast,
     crosslingual,
     diffusion,
     distillation,
@@ -22,13 +23,14 @@ from opsd.methods import (
     retraining,
     skilled,
     targets,
+    unsupervised,
     verified,
 )
 from opsd.methods.method import Method
 
 _MODULES = (
-    *(distillation, crosslingual, targets, horizons, authored, skilled, verified, contexts),
-    *(diffusion, retraining, baselines),
+    *(distillation, crosslingual, targets, horizons, authored, skilled, verified),
+    *(contrast, contexts, unsupervised, diffusion, retraining, baselines),
 )
 
 

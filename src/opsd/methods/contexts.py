@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from opsd.methods.distillation import THINKS
+from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
 from opsd.methods.signals import Distill, Teacher
-from opsd.objective.divergences import AnyDivergence, forward_kl, reverse_kl
+from opsd.objective.divergences import AnyDivergence, forward_kl, pointwise_clip, reverse_kl
 from opsd.objective.support import TopK
 from opsd.objective.weighting import SkipFirst
-from opsd.prompts.contexts import Demonstration, Document, Instruction, StudentPrompt
+from opsd.prompts.contexts import Demonstration, Document, Instruction, OtherProblem, StudentPrompt
 from opsd.teacher.weights import EMA
 
 
@@ -64,4 +64,24 @@ def crisp(divergence: AnyDivergence = reverse_kl) -> Method:
         paper="arXiv 2603.05433 (2026)",
         student=StudentPrompt(template_options=THINKS),
         signal=Distill(Teacher(Instruction(template_options=THINKS)), divergence),
+    )
+
+
+def op2sd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method:
+    """OP2SD: OPSD, with another problem and its solution in the solution's place.
+
+    What it is: as `opsd`; the frozen model is shown another problem of the set with its solution,
+    always the same one, and grades the student's rollout. What OPSD gains beyond this, it gains
+    from the solution's being the problem's own.
+    What differs from the paper: its abstract and released assignment of problems were read, not its
+    text; the divergence, its cap and the modes of thinking are `opsd`'s. Another problem is one of
+    the same language. Prompts are our own wording.
+    What it needs: a column `solution`; a set that is not streamed.
+    One command: opsd train op2sd
+    """
+    return Method(
+        name="op2sd",
+        paper="Ichihara et al. 2026, arXiv 2608.09228",
+        student=StudentPrompt(template_options=ANSWERS),
+        signal=Distill(Teacher(OtherProblem(template_options=THINKS)), divergence),
     )

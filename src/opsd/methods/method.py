@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from opsd.methods.signals import LossTerm, Signal, loss_terms
 from opsd.parts import changed, part, parts_of, tag
 from opsd.prompts.contexts import OwnPrompt, StudentPrompt
 from opsd.rollout.sources import AnySource, OnPolicy
+from opsd.types import Problem
 
 
 @part
@@ -37,6 +39,22 @@ class Method:
                 f"the context '{tag(needing[0])}' shows states of a denoising: the source is"
                 " 'denoise' then, with rows 'states' or 'commits'"
             )
+        known = {author.name for author in self.authors}
+        for x in parts_of(self.signal):
+            needed = getattr(x, "needs_author", None)
+            if needed not in (None, *known):
+                raise ValueError(
+                    f"the context '{tag(x)}' goes by what the author '{needed}' writes, and the"
+                    " method has none of that name: add it to authors"
+                )
+        for _, term in loss_terms(self.signal):
+            for weighting in term.weighting:
+                target = None if term.teacher is None else tag(term.teacher.target)
+                if weighting.needs_target not in (None, target):
+                    raise ValueError(
+                        f"the weighting '{tag(weighting)}' reads what the target"
+                        f" '{weighting.needs_target}' sees: choose that target, or leave it out"
+                    )
 
     @property
     def signals(self) -> list[tuple[float, LossTerm]]:
@@ -46,3 +64,11 @@ class Method:
             return OwnPrompt(self.student) if isinstance(x, OwnPrompt) else x
 
         return loss_terms(changed(self.signal, bound))
+
+    def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
+        """The problems with what teachers read beside them of the whole set, dealt by a run's seed.
+        Raises UserError where that cannot be had of these problems."""
+        for _, term in self.signals:
+            if term.teacher is not None:
+                problems = term.teacher.context.prepared(problems, seed)
+        return problems

@@ -5,12 +5,19 @@ from __future__ import annotations
 from opsd.methods.method import Method
 from opsd.methods.signals import Advantage, Distill, Sum, Teacher
 from opsd.objective.credit import Clipped, GroupNormalised, Shaped
-from opsd.objective.divergences import AnyDivergence, forward_kl, jsd, pointwise_clip
+from opsd.objective.divergences import (
+    AnyDivergence,
+    forward_kl,
+    jsd,
+    pointwise_clip,
+    reverse_kl,
+)
 from opsd.objective.support import TopK
 from opsd.objective.total import Reduction
 from opsd.objective.weighting import ImportanceWeight, PassRate
-from opsd.prompts.contexts import Feedback, Filtered, Solution, Witness
+from opsd.prompts.contexts import Feedback, Filtered, OwnPrompt, Solution, Witness
 from opsd.rollout.sources import OnPolicy
+from opsd.schedule import Number
 from opsd.teacher.weights import EMA, Live
 
 _BY_ROLLOUT = Reduction(unit="sequence")
@@ -122,4 +129,40 @@ def paced(group: int = 8, divergence: AnyDivergence = forward_kl) -> Method:
         paper="arXiv 2603.11178 (2026)",
         source=OnPolicy(group=group),
         signal=Distill(Teacher(Solution()), divergence, weighting=(PassRate(),)),
+    )
+
+
+def sdpg(beta: Number = 0.001, alpha: Number = 0.001, group: int = 8) -> Method:
+    """SDPG: GRPO, the exact reverse KL to the model that knows the answer, and to the first model.
+
+    What it is: GRPO with a ratio clipped at 0.8 and 1.28, averaged over tokens; beside it, on
+    rollouts of positive advantage, `beta` times the reverse KL from the live model that is shown
+    the answer, over the whole vocabulary; and on all, `alpha` times that from the starting model.
+    What differs from the paper: its released code and project page were read. The reference term is
+    the exact KL, whose gradient theirs (half the squared log-ratio of the sampled token) has in
+    expectation; no second clip bounds the loss of wrong rollouts, and groups of one outcome are not
+    drawn anew. Positive advantages alone are taught by the page, by the code where it is asked to.
+    `beta` may be a schedule. Prompts are our own wording.
+    What it needs: a column `answer`.
+    One command: opsd train sdpg
+    """
+    told = Filtered(Solution(template="known_answer"), "positive_advantage")
+    return Method(
+        name="sdpg",
+        paper="Liu et al. 2026, arXiv 2606.04036",
+        source=OnPolicy(group=group),
+        signal=Sum(
+            (
+                (1.0, Advantage(GroupNormalised(), Clipped(low=0.2, high=0.28))),
+                (
+                    beta,
+                    Distill(
+                        Teacher(told, weights=Live()),
+                        reverse_kl,
+                        reduction=Reduction(over="all"),
+                    ),
+                ),
+                (alpha, Distill(Teacher(OwnPrompt()), reverse_kl)),
+            )
+        ),
     )

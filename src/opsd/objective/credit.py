@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from opsd.objective.table import TokenTable
+from opsd.objective.weighting import TopTokens
 from opsd.parts import Slot, part, parts_of
 from opsd.schedule import Share
 
@@ -137,8 +138,102 @@ class Gated(Credit):
         return total
 
 
+@part
+class Contrast(Credit):
+    """A reward's advantage A, moved by how much likelier a right hint makes the token than wrong
+    hints do: A + weight tanh(e / tau), no further than to 0 (RLCSD, 2026, arXiv 2606.11709).
+
+    e = log p(token | right) - log sum over the other views k of s_k p(token | k), in nats, s_k
+    their scales: hints of one form, so that what any hint does to the style cancels. Shifts of at
+    most `least` are left out, and the verifier's sign always stays.
+    """
+
+    reward: GroupNormalised = GroupNormalised()
+    tau: Annotated[float, Field(gt=0)] = 0.02
+    weight: Annotated[float, Field(ge=0)] = 0.5
+    least: Annotated[float, Field(ge=0)] = 0.02
+    right: str = "right"
+    type: Literal["contrast"] = "contrast"
+    needs_reward: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+
+    def __call__(self, table: TokenTable) -> Tensor:
+        advantage = self.reward(table)
+        wrong = [
+            table.view(name) + scale_R.log()[table.rollout]
+            for name, scale_R in table.scales.items()
+            if name != self.right
+        ]
+        evidence = table.view(self.right) - torch.stack(wrong).logsumexp(0)
+        table.log("contrast", evidence)
+        shift = self.weight * torch.tanh(evidence / self.tau)
+        moved = advantage + shift * (shift.abs() > self.least)
+        return torch.where(advantage > 0, moved.clamp(min=0), moved.clamp(max=0)) * (advantage != 0)
+
+
+@part
+class EntropyAdaptive(Credit):
+    """A negative advantage for the tokens that the student found least likely, the more so the less
+    decided it was: from `weakest` at the least entropy among them to `strongest` at the greatest,
+    linearly; `strongest` where all have one entropy; 0 elsewhere (OPSA, Ding and Zhang 2026, arXiv
+    2608.31046; a fifth of the tokens, -0.5 to -1).
+
+    `tokens` chooses them in every rollout, and weighs them as `top_tokens` does, so that a mean
+    over tokens is one over the chosen.
+    """
+
+    tokens: TopTokens = TopTokens(0.2, by="surprisal_student")
+    weakest: Annotated[float, Field(le=0)] = -0.5
+    strongest: Annotated[float, Field(le=0)] = -1.0
+    type: Literal["entropy_adaptive"] = "entropy_adaptive"
+
+    def __call__(self, table: TokenTable) -> Tensor:
+        weight, entropy = self.tokens(table), table.column("entropy_student")
+        chosen, zeros_R = weight > 0, torch.zeros_like(table.reward_R)
+        rollout, among = table.rollout[chosen], entropy[chosen]
+        least_R = zeros_R.scatter_reduce(0, rollout, among, "amin", include_self=False)
+        most_R = zeros_R.scatter_reduce(0, rollout, among, "amax", include_self=False)
+        span = (most_R - least_R)[table.rollout]
+        rank = torch.where(span > 0, (entropy - least_R[table.rollout]) / span, 1.0)
+        return weight * torch.where(
+            chosen, self.weakest + (self.strongest - self.weakest) * rank, 0.0
+        )
+
+
+@part
+class NegativeGate(Credit):
+    """-max(0, p(token | negative) - p(token | reference)): what a reader that is to be avoided
+    finds likelier than it would without its instruction. Tokens that both find as likely, the
+    grammar of the language among them, are left alone (NSD, Pei et al. 2026, arXiv 2609.11699)."""
+
+    negative: str = "careless"
+    reference: str = "own_prompt"
+    type: Literal["negative_gate"] = "negative_gate"
+    reads_views: ClassVar[bool] = True
+
+    def __call__(self, table: TokenTable) -> Tensor:
+        likelier = table.view(self.negative).exp() - table.view(self.reference).exp()
+        gate = likelier.clamp(min=0)
+        table.log("gate", gate)
+        return -gate
+
+
 AnyCredit = Annotated[
-    Credit, Slot("credit", Credit, (GroupNormalised, LogRatio, ReturnToGo, Shaped, Gated))
+    Credit,
+    Slot(
+        "credit",
+        Credit,
+        (
+            GroupNormalised,
+            LogRatio,
+            ReturnToGo,
+            Shaped,
+            Gated,
+            Contrast,
+            EntropyAdaptive,
+            NegativeGate,
+        ),
+    ),
 ]
 
 
@@ -171,4 +266,18 @@ class Clipped(Surrogate):
         return -torch.minimum(ratio * advantage, bounded * advantage)
 
 
-AnySurrogate = Annotated[Surrogate, Slot("surrogate", Surrogate, (PolicyGradient, Clipped))]
+@part
+class BoundedUnlikelihood(Surrogate):
+    """-A / (2 - p): the unlikelihood -log(1 - p) of a token through a sigmoid, which stays between
+    1/2 and 1, so that no likely token makes a gradient explode. For advantages that are not
+    positive (NSD, Pei et al. 2026, arXiv 2609.11699)."""
+
+    type: Literal["bounded_unlikelihood"] = "bounded_unlikelihood"
+
+    def __call__(self, logp: Tensor, logp_sampler: Tensor, advantage: Tensor) -> Tensor:
+        return -advantage / (2 - logp.exp())
+
+
+AnySurrogate = Annotated[
+    Surrogate, Slot("surrogate", Surrogate, (PolicyGradient, Clipped, BoundedUnlikelihood))
+]

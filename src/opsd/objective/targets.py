@@ -9,6 +9,7 @@ distributions: log target = sum_i w_i log p_i - log Z.
 | `mixture` | constant or scheduled | any views, and the student |
 | `barycenter` | 1 - alpha, alpha | teacher and student; alpha by how far they disagree, per token |
 | `purified` | 1, 1 / beta | the base, and the teacher's centred, clipped log-ratio to a probe |
+| `contrastive` | 1 + alpha, -alpha | the readers of a right and of a wrong hint |
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from opsd.objective.divergences import jsd
+from opsd.objective.divergences import forward_kl, jsd
 from opsd.parts import Slot, part
 from opsd.schedule import Number, Positive, Share
 
@@ -74,6 +75,16 @@ def barycenter(
         teacher = torch.log_softmax(teacher, -1).clamp(min=math.log(floor))
     share = torch.as_tensor(alpha).unsqueeze(-1)
     return log_pool([(teacher, 1 - share), (student, share)])
+
+
+def contrastive(right: Tensor, wrong: Tensor, alpha: float, floor: float | None = None) -> Tensor:
+    """(1 + alpha) log right - alpha log wrong, normalised, as log-probabilities `[..., V]`: the
+    reader of a right hint, moved away from that of a wrong one (RLCSD's released code, 2026; arXiv
+    2606.11709). No log-probability of the wrong one counts below `floor`, in nats, so that an entry
+    which it all but excludes gains no more than `alpha` times that."""
+    if floor is not None:
+        wrong = torch.log_softmax(wrong, -1).clamp(min=floor)
+    return log_pool([(right, 1 + alpha), (wrong, -alpha)])
 
 
 _PARTS = ("reference", "question")
@@ -221,6 +232,27 @@ class Purified(Target):
         return TargetLogits(target, decomposition(teacher, probe, student))
 
 
+@part
+class Contrastive(Target):
+    """The reader of a right hint, moved away from that of a wrong one by `alpha`; no
+    log-probability of the latter counts below `floor`, in nats. The views are the two, in this
+    order (RLCSD's released code, 2026, arXiv 2606.11709: alpha 0.5, floor -5, over the 100 entries
+    that the first finds likeliest, and a tail). `target/contrast` is KL(right || wrong) of every
+    row, in nats.
+    """
+
+    alpha: Annotated[float, Field(ge=0)] = 0.5
+    floor: Annotated[float, Field(lt=0)] | None = -5.0
+    type: Literal["contrastive"] = "contrastive"
+
+    def __call__(self, views: Sequence[Tensor], student: Tensor) -> TargetLogits:
+        right, wrong = _exactly(2, views, self.type)
+        logp = (torch.log_softmax(x.detach(), -1) for x in (wrong, right))
+        return TargetLogits(
+            contrastive(right, wrong, self.alpha, self.floor), {"contrast": forward_kl(*logp)}
+        )
+
+
 def decomposition(teacher: Tensor, probe: Tensor, student: Tensor) -> dict[str, Tensor]:
     """The teacher's signal, teacher - student, in two parts: what the reference alone induces
     (probe - student) and what the question adds (teacher - probe). Per row: each part's cosine with
@@ -251,5 +283,5 @@ def _exactly(count: int, views: Sequence[Tensor], name: str) -> Sequence[Tensor]
 
 
 AnyTarget = Annotated[
-    Target, Slot("target", Target, (Single, PerView, Mixture, Barycenter, Purified))
+    Target, Slot("target", Target, (Single, PerView, Mixture, Barycenter, Purified, Contrastive))
 ]

@@ -24,6 +24,8 @@ class Weighting(Protocol):
     """Whether it takes `logp_sampler` for the distribution that rollouts were drawn from."""
     needs_confidence: bool = False
     """Whether it reads `confidence_teacher`."""
+    needs_target: str | None = None
+    """The target whose diagnostics it reads, by its type."""
 
     def mask(self, position: Tensor, special: Tensor) -> Tensor:
         """Which tokens take part at all [N], by their position and by whether they are special
@@ -136,12 +138,15 @@ class Ramp(Weighting):
 @part
 class TopTokens(Weighting):
     """The `share` of each rollout's tokens, or `count` of them, at which the student is least
-    decided, or furthest from the target (TIP, 2026, arXiv 2604.14084), or of which the teacher is
-    surest (its likeliest entry's probability; d-OPSD, 2026, arXiv 2606.18195). The others count
-    nothing, and these so much more that a rollout's weights sum to its tokens."""
+    decided, or furthest from the target (TIP, 2026, arXiv 2604.14084), or that it finds least
+    likely, or of which the teacher is surest (its likeliest entry's probability; d-OPSD, 2026,
+    arXiv 2606.18195). The others count nothing, and these so much more that a rollout's weights sum
+    to its tokens."""
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    by: Literal["entropy_student", "divergence", "confidence_teacher"] = "entropy_student"
+    by: Literal["entropy_student", "divergence", "surprisal_student", "confidence_teacher"] = (
+        "entropy_student"
+    )
     count: Annotated[int, Field(gt=0)] | None = None
     type: Literal["top_tokens"] = "top_tokens"
 
@@ -150,7 +155,8 @@ class TopTokens(Weighting):
         return self.by == "confidence_teacher"
 
     def __call__(self, table: TokenTable) -> Tensor:
-        column = table.column(self.by)
+        surprisal = self.by == "surprisal_student"
+        column = -table.column("logp_student") if surprisal else table.column(self.by)
         padded = column.new_full((len(table.reward_R), table.longest), float("-inf"))
         padded[table.rollout, table.place] = column
         rank = padded.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
@@ -158,6 +164,21 @@ class TopTokens(Weighting):
         kept = (self.share * length).ceil() if self.count is None else length.clamp(max=self.count)
         inside = rank[table.rollout, table.place] < kept
         return inside * length / kept
+
+
+@part
+class Contrasted(Weighting):
+    """D / (D + tau), D = KL(right || wrong) of the readers of a right and of a wrong hint, in nats:
+    where the hints say the same, which is where they are but style, a token counts next to nothing
+    (RLCSD's released code, 2026; tau 1). For the target `contrastive`, which sees D."""
+
+    tau: Annotated[float, Field(gt=0)] = 1.0
+    type: Literal["contrasted"] = "contrasted"
+    needs_target: ClassVar[str | None] = "contrastive"
+
+    def __call__(self, table: TokenTable) -> Tensor:
+        contrast = table.column("target/contrast").clamp(min=0)
+        return contrast / (contrast + self.tau)
 
 
 AnyWeighting = Annotated[
@@ -174,6 +195,7 @@ AnyWeighting = Annotated[
             EarlyTokens,
             Ramp,
             TopTokens,
+            Contrasted,
         ),
     ),
 ]

@@ -118,6 +118,7 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
     context = _context(recipe)
     account = DataReport()
     train, _ = problems.load_problems(recipe.data, account)
+    train = recipe.method.prepared(train, context.setting("seed"))
     given = train.head(SCANNED) if isinstance(train, ProblemStream) else train
     shown = varied(given, rows)
     made = {problem.id: _read_row(problem, context) for problem in shown}

@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import field, replace
+from functools import lru_cache, partial
 from random import Random
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
+from opsd.grade.answer import answers_agree
+from opsd.grade.format import extract_boxed
+from opsd.grade.metrics import majority
+from opsd.grade.verifier import DecimalMark, decimal_mark
+from opsd.languages.registry import language, resolve
 from opsd.parts import Slot, part, tag
 from opsd.prompts.prompt import answered, view
 from opsd.types import Group, Problem, Rollout, Trajectory, UserError, View
@@ -41,8 +47,15 @@ class Context(Protocol):
     """Whether it goes by verdicts: every rollout then needs one."""
     needs_states: bool = False
     """Whether it shows tokens of a masked diffusion model's canvas that are to come in a state."""
+    needs_author: str | None = None
+    """The author without whom it shows nothing, by name."""
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None: ...
+
+    def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
+        """The training set with whatever of other problems it shows beside each one, dealt once, by
+        a run's seed; most contexts leave it as it is."""
+        return problems
 
     @property
     def label(self) -> str:
@@ -121,14 +134,34 @@ class Crosslingual(Prompt):
     the other one is whatever `privileged["translation"]` and `privileged["solution"]` are in. The
     shipped labels call it English; for another one, replace the template
     (COPSD, Liu et al. 2026, arXiv 2605.09548).
+
+    `languages` are further ones that are shown as well, each under its English name: the texts
+    `translation_<code>` and `solution_<code>` of every problem, as far as `include` names them.
+    Raises UserError for a problem without them. COPSD has one privileged language; more are ours.
     """
 
     type: Literal["crosslingual"] = "crosslingual"
     template: str = "crosslingual"
     include: tuple[Include, ...] = ("problem", "translation", "solution")
+    languages: tuple[str, ...] = ()
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
-        return (_view(self, group.problem, include=self.include),)
+        further = [self._told_in(resolve(name), group.problem) for name in self.languages]
+        return (_view(self, group.problem, include=self.include, further=further),)
+
+    def _told_in(self, code: str, problem: Problem) -> dict[str, str]:
+        """What a problem tells in a further language, for the template."""
+        told = {"language": language(code).name}
+        for name in ("translation", "solution"):
+            if name in self.include:
+                text = problem.privileged.get(f"{name}_{code}")
+                if text is None:
+                    raise UserError(
+                        f"{problem.name} has no text '{name}_{code}', which the context"
+                        f" '{self.type}' shows; map data.columns.{name}_{code} to a column"
+                    )
+                told[name] = text
+        return told
 
 
 @part
@@ -158,6 +191,53 @@ class Instruction(Prompt):
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return (_view(self, group.problem, text=self.text),)
+
+
+@part
+class Careless(Prompt):
+    """The problem, and the wish that it be solved badly: a reader to move away from. The wish is
+    what the author `careless` wrote for this rollout, or without one `text`, the same for all (NSD,
+    Pei et al. 2026, arXiv 2609.11699, has the model write it)."""
+
+    text: str = (
+        "Solve it as a careless reasoner would: jump to conclusions, skip steps, check nothing, and"
+        " never go back on what you have written."
+    )
+    type: Literal["careless"] = "careless"
+    template: str = "instruction"
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
+        written = group.note(i, "careless") if group.rollouts else None
+        return (_view(self, group.problem, text=written or self.text),)
+
+
+@part
+class OtherProblem(Prompt):
+    """The problem after another one of its language and that one's solution, as a worked example:
+    what of a teacher is owed to the solution's being the problem's own? (OP2SD, Ichihara et al.
+    2026, arXiv 2608.09228.)
+
+    Every problem has one other, dealt once by the run's seed; each is dealt as often as any other.
+    Raises UserError where there is none, and for a problem without a solution.
+    """
+
+    type: Literal["other_problem"] = "other_problem"
+    template: str = "other_problem"
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
+        return (_view(self, group.problem),)
+
+    def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
+        if not isinstance(problems, Sequence):
+            raise UserError(
+                f"the context '{self.type}' shows problems beside one another, and a stream does"
+                " not know them all: leave data.streaming out"
+            )
+        others = _dealt(problems, seed)
+        return [
+            replace(p, privileged={**p.privileged, **_as_example(problems[other])})
+            for p, other in zip(problems, others, strict=True)
+        ]
 
 
 @part
@@ -244,6 +324,83 @@ class Witness(Prompt):
             return None
         witness = group.rollouts[pair[0]]
         return (_view(self, group.problem, solution=_told(witness, self.thinking)),)
+
+
+@part
+class Majority(Prompt):
+    """The group's shortest rollout with the answer that most give, shown for the longest one with
+    another answer alone: a witness without labels (u-OPSD, Li et al. 2026, arXiv 2608.06296).
+
+    Nothing of a group is taught where less than `threshold` of all its rollouts give that answer,
+    or none another. Rollouts that state no answer vote for nothing and are not taught. Of answers
+    given equally often, and of rollouts of one length, the first counts.
+    """
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    thinking: bool = True
+    type: Literal["majority"] = "majority"
+    template: str = "solution"
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
+        pair = self._pair(group)
+        if pair is None or pair[1] != i:
+            return None
+        witness = group.rollouts[pair[0]]
+        return (_view(self, group.problem, solution=_told(witness, self.thinking)),)
+
+    def _pair(self, group: Group) -> tuple[int, int] | None:
+        """The rollout that is shown, and the one that is taught, by number."""
+        if not group.rollouts:
+            return None
+        answers = tuple(extract_boxed(answered(r.text)) for r in group.rollouts)
+        alike = _votes(answers, decimal_mark(group.problem.language))
+        if len(alike) < self.threshold * len(answers):
+            return None
+        others = [i for i, a in enumerate(answers) if a is not None and i not in alike]
+        return _shortest_and_longest(group, alike, others)
+
+
+@part
+class Hints(Prompt):
+    """The problem and a right solution in the view `right`, and beside it wrong ones, in `wrong_1`
+    and on, all under one template, so that what any hint does to the style is the same (RLCSD,
+    2026, arXiv 2606.11709; `wrong` 4).
+
+    Hints are other rollouts of the group, drawn by chance, never the rollout itself; wrong ones
+    state an answer. `right="dataset"` shows the text `solution` instead. Where fewer than `wrong`
+    are wrong, they come again with the scale 0, which costs no reading; the others' scales are
+    alike and sum to 1. A rollout without a right or a wrong hint is not taught.
+    """
+
+    wrong: Annotated[int, Field(gt=0)] = 4
+    right: Literal["sibling", "dataset"] = "sibling"
+    thinking: bool = True
+    type: Literal["hints"] = "hints"
+    template: str = "solution"
+    needs_reward: ClassVar[bool] = True
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
+        random = Random(f"{draw.seed} {self.type}")
+        others = [r for number, r in enumerate(group.rollouts) if number != i]
+        right = [r for r in others if is_right(r)]
+        wrong = [r for r in others if not is_right(r) and extract_boxed(answered(r.text))]
+        random.shuffle(right)
+        random.shuffle(wrong)
+        if not wrong or not (right or self.right == "dataset"):
+            return None
+        known = min(self.wrong, len(wrong))
+        own = _view(self, group.problem) if self.right == "dataset" else self._hint(group, right[0])
+        hints = [self._hint(group, r) for r in wrong[:known]]
+        return (
+            replace(own, name="right"),
+            *(
+                replace(hints[k % known], name=f"wrong_{k + 1}", scale=float(k < known) / known)
+                for k in range(self.wrong)
+            ),
+        )
+
+    def _hint(self, group: Group, rollout: Rollout) -> View:
+        return _view(self, group.problem, solution=_told(rollout, self.thinking))
 
 
 @part
@@ -366,10 +523,14 @@ _PLAIN = (
     Crosslingual,
     TeacherPrompt,
     Instruction,
+    Careless,
+    OtherProblem,
     Document,
     Demonstration,
     Feedback,
     Witness,
+    Majority,
+    Hints,
     Rubric,
     Critique,
     ReasonFirst,
@@ -382,11 +543,13 @@ AnyPlainContext = Annotated[Context, Slot("context", Context, _PLAIN)]
 
 @part
 class Filtered(Context):
-    """A context for some rollouts alone: those of groups in which every rollout is wrong, or for
-    the wrong, or for the right ones."""
+    """A context for some rollouts alone: those of groups in which every rollout is wrong
+    (`all_wrong`), the `wrong` or the `right` ones, those rewarded above their group's mean
+    (`positive_advantage`), or those of problems that the teacher itself gets right
+    (`teacher_right`: the author `attempt` has a text of them, which the method then names)."""
 
     context: AnyPlainContext
-    where: Literal["all_wrong", "wrong", "right"]
+    where: Literal["all_wrong", "wrong", "right", "positive_advantage", "teacher_right"]
     type: Literal["filtered"] = "filtered"
 
     @property
@@ -395,12 +558,25 @@ class Filtered(Context):
 
     needs_reward: ClassVar[bool] = True
 
+    @property
+    def needs_author(self) -> str | None:
+        return "attempt" if self.where == "teacher_right" else None
+
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         if not group.rollouts:
             return None
         right = is_right(group.rollouts[i])
-        taught = {"all_wrong": group.pass_rate == 0, "wrong": not right, "right": right}
+        taught = {
+            "all_wrong": group.pass_rate == 0,
+            "wrong": not right,
+            "right": right,
+            "positive_advantage": _above_mean(group, i),
+            "teacher_right": bool(group.notes and group.notes[i].get("attempt")),
+        }
         return self.context(group, i, draw) if taught[self.where] else None
+
+    def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
+        return self.context.prepared(problems, seed)
 
 
 @part
@@ -414,6 +590,11 @@ class MultiView(Context):
     @property
     def label(self) -> str:
         return " + ".join(context.label for context in self.contexts)
+
+    def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
+        for context in self.contexts:
+            problems = context.prepared(problems, seed)
+        return problems
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         made: list[View] = []
@@ -448,12 +629,75 @@ def correct_sibling(group: Group, i: int) -> Rollout | None:
 def witness_and_target(group: Group) -> tuple[int, int] | None:
     """The shortest correct rollout and the longest wrong one, by number; None where either is
     missing."""
-    lengths = [len(r.completion_ids) for r in group.rollouts]
     right = [i for i, r in enumerate(group.rollouts) if is_right(r)]
     wrong = [i for i in range(len(group.rollouts)) if i not in right]
-    if not right or not wrong:
+    return _shortest_and_longest(group, right, wrong)
+
+
+def _shortest_and_longest(
+    group: Group, some: Sequence[int], others: Sequence[int]
+) -> tuple[int, int] | None:
+    """The shortest of some rollouts and the longest of others, by number; None where either are
+    missing."""
+    lengths = [len(r.completion_ids) for r in group.rollouts]
+    if not some or not others:
         return None
-    return min(right, key=lengths.__getitem__), max(wrong, key=lengths.__getitem__)
+    return min(some, key=lengths.__getitem__), max(others, key=lengths.__getitem__)
+
+
+@lru_cache(1024)  # a group is asked about once for each of its rollouts
+def _votes(answers: tuple[str | None, ...], mark: DecimalMark) -> tuple[int, ...]:
+    """The rollouts that give the most frequent answer, by number."""
+    same = partial(answers_agree, decimal_mark=mark)
+    first = majority(answers, same)
+    if first is None:
+        return ()
+    chosen = str(answers[first])
+    return tuple(
+        i for i, a in enumerate(answers) if a is not None and (a == chosen or same(a, chosen))
+    )
+
+
+def _above_mean(group: Group, i: int) -> bool:
+    """Whether a rollout's reward is above its group's mean."""
+    rewards = [r.verdict.reward for r in group.rollouts if r.verdict is not None]
+    own = group.rollouts[i].verdict
+    return own is not None and own.reward > sum(rewards) / len(rewards)
+
+
+def _dealt(problems: Sequence[Problem], seed: int) -> list[int]:
+    """For each problem the number of another one, of its language and with another text; each
+    number once."""
+    others = list(range(len(problems)))
+    for code in sorted({p.language for p in problems}):
+        texts: dict[str, list[int]] = {}
+        for i, p in enumerate(problems):
+            if p.language == code:
+                texts.setdefault(p.text, []).append(i)
+        alike = [texts[text] for text in sorted(texts)]
+        Random(f"{seed} {code}").shuffle(alike)
+        order = [i for same in alike for i in same]
+        # As far ahead as the most frequent text occurs, no problem meets a copy of itself.
+        ahead = max(map(len, alike))
+        if 2 * ahead > len(order):
+            raise UserError(
+                f"{problems[order[0]].name}: too few other problems in '{code}' to show one beside"
+                " each; train on more, or leave copies of a problem out"
+            )
+        for place, i in enumerate(order):
+            others[i] = order[(place + ahead) % len(order)]
+    return others
+
+
+def _as_example(problem: Problem) -> dict[str, str]:
+    """A problem and its solution, as texts that another one's teacher may read."""
+    if "solution" not in problem.privileged:
+        raise UserError(
+            f"{problem.name} has no text 'solution' to be shown beside another problem; map"
+            " data.columns.solution to a column, and leave rows without one out"
+            " (filters.complete)"
+        )
+    return {"other_problem": problem.text, "other_solution": problem.privileged["solution"]}
 
 
 def _written(

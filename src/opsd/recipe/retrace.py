@@ -43,7 +43,7 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     head = train_set.head(SCANNED) if isinstance(train_set, ProblemStream) else train_set
     recipe = recipe.model_copy(update={"engine": HF()})  # what wrote the run may not be here
     trainer = make_trainer(recipe, run, train_set, dev_set)
-    chosen = varied(dev_set or head, count)
+    chosen = varied(recipe.method.prepared(dev_set or head, trainer.args.seed), count)
     for step in steps:  # 0 comes first: nothing is loaded for it
         if step:
             trainer.go_to(run / f"checkpoint-{step}")

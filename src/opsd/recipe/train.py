@@ -161,6 +161,7 @@ def make_trainer(
         engine=recipe.engine,
         callbacks=list(callbacks),
         language_weights=recipe.data.shares(),
+        curriculum=recipe.data.curriculum,
     )
 
 

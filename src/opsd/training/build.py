@@ -10,6 +10,7 @@ from torch import nn
 
 from opsd.authors.writing import AtWork
 from opsd.data.batches import ProblemLoader, StepSampler, StreamLoader
+from opsd.data.curriculum import CurriculumAtWork
 from opsd.data.stream import ProblemStream
 from opsd.lm.agreement import layout_for, refuse_other_training_pass, starts_as_base
 from opsd.lm.diffusion import look_both_ways
@@ -70,15 +71,18 @@ def make_student(
     return student, tokenizer
 
 
-def make_loader(setup: Setup) -> ProblemLoader | StreamLoader:
+def make_loader(
+    setup: Setup, curriculum: CurriculumAtWork | None = None
+) -> ProblemLoader | StreamLoader:
     """The training set's micro-batches for this process."""
-    args, problems = setup.args, setup.train_set
-    seed = args.seed if args.data_seed is None else args.data_seed
+    problems, seed = setup.train_set, setup.data_seed
     if isinstance(problems, ProblemStream):
         return StreamLoader(problems, setup.shape, seed)
     weights = setup.language_weights
     labels = [problem.language for problem in problems or ()] if weights else ()
-    sampler = StepSampler(len(problems or ()), setup.shape, seed, labels, weights)
+    sampler = StepSampler(
+        len(problems or ()), setup.shape, seed, labels, weights, curriculum=curriculum
+    )
     return ProblemLoader(problems or (), sampler)
 
 

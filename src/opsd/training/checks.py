@@ -38,6 +38,7 @@ def refuse(setup: Setup) -> None:
     refuse_separate_processes(setup.args.world_size)
     refuse_sharding(setup)
     refuse_missing_answers(setup)
+    refuse_curriculum(setup)
     if setup.train_set is not None:
         refuse_small_set(setup)
 
@@ -108,6 +109,22 @@ def refuse_small_set(setup: Setup) -> None:
         )
 
 
+def refuse_curriculum(setup: Setup) -> None:
+    """A curriculum chooses among all problems, by the outcome of all their rollouts."""
+    source = setup.method.source
+    if setup.curriculum is None:
+        return
+    if isinstance(setup.train_set, ProblemStream):
+        raise UserError("a curriculum chooses among all problems: leave data.streaming out")
+    if setup.language_weights:
+        raise UserError("a curriculum draws problems its own way: leave data.weights out")
+    if source.needs_reward or not source.phases:
+        raise UserError(
+            f"a curriculum goes by the outcome of every rollout, and the source '{tag(source)}' of"
+            f" {setup.method.name} does not show it: leave the curriculum out"
+        )
+
+
 def refuse_missing_answers(setup: Setup) -> None:
     """Rewards and dev scores need answers, unless the user's own verifier does without."""
     if not setup.default_verifier:
@@ -117,9 +134,11 @@ def refuse_missing_answers(setup: Setup) -> None:
     if isinstance(train_set, ProblemStream):
         train_set = train_set.head(1)
     lacking = [problem for problem in train_set if not problem.answer]
-    if learns_from_rewards(method) and lacking:
+    graded = learns_from_rewards(method) or setup.curriculum is not None
+    if graded and lacking:
+        who = method.name if learns_from_rewards(method) else "the curriculum"
         raise UserError(
-            f"{method.name} learns from right and wrong answers, but {len(lacking)}"
+            f"{who} learns from right and wrong answers, but {len(lacking)}"
             f" problems have none (the first: {lacking[0].name}); map a column to 'answer'"
         )
     dev = setup.dev_set or ()

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from opsd.data.batches import StepShape
+from opsd.data.curriculum import Curriculum
 from opsd.data.stream import ProblemStream
 from opsd.grade.verifier import MathVerifier
 from opsd.lm.loading import context_length, vocabulary
@@ -27,7 +28,8 @@ Verifier = Callable[[Problem, str], Verdict]
 @dataclass(frozen=True)
 class Setup:
     """A method on a model, with its arguments and problems. `shape` is one process's part of a
-    step; `language_weights` draw problems of some languages more often."""
+    step; `language_weights` draw problems of some languages more often, a `curriculum` those that
+    are worth it by now."""
 
     method: Method
     args: OPSDConfig
@@ -38,6 +40,7 @@ class Setup:
     train_set: Sequence[Problem] | ProblemStream | None
     dev_set: Sequence[Problem] | None
     language_weights: dict[str, float]
+    curriculum: Curriculum | None = None
 
     @property
     def terms(self) -> list[tuple[float, LossTerm]]:
@@ -62,6 +65,11 @@ class Setup:
             rank=args.process_index,
             world=args.world_size,
         )
+
+    @property
+    def data_seed(self) -> int:
+        """What the order of problems is drawn by."""
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     @property
     def rollouts_per_step(self) -> int:

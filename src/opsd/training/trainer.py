@@ -26,6 +26,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from opsd.console import log
 from opsd.data.batches import ProblemLoader, StreamLoader
+from opsd.data.curriculum import Curriculum, outcomes
 from opsd.data.problems import as_problems
 from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
@@ -83,7 +84,7 @@ class OPSDTrainer(Trainer):
     (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `verifier` judges
     completions: a callable from problem and completion to a verdict. `engine` generates instead of
     the model itself: `VLLM()`, `VLLMServer(url)`, or one of your own; `language_weights` draws
-    problems of some languages more often.
+    problems of some languages more often, a `curriculum` (`Frontier()`) those that are worth it.
     """
 
     _tag_names = ("opsd", "on-policy-self-distillation")
@@ -107,6 +108,7 @@ class OPSDTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         language_weights: Mapping[str, float] | None = None,
+        curriculum: Curriculum | None = None,
     ) -> None:
         args = args or OPSDConfig(output_dir="runs/opsd")
         student, tokenizer = make_student(model, args, processing_class, peft_config)
@@ -122,7 +124,9 @@ class OPSDTrainer(Trainer):
         self.finite = FiniteSteps(self)
         self._ahead: list[Problem] = []
         self._judging = threading.Lock()
-        train_set = None if train_dataset is None else as_problems(train_dataset)
+        train_set = None
+        if train_dataset is not None:
+            train_set = method.prepared(as_problems(train_dataset), args.seed)
         self.metrics = Metrics(by_language=_several_languages(train_set))
         with settings_errors():
             super().__init__(
@@ -149,12 +153,14 @@ class OPSDTrainer(Trainer):
             train_set=self.train_dataset,
             dev_set=self.eval_dataset,
             language_weights={resolve(name): weight for name, weight in shares.items()},
+            curriculum=curriculum,
         )
         self.monitor = CollapseMonitor(self.setup, self.log)
         self.add_callback(self.monitor)
         if not args.disable_tqdm:
             self.add_callback(self.progress)
         refuse(self.setup)
+        self.curriculum = curriculum and curriculum.begin(train_set or (), self.setup.data_seed)
         self.starting_weights = fingerprint(self.model)
         authors = begin_authors(self.setup)
         self.weights = make_weights(self.setup)
@@ -175,7 +181,7 @@ class OPSDTrainer(Trainer):
     # What a step is made of
 
     def get_train_dataloader(self) -> ProblemLoader | StreamLoader:
-        return make_loader(self.setup)
+        return make_loader(self.setup, self.curriculum)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -194,6 +200,8 @@ class OPSDTrainer(Trainer):
                 self._groups = self._generated(rows[::group], step)
                 self.metrics.notes(self._groups)
             refuse_unjudged(self._groups, self.method)
+            if self.curriculum is not None:
+                self.curriculum.record(gather_object(outcomes(self._groups)))
             if self.args.async_rollouts and step + 1 < total_steps:
                 with contextlib.suppress(StopIteration):  # the epoch has no more
                     self._ahead = self._next_rows(epoch_iterator, num_batches)
@@ -351,6 +359,8 @@ class OPSDTrainer(Trainer):
                 {f"author/{part.name}/{name}": value for name, value in author.measured.items()}
                 for author, part in zip(self.generator.authors, self.method.authors, strict=True)
             ]
+            if self.curriculum is not None:
+                logs |= {f"curriculum/{k}": v for k, v in self.curriculum.measured.items()}
             for counts in gather_object(told):
                 for name, value in counts.items():
                     logs[name] = logs.get(name, 0) + value
@@ -516,6 +526,7 @@ class OPSDTrainer(Trainer):
         """What this process has counted and written."""
         return {
             **self.generator.state_dict(),
+            "curriculum": self.curriculum and self.curriculum.state_dict(),
             "sizes": self.run.sizes(self.args.process_index, self.args.world_size),
         }
 
@@ -558,6 +569,7 @@ class OPSDTrainer(Trainer):
                 "generated_tokens": sum(state["generated_tokens"] for state in states),
                 "skipped": sum(state["skipped"] for state in states),
                 "authors": [state["authors"] for state in states],
+                "curriculum": states[0]["curriculum"],  # the same on all
                 "sizes": {name: n for state in states for name, n in state["sizes"].items()},
             }
             checkpoint.save(folder, state, teachers)
@@ -595,6 +607,8 @@ class OPSDTrainer(Trainer):
                 "authors": authors[self.args.process_index % len(authors)],
             }
         )
+        if self.curriculum is not None and state.get("curriculum") is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
         for i, (choice, own) in enumerate(self.weights.items()):
             name = f"{i}-{_file_name(choice)}"
             if own.state_dict() or checkpoint.has_teacher_state(folder, name):
