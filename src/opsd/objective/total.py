@@ -89,7 +89,8 @@ def count_term(
     """Counts a loss term's tokens over this rank's rollouts of a step.
 
     `rows` has every rollout's tokens: their positions, and whether they are special tokens.
-    `groups` are group numbers, `limit` is the completion limit in tokens (the divisor of `unit="constant"`).
+    `groups` are group numbers, `limit` is the completion limit in tokens (the divisor of
+    `unit="constant"`).
     """
     kept = [int(loss_term.taught(*own).sum()) for own in rows]
     own = [n if yes else 0 for n, yes in zip(kept, taught_R, strict=True)]
