@@ -136,6 +136,27 @@ def test_the_reference_is_what_its_script_writes():
     assert sum(len(text.encode()) for text in made.values()) < 400_000
 
 
+def test_the_tables_are_what_their_script_writes():
+    from tools.tables import PAGES, TABLES, filled
+
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        assert filled(text) == text, f"python -m tools.tables writes another {page.name}"
+    texts = "".join(page.read_text("utf-8") for page in PAGES)
+    assert all(texts.count(f"<!-- table: {name} -->") == 1 for name in TABLES)
+
+
+def test_a_table_that_is_stale_is_written_anew_and_one_that_nothing_writes_is_refused():
+    from tools.tables import filled
+
+    before = "a\n<!-- table: support -->\n| old |\n<!-- end -->\nb\n"
+    after = filled(before)
+    assert after.startswith("a\n<!-- table: support -->\n") and after.endswith("<!-- end -->\nb\n")
+    assert "| old |" not in after and "`top_k`" in after and filled(after) == after
+    with pytest.raises(KeyError):
+        filled(before.replace("support", "supports"))
+
+
 def test_the_readmes_tree_is_the_packages():
     tree = (
         (ROOT / "README.md").read_text("utf-8").partition("```\nsrc/opsd/\n")[2].partition("```")[0]
