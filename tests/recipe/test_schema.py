@@ -399,6 +399,26 @@ def test_an_engine_of_another_type_replaces_the_parents(tmp_path: Path):
     assert changed == parse(vllm)
 
 
+@pytest.mark.parametrize("same", ["vllm", {"type": "vllm"}])
+def test_a_part_by_its_name_alone_is_the_mapping_that_says_no_more(same: Any, tmp_path: Path):
+    vllm = {**SMALL, "engine": {"type": "vllm", "sleep": True}}
+    assert extended(tmp_path, {"engine": same}, vllm) == parse(vllm)
+    lora = {**SMALL, "model": {"name": "big", "lora": {"r": 8}}}
+    assert extended(tmp_path, {"model": "small"}, lora).model == Model(name="small", lora={"r": 8})
+
+
+@pytest.mark.parametrize("model", ["small", {"name": "small"}])
+def test_what_is_said_of_one_repository_is_not_of_another(model: Any, tmp_path: Path):
+    pinned = {"name": "big", "revision": "abc", "trust_remote_code": True, "dtype": "float32"}
+    parent = {**SMALL, "model": pinned}
+    made = extended(tmp_path, {"model": model}, parent).model
+    assert made == Model(name="small", dtype="float32")
+    own = {"name": "small", "revision": "def"}
+    assert extended(tmp_path, {"model": own}, parent).model.revision == "def"
+    for same in ({"dtype": "float32"}, {"name": "big"}, "big"):
+        assert extended(tmp_path, {"model": same}, parent).model == Model(**pinned)
+
+
 def test_published_numbers_are_not_inherited(tmp_path: Path):
     number = {"suite": "aime24", "metric": "avg@12", "value": 57.2, "where": "Table 2"}
     parent = {**SMALL, "published": [number, number | {"suite": "aime25"}]}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import httpx2
 from pydantic import Field
@@ -63,6 +63,7 @@ class VLLMServer(EngineChoice):
     folder: str | None = None
     tolerance: Tolerance = None
     type: Literal["vllm_server"] = "vllm_server"
+    place: ClassVar[str] = "with vLLM"
 
     def start(self, setup: EngineSetup) -> Engine:
         return VLLMServerEngine(

@@ -680,9 +680,8 @@ class OPSDTrainer(Trainer):
     def verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
         """The verifier's verdicts; ours has none where no answer is known."""
         with self._judging, record_function(f"{PHASE}grade"):
-            if isinstance(self.verifier, MathVerifier):
-                return self.verifier.many(attempts)
-            verdicts = [self.verifier(problem, text) for problem, text in attempts]
+            many = getattr(self.verifier, "many", None)
+            verdicts = many(attempts) if many else [self.verifier(*one) for one in attempts]
         for (problem, _), verdict in zip(attempts, verdicts, strict=True):
             refuse_verdict(problem, verdict)
         return verdicts
