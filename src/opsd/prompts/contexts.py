@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
-from opsd.parts import Slot, part, tag
+from opsd.parts import Slot, changed, part, tag
 from opsd.prompts.prompt import answered, view
 from opsd.types import Group, Problem, Rollout, Trajectory, UserError, View
 
@@ -454,6 +454,16 @@ def witness_and_target(group: Group) -> tuple[int, int] | None:
     if not right or not wrong:
         return None
     return min(right, key=lengths.__getitem__), max(wrong, key=lengths.__getitem__)
+
+
+def with_own_prompt(value: Any, student: StudentPrompt) -> Any:
+    """A part with the student's prompt in every `own_prompt` that it is made of."""
+    return changed(value, lambda x: OwnPrompt(student) if isinstance(x, OwnPrompt) else x)
+
+
+def with_prompts(value: Any, **fields: Any) -> Any:
+    """A part with `fields` (`prefill`, `template_options`) in every prompt it is made of."""
+    return changed(value, lambda x: replace(x, **fields) if isinstance(x, Prompt) else x)
 
 
 def _written(
