@@ -39,7 +39,7 @@ from benchmarks.loss_peers import DIVERGENCES, Loss, by_value, floor, ours, peer
 from benchmarks.rows import Row, finish, machine, not_measured
 
 SWEEPS = ("peers", "floor", "value", "rows", "growth", "vocab", "chunk")
-DEFAULT = ["peers", "floor", "value", "rows", "growth"]
+DEFAULT = ["peers", "floor", "rows", "growth"]
 FLOOR, FLAT, DENSE, AGREE = 1.5, 1.1, 10.0, 0.02
 """Targets: time over the products', the largest peak over the first, the dense form's peak over
 ours, how far another form's gradient may be from the eager one's (bfloat16)."""

@@ -28,7 +28,10 @@ RESULTS, PAGE, IMAGES = (
     ROOT / "docs/performance.md",
     ROOT / "docs/images",
 )
-BENCHMARKS = ("loss", "step", "rollouts", "startup", "scaling", "real_shapes", "targets", "gpu")
+BENCHMARKS = (
+    *("loss", "loss_value", "step", "rollouts", "startup", "scaling", "real_shapes", "targets"),
+    "gpu",
+)
 GPUS = (1, 4, 8, 64)
 Result = Mapping[str, Any]
 

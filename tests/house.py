@@ -26,6 +26,10 @@ class Graph:
 
     imports: Mapping[str, frozenset[str]]
     private: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """The module of every part of a method, by the part's name."""
+    told_apart: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The classes that each module asks `isinstance` of, by name."""
 
 
 def read(package: Path) -> Graph:
@@ -33,10 +37,15 @@ def read(package: Path) -> Graph:
     files = {_dotted(package, path): path for path in sorted(package.rglob("*.py"))}
     imports: dict[str, frozenset[str]] = {}
     private: dict[str, tuple[str, ...]] = {}
+    parts: dict[str, str] = {}
+    told_apart: dict[str, frozenset[str]] = {}
     for name, path in files.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        parts |= dict.fromkeys(_parts(tree), name)
+        told_apart[name] = frozenset(_told_apart(tree))
         found: set[str] = set()
         taken: list[str] = []
-        for module, what in _imported(ast.parse(path.read_text("utf-8")), package.name):
+        for module, what in _imported(tree, package.name):
             whole = f"{module}.{what}".strip(".")
             target = whole if whole in files else module
             if target in files and target != name:
@@ -44,7 +53,7 @@ def read(package: Path) -> Graph:
                 if what.startswith("_") and target == module:
                     taken.append(f"{module}.{what}")
         imports[name], private[name] = frozenset(found), tuple(taken)
-    return Graph(imports, private)
+    return Graph(imports, private, parts, told_apart)
 
 
 def room(module: str) -> str:
@@ -84,6 +93,17 @@ def strangers(graph: Graph) -> list[str]:
     ]
 
 
+def part_checks(graph: Graph) -> list[str]:
+    """Modules that ask whether something is a certain part of another room, instead of what that
+    part declares: a part of one's own would be none."""
+    return [
+        f"{module}: isinstance of {name}"
+        for module, names in graph.told_apart.items()
+        for name in sorted(names & graph.parts.keys())
+        if room(module) != room(graph.parts[name])
+    ]
+
+
 def outside(graph: Graph) -> list[str]:
     """Modules that are in no folder, the package's own included."""
     folders = {room(module) for module in graph.imports if "." in module}
@@ -105,6 +125,22 @@ def _imported(tree: ast.Module, package: str) -> Iterator[tuple[str, str]]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
             for alias in node.names:
                 yield (node.module or "").removeprefix(package).lstrip("."), alias.name
+
+
+def _parts(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        decorators = getattr(node, "decorator_list", ())
+        if isinstance(node, ast.ClassDef) and "part" in [getattr(d, "id", "") for d in decorators]:
+            yield node.name
+
+
+def _told_apart(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            for inner in ast.walk(node.args[1]):
+                name = getattr(inner, "id", getattr(inner, "attr", None))
+                if name is not None:
+                    yield name
 
 
 def _knots(graph: Mapping[str, frozenset[str] | set[str]]) -> list[list[str]]:

@@ -17,7 +17,7 @@ from opsd.objective.weighting import Weighting
 from opsd.parts import part
 from opsd.prompts.contexts import Context, Draw, is_right
 from opsd.prompts.prompt import view
-from opsd.rollout.engine import Completion, Engine, EngineSetup, Sampling
+from opsd.rollout.engine import Completion, Engine, EngineChoice, EngineSetup, Sampling
 from opsd.rollout.engines import HF
 from opsd.types import Group, View
 
@@ -98,7 +98,7 @@ class Recorder(Engine):
 
 
 @part
-class Recording:
+class Recording(EngineChoice):
     """Starts a `Recorder`."""
 
     def start(self, setup: EngineSetup) -> Engine:

@@ -23,28 +23,57 @@ LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md
 FENCE = re.compile(r"^( *)```(\w+)(?: (\S+))?\n(.*?)^ *```$", re.M | re.S)
 
 DRIVER = """
-import json, pathlib, sys
+import json, os, pathlib, sys, traceback
 from opsd.cli.commands import app
 from opsd.recipe import schema
-names = {"__name__": "__page__"}
-for block in json.load(sys.stdin):
-    where = "\\n" * block["line"]
-    if block["file"] and block["kind"] == "recipe":
-        schema.load(block["file"])
-    elif block["kind"] == "python" and not block["file"]:
-        exec(compile(where + block["text"], block["page"], "exec"), names)
-    elif block["kind"] == "sh":
-        for line in block["text"].splitlines():
-            command, *given = line.split()
-            assert command == "opsd", line
-            if given[0] == "train":
-                given += ["--set", "train.max_steps=1"]
-            assert not app(given, standalone_mode=False), line
-            if given[0] == "train":
-                log = pathlib.Path("runs", pathlib.Path(given[1]).stem, "metrics.jsonl")
-                assert "loss" in log.read_text(), line
+from tests.faults.processes import prepare
+
+
+def run(blocks):
+    names = {"__name__": "__page__"}
+    for block in blocks:
+        where = "\\n" * block["line"]
+        if block["file"] and block["kind"] == "recipe":
+            schema.load(block["file"])
+        elif block["kind"] == "python" and not block["file"]:
+            exec(compile(where + block["text"], block["page"], "exec"), names)
+        elif block["kind"] == "sh":
+            for line in block["text"].splitlines():
+                command, *given = line.split()
+                assert command == "opsd", line
+                if given[0] == "train":
+                    given += ["--set", "train.max_steps=1"]
+                assert not app(given, standalone_mode=False), line
+                if given[0] == "train":
+                    log = pathlib.Path("runs", pathlib.Path(given[1]).stem, "metrics.jsonl")
+                    assert "loss" in log.read_text(), line
+
+
+def become(folder, blocks):
+    code = 1
+    try:
+        os.chdir(folder)
+        for stream, file in ((1, "stdout.txt"), (2, "stderr.txt")):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+        run(blocks)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+prepare()
+for folder, blocks in json.load(sys.stdin).items():
+    child = os.fork()
+    if child == 0:
+        become(folder, blocks)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    pathlib.Path(folder, "code.txt").write_text(str(code))
 """
-"""Runs a page's blocks in order: Python, recipes (loaded), commands (training for one step)."""
+"""Runs pages' blocks in order, each page in its folder and in a process of its own, forked from one
+that has imported everything: Python, recipes (loaded), commands (training for one step)."""
 
 
 @dataclass(frozen=True)
@@ -69,25 +98,39 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(page.name, line, kind, file, text)
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    """The folder in which every page's blocks have run, each page's in one of its name."""
+    folder, shown = tmp_path_factory.mktemp("pages"), {}
+    for page in RUN:
+        own = folder / page.stem
+        own.mkdir()
+        shown[str(own)] = [asdict(block) for block in blocks(page)]
+        for block in blocks(page):
+            if block.file:
+                (own / block.file).write_text(block.text, "utf-8")
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:opsd", "-c", DRIVER],
+        input=json.dumps(shown),
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": paths},
+        text=True,
+        timeout=900,
+        check=True,
+    )
+    return folder
+
+
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
-def test_what_a_page_shows_runs(page: Path, tmp_path: Path):
+def test_what_a_page_shows_runs(page: Path, ran: Path):
     shown = list(blocks(page))
     assert shown
     for block in shown:
         assert block.kind in {"python", "recipe", "yaml", "json", "sh", "text"}, block
         assert block.file or block.kind != "recipe", f"{page}:{block.line}: a recipe has no name"
-        if block.file:
-            (tmp_path / block.file).write_text(block.text, "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:opsd", "-c", DRIVER],
-        input=json.dumps([asdict(block) for block in shown]),
-        cwd=tmp_path,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, errors = (ran / page.stem / name for name in ("code.txt", "stderr.txt"))
+    assert code.read_text() == "0", errors.read_text("utf-8")[-3000:]
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
@@ -134,6 +177,27 @@ def test_the_reference_is_what_its_script_writes():
     stale = sorted(n for n in made.keys() | written.keys() if made.get(n) != written.get(n))
     assert not stale, f"python -m tools.reference writes other pages: {', '.join(stale)}"
     assert sum(len(text.encode()) for text in made.values()) < 450_000
+
+
+def test_the_tables_are_what_their_script_writes():
+    from tools.tables import PAGES, TABLES, filled
+
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        assert filled(text) == text, f"python -m tools.tables writes another {page.name}"
+    texts = "".join(page.read_text("utf-8") for page in PAGES)
+    assert all(texts.count(f"<!-- table: {name} -->") == 1 for name in TABLES)
+
+
+def test_a_table_that_is_stale_is_written_anew_and_one_that_nothing_writes_is_refused():
+    from tools.tables import filled
+
+    before = "a\n<!-- table: support -->\n| old |\n<!-- end -->\nb\n"
+    after = filled(before)
+    assert after.startswith("a\n<!-- table: support -->\n") and after.endswith("<!-- end -->\nb\n")
+    assert "| old |" not in after and "`top_k`" in after and filled(after) == after
+    with pytest.raises(KeyError):
+        filled(before.replace("support", "supports"))
 
 
 def test_the_readmes_tree_is_the_packages():

@@ -79,6 +79,10 @@ def test_few_modules_are_in_no_folder():
     assert len(house.outside(GRAPH)) <= 8
 
 
+def test_nobody_asks_whether_something_is_a_certain_part():
+    assert len(GRAPH.parts) > 60 and not house.part_checks(GRAPH)
+
+
 PLANTED = {
     "a circle of files": (
         {
@@ -120,6 +124,14 @@ PLANTED = {
         {"training/one.py": "from opsd.grade.two import _x", "grade/two.py": ""},
         house.strangers,
         "training.one: grade.two._x",
+    ),
+    "a part told by its class": (
+        {
+            "prompts/one.py": "@part\nclass Hint:\n    x: int",
+            "training/two.py": "from opsd.prompts import one\nisinstance(x, int | one.Hint)",
+        },
+        house.part_checks,
+        "training.two: isinstance of Hint",
     ),
     "a module in no folder": ({"utils.py": "", "grade/one.py": ""}, house.outside, "utils"),
 }

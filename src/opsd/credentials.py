@@ -14,7 +14,8 @@ _NAME = re.compile(
     r"|(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!image_)token)$",
     re.IGNORECASE,
 )
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+# A scheme of any length would be looked for from each of a long text's letters to its end.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s'\"<>]+")
 _KEY = re.compile(
     r"\b(hf_|sk-|sk_live_|ghp_|gho_|github_pat_|glpat-|AIza|xox[bp]-|eyJ)[A-Za-z0-9_.-]{8,}"
     r"|\bAKIA[0-9A-Z]{16}\b"

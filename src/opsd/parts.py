@@ -26,6 +26,8 @@ from pydantic.dataclasses import dataclass as _pydantic_dataclass
 from pydantic_core import core_schema
 from typing_extensions import dataclass_transform, get_protocol_members
 
+from opsd.types import UserError
+
 
 @dataclass_transform(frozen_default=True)
 def part(cls: type) -> type:
@@ -41,6 +43,18 @@ def tag(value: Any) -> str:
     module = str(kind.__module__)
     own = module.partition(".")[0] == __name__.partition(".")[0]
     return value.type if own and hasattr(value, "type") else f"{module}:{kind.__qualname__}"
+
+
+def called(part: Any) -> str:
+    """A part as Python would call it, without what is empty."""
+    if isinstance(part, tuple):
+        return f"({', '.join(map(called, part))})"
+    if not is_dataclass(part):
+        plain = isinstance(part, str | int | None)
+        return f"{part:.4g}" if isinstance(part, float) else str(part) if plain else tag(part)
+    given = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "type"}
+    told = [f"{k}={called(v)}" for k, v in given.items() if v is not None and v not in ("", (), {})]
+    return f"{tag(part)}({', '.join(told)})" if told else tag(part)
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,12 @@ UNKNOWN = "unknown_part"
 def lacking(value: Any, protocol: type) -> str:
     """The members of a protocol that an object has not, by name."""
     return ", ".join(sorted(n for n in get_protocol_members(protocol) if not hasattr(value, n)))
+
+
+def refuse_lacking(value: Any, protocol: type, who: str) -> None:
+    """UserError, one line, where an object has not all members of a protocol; `who` names it."""
+    if missing := lacking(value, protocol):
+        raise UserError(f"{who} lacks {missing}: see {protocol.__module__}.{protocol.__name__}")
 
 
 def _named(text: str) -> str | None:
@@ -211,6 +231,24 @@ def changed(value: Any, change: Callable[[Any], Any]) -> Any:
     after = {name: changed(x, change) for name, x in before.items()}
     new = {name: x for name, x in after.items() if x is not before[name]}
     return replace(value, **new) if new else value
+
+
+def laid_over(below: Any, above: Any, name: str = "type") -> Any:
+    """Plain values with changes laid over them: mappings key by key, but for one whose `name` says
+    that it is something else; anything else is replaced whole, as are a chat template's options.
+
+    >>> laid_over({"type": "ema", "decay": 0.9, "per": "step"}, {"decay": 0.5})
+    {'type': 'ema', 'decay': 0.5, 'per': 'step'}
+    >>> laid_over({"type": "ema", "decay": 0.9}, {"type": "live"})
+    {'type': 'live'}
+    """
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    if above.get(name, below.get(name)) != below.get(name, above.get(name)):
+        return dict(above)
+    whole = {"template_options"}
+    inner = {k: v if k in whole else laid_over(below.get(k), v) for k, v in above.items()}
+    return {**below, **inner}
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import random
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from tests.arrange import engine_for, problems, sampler_for
 from tests.conftest import tiny_model
 
 from opsd.evaluate import run
-from opsd.evaluate.run import batches, evaluate
+from opsd.evaluate.run import batches, evaluate, make_engine
 from opsd.evaluate.samples import Protocol, described, locked, protocol, sample_row
+from opsd.lm.loading import load_model
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.prompts.contexts import StudentPrompt
-from opsd.rollout.engine import Completion, Sampling
+from opsd.rollout.engine import Completion, EngineChoice, EngineSetup, Sampling
 from opsd.rollout.hf import HFEngine
 from opsd.runs.files import read_jsonl
 from opsd.runs.json_files import sealed
@@ -397,3 +399,17 @@ def test_dev_scores_of_several_languages_are_told_apart():
 def test_a_dev_split_of_which_nothing_fits_is_an_error():
     with pytest.raises(UserError, match="no dev problem fits"):
         summarise([])
+
+
+class HalfAnEngine(EngineChoice):
+    """Starts what cannot take weights."""
+
+    def start(self, setup: EngineSetup) -> Any:
+        return SimpleNamespace(is_remote=False, returns_logprobs=None, generate=None)
+
+
+def test_an_engine_that_lacks_something_is_one_line(tiny_folder, tokenizer):
+    with pytest.raises(UserError) as error:
+        make_engine(load_model(str(tiny_folder)), tokenizer, HalfAnEngine(), 64)
+    told = "the engine types:SimpleNamespace lacks sync: see opsd.rollout.engine.Engine"
+    assert str(error.value) == told

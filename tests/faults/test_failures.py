@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from opsd.cli.commands import main
 from opsd.cli.failures import shown, told
 from opsd.runs.files import write_atomically
 from opsd.types import RunFailed, UserError
@@ -114,23 +116,44 @@ def test_a_reader_that_has_had_enough_is_nothing_to_speak_of(arguments):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.fixture
+def printed(monkeypatch, capfd):
+    """Runs a command in this process, on a terminal of some encoding: what it writes there."""
+
+    def run(encoding: str, *arguments: str) -> bytes:
+        terminal = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding))
+        monkeypatch.setattr(sys, "argv", ["opsd", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        sys.stdout.flush()
+        assert (end.value.code or 0, capfd.readouterr().err) == (0, "")
+        return terminal.getvalue()
+
+    return run
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_a_terminal_without_these_letters_gets_the_same_document(encoding):
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
-    done = opsd("languages", "--json", env=environment, text=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    usual = opsd("languages", "--json", env=os.environ | {"PYTHONIOENCODING": "utf-8"}, text=False)
-    assert json.loads(done.stdout.decode(encoding)) == json.loads(usual.stdout)
+def test_a_terminal_without_these_letters_gets_the_same_document(encoding, printed):
+    made, usual = (printed(name, "languages", "--json") for name in (encoding, "utf-8"))
+    assert json.loads(made.decode(encoding)) == json.loads(usual)
+    assert made != usual
     for arguments in (("languages",), ("methods", "copsd")):
-        done = opsd(*arguments, env=environment, text=False)
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert printed(encoding, *arguments)
+
+
+def test_the_encoding_is_that_of_the_terminal():
+    done = opsd("languages", "--json", env=os.environ | {"PYTHONIOENCODING": "ascii"}, text=False)
+    assert (done.returncode, done.stderr) == (0, b"") and json.loads(done.stdout.decode("ascii"))
 
 
 @pytest.mark.parametrize("recipe", ["a" * 300 + ".yaml", "a" * 10_000, "../" * 500, "a\nb", "\x1b"])
-def test_a_recipe_of_an_odd_name_is_one_line(recipe):
-    done = opsd("train", recipe)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+def test_a_recipe_of_an_odd_name_is_one_line(recipe, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["opsd", "train", recipe])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.isprintable() and len(line) < 2100
 
 

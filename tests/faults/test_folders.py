@@ -219,18 +219,24 @@ def start(path: Path, output: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.fixture(scope="module")
+def slow_run(tmp_path_factory, tiny_folder) -> tuple[Path, Path]:
+    """A recipe whose steps take long enough to be met by a signal, and its run undisturbed."""
+    settings = {"max_steps": 8, "save_steps": 100, "eval_steps": 100, "eval_samples": 1}
+    content = yaml.safe_load(recipes.dump(recipe(tiny_folder, **settings)))
+    content["sampling"]["max_completion_length"] = 120
+    folder = tmp_path_factory.mktemp("slow")
+    path = folder / "r.yaml"
+    path.write_text(yaml.safe_dump(content))
+    train(recipes.load(str(path)), folder / "whole")
+    return path, folder / "whole"
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
 )
-def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_equal(
-    tmp_path, tiny_folder, number, code
-):
-    settings = {"max_steps": 14, "save_steps": 100, "eval_steps": 100, "eval_samples": 1}
-    content = yaml.safe_load(recipes.dump(recipe(tiny_folder, **settings)))
-    content["sampling"]["max_completion_length"] = 120
-    path = tmp_path / "r.yaml"
-    path.write_text(yaml.safe_dump(content))
-    output = tmp_path / "run"
+def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_equal(tmp_path, slow_run, number, code):
+    (path, undisturbed), output = slow_run, tmp_path / "run"
     process = start(path, output)
     while not (output / "metrics.jsonl").is_file() and process.poll() is None:
         time.sleep(0.01)
@@ -240,12 +246,11 @@ def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_equal(
     assert process.returncode == code, told
     assert "Traceback" not in told and "told to stop: a checkpoint is saved first" in told
     (step,) = checkpoint.complete(output)
-    assert 0 < step < 14
+    assert 0 < step < 8
     assert f"stopped after step {step}: saved in {output}/checkpoint-{step}" in told
     assert checkpoint.damaged(output / f"checkpoint-{step}") is None
     train(recipes.load(str(path)), output, resume=True)
-    train(recipes.load(str(path)), tmp_path / "whole")
-    assert_equal_ends(output, tmp_path / "whole")
+    assert_equal_ends(output, undisturbed)
 
 
 def test_a_step_that_is_left_in_the_middle_leaves_no_trace(tmp_path, tiny_folder, monkeypatch):

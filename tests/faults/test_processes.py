@@ -43,9 +43,9 @@ def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_of_them(tmp_path, tiny_folder):
-    settings = {"max_steps": 12, "save_steps": 100, "eval_steps": 100, "use_cpu": True}
+    settings = {"max_steps": 8, "save_steps": 100, "eval_steps": 100, "use_cpu": True}
     content = yaml.safe_load(recipes.dump(recipe(tiny_folder, **settings)))
-    content["sampling"]["max_completion_length"] = 24
+    content["sampling"]["max_completion_length"] = 16
     path, output, whole = tmp_path / "r.yaml", tmp_path / "run", tmp_path / "whole"
     path.write_text(yaml.safe_dump(content))
     processes = start(path, output)
@@ -56,7 +56,7 @@ def test_a_signal_to_one_process_stops_all_of_them(tmp_path, tiny_folder):
     assert codes == [143, 143], told
     assert "Traceback" not in told
     (step,) = checkpoint.complete(output)
-    assert 0 < step < 12 and f"saved in {output}/checkpoint-{step}" in told
+    assert 0 < step < 8 and f"saved in {output}/checkpoint-{step}" in told
     codes, told = ended(start(path, output, "--resume"))
     assert codes == [0, 0], told
     codes, told = ended(start(path, whole))

@@ -115,7 +115,7 @@ def test_the_preview_of_a_recipe_as_a_page(tmp_path: Path, tiny_folder: Path, mo
     assert not stop.value.code and capsys.readouterr().out.strip() == str(output)
     html = output.read_text("utf-8")
     assert html.count('<section class="problem"') == 2
-    assert "reads crosslingual" in html and 'class="special"' in html
+    assert "teacher · crosslingual (frozen weights)" in html and 'class="special"' in html
 
 
 def preview_content(texts: list[str]) -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -69,48 +68,66 @@ def recipe(tmp_path: Path, model: Path) -> Path:
     return path
 
 
-def start(recipe: Path, output: Path, *flags: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "opsd", "train", str(recipe), "--output", str(output)]
-    return subprocess.Popen(
-        [*command, "--threads", "1", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+KILLED = """
+import json, random, sys
+from pathlib import Path
+from tests.faults import processes
+from tests.faults.processes import Kill
+from opsd.runs import checkpoint
+
+recipe, folder = map(Path, sys.argv[1:])
+processes.prepare()
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()
+def ran(output, *flags, kill=None):
+    arguments = ["train", str(recipe), "--output", str(output), "--threads", "1", *flags]
+    return processes.forked(arguments, folder, kill)
+
+
+def going_on():
+    global broken
+    if checkpoint.complete(broken):
+        return broken, "--resume"
+    broken = folder / f"broken-{kills}"  # nothing was saved: a new run, in a new folder
+    return (broken,)
+
+
+whole = ran(folder / "whole")
+assert whole.code == 0, whole.told
+chance, broken, kills = random.Random(), folder / "broken", 0
+while kills < 4:
+    # By the clock, and right before a file is changed.
+    late = Kill(9, seconds=chance.uniform(0.3, 0.6) * whole.seconds)
+    kill = chance.choice([late, Kill(9, change=chance.randint(1, whole.changes // 2))])
+    ended = ran(*going_on(), kill=kill)
+    if ended.code == 0:
+        break
+    assert ended.code == -9, ended.told
+    kills += 1
+else:
+    ended = ran(*going_on())
+    assert ended.code == 0, ended.told
+print(json.dumps([kills, str(broken)]))
+"""
+"""Trains once undisturbed and once killed again and again. A process of its own: one in which torch
+has computed cannot be forked, and one that is forked need not import."""
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(start(path, whole))
-    kills = 0
-    chance = random.Random()
-    process = start(path, broken)
-    while kills < 4:
-        wait = chance.uniform(0.2, 3.0)
-        # The clock starts at the first sign of life in the run folder, wherever that then is.
-        while process.poll() is None and not any(broken.glob("metrics.jsonl")):
-            try:
-                process.wait(0.05)
-            except subprocess.TimeoutExpired:
-                continue
-        try:
-            process.wait(wait + (5.0 if kills else 0.0))
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            if checkpoint.complete(broken):
-                process = start(path, broken, "--resume")
-            else:  # nothing was saved: a new run, in a new folder
-                broken = tmp_path / f"broken-{kills}"
-                process = start(path, broken)
-    finish(process)
+    made = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert made.returncode == 0, made.stderr
+    kills, folder = json.loads(made.stdout)
+    whole, broken = tmp_path / "whole", Path(folder)
     print(f"killed {kills} times")
+    assert kills
     assert metrics(broken) == metrics(whole)
     for name in ("rollouts/rank0.jsonl",):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from opsd.methods import FUNCTIONS, Method, catalogue
 from opsd.methods.pseudocode import pseudocode
-from opsd.methods.signals import Distill, loss_terms
+from opsd.methods.signals import loss_terms
 from opsd.objective.divergences import formula_of
 from opsd.recipe.files import lineage, shipped
 from opsd.types import UserError
@@ -52,7 +52,7 @@ def show(name: str | None = None) -> None:
         (row,) = listing(name)
         console.print(inspect.getdoc(FUNCTIONS[name]), markup=False)
         for coefficient, term in loss_terms(catalogue()[name].signal):
-            if isinstance(term, Distill):
+            if term.divergence is not None:
                 formula = f"{coefficient:g} x {formula_of(term.divergence)}"
                 console.print(f"\nFormula: {formula}", markup=False)
         steps = "\n".join(f"  {line}" for line in pseudocode(catalogue()[name]))

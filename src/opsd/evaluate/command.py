@@ -20,9 +20,7 @@ from opsd.evaluate.settings import Settings, deviations
 from opsd.evaluate.show import show_published, show_results, show_selection
 from opsd.lm.loading import adapter_folder, locate
 from opsd.recipe.schema import Recipe
-from opsd.rollout.endpoint import shown
 from opsd.rollout.engine import EngineChoice
-from opsd.rollout.engines import VLLM
 from opsd.suites import loading as suites
 from opsd.suites.files import Suite
 from opsd.suites.published import reference, together
@@ -205,8 +203,7 @@ def _output(models: Sequence[str]) -> Path:
 def _place(suite: Suite, engine: Endpoint | EngineChoice | None) -> str:
     """What samples are known by beside the names of suite and model: who generates, and the path of
     a file of the user's own, of whose name there may be another."""
-    where = f"at {shown(engine.base_url)} " if isinstance(engine, Endpoint) else ""
-    where = "with vLLM " if isinstance(engine, VLLM) else where
+    where = f"{engine.place} " if engine and engine.place else ""
     if suite.name in suites.SUITES:
         return where.strip()
     file = Path(suite.source)

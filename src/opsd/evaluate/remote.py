@@ -33,6 +33,10 @@ class Endpoint:
     timeout: float = 600.0
     retries: int = 5
 
+    @property
+    def place(self) -> str:
+        return f"at {shown(self.base_url)}"
+
     def __post_init__(self) -> None:
         if not 0 < self.timeout < math.inf:
             raise UserError(f"--timeout {self.timeout:g}: write a number of seconds above 0")

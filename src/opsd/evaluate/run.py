@@ -37,7 +37,7 @@ from opsd.lm.loading import (
 )
 from opsd.prompts.boundary import eos_ids
 from opsd.prompts.prompt import read
-from opsd.rollout.engine import Completion, Engine, EngineChoice, EngineSetup, prompt_seed
+from opsd.rollout.engine import Completion, Engine, EngineChoice, EngineSetup, at_work, prompt_seed
 from opsd.rollout.engines import HF
 from opsd.runs.disk import writing
 from opsd.runs.folder import RunFolder
@@ -247,7 +247,7 @@ def make_engine(
     """Who generates, with this network's weights, sequences of at most `longest` tokens; and how
     many tokens are worth being written down together."""
     device, tokens = ("cuda", _GPU_TOKENS) if torch.cuda.is_available() else ("cpu", _CPU_TOKENS)
-    own = isinstance(choice, HF)
+    own = choice.shares_model
     setup = EngineSetup(
         model=network.to(device) if own else network,
         tokenizer=tokenizer,
@@ -256,6 +256,6 @@ def make_engine(
         max_length=longest,
         batch_tokens=tokens,
     )
-    engine = choice.start(setup)
+    engine = at_work(choice, setup)
     engine.sync(network)
     return engine, _TURNS * tokens if own else _VLLM_TOKENS

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -27,7 +27,6 @@ from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
 from opsd.lm.built_in import model_path
 from opsd.miniature.world import HORIZON
-from opsd.parts import changed
 from opsd.recipe import schema as recipes
 from opsd.recipe.schema import Recipe
 from opsd.runs.files import write_atomically
@@ -92,13 +91,9 @@ class Trial:
 def without_thinking(value: Any) -> Any:
     """A method whose prompts all ask for an answer without thinking mode, and force no beginning:
     the built-in models have hardly seen anything else."""
-    from opsd.prompts.contexts import Prompt
+    from opsd.prompts.contexts import with_prompts
 
-    def plain(x: Any) -> Any:
-        options = {"enable_thinking": False}
-        return replace(x, prefill="", template_options=options) if isinstance(x, Prompt) else x
-
-    return changed(value, plain)
+    return with_prompts(value, prefill="", template_options={"enable_thinking": False})
 
 
 @cache

@@ -1,5 +1,17 @@
 """Was it right, was it well formed: one verifier for rewards and for evaluation."""
 
-from opsd.grade.answer import answers_match, is_correct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opsd.grade.answer import answers_match, is_correct
 
 __all__ = ["answers_match", "is_correct"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on demand: the tables of words and numerals are nothing to who counts n-grams.
+    if name in __all__:
+        from opsd.grade import answer
+
+        return getattr(answer, name)
+    raise AttributeError(f"module 'opsd.grade' has no attribute '{name}'")

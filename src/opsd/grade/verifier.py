@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from opsd.grade.answer import is_correct
 from opsd.grade.choice import ChoiceVerifier, options_of
@@ -36,6 +36,8 @@ class MathVerifier:
 
     type: Literal["math"] = "math"
     after_think: bool = False
+    needs_answer: ClassVar[bool] = True
+    """Whether a problem without an answer cannot be graded."""
 
     def __call__(self, problem: Problem, completion: str) -> Verdict:
         """Grade one completion; `ValueError` for a problem that has no gold answer."""

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from opsd.methods import FUNCTIONS, Method
-from opsd.methods.signals import Advantage, Distill, LossTerm, loss_terms
+from opsd.methods.signals import LossTerm, loss_terms
 from opsd.objective.divergences import formula_of
 from opsd.parts import flat, tag
 
@@ -26,7 +26,7 @@ def describe(method: Method, temperature: float) -> str:
     lines += [f"  author: {worded(author)}" for author in method.authors]
     for coefficient, term in loss_terms(method.signal):
         own = temperature if term.temperature == "sampling" else term.temperature
-        formula = f": {formula_of(term.divergence)}" if isinstance(term, Distill) else ""
+        formula = f": {formula_of(term.divergence)}" if term.divergence is not None else ""
         lines.append(f"  {coefficient:g} x {tag(term)} at temperature {own:g}{formula}")
         lines += [f"    {name}: {text}" for name, text in _parts(term)]
     steps = f"{method.reuse} optimizer step{'s' if method.reuse > 1 else ''}"
@@ -74,7 +74,7 @@ def worded(value: Any) -> str:
 
 
 def _parts(term: LossTerm) -> Iterator[tuple[str, str]]:
-    if isinstance(term, Advantage):
+    if term.credit is not None:
         yield "credit", worded(term.credit)
         yield "surrogate", worded(term.surrogate)
     if term.teacher is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from opsd.authors.authors import AnyAuthor
 from opsd.methods.signals import LossTerm, Signal, loss_terms
-from opsd.parts import changed, part, parts_of, tag
-from opsd.prompts.contexts import OwnPrompt, StudentPrompt
+from opsd.parts import part, parts_of, tag
+from opsd.prompts.contexts import StudentPrompt, with_own_prompt
 from opsd.rollout.sources import AnySource, OnPolicy
 from opsd.types import Problem
 
@@ -59,11 +59,7 @@ class Method:
     @property
     def signals(self) -> list[tuple[float, LossTerm]]:
         """The (coefficient, loss term) pairs, with the student's prompt in every `own_prompt`."""
-
-        def bound(x: Any) -> Any:
-            return OwnPrompt(self.student) if isinstance(x, OwnPrompt) else x
-
-        return loss_terms(changed(self.signal, bound))
+        return loss_terms(with_own_prompt(self.signal, self.student))
 
     def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
         """The problems with what teachers read beside them of the whole set, dealt by a run's seed.

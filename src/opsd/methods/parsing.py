@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from opsd.methods import FUNCTIONS, Method
+from opsd.parts import laid_over
 from opsd.types import UserError
 from opsd.validation import explain
 
@@ -39,17 +40,8 @@ def method(value: Any, where: str = "recipe") -> Method:
             dot = "" if told.startswith(": ") else "."
             raise UserError(f"{where}: method.{key}{dot}{told}") from error
     base = _METHOD.dump_python(FUNCTIONS[name](**arguments), mode="json")
-    content = {**base, **{key: _merged(base.get(key), part) for key, part in given.items()}}
+    content = {**base, **{key: laid_over(base.get(key), part) for key, part in given.items()}}
     try:
         return _METHOD.validate_python(content)
     except ValidationError as error:
         raise UserError(f"{where}: method.{explain(error, content)}") from error
-
-
-def _merged(base: Any, changes: Any) -> Any:
-    """`changes` laid over a part `base`, key by key; anything else replaces it whole."""
-    if not (isinstance(base, dict) and "type" in base and isinstance(changes, Mapping)):
-        return changes
-    if "type" in changes and changes["type"] != base["type"]:
-        return dict(changes)
-    return {**base, **{k: _merged(base.get(k), v) for k, v in changes.items()}}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from opsd.methods.method import Method
-from opsd.methods.signals import Advantage, Distill, Likelihood, LossTerm, Teacher, loss_terms
-from opsd.parts import tag
+from opsd.methods.signals import LossTerm, Teacher, loss_terms
+from opsd.parts import called, tag
 
 
 def pseudocode(method: Method) -> list[str]:
@@ -42,7 +41,7 @@ def _rollouts(method: Method) -> str:
     if first.weights is not None:
         who = tag(first.weights)
     read = tag(first.view or method.student)
-    line = f"rollouts = {who}.sample(problem as {read}, n={source.group}, {_call(first.horizon)})"
+    line = f"rollouts = {who}.sample(problem as {read}, n={source.group}, {called(first.horizon)})"
     if source.needs_reward:
         line += ", the right ones"
     return line + "".join(f", else tried again as {tag(o.view)}" for o in others if o.view)
@@ -56,33 +55,13 @@ def _term(term: LossTerm, mark: str) -> Iterator[str]:
     """What one loss term computes at every token."""
     if term.teacher is not None:
         yield f"q{mark} = {_target(term.teacher)}"
-    factors = "".join(f" x {_call(w)}" for w in term.weighting)
-    if isinstance(term, Distill):
-        yield f"loss{mark} = {_call(term.divergence)}(p, q{mark}){factors}"
-    elif isinstance(term, Advantage):
-        credit, surrogate = _call(term.credit), _call(term.surrogate)
-        yield f"A{mark} = {credit}; loss{mark} = {surrogate}(log p(token), A{mark}){factors}"
-    elif isinstance(term, Likelihood):
-        yield f"loss{mark} = -log p(token){factors}"
-    else:
-        yield f"loss{mark} = {_call(term)}{factors}"
+    factors = "".join(f" x {called(w)}" for w in term.weighting)
+    yield f"{term.pseudocode(mark)}{factors}"
 
 
 def _target(teacher: Teacher) -> str:
     weights = "+".join(map(tag, teacher.all_weights))
     read = f"{weights}(next token | {teacher.context.label})"
     if not teacher.target.is_view:
-        read = f"{_call(teacher.target)} of {read}"
-    return read if teacher.support.is_full else f"{read}, {_call(teacher.support)}"
-
-
-def _call(part: Any) -> str:
-    """A part as Python would call it, without what is empty."""
-    if isinstance(part, tuple):
-        return f"({', '.join(map(_call, part))})"
-    if not is_dataclass(part):
-        plain = isinstance(part, str | int | None)
-        return f"{part:.4g}" if isinstance(part, float) else str(part) if plain else tag(part)
-    given = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "type"}
-    told = [f"{k}={_call(v)}" for k, v in given.items() if v is not None and v not in ("", (), {})]
-    return f"{tag(part)}({', '.join(told)})" if told else tag(part)
+        read = f"{called(teacher.target)} of {read}"
+    return read if teacher.support.is_full else f"{read}, {called(teacher.support)}"

@@ -14,8 +14,15 @@ from pydantic import Field
 from torch import Tensor
 
 from opsd.objective import total
-from opsd.objective.credit import AnyCredit, AnySurrogate, Clipped, GroupNormalised
-from opsd.objective.divergences import AnyDivergence, forward_kl
+from opsd.objective.credit import (
+    AnyCredit,
+    AnySurrogate,
+    Clipped,
+    Credit,
+    GroupNormalised,
+    Surrogate,
+)
+from opsd.objective.divergences import AnyDivergence, Divergence, forward_kl
 from opsd.objective.head import TeacherHidden
 from opsd.objective.support import AnySupport, Full
 from opsd.objective.table import TokenTable
@@ -23,7 +30,7 @@ from opsd.objective.targets import AnyTarget, Single
 from opsd.objective.terms import ChunkDivergence, ChunkLogProb, Term
 from opsd.objective.total import Reduction
 from opsd.objective.weighting import AnyWeighting
-from opsd.parts import Slot, part, tag
+from opsd.parts import Slot, called, part, tag
 from opsd.prompts.contexts import AnyContext
 from opsd.schedule import Number
 from opsd.teacher.weights import Frozen, Weights, WeightsOfViews
@@ -73,6 +80,16 @@ class LossTerm(total.LossTerm, Protocol):
     teacher: Teacher | None
     weighting: tuple[AnyWeighting, ...] = ()
     temperature: Temperature = "sampling"
+    divergence: Divergence | None = None
+    """What it has of the divergence from its teacher, where that is its loss."""
+    credit: Credit | None = None
+    """What an advantage is, where its loss descends on one, by its `surrogate`."""
+    surrogate: Surrogate | None = None
+
+    def pseudocode(self, mark: str) -> str:
+        """A token's loss in terms of `p`, the student's distribution, and `q` with the mark, its
+        target."""
+        return f"loss{mark} = {called(self)}"
 
     @property
     def needs_sampling_logprobs(self) -> bool:
@@ -123,6 +140,9 @@ class Distill(LossTerm):
                 f"the target '{tag(self.teacher.target)}' is none to distil: choose another"
             )
 
+    def pseudocode(self, mark: str) -> str:
+        return f"loss{mark} = {called(self.divergence)}(p, q{mark})"
+
     def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term:
         teacher, confidence = self.teacher, any(w.needs_confidence for w in self.weighting)
         parts = (self.divergence, teacher.target, teacher.support)
@@ -165,6 +185,10 @@ class Advantage(LossTerm):
     def corrects_sampling(self) -> bool:
         return True
 
+    def pseudocode(self, mark: str) -> str:
+        surrogate = called(self.surrogate)
+        return f"A{mark} = {called(self.credit)}; loss{mark} = {surrogate}(log p(token), A{mark})"
+
     def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term:
         target = self.teacher.target if self.teacher else Single()
         return ChunkLogProb(views, target, temperature)
@@ -184,6 +208,9 @@ class Likelihood(LossTerm):
     temperature: Temperature = 1.0
     type: Literal["likelihood"] = "likelihood"
     teacher: ClassVar[None] = None
+
+    def pseudocode(self, mark: str) -> str:
+        return f"loss{mark} = -log p(token)"
 
     def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term:
         return ChunkLogProb(temperature=temperature)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from opsd.pages.html import render
 from opsd.pages.visible import visible
+from opsd.preview import words
 from opsd.runs.files import write_atomically
 
 
@@ -21,9 +22,8 @@ def write_preview(content: Mapping[str, Any], output: Path) -> Path:
 
 def preview_page(content: Mapping[str, Any]) -> str:
     """The page as HTML."""
-    title = f"{content['method']} on {content['model']}"
-    filters = {"token": _token, "learned": _learned}
-    return render(Path(__file__).parent, "preview", filters=filters, title=title, content=content)
+    known = {"title": words.title(content), "content": content, "words": words}
+    return render(Path(__file__).parent, "preview", filters={"token": _token}, **known)
 
 
 def _token(text: str) -> Markup:
@@ -31,8 +31,3 @@ def _token(text: str) -> Markup:
     if not text:
         return Markup('<i class="part"></i>')
     return visible(text).replace("\n", Markup('<i class="break"></i>\n'))
-
-
-def _learned(reply: Mapping[str, Any]) -> list[bool]:
-    """Which of a reply's tokens any signal has in its loss."""
-    return [any(marks) for marks in zip(*(s["in_loss"] for s in reply["signals"]), strict=True)]

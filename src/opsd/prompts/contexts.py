@@ -21,7 +21,7 @@ from opsd.grade.format import extract_boxed
 from opsd.grade.metrics import majority
 from opsd.grade.verifier import DecimalMark, decimal_mark
 from opsd.languages.registry import language, resolve
-from opsd.parts import Slot, part, tag
+from opsd.parts import Slot, changed, part, tag
 from opsd.prompts.prompt import answered, view
 from opsd.types import Group, Problem, Rollout, Trajectory, UserError, View
 
@@ -698,6 +698,16 @@ def _as_example(problem: Problem) -> dict[str, str]:
             " (filters.complete)"
         )
     return {"other_problem": problem.text, "other_solution": problem.privileged["solution"]}
+
+
+def with_own_prompt(value: Any, student: StudentPrompt) -> Any:
+    """A part with the student's prompt in every `own_prompt` that it is made of."""
+    return changed(value, lambda x: OwnPrompt(student) if isinstance(x, OwnPrompt) else x)
+
+
+def with_prompts(value: Any, **fields: Any) -> Any:
+    """A part with `fields` (`prefill`, `template_options`) in every prompt it is made of."""
+    return changed(value, lambda x: replace(x, **fields) if isinstance(x, Prompt) else x)
 
 
 def _written(

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from opsd.languages.registry import language
 from opsd.prompts.rendering import Unfilled, rendered, shipped_templates
 from opsd.types import Problem, UserError, View
 
@@ -96,6 +95,8 @@ def fill(template: str, problem: Problem, **extra: Any) -> str:
 
 
 def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
+    from opsd.languages.registry import language  # methods are listed without languages
+
     lang = language(problem.language)
     instructed = INSTRUCTED in problem.metadata
     fixed = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def lineage(
             found.append((path, dict(read(path))))
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        if path.resolve() in (file.resolve() for file, _ in found[:-1]):
+        if any(path.samefile(file) for file, _ in found[:-1]):
             raise UserError(f"{where}: '{parent}' extends this recipe in turn; take one line out")
     return found
 
@@ -71,6 +72,7 @@ def _is_file_name(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml")
 
 
+@cache
 def _shipped(kind: str) -> dict[str, Path]:
     installed = Path(__file__).parents[1] / kind
     folder = installed if installed.is_dir() else Path(__file__).parents[3] / kind

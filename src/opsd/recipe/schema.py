@@ -14,6 +14,7 @@ from opsd.data.problems import Data
 from opsd.grade.verifier import MathVerifier
 from opsd.methods import Method
 from opsd.methods.parsing import method
+from opsd.parts import laid_over
 from opsd.prompts.prompt import without_files
 from opsd.recipe.files import find, lineage
 from opsd.rollout.engine import LEAST_TEMPERATURE
@@ -25,6 +26,7 @@ _SHOWN = 100
 """Characters of an override that a message quotes."""
 _SHORT = {"method": "name", "model": "name", "engine": "type"}
 """The key that a value stands for where it is given instead of a group of keys."""
+_OF_THE_REPOSITORY = ("revision", "trust_remote_code")
 
 
 class Strict(BaseModel):
@@ -115,11 +117,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """A recipe from plain values."""
-    content = dict(content)
-    if isinstance(content.get("model"), str):
-        content["model"] = {"name": content["model"]}
-    if isinstance(content.get("engine"), str):
-        content["engine"] = {"type": content["engine"]}
+    content = {key: _in_full(key, value) for key, value in content.items()}
     if "method" in content:
         content["method"] = method(content["method"], where)
     try:
@@ -169,27 +167,27 @@ def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _extended(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's keys laid over its parent's. A method of another name replaces the parent's, and
-    `published` is never inherited: a paper prints its numbers for one setting."""
+    """A recipe's keys laid over its parent's. A method that is given by its name alone, or of
+    another name, replaces the parent's. What the parent says of one model's repository says nothing
+    of another's, and `published` is never inherited: a paper prints its numbers for one setting."""
     made = {key: value for key, value in parent.items() if key != "published"}
     for key, value in child.items():
-        below = made.get(key)
-        if isinstance(below, str) and key in _SHORT:
-            below = {_SHORT[key]: below}
-        made[key] = _laid_over(below, value, "name" if key == "method" else "type")
+        below = _in_full(key, made.get(key))
+        above = value if key == "method" else _in_full(key, value)
+        if key == "model" and _renamed(below, above):
+            below = {k: v for k, v in below.items() if k not in _OF_THE_REPOSITORY}
+        made[key] = laid_over(below, above, "name" if key == "method" else "type")
     return made
 
 
-def _laid_over(below: Any, value: Any, tag: str = "type") -> Any:
-    """Mappings key by key, but for one whose `tag` says that it is something else; anything else
-    is replaced whole, as are a chat template's options."""
-    if not (isinstance(below, Mapping) and isinstance(value, Mapping)):
-        return value
-    if tag in value and value[tag] != below.get(tag, value[tag]):
-        return value
-    whole = {"template_options"}
-    inner = {k: v if k in whole else _laid_over(below.get(k), v) for k, v in value.items()}
-    return {**below, **inner}
+def _in_full(key: str, value: Any) -> Any:
+    """A group of keys, where it is given by the value that stands for it."""
+    return {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
+
+
+def _renamed(below: Any, above: Any) -> bool:
+    both = isinstance(below, Mapping) and isinstance(above, Mapping)
+    return both and above.get("name", below.get("name")) != below.get("name")
 
 
 def _override(content: dict[str, Any], text: str) -> None:
@@ -200,9 +198,7 @@ def _override(content: dict[str, Any], text: str) -> None:
     *parents, last = path.split(".")
     level: Any = content
     for i, key in enumerate(parents):
-        below = level.get(key)
-        if isinstance(below, str) and i == 0 and key in _SHORT:
-            below = {_SHORT[key]: below}
+        below = _in_full(key, level.get(key)) if i == 0 else level.get(key)
         if below is None:
             below = {}
         if not isinstance(below, dict):

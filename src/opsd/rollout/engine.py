@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 from torch import nn
 
-from opsd.parts import part
+from opsd.parts import lacking, part, refuse_lacking, tag
 from opsd.types import Finish, RunFailed, Trajectory, UserError
 
 Progress = Callable[[int], None]
@@ -136,11 +136,26 @@ class EngineSetup:
 
 
 class EngineChoice(Protocol):
-    """A choice of engine. One of your own has this method too."""
+    """A choice of engine. One of your own inherits what it does not say otherwise."""
+
+    shares_model: bool = False
+    """Whether it generates with the very model that it is started with, on its device."""
+    place: str = ""
+    """What evaluations tell its samples from another engine's by."""
 
     def start(self, setup: EngineSetup) -> Engine:
         """The engine at work. Raises UserError where it cannot be started."""
         ...
+
+
+def at_work(engine: Engine | EngineChoice, setup: EngineSetup) -> Engine:
+    """An engine as it is, or the one that a choice starts. Raises UserError, one line, for what is
+    no engine."""
+    found: Any = engine
+    if lacking(found, Engine) and hasattr(found, "start"):
+        found = found.start(setup)
+    refuse_lacking(found, Engine, f"the engine {tag(found)}")
+    return found
 
 
 def prompt_seed(run_seed: int, step: int, problem_id: str, sample: int, phase: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from opsd.parts import Slot, part
 from opsd.rollout.engine import Engine, EngineChoice, EngineSetup
@@ -16,6 +16,7 @@ class HF(EngineChoice):
     masked diffusion model writes block after block."""
 
     type: Literal["hf"] = "hf"
+    shares_model: ClassVar[bool] = True
 
     def start(self, setup: EngineSetup) -> Engine:
         # Imported here: recipes are read without transformers.

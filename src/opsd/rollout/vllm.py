@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -62,6 +62,7 @@ class VLLM(EngineChoice):
     dtype: Dtype = "auto"
     tolerance: Tolerance = None
     type: Literal["vllm"] = "vllm"
+    place: ClassVar[str] = "with vLLM"
 
     def start(self, setup: EngineSetup) -> Engine:
         from opsd.lm.diffusion import refuse_masked_diffusion

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import httpx2
 from pydantic import Field
 from torch import nn
 
+from opsd.credentials import cleaned
 from opsd.lm.forward import causal_lm
 from opsd.lm.layout import Ids
 from opsd.parts import part
@@ -57,12 +57,13 @@ class VLLMServer(EngineChoice):
     `folder`, which it must see under the same path; a temporary folder unless given.
     """
 
-    url: str = "http://localhost:8000"
+    url: Annotated[str, Field(pattern="^https?://")] = "http://localhost:8000"
     timeout: Annotated[float, Field(gt=0)] = 240.0
     concurrency: Annotated[int, Field(gt=0)] = 256
     folder: str | None = None
     tolerance: Tolerance = None
     type: Literal["vllm_server"] = "vllm_server"
+    place: ClassVar[str] = "with vLLM"
 
     def start(self, setup: EngineSetup) -> Engine:
         from opsd.lm.diffusion import refuse_masked_diffusion
@@ -100,14 +101,19 @@ class VLLMServerEngine(Engine):
     ) -> None:
         self.choice, self.vocab, self.probe = choice, vocab, tuple(probe)
         self.eos_ids = list(eos_ids)
-        self.files = tempfile.TemporaryDirectory(
-            prefix="opsd-vllm-", dir=choice.folder, ignore_cleanup_errors=True
-        )
-        self.folder = Path(self.files.name)
+        self.folder = Path(tempfile.mkdtemp(prefix="opsd-vllm-", dir=choice.folder))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.folder.chmod(0o755)
         self.base: Any = causal_lm(model)
         rows = self.base.get_output_embeddings().weight.shape[0]
         self.bias = {str(i): -100.0 for i in range(vocab, rows)}  # rows without a token
+        # A server closes what has been idle for 5 s; what it is just closing is not asked again.
+        limits = httpx2.Limits(keepalive_expiry=2.0)
+        try:
+            self.http = httpx2.Client(base_url=choice.url, timeout=choice.timeout, limits=limits)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"engine: {shown(choice.url)} is no address ({error})") from error
+        weakref.finalize(self, self.http.close)
         self.served = self.name = self._wait()
         self.syncs = 0
 
@@ -184,7 +190,7 @@ class VLLMServerEngine(Engine):
             },
         )
         try:
-            choice = json.loads(reply)["choices"][0]
+            choice = reply.json()["choices"][0]
             ids, told = choice["token_ids"], choice["logprobs"]["token_logprobs"]
             finish = Finish.LENGTH if choice["finish_reason"] == "length" else Finish.STOP
             return Completion(tuple(ids), tuple(told) if sampling.whole else None, finish)
@@ -196,31 +202,27 @@ class VLLMServerEngine(Engine):
         until = time.monotonic() + self.choice.timeout
         while True:
             try:
-                return json.loads(self._reply("/v1/models"))["data"][0]["id"]
+                return self.http.get("/v1/models").raise_for_status().json()["data"][0]["id"]
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 raise UserError(f"{shown(self.choice.url)} is no vLLM server") from error
-            except OSError as error:
+            except httpx2.HTTPError as error:
                 if time.monotonic() > until:
-                    where, waited = shown(self.choice.url), self.choice.timeout
+                    where, told = shown(self.choice.url), cleaned(str(error)).splitlines()[0]
                     raise UserError(
-                        f"engine: nobody answers at {where} within {waited:g} s ({error}); {_START}"
+                        f"engine: nobody answers at {where} within {self.choice.timeout:g} s"
+                        f" ({told}); {_START}"
                     ) from error
                 time.sleep(min(1.0, self.choice.timeout / 4))
 
-    def _post(self, path: str, body: dict[str, Any]) -> bytes:
+    def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
+        where = shown(self.choice.url)
         try:
-            return self._reply(path, json.dumps(body).encode())
-        except urllib.error.HTTPError as error:
-            told = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
-            where = f"{shown(self.choice.url)}{path}"
-            if error.code >= 500:
-                raise EngineDown(f"{where} fails ({error.code}: {told})") from error
-            raise UserError(f"{where} refuses ({error.code}: {told}); {_START}") from error
-        except OSError as error:
-            raise EngineDown(f"{shown(self.choice.url)} has gone ({error})") from error
-
-    def _reply(self, path: str, body: bytes | None = None) -> bytes:
-        request = urllib.request.Request(self.choice.url.rstrip("/") + path, body)
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=self.choice.timeout) as reply:
-            return reply.read()
+            reply = self.http.post(path, json=body)
+        except httpx2.TransportError as error:
+            raise EngineDown(f"{where} has gone ({error or type(error).__name__})") from error
+        if reply.is_success:
+            return reply
+        told = " ".join(reply.text[:2000].split())[:300]
+        if reply.is_server_error:
+            raise EngineDown(f"{where}{path} fails ({reply.status_code}: {told})")
+        raise UserError(f"{where}{path} refuses ({reply.status_code}: {told}); {_START}")

@@ -99,9 +99,9 @@ def _projected(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     found = []
     for name, module in model.named_modules():
         *before, own = name.removesuffix(".base_layer").split(".")
-        if own in ("k_proj", "v_proj") and isinstance(module, nn.Linear):
+        if own in ("k_proj", "v_proj") and not hasattr(module, "base_layer"):
             number = next((int(word) for word in reversed(before) if word.isdigit()), None)
-            if number in layers and not hasattr(module, "base_layer"):
+            if number in layers:
                 found.append((name, module))
     plain = all(type(module) is nn.Linear for _, module in found)
     if not found or not plain:

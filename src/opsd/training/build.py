@@ -30,11 +30,11 @@ from opsd.lm.loading import (
 )
 from opsd.lm.quantization import keep_differentiable
 from opsd.lm.shared_prefix import attends
-from opsd.parts import lacking, tag
+from opsd.parts import refuse_lacking, tag
 from opsd.prompts.prompt import prompt_ids
 from opsd.prompts.tokens import special_token_ids
 from opsd.rollout.denoise import canvas_of, keep_decoding
-from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling
+from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling, at_work
 from opsd.rollout.engines import HF
 from opsd.rollout.rows import refuse_unfit
 from opsd.rollout.sources import Sampler, Verify
@@ -117,7 +117,7 @@ def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
             raise UserError(f"the weights {tag(choice)} cannot be told apart: make them frozen")
     begun = {choice: choice.begin(start) for choice in dict.fromkeys(chosen)}
     for choice, weights in begun.items():
-        _refuse_lacking(weights, TeacherWeights, f"what {tag(choice)} begins")
+        refuse_lacking(weights, TeacherWeights, f"what {tag(choice)} begins")
         with weights.use(model) as reader:
             check_head(reader, probe, vocab, tolerance)
     return begun
@@ -127,14 +127,8 @@ def begin_authors(setup: Setup) -> list[AtWork]:
     """The method's authors at work. Raises UserError for what one lacks: a key, a skill bank."""
     begun = [author.begin() for author in setup.method.authors]
     for author, own in zip(setup.method.authors, begun, strict=True):
-        _refuse_lacking(own, AtWork, f"what {tag(author)} begins")
+        refuse_lacking(own, AtWork, f"what {tag(author)} begins")
     return begun
-
-
-def _refuse_lacking(value: Any, protocol: type, who: str) -> None:
-    if missing := lacking(value, protocol):
-        place = f"{protocol.__module__}.{protocol.__name__}"
-        raise UserError(f"{who} lacks {missing}: see {place}")
 
 
 def make_generator(
@@ -153,12 +147,8 @@ def make_generator(
     canvas = canvas_of(setup.model, args.max_completion_length, about.eos_ids[0])
     refuse_unfit(source.rows, canvas)
     keep_decoding(setup.model, source.decoding)
-    at_work: Any = HF() if engine is None else engine
-    if lacking(at_work, Engine) and hasattr(at_work, "start"):
-        at_work = at_work.start(about)
-    _refuse_lacking(at_work, Engine, f"the engine {tag(at_work)}")
     sampler = Sampler(
-        engine=at_work,
+        engine=at_work(HF() if engine is None else engine, about),
         tokenizer=setup.tokenizer,
         student=setup.method.student,
         verify=verify,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
 from opsd.console import bar
 from opsd.runs import checkpoint
-from opsd.training.stopping import Stopped
+from opsd.teacher.copies import TeacherWeights
+from opsd.teacher.weights import Weights
+from opsd.training.stopping import Stopped, StopSignal
 from opsd.types import RunFailed
 
 
@@ -45,48 +49,6 @@ class TrainingProgress(TrainerCallback):
         self.progress.stop()
 
 
-class AfterStep(TrainerCallback):
-    """Moves the teachers' weights after every optimizer step; stops when the tokens are spent, and
-    when the run is told to."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Where a step is left in the middle, all before it has to be written down already.
-        alone = args.world_size == 1 and not args.async_rollouts
-        logged = args.logging_strategy == "steps" and args.logging_steps == 1
-        self.trainer.stop.leave_at(once=alone and logged)
-        self.trainer.catch_up()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        trainer.end_step()
-        # After a step that was left out there is nothing to follow.
-        weights = {} if trainer.finite.in_a_row else trainer.weights
-        for choice, own in weights.items():
-            if choice.moves(state.global_step, trainer.method.reuse):
-                own.update(trainer.model, state.global_step, state.max_steps)
-        spent = trainer.generator.sampler.counts.generated_tokens
-        told = gather_object([(spent, trainer.stop.number)])
-        budget = args.max_generated_tokens
-        if budget is not None and sum(spent for spent, _ in told) >= budget:
-            control.should_training_stop = True
-        numbers = [number for _, number in told if number is not None]
-        if numbers:
-            # All processes know by now: they leave an evaluation together, at its beginning.
-            trainer.stop.take(numbers[0])
-            control.should_save = control.should_training_stop = True
-        # What is measured but not logged yet is in no checkpoint.
-        control.should_log |= control.should_save
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_log |= control.should_save
-        # Saved, and told to all callbacks; the Trainer would finish as if this were the end.
-        if self.trainer.stop.number is not None and control.should_training_stop:
-            raise Stopped
-
-
 class FiniteSteps(TrainerCallback):
     """Leaves steps out whose loss or gradient is no number (NaN, infinite): weights and teachers
     stay as they are, and no checkpoint takes the place of a better one. After `LIMIT` such steps in
@@ -94,8 +56,8 @@ class FiniteSteps(TrainerCallback):
 
     LIMIT = 3
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+    def __init__(self, accelerator: Any, run: Path) -> None:
+        self.accelerator, self.run = accelerator, run
         self.clear()
 
     def clear(self) -> None:
@@ -110,9 +72,10 @@ class FiniteSteps(TrainerCallback):
         self._bad_loss |= bad
         return torch.zeros_like(loss) if bad else loss
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        scaled = trainer.accelerator.scaler is not None
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        scaled = self.accelerator.scaler is not None
         # A scaler finds its scale by gradients that overflow, and leaves such steps out itself.
         bad_norm = not scaled and not math.isfinite(float(self.norm or 0.0))
         found = [(self._bad_loss, bad_norm)]
@@ -122,10 +85,10 @@ class FiniteSteps(TrainerCallback):
         if not bad_loss and not any(norm for _, norm in found):
             self.in_a_row = 0
             return
-        if trainer.is_deepspeed_enabled:  # its step has been taken
-            raise RunFailed(f"step {state.global_step + 1}: {self._told(state)}")
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:  # its step is taken
+            raise RunFailed(f"step {state.global_step + 1}: {self._told()}")
         if not scaled:
-            trainer.optimizer.zero_grad()
+            optimizer.zero_grad()
         self.in_a_row += 1
         self.left_out += 1
 
@@ -135,7 +98,7 @@ class FiniteSteps(TrainerCallback):
             control.should_log = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.refuse()
+        self.refuse(state)
 
     def tell(self, logs: dict[str, Any]) -> None:
         """Adds to a log line how many of its steps were left out; where one had no loss, the line
@@ -146,21 +109,75 @@ class FiniteSteps(TrainerCallback):
             logs["nonfinite_steps"] = self.left_out
         self.left_out = self.without_loss = 0
 
-    def refuse(self) -> None:
+    def refuse(self, state: Any) -> None:
         """Raises RunFailed where too many steps in a row were left out."""
         if self.in_a_row >= self.LIMIT:
-            state = self.trainer.state
             raise RunFailed(
-                f"{self.in_a_row} steps in a row to step {state.global_step}: {self._told(state)}"
+                f"{self.in_a_row} steps in a row to step {state.global_step}: {self._told()}"
             )
 
-    def _told(self, state: Any) -> str:
-        newest = max(checkpoint.complete(self.trainer.run.path), default=None)
+    def _told(self) -> str:
+        newest = max(checkpoint.complete(self.run), default=None)
         kept = f"checkpoint-{newest} is the last one" if newest else "there is no checkpoint before"
         return (
             "the loss or its gradient is no number (NaN, or infinite); lower learning_rate or"
             f" max_grad_norm. {kept}"
         )
+
+
+class TeacherUpdates(TrainerCallback):
+    """Moves the teachers' weights after every optimizer step, but for those that were left out:
+    after them there is nothing to follow. `reuse` is the method's."""
+
+    def __init__(
+        self, weights: Mapping[Weights, TeacherWeights], reuse: int, finite: FiniteSteps
+    ) -> None:
+        self.weights, self.reuse, self.finite = weights, reuse, finite
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        if self.finite.in_a_row:
+            return
+        for choice, own in self.weights.items():
+            if choice.moves(state.global_step, self.reuse):
+                own.update(model, state.global_step, state.max_steps)
+
+
+class TimelyEnd(TrainerCallback):
+    """Stops when the tokens are spent, and when the run is told to. `spent` are the tokens that
+    this process has generated; `catch_up` does what a run that was told to stop has left undone."""
+
+    def __init__(
+        self, stop: StopSignal, spent: Callable[[], int], catch_up: Callable[[], None]
+    ) -> None:
+        self.stop, self.spent, self.catch_up = stop, spent, catch_up
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Where a step is left in the middle, all before it has to be written down already.
+        alone = args.world_size == 1 and not args.async_rollouts
+        logged = args.logging_strategy == "steps" and args.logging_steps == 1
+        self.stop.leave_at(once=alone and logged)
+        self.catch_up()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        told = gather_object([(self.spent(), self.stop.number)])
+        budget = args.max_generated_tokens
+        if budget is not None and sum(spent for spent, _ in told) >= budget:
+            control.should_training_stop = True
+        numbers = [number for _, number in told if number is not None]
+        if numbers:
+            # All processes know by now: they leave an evaluation together, at its beginning.
+            self.stop.take(numbers[0])
+            control.should_save = control.should_training_stop = True
+        # What is measured but not logged yet is in no checkpoint.
+        control.should_log |= control.should_save
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log |= control.should_save
+        # Saved, and told to all callbacks; the Trainer would finish as if this were the end.
+        if self.stop.number is not None and control.should_training_stop:
+            raise Stopped
 
 
 def _note(logs: dict[str, Any]) -> str:

@@ -127,7 +127,7 @@ def refuse_curriculum(setup: Setup) -> None:
 
 def refuse_missing_answers(setup: Setup) -> None:
     """Rewards and dev scores need answers, unless the user's own verifier does without."""
-    if not setup.default_verifier:
+    if not setup.needs_answers:
         return
     method = setup.method
     train_set = setup.train_set or ()
@@ -328,7 +328,7 @@ def _prompts(setup: Setup) -> Iterator[str]:
 
 def _golds(setup: Setup) -> Iterator[str]:
     """Gold answers that no rollout can match. A stream's are not read ahead for it."""
-    if not setup.default_verifier:
+    if not setup.needs_answers:
         return
     for problems in (setup.train_set or (), setup.dev_set or ()):
         if not isinstance(problems, ProblemStream):

@@ -15,7 +15,6 @@ from transformers import TrainerCallback
 
 from opsd.console import log
 from opsd.methods.method import Method
-from opsd.methods.signals import Distill
 from opsd.objective.credit import compares_rewards
 from opsd.objective.divergences import without_clip
 from opsd.schedule import check
@@ -184,7 +183,7 @@ def _turned(rows: Sequence[Row]) -> bool:
 def clips_everything(method: Method) -> bool:
     """Whether the loss is made of capped summands alone."""
     return all(
-        isinstance(term, Distill) and without_clip(term.divergence) is not term.divergence
+        term.divergence is not None and without_clip(term.divergence) is not term.divergence
         for _, term in method.signals
     )
 

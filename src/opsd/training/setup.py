@@ -13,7 +13,6 @@ from torch import nn
 from opsd.data.batches import StepShape
 from opsd.data.curriculum import Curriculum
 from opsd.data.stream import ProblemStream
-from opsd.grade.verifier import MathVerifier
 from opsd.lm.loading import context_length, vocabulary
 from opsd.methods.method import Method
 from opsd.methods.signals import LossTerm, Teacher
@@ -82,9 +81,9 @@ class Setup:
         return vocabulary(self.tokenizer)
 
     @property
-    def default_verifier(self) -> bool:
+    def needs_answers(self) -> bool:
         """Whether answers are compared with the problems' own, which each must then have."""
-        return isinstance(self.verifier, MathVerifier)
+        return getattr(self.verifier, "needs_answer", False)
 
     @property
     def engine_setup(self) -> EngineSetup:

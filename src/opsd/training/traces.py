@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from opsd.lm.forward import score
-from opsd.methods.signals import Advantage, Distill, LossTerm
+from opsd.methods.signals import LossTerm
 from opsd.objective.divergences import Divergence, reverse_kl, without_clip
 from opsd.objective.fused import fused_terms
 from opsd.objective.head import Head, TeacherHidden
@@ -125,7 +125,7 @@ def _taught(term: LossTerm, reading: _TraceReader, table: TokenTable) -> dict[st
         "columns": {name: column.tolist() for name, column in (columns | seen.logged).items()},
         "pairs": reading.pairs(),
     }
-    if isinstance(term, Advantage):
+    if term.credit is not None:
         row["advantage"] = term.credit(seen).tolist()
     votes = {name: x.tolist() for name, x in seen.logged.items() if name.startswith(_VOTE)}
     if votes:
@@ -282,9 +282,8 @@ class _TraceReader:
     def _divergence(self) -> Divergence:
         """The signal's own without its clip; for an advantage the one whose gradient its log-ratio
         estimates."""
-        if not isinstance(self.term, Distill):
-            return reverse_kl
-        return without_clip(self.term.divergence)
+        own = None if self.term is None else self.term.divergence
+        return reverse_kl if own is None else without_clip(own)
 
     def _rows(self, rows: slice) -> dict[int, Tensor]:
         """Log-probabilities [C, V] of every reader on some rows."""

@@ -53,7 +53,7 @@ from opsd.training.build import (
     make_student,
     make_weights,
 )
-from opsd.training.callbacks import AfterStep, FiniteSteps, TrainingProgress
+from opsd.training.callbacks import FiniteSteps, TeacherUpdates, TimelyEnd, TrainingProgress
 from opsd.training.checks import (
     nothing_to_resume,
     refuse,
@@ -119,9 +119,8 @@ class OPSDTrainer(Trainer):
         self._groups: list[Group] | None = None
         self.save_total_limit = args.save_total_limit
         self.saved_step: int | None = None
-        self.before_step: dict[str, Any] | None = None
+        self._before_step: tuple[int, dict[str, Any]] | None = None
         self.stop = StopSignal()
-        self.finite = FiniteSteps(self)
         self._ahead: list[Problem] = []
         self._judging = threading.Lock()
         train_set = None
@@ -135,7 +134,7 @@ class OPSDTrainer(Trainer):
                 train_dataset=train_set,
                 eval_dataset=None if eval_dataset is None else as_problems(eval_dataset),
                 processing_class=tokenizer,
-                callbacks=[*(callbacks or []), self.finite, AfterStep(self)],
+                callbacks=callbacks,
                 optimizers=optimizers,
             )
         for callback in (ProgressCallback, PrinterCallback):
@@ -155,10 +154,8 @@ class OPSDTrainer(Trainer):
             language_weights={resolve(name): weight for name, weight in shares.items()},
             curriculum=curriculum,
         )
+        self.finite = FiniteSteps(self.accelerator, self.run.path)
         self.monitor = CollapseMonitor(self.setup, self.log)
-        self.add_callback(self.monitor)
-        if not args.disable_tqdm:
-            self.add_callback(self.progress)
         refuse(self.setup)
         self.curriculum = curriculum and curriculum.begin(train_set or (), self.setup.data_seed)
         self.starting_weights = fingerprint(self.model)
@@ -174,9 +171,22 @@ class OPSDTrainer(Trainer):
             observe=self.metrics.rollouts,
             heed=self.stop.heed,
         )
+        for callback in self._callbacks():
+            self.add_callback(callback)
         refuse_async(self.setup, self.generator)
         refuse_missing_logprobs(self.setup, self.generator)
         self.learner = make_learner(self.setup, self.weights, self.metrics)
+
+    def _callbacks(self) -> Iterator[TrainerCallback]:
+        """Our own, in the order in which they act."""
+        yield self.finite
+        yield TeacherUpdates(self.weights, self.method.reuse, self.finite)
+        yield TimelyEnd(
+            self.stop, lambda: self.generator.sampler.counts.generated_tokens, self.catch_up
+        )
+        yield self.monitor
+        if not self.args.disable_tqdm:
+            yield self.progress
 
     # What a step is made of
 
@@ -187,8 +197,8 @@ class OPSDTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
         """A step's training examples, dealt by length into exactly `num_batches` lists."""
-        self.finite.refuse()
-        self.before_step = self._own_state()
+        self.finite.refuse(self.state)
+        self._before_step = self.state.global_step, self._own_state()
         self.stop.heed()
         rows = self._next_rows(epoch_iterator, num_batches)
         step, total_steps = self.state.global_step, self.state.max_steps
@@ -239,10 +249,6 @@ class OPSDTrainer(Trainer):
             raise EngineDown(
                 f"{error}; {step} steps are saved: mend it, and go on with --resume"
             ) from error
-
-    def end_step(self) -> None:
-        """The step is learned: what was counted before it is of no use any more."""
-        self.before_step = None
 
     def training_step(
         self, model: nn.Module, inputs: list[TrainingExample], num_items_in_batch: Any = None
@@ -442,6 +448,7 @@ class OPSDTrainer(Trainer):
         """Forgets what a training that was left in the middle of a step had begun."""
         self.metrics.clear()
         self.finite.clear()
+        self._before_step = None
         self._ahead = []
         self._groups = None
 
@@ -535,8 +542,9 @@ class OPSDTrainer(Trainer):
         written, unless it is saved. Says where."""
         step = self.state.global_step
         folder = self.run.path / f"checkpoint-{step}"
+        begun, before = self._before_step or (None, None)
         if step > 0 and step != self.saved_step:
-            self._save_checkpoint(self.model, None, self.before_step)
+            self._save_checkpoint(self.model, None, before if begun == step else None)
         if self.args.should_save:
             saved = f"saved in {folder}; --resume goes on from there" if step else "nothing to save"
             log(f"stopped after step {step}: {saved}")
@@ -696,9 +704,8 @@ class OPSDTrainer(Trainer):
     def verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
         """The verifier's verdicts; ours has none where no answer is known."""
         with self._judging, record_function(f"{PHASE}grade"):
-            if isinstance(self.verifier, MathVerifier):
-                return self.verifier.many(attempts)
-            verdicts = [self.verifier(problem, text) for problem, text in attempts]
+            many = getattr(self.verifier, "many", None)
+            verdicts = many(attempts) if many else [self.verifier(*one) for one in attempts]
         for (problem, _), verdict in zip(attempts, verdicts, strict=True):
             refuse_verdict(problem, verdict)
         return verdicts

@@ -1,0 +1,100 @@
+"""What a preview says in words, the same in a terminal and on a page. Texts of rows and models are
+in it as they are: who shows them makes them harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Plain = Mapping[str, Any]
+"""A part of what `opsd.preview.rows.preview` gives."""
+
+LENGTHS = ("role", "reads", "shortest", "median", "longest", "too long")
+"""The columns of the table of prompts' lengths, in tokens."""
+
+
+def title(content: Plain) -> str:
+    return f"{content['method']} on {content['model']}"
+
+
+def facts(content: Plain) -> dict[str, str]:
+    """What is true of all rows, by what it is about."""
+    limits, named = content["limits"], content["tokens"]
+    count = "a stream" if content["problems"] is None else f"{content['problems']:,} problems"
+    whose = "the model's context" if limits["limit"] < limits["max_length"] else "max_length"
+    long = "is left out" if limits["prompt_too_long"] == "skip" else "stops the run"
+    ends = f"{named['end']['text']}, in the loss like any other token"
+    if named["pad"] and named["pad"]["id"] == named["end"]["id"]:
+        ends += "; padding looks the same and never is"
+    return {
+        "data": f"{content['data']}, {count}",
+        **({"left out": "\n".join(content["left_out"])} if content["left_out"] else {}),
+        "limits": f"prompt and reply {limits['limit']:,} tokens ({whose}), the reply"
+        f" {limits['max_completion_length']:,}; a row too long {long}",
+        "a reply ends": ends,
+    }
+
+
+def row_title(row: Plain) -> str:
+    return f"{row['language']} · answer {row['answer']} · {row['problem']}"
+
+
+def reader(view: Plain) -> str:
+    """Who reads a prompt, and with which weights."""
+    name = view["role"] if view["role"] == view["view"] else f"{view['role']} · {view['view']}"
+    return f"{name} ({view['weights']} weights)"
+
+
+def room(view: Plain, limits: Plain) -> str:
+    """A prompt's length, and whether the reply fits behind it."""
+    left = f"room for only {limits['limit'] - view['length']:,}"
+    fits = f"a reply of {view['reply']:,} fits" if view["fits"] else left
+    return f"{view['length']:,} tokens, {fits}"
+
+
+def learned(reply: Plain) -> list[bool]:
+    """Which of a reply's tokens any signal has in its loss."""
+    return [any(marks) for marks in zip(*(s["in_loss"] for s in reply["signals"]), strict=True)]
+
+
+def in_loss(reply: Plain) -> Iterator[str]:
+    """For each signal, which of the reply's tokens it learns."""
+    for signal in reply["signals"]:
+        yield f"{signal['signal']}: {_range(signal['in_loss'], reply['tokens'])}"
+
+
+def exceptions(row: Plain) -> Iterator[str]:
+    """What of a row's example of a reply is not as with a rollout."""
+    for role in row["not_taught"]:
+        yield f"{role}: reads nothing for this reply"
+    if row["reply"]["longer_than_a_rollout"]:
+        yield "longer than a rollout may be: it would be cut off, without its end"
+
+
+def lengths_title(scan: Plain) -> str:
+    return f"prompts of the first {scan['rows']:,} rows, in tokens"
+
+
+def remarks(scan: Plain) -> Iterator[tuple[str, str]]:
+    """What to look at before training: of how many rows it is true, and what it is."""
+    found = [(note["note"], note["rows"]) for note in scan["notes"]]
+    broken = scan["broken"]
+    if broken["rows"]:
+        found.insert(0, (f"no prompt can be made: {broken['first']}", broken["rows"]))
+    for note, rows in found:
+        yield "every row" if rows == scan["rows"] else f"{rows:,} of {scan['rows']:,} rows", note
+
+
+def mark(text: str) -> str:
+    """A token's text on one line: a line break and a further token of a character are marks."""
+    return text.replace("\n", "⏎") or "◦"
+
+
+def _range(marks: Sequence[bool], read: Sequence[Plain]) -> str:
+    inside = [i for i, kept in enumerate(marks) if kept]
+    if not inside:
+        return "no token in the loss"
+    first, last = (mark(read[i]["text"]) for i in (inside[0], inside[-1]))
+    count = "all" if len(inside) == len(read) else f"{len(inside)} of"
+    end = "the end included" if inside[-1] == len(read) - 1 else "the end left out"
+    return f"{count} {len(read)} in the loss, from '{first}' to '{last}', {end}"

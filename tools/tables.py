@@ -1,0 +1,152 @@
+"""Writes the tables of the pages from what there is: methods, their parts, shipped recipes.
+
+    python -m tools.tables
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; everything around it is written by
+hand. A test fails when a page is not as this script writes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from opsd.authors.authors import AnyAuthor
+from opsd.methods import FUNCTIONS
+from opsd.methods.signals import Signal
+from opsd.objective.credit import AnyCredit, AnySurrogate
+from opsd.objective.divergences import AnyDivergence
+from opsd.objective.support import AnySupport
+from opsd.objective.targets import AnyTarget
+from opsd.objective.weighting import AnyWeighting
+from opsd.parts import Slot
+from opsd.prompts.contexts import AnyContext
+from opsd.recipe.files import shipped
+from opsd.recipe.schema import Recipe, load
+from opsd.rollout.engines import AnyEngine
+from opsd.rollout.horizon import AnyHorizon
+from opsd.rollout.sources import AnyRows, AnySource
+from opsd.teacher.weights import AnyWeights
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md", ROOT / "docs" / "recipes.md")
+_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def methods() -> str:
+    """Every method: its name, its docstring's first line, its papers."""
+    rows = (
+        (f"`{name}`", _first_line(function).partition(": ")[2], _linked(function().paper))
+        for name, function in FUNCTIONS.items()
+    )
+    return _table(("name", "what it is", "paper"), rows)
+
+
+def recipes() -> str:
+    """Every shipped recipe with its numbers, under the module that its method is written in."""
+    loaded = {name: load(name) for name in sorted(shipped())}
+    sections: dict[str, list[str]] = {}
+    for method, function in FUNCTIONS.items():
+        heading = _first_line(sys.modules[function.__module__])
+        own = [name for name, recipe in loaded.items() if recipe.method.name == method]
+        sections.setdefault(heading, []).extend(own)
+    columns = ("recipe", "model", "learning rate", "steps", "tokens", "printed")
+    return "\n".join(
+        f"### {heading}\n\n{_table(columns, (_setting(name, loaded[name]) for name in names))}"
+        for heading, names in sections.items()
+    )
+
+
+def parts(slot: Slot) -> str:
+    """The shipped parts of a slot: what a recipe calls each, its docstring's first paragraph."""
+    return _table(("type", "what it is"), map(_part, slot.shipped))
+
+
+def slot_of(annotated: Any) -> Slot:
+    """The slot of a field's type such as `AnyTarget`."""
+    (slot,) = (found for found in get_args(annotated) if isinstance(found, Slot))
+    return slot
+
+
+_SLOTS = (
+    *(AnyContext, AnyAuthor, AnyWeights, AnySupport, AnyTarget, AnyDivergence, Signal, AnyCredit),
+    *(AnySurrogate, AnyWeighting, AnySource, AnyRows, AnyHorizon, AnyEngine),
+)
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": methods,
+    "recipes": recipes,
+    **{slot.name: partial(parts, slot) for slot in map(slot_of, _SLOTS)},
+}
+"""What writes each table, by the name in its marker."""
+
+
+def filled(text: str) -> str:
+    """A page's text with its tables as they are to be. KeyError for a table that nothing writes."""
+    return _TABLE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+def _part(cls: type) -> tuple[str, str]:
+    page = cls.__module__.split(".")[1]
+    link = f"[`{cls.type}`](reference/{page}.md#{cls.__name__.lower()})"
+    return link, " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+
+
+def _setting(name: str, recipe: Recipe) -> tuple[str, ...]:
+    train = recipe.train
+    epochs = train.get("max_steps", -1) < 0
+    steps = f"{train['num_train_epochs']:g} epochs" if epochs else str(train["max_steps"])
+    sampled = recipe.method.source.phases
+    tokens = recipe.sampling.max_completion_length if sampled else train["max_length"]
+    return (
+        f"[`{name}`](../recipes/{name}.yaml)",
+        recipe.model.name.removeprefix("Qwen/"),
+        f"{train['learning_rate']:g}",
+        steps,
+        f"{tokens:,}",
+        "; ".join(_printed(recipe)) or "ours",
+    )
+
+
+def _printed(recipe: Recipe) -> Iterator[str]:
+    """The published numbers, those of one metric from one place together."""
+    found: dict[str, list[str]] = {}
+    for n in recipe.published:
+        what = " ".join(filter(None, [n.suite, n.split, n.language]))
+        budget = f" at {n.budget:,} tokens" if n.budget else ""
+        found.setdefault(f"{n.metric}{budget}, {n.where}", []).append(f"{what} **{n.value}**")
+    for where, values in found.items():
+        yield f"{', '.join(values)} ({where})"
+
+
+def _first_line(documented: Any) -> str:
+    return (inspect.getdoc(documented) or "").splitlines()[0].rstrip(".")
+
+
+def _linked(paper: str) -> str:
+    return re.sub(r"arXiv (\d+\.\d+(?:v\d+)?)", r"[\1](https://arxiv.org/abs/\1)", paper)
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(columns)
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(_escaped(x) for x in row)} |\n" for row in lines)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
+
+
+def main() -> None:
+    """Writes the pages anew."""
+    for page in PAGES:
+        page.write_text(filled(page.read_text("utf-8")), "utf-8")
+        print(page.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
