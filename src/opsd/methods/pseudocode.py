@@ -8,14 +8,17 @@ from typing import Any
 from opsd.methods.method import Method
 from opsd.methods.signals import LossTerm, Teacher, loss_terms
 from opsd.parts import called, tag
+from opsd.rollout.rows import TOKENS
 
 
 def pseudocode(method: Method) -> list[str]:
-    """Four to eight lines. `p` and `q` are next-token distributions at every token of a rollout,
-    given a prompt and the tokens before."""
+    """Four to eight lines. `p` and `q` are next-token distributions at every token that is taught,
+    given a prompt and the tokens before, or those that a row shows of a canvas."""
     terms = loss_terms(method.signal)
     marks = [""] if len(terms) == 1 else [str(n) for n in range(1, len(terms) + 1)]
-    lines = [_rollouts(method)]
+    lines, rows = [_rollouts(method)], method.source.rows
+    if rows != TOKENS:
+        lines.append(f"rows = {called(rows)} of every rollout")
     lines += [f"{a.name} = {tag(a)} author, of every {_per(a)}" for a in method.authors]
     lines.append(f"p = student(next token | {tag(method.student)})")
     parts = []
@@ -42,8 +45,7 @@ def _rollouts(method: Method) -> str:
         who = tag(first.weights)
     read = tag(first.view or method.student)
     line = f"rollouts = {who}.sample(problem as {read}, n={source.group}, {called(first.horizon)})"
-    if source.needs_reward:
-        line += ", the right ones"
+    line += f", {source.kept}" if source.kept else ""
     return line + "".join(f", else tried again as {tag(o.view)}" for o in others if o.view)
 
 

@@ -38,6 +38,8 @@ class Source(Protocol):
     """Whether it goes by verdicts: every rollout then needs one."""
     written: str | None = None
     """The privileged text that completions are, where the dataset has written them."""
+    kept: str = ""
+    """Which completions it gives, in a few words; all of them where it says nothing."""
     rows: Rows = TOKENS
     """What is taught of a rollout."""
     decoding: Decoding | None = None
@@ -103,6 +105,7 @@ class KeepCorrect(Source):
     retry: OnPolicy | None = None
     type: Literal["keep_correct"] = "keep_correct"
     needs_reward: ClassVar[bool] = True
+    kept: ClassVar[str] = "the right ones"
 
     @property
     def group(self) -> int:
@@ -152,6 +155,10 @@ class Denoise(Source):
     @property
     def needs_reward(self) -> bool:
         return self.attempts > 1
+
+    @property
+    def kept(self) -> str:
+        return f"up to {self.attempts} times until it is right" if self.attempts > 1 else ""
 
     @property
     def phases(self) -> tuple[OnPolicy, ...]:
