@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from tools.miniature.build import save
-from tools.miniature.measure import accuracy, sample
+from tools.miniature.measure import accuracy, measure_denoising, sample
 from tools.miniature.pretrain import PRETRAININGS, Texts, pretrain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opsd.lm.built_in import NAMES, model_path
+from opsd.lm.loading import load_model
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.miniature.world import HORIZON, LOW_RESOURCE, problems
 from opsd.prompts.contexts import Crosslingual, StudentPrompt
@@ -78,11 +79,21 @@ def test_knows_more_when_told_more_and_answers_in_the_problems_language(miniatur
         assert sum(starts) / len(starts) > 0.9
 
 
-def test_two_builds_give_the_same_bytes(tmp_path):
-    recipe = replace(PRETRAININGS["miniature"], steps=3, batch=6)
+def test_the_diffusion_model_is_right_about_as_often_as_wrong():
+    """By its own generation config: in blocks of four, two tokens a step."""
+    folder = model_path("miniature-diffusion")
+    model, tokenizer = load_model(str(folder)), AutoTokenizer.from_pretrained(folder)
+    shares = measure_denoising(model, tokenizer, "miniature-diffusion", 60)
+    assert 0.3 < shares["greedy"] < 0.7
+    assert shares["temperature 0.9"] < shares["greedy"] + 0.1
+
+
+@pytest.mark.parametrize("name", ["miniature", "miniature-diffusion"])
+def test_two_builds_give_the_same_bytes(name, tmp_path):
+    recipe = replace(PRETRAININGS[name], steps=3, batch=6)
     files = []
     for run in ("a", "b"):
-        tokenizer = build_tokenizer()
+        tokenizer = build_tokenizer(recipe.world)
         save(pretrain(recipe, tokenizer), tokenizer, tmp_path / run)
         files.append({f.name: f.read_bytes() for f in sorted((tmp_path / run).iterdir())})
     assert files[0] == files[1]

@@ -59,6 +59,13 @@ def test_no_signature_is_in_two_splits(world):
             assert split == other or not of[split] & of[other]
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_no_step_comes_to_more_than_its_world_has(world):
+    sums = [SUM.findall(p.metadata["trace"]) for p in problems(world, "train", "eng")]
+    largest = max(int(total) for steps in sums for *_, total in steps)
+    assert WORLDS[world].largest - 3 < largest <= WORLDS[world].largest
+
+
 def test_pretraining_draws_from_its_own_split_only():
     texts = Texts(PRETRAININGS["miniature"], build_tokenizer())
     assert all(next(texts.stories).split == "pretraining" for _ in range(500))
