@@ -123,7 +123,7 @@ PRETRAININGS = {
     "miniature-diffusion": Pretraining(
         "miniature-diffusion",
         (Kind("problem", 1.0, StudentPrompt(), False),),
-        steps=680,
+        steps=800,
         batch=48,
         prompt_weight=0.0,
         thinking=0.0,
