@@ -1,5 +1,5 @@
-"""Methods whose signal comes of answers, hints and other problems, from recipe to pages by the
-commands that everybody types."""
+"""Methods whose signal comes of answers, hints and other problems, that retrain, or that are of
+masked diffusion models, from recipe to pages by the commands that everybody types."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from opsd.cli.commands import main
+from opsd.methods import FUNCTIONS
 
 GROUPED = {"group": 4}
 METHODS: dict[str, dict[str, Any]] = {
@@ -22,6 +23,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "op2sd": {},
     "opsa": {},
     "nsd": {"max_tokens": 32},
+    "spd": {"examples": 4},
+    "ssd": {},
+    "d_opsd": {"decoding": {"block_length": 4}, "attempts": 2, "reuse": 1},
+    "dopsd_trajectory": {},
+    "trajectory_grpo": GROUPED | {"states": 4},
+    "diffu_grpo": GROUPED,
+    "diffusion_sft": {},
 }
 
 
@@ -44,10 +52,13 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_previewed_trained_measured_reported_and_looked_into(command, name: str):
+    of_canvas = FUNCTIONS[name]().source.rows.of_canvas
+    model, world = ("miniature-diffusion",) * 2 if of_canvas else ("miniature-tiny", "miniature")
+    language = "eng" if of_canvas else "swa"
     content = {
-        "model": "miniature-tiny",
+        "model": model,
         "method": {"name": name, **METHODS[name]},
-        "data": {"source": "miniature", "language": "swa", "limit": 16},
+        "data": {"source": world, "language": language, "limit": 16},
         "sampling": {"max_completion_length": 32, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
         "train": {
             "max_steps": 2,
@@ -67,7 +78,7 @@ def test_a_method_is_previewed_trained_measured_reported_and_looked_into(command
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert sum(row.get("rollouts_learned", 0) for row in rows) > 0
     scored = command(
-        "evaluate", "run/model", "--data", "miniature", "--limit", 2, "--samples", 1,
+        "evaluate", "run/model", "--data", world, "--limit", 2, "--samples", 1,
         "--budget", 32, "--json",
     )  # fmt: skip
     assert json.loads(scored)["results"][0]["n_problems"] == 2
