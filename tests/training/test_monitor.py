@@ -37,6 +37,7 @@ from opsd.training.checks import config_warnings, refuse_separate_processes
 from opsd.training.monitor import (
     ERRORS,
     FLOOR,
+    clip_below_zero,
     clip_turns,
     cut_short,
     diagnosis,
@@ -531,6 +532,15 @@ def test_a_loss_that_falls_while_the_divergence_rises_is_told_at_once():
     assert clip_turns(more) is None  # it has been said
     below = curves([0.0018, -0.003, -0.004, -0.006, -0.0103], [1.1, 1.3, 1.4, 1.5, 1.6])
     assert "below zero" in (clip_turns(below) or "")
+
+
+def test_a_clipped_loss_that_stays_below_zero_is_told_once():
+    losses = [0.01, -0.001, -0.002, -0.001, -0.003, -0.002, -0.004, 0.001, *[-0.01] * 9]
+    told = {n: clip_below_zero(curves(losses[:n], losses[:n])) for n in range(len(losses) + 1)}
+    assert [n for n, line in told.items() if line] == [6]
+    assert "for 5 log lines, -0.0020 by now" in told[6] and "pointwise_clip" in told[6]
+    now_and_then = [0.01, -0.001] * 20
+    assert not any(clip_below_zero(curves(now_and_then[:n], now_and_then[:n])) for n in range(41))
 
 
 def test_learning_is_no_inversion():

@@ -151,9 +151,29 @@ def clip_turns(history: Sequence[Row]) -> str | None:
         f"the clip turns the objective round: from step {first['step']} to {last['step']} the"
         f" divergence from the teacher rose from {first['divergence']:.4f} to"
         f" {last['divergence']:.4f}, while the clipped loss went from {first['loss']:.4f} to"
-        f" {last['loss']:.4f}{below}. Capped summands pull no longer, and the others push away from"
-        " the teacher: take the divergence without 'pointwise_clip', raise its cap, cap whole"
-        " tokens instead (weighting clip_tokens), or lower learning_rate"
+        f" {last['loss']:.4f}{below}. {_UNCLIPPED}"
+    )
+
+
+_UNCLIPPED = (
+    "Capped summands pull no longer, and the others push away from the teacher: take the divergence"
+    " without 'pointwise_clip', raise its cap, cap whole tokens instead (weighting clip_tokens), or"
+    " lower learning_rate"
+)
+
+
+def clip_below_zero(history: Sequence[Row]) -> str | None:
+    """Speaks where a clipped loss has become less than nothing for some log lines, once."""
+    losses = [row["loss"] for row in history if row.get("loss") is not None]
+    lasting = [
+        all(loss < 0 for loss in losses[end - _FEWEST : end])
+        for end in range(_FEWEST, len(losses) + 1)
+    ]
+    if not lasting or not lasting[-1] or any(lasting[:-1]):
+        return None
+    return (
+        f"the clipped loss has been below zero for {_FEWEST} log lines, {losses[-1]:.4f} by now,"
+        f" where no divergence can be: it has its minimum away from the teacher. {_UNCLIPPED}"
     )
 
 
@@ -229,7 +249,8 @@ class CollapseMonitor(TrainerCallback):
         method, history = self.setup.method, state.log_history
         told = [cut_short(history)] if learns_from_rewards(method) else []
         told += [idle(history)] if compares_rewards(method.signal) else []
-        told += [clip_turns(history)] if clips_everything(method) else []
+        if clips_everything(method):
+            told.append(clip_turns(history) or clip_below_zero(history))
         for line in filter(None, told):
             log(f"warning: {line}")
 
