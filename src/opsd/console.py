@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +38,20 @@ class _Rate(ProgressColumn):
         return Text(text, style="dim")
 
 
+_speaker: ContextVar[str] = ContextVar("speaker", default="")
+
+
+@contextmanager
+def speaking(name: str) -> Iterator[None]:
+    """What is logged in the block, in this thread, begins with a name; with several who speak there
+    are lines and no bars."""
+    token = _speaker.set(name)
+    try:
+        yield
+    finally:
+        _speaker.reset(token)
+
+
 def bar() -> Progress:
     """A progress display with rate and remaining time; silent where nobody is looking."""
     return Progress(
@@ -52,7 +67,7 @@ def bar() -> Progress:
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True)),
         expand=True,
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=not sys.stderr.isatty() or bool(_speaker.get()),
     )
 
 
@@ -71,4 +86,5 @@ def counting(description: str, total: int, unit: str) -> Iterator[Any]:
 
 def log(text: str) -> None:
     """A line for people: standard error, so that `--json` keeps standard output to itself."""
-    print(cleaned(text), file=sys.stderr, flush=True)
+    name = _speaker.get()
+    print(cleaned(f"{name}: {text}" if name else text), file=sys.stderr, flush=True)

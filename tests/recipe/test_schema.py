@@ -95,7 +95,17 @@ def test_published_numbers_say_of_what(name: str):
     ours = ("quickstart", "star", "off_policy_distillation", "copsd-joint", "topd", "popd", "sdpo")
     ours += ("sdft", "ssopd", "rlsd", "hdpo", "paced", "opcd", "crisp", "rcsd")
     ours += ("beta_opsd-qwen3", "sgsd-qwen3", "copsd-more_languages", "grpo-frontier")
-    ours += ("nsd", "op2sd", "opsa", "opsd-teacher_right", "opsd_ectr", "rlcsd", "sdpg", "u_opsd")
+    ours += (
+        "nsd",
+        "op2sd",
+        "opsa",
+        "opsd-teacher_right",
+        "opsd_ectr",
+        "rlcsd",
+        "sdpg",
+        "u_opsd",
+        "opcod",
+    )
     assert bool(numbers) != name.startswith(ours)
     for number in numbers:
         assert number.suite in suites

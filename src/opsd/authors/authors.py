@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from opsd.authors.endpoint import EndpointAuthor
+from opsd.authors.peer import PeerAuthor
 from opsd.authors.skill_bank import SkillAuthor
 from opsd.authors.writing import AtWork, Author, Writing, noted
 from opsd.parts import Slot, imported, part
@@ -88,7 +89,10 @@ class AttemptAuthor(Author, AtWork):
             )
             if one.finish is Finish.STOP and verdict is not None and verdict.correct
         }
-        return [noted(group, self.name, right.get(number)) for number, group in enumerate(groups)]
+        return [
+            noted(group, self.name, [right.get(number)] * len(group.rollouts))
+            for number, group in enumerate(groups)
+        ]
 
 
 @part
@@ -135,6 +139,6 @@ AnyAuthor = Annotated[
     Slot(
         "author",
         Author,
-        (ModelAuthor, EndpointAuthor, FunctionAuthor, SkillAuthor, AttemptAuthor),
+        (ModelAuthor, EndpointAuthor, FunctionAuthor, SkillAuthor, AttemptAuthor, PeerAuthor),
     ),
 ]

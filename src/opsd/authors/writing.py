@@ -19,6 +19,15 @@ Place = tuple[int, int]
 """A text's place: the group's number, and the rollout's within it."""
 
 
+class Exchange(Protocol):
+    """Where two models that are trained together hand each other what they have."""
+
+    def trade(self, step: int, offer: Any) -> Any:
+        """Gives something, and waits for what the other model gives in its turn of the same
+        step."""
+        ...
+
+
 class AtWork(Protocol):
     """An author in a run: one batched call a step, and a state for checkpoints."""
 
@@ -28,6 +37,10 @@ class AtWork(Protocol):
     def measured(self) -> Mapping[str, float]:
         """Counts over the whole run, which are logged."""
         return {}
+
+    def meet(self, exchange: Exchange | None) -> None:
+        """Another model is trained together with this one, and can be reached from now on; with
+        None, no longer."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -44,6 +57,8 @@ class Author(Protocol):
     """The weights that write, where the model itself does."""
     needs_reward: bool = False
     """Whether it goes by verdicts: every rollout then needs one."""
+    needs_peer: bool = False
+    """Whether another model, trained together with this one, is what writes."""
 
     def begin(self) -> AtWork:
         """The author at work. Raises UserError for what it lacks."""
@@ -113,7 +128,8 @@ class Writing(Author):
         return answer or None
 
 
-def noted(group: Group, name: str, text: str | None) -> Group:
-    """A group with one text that was written of all its rollouts; None is none."""
+def noted(group: Group, name: str, texts: Sequence[str | None]) -> Group:
+    """A group with what was written of each of its rollouts; None is none."""
     before = group.notes or tuple({} for _ in group.rollouts)
-    return replace(group, notes=tuple({**notes, name: text} for notes in before))
+    notes = tuple({**own, name: text} for own, text in zip(before, texts, strict=True))
+    return replace(group, notes=notes)

@@ -78,8 +78,10 @@ def train(
     prepare(threads)
     with importing():
         from opsd.recipe.train import train as run
+        from opsd.recipe.train import train_pair
 
-    run(loaded, output or Path("runs") / Path(recipe).stem, resume=resume, profile=profile)
+    folder = output or Path("runs") / Path(recipe).stem
+    (train_pair if loaded.peers else run)(loaded, folder, resume=resume, profile=profile)
 
 
 @app.command()

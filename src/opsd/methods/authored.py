@@ -1,15 +1,18 @@
-"""Self-distillation from texts that an author writes: critiques and rubrics."""
+"""Self-distillation from texts that an author writes: critiques, rubrics, a peer's feedback."""
 
 from __future__ import annotations
 
 from opsd.authors.authors import ModelAuthor
+from opsd.authors.peer import PeerAuthor
 from opsd.methods.distillation import ANSWERS, THINKS
 from opsd.methods.method import Method
 from opsd.methods.signals import Distill, Teacher
-from opsd.objective.divergences import AnyDivergence, forward_kl, pointwise_clip
+from opsd.objective.divergences import AnyDivergence, forward_kl, jsd, pointwise_clip
 from opsd.objective.support import TopK
-from opsd.prompts.contexts import Critique, Rubric, Solution, StudentPrompt
-from opsd.teacher.weights import AnyWeights, Frozen
+from opsd.objective.weighting import ImportanceWeight
+from opsd.prompts.contexts import Critique, Feedback, Rubric, Solution, StudentPrompt
+from opsd.rollout.sources import OnPolicy
+from opsd.teacher.weights import EMA, AnyWeights, Frozen
 
 _RCSD = "Gu et al. 2026, arXiv 2606.19327"
 
@@ -92,5 +95,43 @@ def rcsd_writer(divergence: AnyDivergence = forward_kl) -> Method:
         student=StudentPrompt(template="rubric_writer", template_options=ANSWERS),
         signal=Distill(
             Teacher(Solution(template="rubric_writer_told", template_options=ANSWERS)), divergence
+        ),
+    )
+
+
+def opcod(
+    divergence: AnyDivergence = jsd(0.5),
+    k: int = 100,
+    group: int = 8,
+    min_pass_rate: float = 0.0,
+    max_tokens: int = 512,
+) -> Method:
+    """OPCoD: two models teach each other: each learns from itself, told what the other remarks.
+
+    What it is: two models, each good at something else, solve the same problems, eight rollouts
+    each. One that solves a problem writes feedback on the other's attempts: a concept of the
+    question, and sentences without the answer. A moving average of each student, shown a correct
+    sibling and that feedback, grades its rollouts, as in `sdpo`. Texts pass between the models, no
+    probabilities, so that tokenizers may differ.
+    What differs from the paper: its text and code were not to be had. Ours are when a tutor knows
+    enough (a right rollout, and a share of `min_pass_rate`), the form of the feedback and what is
+    left out of it, every prompt, and SDPO's loss.
+    What it needs: two models, named under `peers`; a column `answer`. Alone, a model is shown its
+    correct siblings only.
+    One command: opsd train opcod
+    """
+    return Method(
+        name="opcod",
+        paper="Byeon et al. 2026, arXiv 2606.14368",
+        source=OnPolicy(group=group),
+        authors=(PeerAuthor(min_pass_rate=min_pass_rate, max_tokens=max_tokens),),
+        signal=Distill(
+            Teacher(
+                Feedback(demonstration="both", author="peer", template="peer_feedback"),
+                weights=EMA(0.95),
+                support=TopK(k),
+            ),
+            divergence,
+            weighting=(ImportanceWeight(2.0),),
         ),
     )

@@ -286,18 +286,18 @@ class Feedback(Prompt):
 
     A correct sibling is shown first, the feedback only without one, as in SDPO (2026, arXiv
     2601.20802); `demonstration` may show both, or feedback alone. A rollout with neither is not
-    taught.
+    taught. With an `author`, by name, the feedback is what it wrote of the rollout.
     """
 
     demonstration: Literal["first", "both", "never"] = "first"
     thinking: bool = False
+    author: str | None = None
     type: Literal["feedback"] = "feedback"
     needs_reward: ClassVar[bool] = True
     template: str = "feedback"
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
-        verdict = group.rollouts[i].verdict if group.rollouts else None
-        said = verdict.feedback if verdict else None
+        said = self._said(group, i) if group.rollouts else None
         sibling = None if self.demonstration == "never" else correct_sibling(group, i)
         if sibling is not None and self.demonstration == "first":
             said = None
@@ -305,6 +305,13 @@ class Feedback(Prompt):
             return None
         shown = _told(sibling, self.thinking) if sibling else None
         return (_view(self, group.problem, demonstration=shown, feedback=said),)
+
+    def _said(self, group: Group, i: int) -> str | None:
+        """The feedback on rollout i."""
+        if self.author is not None:
+            return group.note(i, self.author)
+        verdict = group.rollouts[i].verdict
+        return verdict.feedback if verdict else None
 
 
 @part

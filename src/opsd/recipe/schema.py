@@ -3,6 +3,7 @@ anything heavy is loaded."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -24,6 +25,7 @@ from opsd.validation import explain, mapping, parsed
 
 _SHOWN = 100
 """Characters of an override that a message quotes."""
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 _SHORT = {"method": "name", "model": "name", "engine": "type"}
 """The key that a value stands for where it is given instead of a group of keys."""
 _OF_THE_REPOSITORY = ("revision", "trust_remote_code")
@@ -87,7 +89,8 @@ class Published(Strict):
 
 
 class Recipe(Strict):
-    """A training run. `train` holds fields of `OPSDConfig`."""
+    """A training run. `train` holds fields of `OPSDConfig`. `peers` are two runs, by name, of
+    models that write for each other: each the recipe with what a peer's own keys change."""
 
     model: Model
     method: Method
@@ -97,6 +100,7 @@ class Recipe(Strict):
     verifier: MathVerifier = MathVerifier()
     train: dict[str, Any] = Field(default_factory=dict)
     published: list[Published] = Field(default_factory=list)
+    peers: dict[str, Recipe] = Field(default_factory=dict)
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -117,21 +121,47 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """A recipe from plain values."""
-    content = {key: _in_full(key, value) for key, value in content.items()}
+    plain = {key: value for key, value in content.items() if key != "peers"}
+    peers = content.get("peers")
+    content = {key: _in_full(key, value) for key, value in plain.items()}
     if "method" in content:
         content["method"] = method(content["method"], where)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, content)}") from error
-    return recipe.model_copy(update={"train": check_train(recipe.train, where)})
+    made = _peers(peers, plain, where)
+    return recipe.model_copy(update={"train": check_train(recipe.train, where), "peers": made})
 
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML; loading it again gives the same recipe, but for credentials,
     which are never written, and with the text of templates that are files."""
     content = without_credentials(without_files(recipe.model_dump(mode="json")))
+    for own in (content, *content["peers"].values()):
+        if not own["peers"]:
+            del own["peers"]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _peers(given: Any, content: Mapping[str, Any], where: str) -> dict[str, Recipe]:
+    """The recipes of two peers: what each says, laid over the recipe itself."""
+    if given is None or given == {}:
+        return {}
+    if not isinstance(given, Mapping) or len(given) != 2:
+        raise UserError(
+            f"{where}: peers: two names, each with the keys in which its run differs from the"
+            " recipe, as {physicist: {model: ...}, chemist: {model: ...}}"
+        )
+    made = {}
+    for name, own in given.items():
+        at = f"{where}: peers.{str(name)[:_SHOWN]}"
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UserError(f"{at}: the name is a folder's: letters, digits, '-' and '_'")
+        if not isinstance(own, Mapping | None) or "peers" in (own or {}):
+            raise UserError(f"{at}: a mapping of the keys in which this run differs")
+        made[name] = parse(_extended(content, own or {}), f"{where}: peers.{name}")
+    return made
 
 
 def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -6,18 +6,19 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import TrainerCallback
 
-from opsd.console import log
+from opsd.console import log, speaking
 from opsd.data import problems
 from opsd.data.filters import DataReport
 from opsd.data.stream import ProblemStream
 from opsd.languages import registry as languages
+from opsd.lm.loading import load_model
 from opsd.methods.description import describe
 from opsd.recipe import schema as recipes
 from opsd.recipe.schema import Recipe
@@ -28,6 +29,7 @@ from opsd.runs.files import write_atomically
 from opsd.runs.folder import RunFolder
 from opsd.training.checks import nothing_to_resume, settings_errors
 from opsd.training.config import OPSDConfig
+from opsd.training.peers import refuse_unequal, sharing_parameters, train_peers
 from opsd.training.profiling import Profiling
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem, UserError
@@ -52,22 +54,82 @@ def train(
     """Runs a recipe; the trained model ends up in `output/model`, and with `profile` one step's
     trace and table in `output/profile`.
 
-    Raises UserError where `output` holds a run already and `resume` is not asked for, or where
-    `resume` would go on with another recipe; RunFailed where the disk is full.
+    Raises UserError where `output` holds a run already and `resume` is not asked for, where
+    `resume` would go on with another recipe, and for a recipe of two models; RunFailed where the
+    disk is full.
     """
+    _refuse_pairs(recipe)
+    with _holding(output) as run:
+        _claim(recipe, run, resume)
+        trainer = _begin(recipe, run, resume, profile)
+        trainer.train(resume_from_checkpoint=resume)
+        return _finish(trainer)
+
+
+def train_pair(
+    recipe: Recipe, output: Path, *, resume: bool = False, profile: bool = False
+) -> dict[str, OPSDTrainer]:
+    """Runs a recipe of two `peers`, each into a folder of its name below `output`: ordinary runs,
+    saved at the same steps. Where both are adapters on the same base, that is in memory once.
+
+    Raises UserError as `train` does, and for two that cannot be trained together.
+    """
+    pair = recipe.peers
+    arguments = {
+        name: _arguments(own, output / name, dev=bool(own.data.dev)) for name, own in pair.items()
+    }
+    refuse_unequal({name: (own.method, arguments[name]) for name, own in pair.items()})
+    trainers = {}
+    with contextlib.ExitStack() as stack:
+        runs = {name: stack.enter_context(_holding(output / name)) for name in pair}
+        for name, own in pair.items():
+            _claim(own, runs[name], resume)
+        models = _models(list(pair.values()), bf16=any(bool(x.bf16) for x in arguments.values()))
+        for (name, own), model in zip(pair.items(), models, strict=True):
+            with speaking(name):
+                trainers[name] = _begin(own, runs[name], resume, profile, model)
+        train_peers(trainers, resume)
+        return {name: _finish(trainer) for name, trainer in trainers.items()}
+
+
+@contextlib.contextmanager
+def _holding(output: Path) -> Iterator[RunFolder]:
     run = RunFolder(output)
     main = os.environ.get("RANK", "0") == "0"
     with writing(output), run.held() if main else contextlib.nullcontext():
-        return _train(recipe, run, resume=resume, profile=profile)
+        yield run
 
 
-def _train(recipe: Recipe, run: RunFolder, *, resume: bool, profile: bool) -> OPSDTrainer:
+def _refuse_pairs(recipe: Recipe) -> None:
+    """What one model alone cannot be trained by."""
+    alone = [author for author in recipe.method.authors if author.needs_peer]
+    if recipe.peers or alone:
+        raise UserError(
+            f"{recipe.method.name} is for two models that write for each other: name both, each"
+            " with what is its own, under 'peers'"
+        )
+
+
+def _models(pair: Sequence[Recipe], *, bf16: bool) -> list[Any]:
+    """The base of each of two models, loaded where both are adapters on the same one: its weights
+    are then the same tensors. None where a trainer loads its own."""
+    one, other = (recipe.model for recipe in pair)
+    alike = one.lora and other.lora and one.name == other.name and one.options == other.options
+    if not alike:
+        return [None, None]
+    base = load_model(one.name, bf16=bf16, **one.options)
+    return [base, sharing_parameters(base)]
+
+
+def _begin(
+    recipe: Recipe, run: RunFolder, resume: bool, profile: bool, model: Any = None
+) -> OPSDTrainer:
+    """The trainer of a run, whose folder says what it is of."""
     output = run.path
-    _claim(recipe, run, resume)
     account = DataReport()
     train_set, dev_set = problems.load_problems(recipe.data, account)
     _same_data(account, output / "data.json", resume)
-    trainer = make_trainer(recipe, output, train_set, dev_set)
+    trainer = make_trainer(recipe, output, train_set, dev_set, model=model)
     if trainer.args.should_save:
         record(recipe, output, trainer.args.seed)
         languages.keep(recipe.data.spellings, output)
@@ -80,8 +142,12 @@ def _train(recipe: Recipe, run: RunFolder, *, resume: bool, profile: bool) -> OP
         trainer.add_callback(WriteAccount(account, output / "data.json"))
         if profile:
             trainer.add_callback(Profiling(output / "profile"))
-    trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model(str(output / "model"))
+    return trainer
+
+
+def _finish(trainer: OPSDTrainer) -> OPSDTrainer:
+    """Writes the trained model."""
+    trainer.save_model(str(trainer.run.path / "model"))
     trainer.create_model_card()
     return trainer
 
@@ -138,22 +204,19 @@ def make_trainer(
     train_set: Sequence[Problem] | ProblemStream,
     dev_set: Sequence[Problem] = (),
     callbacks: Sequence[Any] = (),
+    model: Any = None,
 ) -> OPSDTrainer:
-    """The trainer that a recipe describes, on problems already loaded."""
-    settings = _on_dev(recipe.train) if dev_set else {}
-    settings |= recipe.sampling.model_dump() | recipe.train
-    settings.setdefault("model_init_kwargs", recipe.model.options)
-    with settings_errors():
-        args = OPSDConfig(output_dir=str(output), **settings)
+    """The trainer that a recipe describes, on problems already loaded; `model` is the recipe's,
+    where it is loaded already."""
     adapter = None
     if recipe.model.lora is not None:
         from peft import LoraConfig
 
         adapter = LoraConfig(task_type="CAUSAL_LM", **recipe.model.lora.model_dump())
     return OPSDTrainer(
-        model=recipe.model.name,
+        model=recipe.model.name if model is None else model,
         method=recipe.method,
-        args=args,
+        args=_arguments(recipe, output, dev=bool(dev_set)),
         train_dataset=train_set,
         eval_dataset=dev_set or None,
         verifier=recipe.verifier,
@@ -163,6 +226,14 @@ def make_trainer(
         language_weights=recipe.data.shares(),
         curriculum=recipe.data.curriculum,
     )
+
+
+def _arguments(recipe: Recipe, output: Path, *, dev: bool) -> OPSDConfig:
+    settings = _on_dev(recipe.train) if dev else {}
+    settings |= recipe.sampling.model_dump() | recipe.train
+    settings.setdefault("model_init_kwargs", recipe.model.options)
+    with settings_errors():
+        return OPSDConfig(output_dir=str(output), **settings)
 
 
 def _on_dev(train: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
-from opsd.console import bar
+from opsd.console import bar, log
 from opsd.runs import checkpoint
 from opsd.teacher.copies import TeacherWeights
 from opsd.teacher.weights import Weights
@@ -42,8 +41,7 @@ class TrainingProgress(TrainerCallback):
         if self.task is not None:
             self.progress.update(self.task, completed=state.global_step, note=note)
         if self.progress.disable and note:
-            line = f"step {state.global_step}/{state.max_steps}  {note}"
-            print(line, file=sys.stderr, flush=True)
+            log(f"step {state.global_step}/{state.max_steps}  {note}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.stop()

@@ -52,9 +52,6 @@ class StopSignal:
         """Takes signals, while training. The same one within `AGAIN` seconds is the first one, sent
         on by a launcher as well; any other ends the process as it always did. Outside the main
         thread Python lets nobody listen."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         before: dict[int, Any] = {}
         came = 0.0
 
@@ -68,7 +65,8 @@ class StopSignal:
                 signal.signal(number, before[number])
                 os.kill(os.getpid(), number)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        main = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGTERM, signal.SIGINT) if main else ():
             before[number] = signal.signal(number, receive) or signal.SIG_DFL
         try:
             yield
