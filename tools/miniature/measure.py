@@ -12,12 +12,25 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from opsd.miniature.world import HORIZON, WORLDS, problems
-from opsd.prompts.contexts import Context, Crosslingual, Solution, StudentPrompt
+from opsd.prompts.contexts import Context, Crosslingual, Draw, Feedback, Solution, StudentPrompt
 from opsd.prompts.prompt import prompt_ids
 from opsd.prompts.tokens import completion_text
 from opsd.rollout.denoise import DenoisingEngine, decoding_of
 from opsd.rollout.engine import Sampling
-from opsd.types import Group, Problem
+from opsd.types import Finish, Group, Problem, Rollout, Verdict, View
+
+TOLD = Feedback(demonstration="both", author="peer", template="peer_feedback")
+"""What the teachers of models that remark on each other's attempts read."""
+
+
+@dataclass(frozen=True)
+class Remarked(Context):
+    """What a teacher reads that is told a peer's remark on a wrong attempt."""
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
+        wrong = Rollout((), (), "", Finish.STOP, verdict=Verdict(0.0, False, True))
+        notes = ({"peer": group.problem.metadata["remark"][1]},)
+        return TOLD(replace(group, rollouts=(wrong,), notes=notes), 0)
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ def measure(
     for code in WORLDS[world].languages:
         given = problems(world, "test", code, n)
         teacher: Context = Solution() if code == "eng" else Crosslingual()
+        teacher = Remarked() if WORLDS[world].peers else teacher
         alone = sample(model, tokenizer, given, StudentPrompt(), samples, HORIZON[world])
         told = sample(model, tokenizer, given, teacher, samples, HORIZON[world])
         tokens = sum(len(c) for completions in alone for c in completions) / (n * samples)

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from opsd.languages.registry import language
 from opsd.lm.diffusion import look_both_ways
-from opsd.miniature.lexicon import long_solution, short_solution
+from opsd.miniature.lexicon import long_solution, remark, short_solution
 from opsd.miniature.stories import Story, stories
 from opsd.miniature.tokenizer import POSITIONS
 from opsd.miniature.world import HORIZON, LOW_RESOURCE, WORLDS, problem, trace
@@ -31,6 +31,7 @@ from opsd.prompts.contexts import (
     Critique,
     Crosslingual,
     Demonstration,
+    Draw,
     Instruction,
     ReferenceOnly,
     Rubric,
@@ -38,8 +39,9 @@ from opsd.prompts.contexts import (
     Solution,
     StudentPrompt,
 )
-from opsd.prompts.prompt import prompt_ids
-from opsd.types import Group
+from opsd.prompts.prompt import prompt_ids, view
+from opsd.types import Finish, Group, Problem, Rollout, Verdict, View
+from tools.miniature.measure import TOLD
 from tools.miniature.muon import Muon
 
 Text = tuple[tuple[int, ...], tuple[float, ...]]
@@ -57,7 +59,7 @@ class Kind:
     name: str
     share: float
     context: Context
-    low_resource: bool
+    languages: tuple[str, ...]
     pool: int | None = None
     shortcut: float = 0.0
     slip: float = 0.0
@@ -84,15 +86,18 @@ class Pretraining:
     sizes: dict[str, int] = field(default_factory=dict)
 
 
+ENGLISH = ("eng",)
+
+
 def _kinds(pool: int, alone: float, shortcut: float) -> tuple[Kind, ...]:
     unsolved = Crosslingual(include=("problem", "translation"))
     return (
-        Kind("problem", 0.54, StudentPrompt(), False),
-        Kind("reference", 0.15, Solution(), False, shortcut=shortcut),
-        Kind("crosslingual", 0.28, Crosslingual(), True, shortcut=shortcut),
-        Kind("foreign reference", 0.01, Solution(), True, shortcut=shortcut),
-        Kind("translation", 0.01, unsolved, True),
-        Kind("alone", alone, StudentPrompt(), True, pool=pool),
+        Kind("problem", 0.54, StudentPrompt(), ENGLISH),
+        Kind("reference", 0.15, Solution(), ENGLISH, shortcut=shortcut),
+        Kind("crosslingual", 0.28, Crosslingual(), LOW_RESOURCE, shortcut=shortcut),
+        Kind("foreign reference", 0.01, Solution(), LOW_RESOURCE, shortcut=shortcut),
+        Kind("translation", 0.01, unsolved, LOW_RESOURCE),
+        Kind("alone", alone, StudentPrompt(), LOW_RESOURCE, pool=pool),
     )
 
 
@@ -101,16 +106,47 @@ def _wide(hidden: int) -> dict[str, int]:
     return {"hidden_size": hidden, "intermediate_size": 3 * hidden, "head_dim": hidden // 4}
 
 
+@dataclass(frozen=True)
+class Tutoring(Context):
+    """What a tutor reads: an attempt at a problem, and a solution that is right."""
+
+    @property
+    def label(self) -> str:
+        return "tutor"
+
+    def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...]:
+        attempt, known = group.rollouts
+        told = {"completion": attempt.text, "correct": attempt.verdict and attempt.verdict.correct}
+        return (view("author peer", group.problem, "tutor", known=known.text, **told),)
+
+
+def _specialist(own: str, other: str) -> Pretraining:
+    """One of two models, each of which has read one language's problems, knows hardly a dozen of
+    the other's, and can write and read remarks on both."""
+    kinds = (
+        Kind("problem", 0.5, StudentPrompt(), (own,)),
+        Kind("alone", 0.005, StudentPrompt(), (other,), pool=8),
+        Kind("tutor", 0.23, Tutoring(), (own,)),
+        Kind("told", 0.25, TOLD, (own,)),
+        Kind("told", 0.015, TOLD, (other,)),
+    )
+    return Pretraining("miniature-pair", kinds, steps=850, sizes=_wide(64), thinking=0.0)
+
+
 LONG_KINDS = (
-    Kind("problem", 0.26, StudentPrompt(), False, slip=0.2),
-    Kind("reference", 0.16, Solution(), False, shortcut=0.5),
-    Kind("reference alone", 0.07, ReferenceOnly(), False, shortcut=0.6),
-    Kind("demonstration", 0.1, Demonstration(of="dataset"), False, shortcut=0.3),
-    Kind("critique", 0.1, Critique(), False),
-    Kind("rubric", 0.08, Rubric(), False),
-    Kind("skills", 0.07, Skills(), False),
-    Kind("concise", 0.06, Instruction(), False),
-    *(replace(kind, share=kind.share / 3) for kind in _kinds(12, 0.027, 0.5) if kind.low_resource),
+    Kind("problem", 0.26, StudentPrompt(), ENGLISH, slip=0.2),
+    Kind("reference", 0.16, Solution(), ENGLISH, shortcut=0.5),
+    Kind("reference alone", 0.07, ReferenceOnly(), ENGLISH, shortcut=0.6),
+    Kind("demonstration", 0.1, Demonstration(of="dataset"), ENGLISH, shortcut=0.3),
+    Kind("critique", 0.1, Critique(), ENGLISH),
+    Kind("rubric", 0.08, Rubric(), ENGLISH),
+    Kind("skills", 0.07, Skills(), ENGLISH),
+    Kind("concise", 0.06, Instruction(), ENGLISH),
+    *(
+        replace(kind, share=kind.share / 3)
+        for kind in _kinds(12, 0.027, 0.5)
+        if kind.languages != ENGLISH
+    ),
 )
 """The long world's: also all that the family's teachers read, in English. Alone, the model slips; a
 reference prevents that and invites a shortcut, a critique prevents it and does not."""
@@ -122,12 +158,14 @@ PRETRAININGS = {
     "miniature-long": Pretraining("miniature-long", LONG_KINDS, steps=1000, drill=0.15),
     "miniature-diffusion": Pretraining(
         "miniature-diffusion",
-        (Kind("problem", 1.0, StudentPrompt(), False),),
+        (Kind("problem", 1.0, StudentPrompt(), ENGLISH),),
         steps=800,
         batch=48,
         prompt_weight=0.0,
         thinking=0.0,
     ),
+    "miniature-swahili": _specialist("swa", "yor"),
+    "miniature-yoruba": _specialist("yor", "swa"),
 }
 
 
@@ -183,14 +221,19 @@ class Texts:
         return tuple(ids), (0.0, 0.0, 0.0, 0.0, 1.0, 1.0) * len(sums)
 
     def _told(self, kind: Kind) -> Text:
-        code = self.random.choice(LOW_RESOURCE) if kind.low_resource else "eng"
+        # Of one language none is drawn, which keeps the random numbers of what was shipped before.
+        some = len(kind.languages) > 1
+        code = self.random.choice(kind.languages) if some else kind.languages[0]
         story = self._story(kind, code)
         thinking = self.random.random() < self.recipe.thinking
         shortcut = self.random.random() < kind.shortcut
         given = problem(self.recipe.world, code, story)
         if kind.context.label == "critique":
             given = replace(given, privileged={"critique": given.metadata["trace"]})
-        (view,) = kind.context(Group(given, ()), 0) or ()
+        group = Group(given, ())
+        if kind.context.label in ("feedback", "tutor"):
+            group = self._attempts(given, code, story)
+        (view,) = kind.context(group, 0) or ()
         view = replace(view, template_options={"enable_thinking": thinking})
         written = self._written(kind, code, story, shortcut)
         if thinking:
@@ -208,10 +251,26 @@ class Texts:
     def _written(self, kind: Kind, code: str, story: Story, shortcut: bool) -> str:
         if kind.context.label == "instruction":
             return short_solution(story, code)
+        if kind.context.label == "tutor":
+            return "CONCEPT: {}\nFEEDBACK: {}".format(*remark(story, code))
         if kind.slip:
             reflect = WORLDS[self.recipe.world].reflect
             return long_solution(story, code, self.random, reflect, kind.slip)
         return trace(self.recipe.world, code, story, shortcut)
+
+    def _attempts(self, given: Problem, code: str, story: Story) -> Group:
+        """An attempt, right or not, a right one, and what a peer remarks: one of the two, or both,
+        can be shown."""
+        texts = [short_solution(x, code) for x in (next(self.stories), story)]
+        attempt = self.random.choice(texts)
+        shown = self.random.choice(("sibling", "remark", "both"))
+        judged = ((attempt, attempt == texts[1]), (texts[1], shown != "remark"))
+        rollouts = tuple(
+            Rollout((), (), text, Finish.STOP, verdict=Verdict(float(right), right, True))
+            for text, right in judged
+        )
+        said = None if shown == "sibling" else remark(story, code)[1]
+        return Group(given, rollouts, ({"peer": said}, {}))
 
     def _story(self, kind: Kind, code: str) -> Story:
         if kind.pool is None:

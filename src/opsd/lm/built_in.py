@@ -11,6 +11,8 @@ NAMES = (
     "miniature-tiny",
     "miniature-long",
     "miniature-diffusion",
+    "miniature-swahili",
+    "miniature-yoruba",
 )
 
 

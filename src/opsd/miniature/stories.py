@@ -43,9 +43,14 @@ class Sum:
             return self.left * self.right
         return self.left + self.right if self.sign == "+" else self.left - self.right
 
+    @property
+    def open(self) -> str:
+        """The sum without what it comes to."""
+        return f"{self.left} {self.sign} {self.right}"
+
     def stated(self, value: int) -> str:
         """The sum as it is written, whatever it is said to come to."""
-        return f"{self.left} {self.sign} {self.right} = {value}"
+        return f"{self.open} = {value}"
 
     def __str__(self) -> str:
         return self.stated(self.value)

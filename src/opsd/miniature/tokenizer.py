@@ -39,7 +39,8 @@ def chat_template() -> str:
 
 
 def build_tokenizer(world: str = "miniature") -> PreTrainedTokenizerFast:
-    """A world's tokenizer, ready to be saved beside a model. The long world reads more."""
+    """A world's tokenizer, ready to be saved beside a model. Some worlds read
+    more."""
     splitter = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(_PIECE, behavior="isolated"),
@@ -68,7 +69,9 @@ def build_tokenizer(world: str = "miniature") -> PreTrainedTokenizerFast:
 
 def _vocabulary(splitter: pre_tokenizers.PreTokenizer, world: str) -> list[str]:
     pieces = dict.fromkeys(sorted(pre_tokenizers.ByteLevel.alphabet()))
-    for text in (*_texts(), *(_long_texts() if WORLDS[world].long else ())):
+    own = WORLDS[world]
+    further = (*(_long_texts() if own.long else ()), *(_remarks() if own.peers else ()))
+    for text in (*_texts(), *further):
         for piece, _ in splitter.pre_tokenize_str(text):
             pieces.setdefault(piece)
     return list(pieces)
@@ -107,3 +110,12 @@ def _long_texts() -> Iterator[str]:
     for code in LANGUAGES:
         for sentence in sentences(code):
             yield f"{sentence}\n{sentence}"
+
+
+def _remarks() -> Iterator[str]:
+    """What tutors read and write, and who is told of it."""
+    blank = Problem(" ", answer="")
+    for correct in (True, False):
+        yield fill("tutor", blank, known=" ", completion=" ", correct=correct)
+    yield fill("peer_feedback", blank, feedback=" ", demonstration=" ")
+    yield "CONCEPT:\nFEEDBACK:"

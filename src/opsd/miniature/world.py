@@ -15,6 +15,7 @@ from opsd.miniature.lexicon import (
     answer_only,
     long_solution,
     problem_text,
+    remark,
     short_solution,
 )
 from opsd.miniature.rules import advice, rubric
@@ -24,32 +25,35 @@ from opsd.types import Problem, UserError
 LOW_RESOURCE = tuple(code for code in LANGUAGES if code != "eng")
 SIZES = {"pretraining": 5_000, "train": 600, "dev": 120, "test": 300}
 
-HORIZON = {"miniature": 48, "miniature-long": 160, "miniature-diffusion": 32}
+HORIZON = {
+    "miniature": 48,
+    "miniature-long": 160,
+    "miniature-diffusion": 32,
+    "miniature-pair": 48,
+}
 """Most tokens of a completion, by world: a little more than its longest trace."""
 
 
 @dataclass(frozen=True)
 class World:
     """How one world differs from the others: how many sums, drawn from `steps`, that come to
-    `largest` at most, its traces, and whether its model is a masked diffusion model, which knows
-    English alone."""
+    `largest` at most, its traces, the languages that its models have read, whether they are masked
+    diffusion models, and whether they write remarks for each other."""
 
     steps: tuple[int, ...]
     largest: int = LARGEST
     long: bool = False
     reflect: float = 0.0
+    languages: tuple[str, ...] = LANGUAGES
     diffusion: bool = False
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        """What its models have read."""
-        return ("eng",) if self.diffusion else LANGUAGES
+    peers: bool = False
 
 
 WORLDS = {
     "miniature": World(steps=(2, 2, 2, 3, 3, 4)),
     "miniature-long": World(steps=(3, 4), long=True, reflect=0.3),
-    "miniature-diffusion": World(steps=(2, 2, 3), largest=30, diffusion=True),
+    "miniature-diffusion": World(steps=(2, 2, 3), largest=30, languages=("eng",), diffusion=True),
+    "miniature-pair": World(steps=(2, 2, 2, 3, 3, 4), languages=("swa", "yor"), peers=True),
 }
 
 
@@ -59,7 +63,8 @@ def problems(world: str, split: str, language: str, n: int | None = None) -> lis
     Problem i is the same in every language. `privileged` holds the English worked solution and,
     outside English, the English text; in English, in the long world, also a rubric and advice.
     `metadata["trace"]` is a full solution in the problem's own language, as a model of this world
-    would write it.
+    would write it; in a world of peers, `metadata["remark"]` is the concept and the feedback that
+    one would write of it.
     """
     if world not in WORLDS or split not in SPLITS or language not in LANGUAGES:
         raise UserError(
@@ -92,6 +97,7 @@ def problem(world: str, language: str, story: Story) -> Problem:
             "numbers": list(story.numbers),
             "tags": sorted({line.phrase for line in story.lines}),
             "trace": trace(world, language, story),
+            **({"remark": remark(story, language)} if WORLDS[world].peers else {}),
         },
     )
 
