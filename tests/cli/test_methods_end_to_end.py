@@ -50,6 +50,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     return run
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_previewed_trained_measured_reported_and_looked_into(command, name: str):
     of_canvas = FUNCTIONS[name]().source.rows.of_canvas
@@ -79,10 +80,61 @@ def test_a_method_is_previewed_trained_measured_reported_and_looked_into(command
     assert sum(row.get("rollouts_learned", 0) for row in rows) > 0
     scored = command(
         "evaluate", "run/model", "--data", world, "--limit", 2, "--samples", 1,
+=======
+TRAIN = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+    "learning_rate": 1e-3,
+    "save_steps": 2,
+    "trace_steps": 1,
+    "collapse": "ignore",
+    "use_cpu": True,
+}
+CONTENT = {
+    "data": {"source": "miniature", "language": "swa", "limit": 16},
+    "sampling": {"max_completion_length": 32, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
+    "train": TRAIN,
+}
+
+
+def looked_at(command: Any, run: str, name: str) -> None:
+    """What people do with a run folder."""
+    rows = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    assert sum(row.get("rollouts_learned", 0) for row in rows) > 0
+    scored = command(
+        "evaluate", f"{run}/model", "--data", "miniature", "--limit", 2, "--samples", 1,
+>>>>>>> 58c9a1c (Peers: how to, commands end to end, and a benchmark against self-distillation alone)
         "--budget", 32, "--json",
     )  # fmt: skip
     assert json.loads(scored)["results"][0]["n_problems"] == 2
-    command("report", "run")
-    assert name in Path("run/report.html").read_text("utf-8")
-    command("inspect", "run", "--checkpoint", "2", "--problems", 1)
-    assert Path("run/inspect.html").stat().st_size > 10_000
+    command("report", run)
+    assert name in Path(run, "report.html").read_text("utf-8")
+    command("inspect", run, "--checkpoint", "2", "--problems", 1)
+    assert Path(run, "inspect.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_previewed_trained_measured_reported_and_looked_into(command, name: str):
+    content = {"model": "miniature-tiny", "method": {"name": name, **METHODS[name]}, **CONTENT}
+    Path("recipe.yaml").write_text(yaml.safe_dump(content))
+    assert name in command("preview", "recipe.yaml")
+    command("train", "recipe.yaml", "--output", "run")
+    looked_at(command, "run", name)
+
+
+def test_two_models_that_teach_each_other_are_two_runs_like_any(command):
+    content = {
+        "model": "miniature-swahili",
+        "peers": {"swahili": {}, "yoruba": {"model": "miniature-yoruba"}},
+        "method": {"name": "opcod", "group": 4, "max_tokens": 64},
+        **CONTENT,
+    }
+    Path("recipe.yaml").write_text(yaml.safe_dump(content))
+    assert "opcod" in command("preview", "recipe.yaml")
+    command("train", "recipe.yaml", "--output", "run")
+    for peer in ("swahili", "yoruba"):
+        looked_at(command, f"run/{peer}", "opcod")
+        command("export", f"run/{peer}", f"exported/{peer}")
+        assert Path("exported", peer, "model.safetensors").is_file()

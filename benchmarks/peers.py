@@ -1,0 +1,169 @@
+"""Two specialists that teach each other, beside what each learns alone, and from the other's
+distribution.
+
+    python -m benchmarks.peers [--steps 40 --seeds 0 1 2]       a few minutes a seed on one core
+
+The built-in models `miniature-swahili` and `miniature-yoruba` train on both languages' problems, by
+OPCoD; by the same without remarks, each by itself; and one way, where a frozen copy of the other
+specialist grades each one's rollouts, over the whole vocabulary. Same problems, steps, batch and
+learning rate. A row per arm and model: avg@4 on held-out problems of both languages, mean over
+seeds, with the lowest and the highest; `ratio` is that in the language that the model is poor at,
+over what it was before. Prints JSON rows; exit code 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks.rows import Row, finish, judged, machine, note
+from opsd import OPSDConfig, OPSDTrainer, methods
+from opsd.methods import Method
+from opsd.methods.signals import Distill, Teacher
+from opsd.miniature.world import problems
+from opsd.objective.divergences import jsd
+from opsd.prompts.contexts import OwnPrompt
+from opsd.rollout.sources import OnPolicy
+from opsd.teacher.weights import External
+from opsd.training.peers import train_peers
+
+LANGUAGES = ("swa", "yor")
+PAIR = {"swahili": "miniature-swahili", "yoruba": "miniature-yoruba"}
+POOR = {"swahili": "yor", "yoruba": "swa"}
+GROUP = 8
+TARGET = 1.5
+"""Times as good, in the other's language, as before; and better than without remarks."""
+
+Scores = dict[str, dict[str, float]]
+"""By model, by language."""
+
+
+def one_way(teacher: str) -> Method:
+    """On-policy distillation from another model, which reads what the student reads."""
+    return Method(
+        name="one_way",
+        source=OnPolicy(group=GROUP),
+        signal=Distill(Teacher(OwnPrompt(), weights=External(teacher)), jsd(0.5)),
+    )
+
+
+def trainers(method: dict[str, Method], folder: Path, seed: int, steps: int, rate: float) -> Any:
+    """A trainer of each specialist, on the problems of both languages."""
+    rows = [p for pair in zip(*map(_train_set, LANGUAGES), strict=True) for p in pair]
+
+    def made(name: str) -> OPSDTrainer:
+        args = OPSDConfig(
+            output_dir=str(folder / name),
+            max_steps=steps,
+            seed=seed,
+            learning_rate=rate,
+            max_grad_norm=1.0,
+            per_device_train_batch_size=32,
+            gradient_accumulation_steps=1,
+            gradient_checkpointing=False,
+            max_completion_length=48,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            trace_steps=0,
+            rollout_log_steps=0,
+            collapse="ignore",
+        )
+        return OPSDTrainer(PAIR[name], method[name], args, rows)
+
+    return {name: made(name) for name in PAIR}
+
+
+def _train_set(language: str) -> list[Any]:
+    return problems("miniature", "train", language)
+
+
+def scores(both: dict[str, OPSDTrainer], count: int) -> Scores:
+    """avg@4 on held-out problems."""
+    held_out = [p for code in LANGUAGES for p in problems("miniature", "test", code, count)]
+    made = {}
+    for name, one in both.items():
+        found = one.evaluate(held_out)
+        made[name] = {code: found[f"eval_avg@k/{code}"] for code in LANGUAGES}
+    return made
+
+
+def tried(arm: str, seed: int, options: Any) -> tuple[Scores, dict[str, int]]:
+    """An arm's scores after its training, and the tokens that each model generated for it."""
+    opcod = methods.opcod(group=GROUP, max_tokens=64)
+    arms = {
+        "before": dict.fromkeys(PAIR, opcod),
+        "opcod": dict.fromkeys(PAIR, opcod),
+        "without remarks": dict.fromkeys(PAIR, replace(opcod, authors=())),
+        "one way": dict(zip(PAIR, map(one_way, reversed(PAIR.values())), strict=True)),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        both = trainers(arms[arm], Path(folder), seed, options.steps, options.rate)
+        if arm == "opcod":
+            train_peers(both)
+        elif arm != "before":
+            for one in both.values():
+                one.train()
+        tokens = {n: one.generator.sampler.counts.generated_tokens for n, one in both.items()}
+        return scores(both, options.problems), tokens
+
+
+def rows(seeds: list[int], options: Any) -> list[Row]:
+    """A row per arm and model."""
+    found: dict[str, list[tuple[Scores, dict[str, int]]]] = {}
+    for arm in ("before", "opcod", "without remarks", "one way"):
+        for seed in seeds:
+            found.setdefault(arm, []).append(tried(arm, seed, options))
+            note(f"{arm}, seed {seed}: {found[arm][-1]}")
+    made = []
+    for arm, outcomes in found.items():
+        for name, poor in POOR.items():
+            by_code = {code: [scored[name][code] for scored, _ in outcomes] for code in LANGUAGES}
+            ranges = {c: [round(min(v), 3), round(max(v), 3)] for c, v in by_code.items()}
+            means = {code: fmean(values) for code, values in by_code.items()}
+            before, alone = (
+                fmean(scored[name][poor] for scored, _ in found[other])
+                for other in ("before", "without remarks")
+            )
+            ratio = means[poor] / before
+            taught = arm == "opcod"
+            made.append(
+                judged(
+                    f"{arm}: the {name} specialist",
+                    ratio,
+                    TARGET if taught else None,
+                    not taught or (ratio >= TARGET and means[poor] > alone),
+                    **{f"avg@4/{code}": round(mean, 3) for code, mean in means.items()},
+                    **{f"range/{code}": ends for code, ends in ranges.items()},
+                    tokens=round(fmean(tokens[name] for _, tokens in outcomes)),
+                )
+            )
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--problems", type=int, default=100)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    before = machine()
+    return finish(rows(options.seeds, options), options.json, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
