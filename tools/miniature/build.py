@@ -20,6 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from opsd.languages.registry import language
 from opsd.lm.built_in import NAMES, model_path
 from opsd.lm.loading import load_model
 from opsd.miniature.tokenizer import SPECIAL, build_tokenizer
@@ -31,7 +32,7 @@ CARD = """\
 # {name}
 
 A toy: a Qwen3-architecture language model of {parameters:,} parameters, trained from nothing on
-synthetic word problems in English, Hausa, Swahili, Yoruba and Zulu. It knows eight names, eight
+synthetic word problems in {languages}. It knows eight names, eight
 nouns, two dozen sentences per language and sums up to 40, and nothing else. The sentences were
 written by hand and, English apart, no speaker has read them. It exists so that a whole
 post-training run fits into a test.
@@ -41,14 +42,17 @@ thread, {versions}.
 The same versions on the same type of processor give the same bytes.
 
 Share of right answers over the first {n} test problems, {samples} samples each at temperature 1.
-The teacher reads the same problem with an English reference solution and, outside English, with
-its translation. Tokens are the student's, on average.
+The teacher reads the same problem with {told}. Tokens are the student's, on average.
 
 | language | student | teacher | tokens |
 |---|---|---|---|
 {rows}
 """
 
+
+TOLD = "an English reference solution and, outside English, with\nits translation"
+REMARKED = "a remark: a solution that\nlacks what the last sum comes to"
+"""What a teacher is told besides, in most worlds and in one of peers."""
 
 DECODING = {"miniature-diffusion": {"block_length": 4, "tokens_per_step": 2}}
 """How a masked diffusion model writes, unless it is told otherwise."""
@@ -122,7 +126,13 @@ def describe(name: str, recipe: Pretraining, folder: Path, n: int = 100, samples
         lines = [
             f"| {r.language} | {r.student:.2f} | {r.teacher:.2f} | {r.tokens:.0f} |" for r in rows
         ]
-        card = CARD.format(**about, n=n, samples=samples, rows="\n".join(lines))
+        names = [language(code).name for code in WORLDS[recipe.world].languages]
+        own = {
+            "languages": f"{', '.join(names[:-1])} and {names[-1]}",
+            "told": REMARKED if WORLDS[recipe.world].peers else TOLD,
+            "rows": "\n".join(lines),
+        }
+        card = CARD.format(**about, n=n, samples=samples, **own)
     (folder / "card.md").write_text(card, "utf-8")
     return card
 
