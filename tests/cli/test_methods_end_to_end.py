@@ -50,37 +50,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     return run
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_previewed_trained_measured_reported_and_looked_into(command, name: str):
-    of_canvas = FUNCTIONS[name]().source.rows.of_canvas
-    model, world = ("miniature-diffusion",) * 2 if of_canvas else ("miniature-tiny", "miniature")
-    language = "eng" if of_canvas else "swa"
-    content = {
-        "model": model,
-        "method": {"name": name, **METHODS[name]},
-        "data": {"source": world, "language": language, "limit": 16},
-        "sampling": {"max_completion_length": 32, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
-        "train": {
-            "max_steps": 2,
-            "per_device_train_batch_size": 16,
-            "gradient_accumulation_steps": 1,
-            "gradient_checkpointing": False,
-            "learning_rate": 1e-3,
-            "save_steps": 2,
-            "trace_steps": 1,
-            "collapse": "ignore",
-            "use_cpu": True,
-        },
-    }
-    Path("recipe.yaml").write_text(yaml.safe_dump(content))
-    assert name in command("preview", "recipe.yaml")
-    command("train", "recipe.yaml", "--output", "run")
-    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    assert sum(row.get("rollouts_learned", 0) for row in rows) > 0
-    scored = command(
-        "evaluate", "run/model", "--data", world, "--limit", 2, "--samples", 1,
-=======
 TRAIN = {
     "max_steps": 2,
     "per_device_train_batch_size": 16,
@@ -93,19 +62,21 @@ TRAIN = {
     "use_cpu": True,
 }
 CONTENT = {
-    "data": {"source": "miniature", "language": "swa", "limit": 16},
     "sampling": {"max_completion_length": 32, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
     "train": TRAIN,
 }
 
 
-def looked_at(command: Any, run: str, name: str) -> None:
+def data_of(world: str) -> dict[str, Any]:
+    return {"source": world, "language": "eng" if "diffusion" in world else "swa", "limit": 16}
+
+
+def looked_at(command: Any, run: str, name: str, world: str = "miniature") -> None:
     """What people do with a run folder."""
     rows = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     assert sum(row.get("rollouts_learned", 0) for row in rows) > 0
     scored = command(
-        "evaluate", f"{run}/model", "--data", "miniature", "--limit", 2, "--samples", 1,
->>>>>>> 58c9a1c (Peers: how to, commands end to end, and a benchmark against self-distillation alone)
+        "evaluate", f"{run}/model", "--data", world, "--limit", 2, "--samples", 1,
         "--budget", 32, "--json",
     )  # fmt: skip
     assert json.loads(scored)["results"][0]["n_problems"] == 2
@@ -117,11 +88,14 @@ def looked_at(command: Any, run: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_previewed_trained_measured_reported_and_looked_into(command, name: str):
-    content = {"model": "miniature-tiny", "method": {"name": name, **METHODS[name]}, **CONTENT}
+    of_canvas = FUNCTIONS[name]().source.rows.of_canvas
+    model, world = ("miniature-diffusion",) * 2 if of_canvas else ("miniature-tiny", "miniature")
+    method = {"name": name, **METHODS[name]}
+    content = {"model": model, "method": method, "data": data_of(world), **CONTENT}
     Path("recipe.yaml").write_text(yaml.safe_dump(content))
     assert name in command("preview", "recipe.yaml")
     command("train", "recipe.yaml", "--output", "run")
-    looked_at(command, "run", name)
+    looked_at(command, "run", name, world)
 
 
 def test_two_models_that_teach_each_other_are_two_runs_like_any(command):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tools.miniature.build import save
-from tools.miniature.measure import accuracy, measure_denoising, sample
+from tools.miniature.measure import Remarked, accuracy, measure_denoising, sample
 from tools.miniature.pretrain import PRETRAININGS, Texts, pretrain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -86,6 +86,23 @@ def test_the_diffusion_model_is_right_about_as_often_as_wrong():
     shares = measure_denoising(model, tokenizer, "miniature-diffusion", 60)
     assert 0.3 < shares["greedy"] < 0.7
     assert shares["temperature 0.9"] < shares["greedy"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "other"), [("swahili", "swa", "yor"), ("yoruba", "yor", "swa")]
+)
+def test_a_specialist_knows_its_language_and_learns_from_remarks_in_the_other(name, own, other):
+    folder = model_path(f"miniature-{name}")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    right = {}
+    for code in (own, other):
+        given = problems("miniature-pair", "dev", code, 40)
+        for context in (StudentPrompt(), Remarked()):
+            texts = sample(model, tokenizer, given, context, 2, HORIZON["miniature-pair"])
+            right[code, context.label] = accuracy(tokenizer, given, texts)
+    assert right[own, "student"] > 0.8 > 0.6 > right[other, "student"]
+    assert right[other, Remarked().label] > right[other, "student"] + 0.2
 
 
 @pytest.mark.parametrize("name", ["miniature", "miniature-diffusion"])

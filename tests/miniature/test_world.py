@@ -5,6 +5,7 @@ import re
 import pytest
 from tools.miniature.pretrain import PRETRAININGS, Texts
 
+from opsd.authors.anchoring import anchored, named
 from opsd.languages.registry import language
 from opsd.miniature.lexicon import lexicon, sentences
 from opsd.miniature.stories import SPLITS
@@ -134,3 +135,16 @@ def test_unknown_names_are_the_users_error(row):
 def test_more_problems_than_there_are():
     with pytest.raises(UserError, match="300"):
         problems("miniature", "test", "eng", 301)
+
+
+@pytest.mark.parametrize("code", ["swa", "yor"])
+def test_a_remark_names_the_problem_and_lacks_its_answer(code):
+    kept = 0
+    for problem in problems("miniature-pair", "test", code, 100):
+        concept, feedback = problem.metadata["remark"]
+        assert named(concept, problem.text)
+        assert SUM.findall(feedback) == SUM.findall(problem.metadata["trace"])[:-1]
+        told, fault = anchored(f"CONCEPT: {concept}\nFEEDBACK: {feedback}", problem)
+        assert fault in (None, "short")
+        kept += told == feedback
+    assert kept > 80  # an answer may be among the numbers of a step before

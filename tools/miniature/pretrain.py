@@ -127,10 +127,10 @@ def _specialist(own: str, other: str) -> Pretraining:
         Kind("problem", 0.5, StudentPrompt(), (own,)),
         Kind("alone", 0.005, StudentPrompt(), (other,), pool=8),
         Kind("tutor", 0.23, Tutoring(), (own,)),
-        Kind("told", 0.25, TOLD, (own,)),
-        Kind("told", 0.015, TOLD, (other,)),
+        Kind("told", 0.245, TOLD, (own,)),
+        Kind("told", 0.02, TOLD, (other,)),
     )
-    return Pretraining("miniature-pair", kinds, steps=850, sizes=_wide(64), thinking=0.0)
+    return Pretraining("miniature-pair", kinds, steps=700, sizes=_wide(64), thinking=0.0)
 
 
 LONG_KINDS = (
@@ -252,7 +252,7 @@ class Texts:
         if kind.context.label == "instruction":
             return short_solution(story, code)
         if kind.context.label == "tutor":
-            return "CONCEPT: {}\nFEEDBACK: {}".format(*remark(story, code))
+            return "CONCEPT: {}\nFEEDBACK: {}".format(*remark(story))
         if kind.slip:
             reflect = WORLDS[self.recipe.world].reflect
             return long_solution(story, code, self.random, reflect, kind.slip)
@@ -269,7 +269,7 @@ class Texts:
             Rollout((), (), text, Finish.STOP, verdict=Verdict(float(right), right, True))
             for text, right in judged
         )
-        said = None if shown == "sibling" else remark(story, code)[1]
+        said = None if shown == "sibling" else remark(story)[1]
         return Group(given, rollouts, ({"peer": said}, {}))
 
     def _story(self, kind: Kind, code: str) -> Story:

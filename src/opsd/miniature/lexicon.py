@@ -56,10 +56,10 @@ def answer_only(story: Story, language: str) -> str:
     return lexicon(language).trace["answer"].format(n=story.answer)
 
 
-def remark(story: Story, language: str) -> tuple[str, str]:
-    """What somebody who has solved the problem remarks on it: the numbers that it begins with, and
-    all of the solution but what the last sum comes to."""
-    words, last = lexicon(language).trace, len(story.sums) - 1
+def remark(story: Story) -> tuple[str, str]:
+    """What somebody who has solved the problem remarks on it, in English: the numbers that it
+    begins with, and all of the solution but what the last sum comes to."""
+    words, last = lexicon("eng").trace, len(story.sums) - 1
     return f"{story.sums[0].left} {story.sums[0].right}", " ".join(
         words["then" if i else "first"].format(equation=s if i < last else s.open)
         for i, s in enumerate(story.sums)

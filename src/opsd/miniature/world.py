@@ -97,7 +97,7 @@ def problem(world: str, language: str, story: Story) -> Problem:
             "numbers": list(story.numbers),
             "tags": sorted({line.phrase for line in story.lines}),
             "trace": trace(world, language, story),
-            **({"remark": remark(story, language)} if WORLDS[world].peers else {}),
+            **({"remark": remark(story)} if WORLDS[world].peers else {}),
         },
     )
 
