@@ -127,10 +127,10 @@ def _specialist(own: str, other: str) -> Pretraining:
         Kind("problem", 0.5, StudentPrompt(), (own,)),
         Kind("alone", 0.005, StudentPrompt(), (other,), pool=8),
         Kind("tutor", 0.23, Tutoring(), (own,)),
-        Kind("told", 0.245, TOLD, (own,)),
-        Kind("told", 0.02, TOLD, (other,)),
+        Kind("told", 0.22, TOLD, (own,)),
+        Kind("told", 0.045, TOLD, (other,)),
     )
-    return Pretraining("miniature-pair", kinds, steps=700, sizes=_wide(64), thinking=0.0)
+    return Pretraining("miniature-pair", kinds, steps=850, sizes=_wide(64), thinking=0.0)
 
 
 LONG_KINDS = (
