@@ -103,6 +103,7 @@ def test_two_models_that_teach_each_other_are_two_runs_like_any(command):
         "model": "miniature-swahili",
         "peers": {"swahili": {}, "yoruba": {"model": "miniature-yoruba"}},
         "method": {"name": "opcod", "group": 4, "max_tokens": 64},
+        "data": data_of("miniature"),
         **CONTENT,
     }
     Path("recipe.yaml").write_text(yaml.safe_dump(content))
