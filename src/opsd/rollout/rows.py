@@ -67,14 +67,19 @@ class TaughtRows:
     def after(self, prompt: Ids, revealed: Collection[int] = ()) -> ModelInput:
         """The sequence behind a prompt, for a reader that is shown the tokens at some more
         positions."""
-        masked, first = self.masked.difference(revealed), len(prompt)
-        own = [self.mask_id if i in self.hidden else token for i, token in enumerate(prompt)]
-        shown = [self.mask_id if i in masked else token for i, token in enumerate(self.ids)]
+        first = len(prompt)
+        own = self._hiding(prompt, self.hidden)
+        shown = self._hiding(self.ids, self.masked.difference(revealed))
         read: Sequence[int] = tuple(first + self.offset + i for i in self.positions)
         if isinstance(self.positions, range):
             start = first + self.offset
             read = range(start + self.positions.start, start + self.positions.stop)
         return ModelInput((*own, *shown), read)
+
+    def _hiding(self, ids: Ids, masked: frozenset[int]) -> Ids:
+        if not masked:
+            return ids
+        return [self.mask_id if i in masked else token for i, token in enumerate(ids)]
 
     def without(self, positions: Collection[int]) -> TaughtRows:
         """The same rows but for those of some positions."""
