@@ -168,6 +168,11 @@ def test_a_distribution_is_cut_as_for_any_other_model(engine, prompts):
     assert [c.ids for c in cut] == [c.ids for c in greedy]
 
 
+def test_a_model_without_an_end_is_refused(model):
+    with pytest.raises(UserError, match="no end-of-sequence token"):
+        DenoisingEngine(model, eos_ids=[], pad_id=0, vocab=9)
+
+
 def test_engines_of_other_models_refuse_it(model, tiny_folder):
     with pytest.raises(UserError, match="engine: vllm generates left to right"):
         refuse_masked_diffusion(model, "vllm")

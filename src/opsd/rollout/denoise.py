@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from opsd.lm.diffusion import masked_diffusion
-from opsd.lm.forward import causal_lm, evaluating, head_of, hidden_rows
+from opsd.lm.forward import causal_lm, score
 from opsd.lm.layout import MASKED, ModelInput
-from opsd.lm.sharding import within_forward
-from opsd.objective.head import Head
 from opsd.rollout.drawing import drawn, warpers_of
-from opsd.rollout.engine import Completion, Decoding, Engine, Progress, Sampling, silent
+from opsd.rollout.engine import Completion, Decoding, Progress, Sampling, silent
+from opsd.rollout.model_engine import ModelEngine
 from opsd.rollout.rows import Canvas
 from opsd.types import Finish, Trajectory, UserError
 
 
-class DenoisingEngine(Engine):
+class DenoisingEngine(ModelEngine):
     """Writes canvases of `max_tokens` tokens, as many at once as hold at most `batch_tokens`.
 
     In each step every masked token of the current block is drawn at the sampling temperature (the
@@ -31,25 +30,6 @@ class DenoisingEngine(Engine):
     The canvas is read whole in every step: nothing is cached between steps, so that a state's
     distributions are those that training reads.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        eos_ids: Sequence[int],
-        pad_id: int,
-        vocab: int,
-        batch_tokens: int = 65_536,
-    ) -> None:
-        self.model = model
-        self.eos_ids = tuple(dict.fromkeys(eos_ids))
-        self.pad_id = pad_id
-        self.vocab = vocab
-        self.batch_tokens = batch_tokens
-
-    def sync(self, model: nn.Module) -> None:
-        """Generates with `model` from now on; its weights are read where they are."""
-        self.model = model
 
     @torch.no_grad()
     def generate(
@@ -150,18 +130,17 @@ class _Writer:
         ]
         done: dict[int, Completion] = {}
         block, step = min(self.decoding.block_length, n), 0
-        with evaluating(self.engine.model):
-            for start in range(0, n, block):
-                for quota in self._quotas(block):
-                    self.progress(0)
-                    self._step(live, range(start, start + block), step, quota)
-                    step += 1
-                ended = [row for row in live if self._ended(row, start + block)]
-                done.update({row.number: self._completion(row, step) for row in ended})
-                self.progress(len(ended))
-                live = [row for row in live if row.number not in done]
-                if not live:
-                    break
+        for start in range(0, n, block):
+            for quota in self._quotas(block):
+                self.progress(0)
+                self._step(live, range(start, start + block), step, quota)
+                step += 1
+            ended = [row for row in live if self._ended(row, start + block)]
+            done.update({row.number: self._completion(row, step) for row in ended})
+            self.progress(len(ended))
+            live = [row for row in live if row.number not in done]
+            if not live:
+                break
         return done
 
     def _quotas(self, block: int) -> list[int]:
@@ -193,14 +172,8 @@ class _Writer:
             )
             for row, places in zip(rows, masked, strict=True)
         ]
-        batch = MASKED.collate(inputs, self.engine.pad_id)
-        read: list[tuple[Tensor, Head]] = []
-
-        def run(model: nn.Module) -> None:
-            read.append((hidden_rows(model, batch), head_of(model, self.engine.vocab)))
-
-        within_forward(self.engine.model, run)
-        ((hidden_ND, head),) = read
+        engine = self.engine
+        hidden_ND, head = score(engine.model, inputs, engine.pad_id, engine.vocab, MASKED)
         return head.logits(hidden_ND).float()
 
     def _drawn(

@@ -7,47 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
 from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
 from opsd.rollout.decode import ActiveBatch, Reader, decode
 from opsd.rollout.drawing import drawn, warpers_of
-from opsd.rollout.engine import (
-    Completion,
-    Engine,
-    Progress,
-    Sampling,
-    silent,
-)
-from opsd.types import Finish, UserError
+from opsd.rollout.engine import Completion, Progress, Sampling, silent
+from opsd.rollout.model_engine import ModelEngine
+from opsd.types import Finish
 
 
-class HFEngine(Engine):
+class HFEngine(ModelEngine):
     """Generation in a batch of at most `batch_tokens` tokens, prompts and horizons together, that
     rows enter, longest prompts first, as others leave it."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        eos_ids: Sequence[int],
-        pad_id: int,
-        vocab: int,
-        batch_tokens: int = 65_536,
-    ) -> None:
-        if not eos_ids:
-            raise UserError("the model names no end-of-sequence token; set one in its tokenizer")
-        self.model = model
-        self.eos_ids = tuple(dict.fromkeys(eos_ids))
-        self.pad_id = pad_id
-        self.vocab = vocab
-        self.batch_tokens = batch_tokens
-
-    def sync(self, model: nn.Module) -> None:
-        """Generates with `model` from now on; its weights are read where they are."""
-        self.model = model
 
     @torch.no_grad()
     def generate(

@@ -1,0 +1,36 @@
+"""What engines have in common that generate with the training model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from opsd.rollout.engine import Engine
+from opsd.types import UserError
+
+
+class ModelEngine(Engine):
+    """Generates with a model's weights where they are, in batches of at most `batch_tokens` tokens,
+    prompts and horizons together. Raises UserError for a model that names no end token."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        eos_ids: Sequence[int],
+        pad_id: int,
+        vocab: int,
+        batch_tokens: int = 65_536,
+    ) -> None:
+        if not eos_ids:
+            raise UserError("the model names no end-of-sequence token; set one in its tokenizer")
+        self.model = model
+        self.eos_ids = tuple(dict.fromkeys(eos_ids))
+        self.pad_id = pad_id
+        self.vocab = vocab
+        self.batch_tokens = batch_tokens
+
+    def sync(self, model: nn.Module) -> None:
+        """Generates with `model` from now on; its weights are read where they are."""
+        self.model = model
