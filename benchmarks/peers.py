@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arms import SETTINGS
 from benchmarks.rows import Row, finish, judged, machine, note
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
@@ -61,21 +62,10 @@ def trainers(method: dict[str, Method], folder: Path, seed: int, steps: int, rat
             max_steps=steps,
             seed=seed,
             learning_rate=rate,
-            max_grad_norm=1.0,
             per_device_train_batch_size=32,
-            gradient_accumulation_steps=1,
-            gradient_checkpointing=False,
             max_completion_length=48,
             temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            trace_steps=0,
-            rollout_log_steps=0,
-            collapse="ignore",
+            **SETTINGS,
         )
         return OPSDTrainer(PAIR[name], method[name], args, rows)
 
