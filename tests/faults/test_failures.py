@@ -177,3 +177,18 @@ def test_an_interruption_at_any_moment_is_one_line(seconds):
     if process.returncode:  # else it was done by then
         assert process.returncode == 130
         assert errors.splitlines()[-1].startswith("opsd: interrupted;")
+
+
+@pytest.mark.parametrize("moment", ["_print_whatever_the_terminal", "_flush"])
+def test_an_interruption_around_a_command_is_one_line(moment):
+    interrupted = (
+        "from opsd.cli import commands, entry\n"
+        "def interrupted(*anything): raise KeyboardInterrupt\n"
+        f"commands.{moment} = interrupted\n"
+        "entry.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupted, "languages"], capture_output=True, text=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 130 and line.startswith("opsd: interrupted;")

@@ -12,8 +12,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, leave)
     from opsd.cli.commands import main as run
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
+    except KeyboardInterrupt:  # before or after a command, where nobody else looks for it
+        leave()
     finally:
         signal.signal(signal.SIGINT, leave)  # what Python does at its end is no work to be saved
