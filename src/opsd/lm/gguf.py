@@ -7,6 +7,7 @@ import importlib.util
 import re
 import struct
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def load(
     if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
         quantizer.remove_quantization_config(model)
     _refuse_left_out(file, about, model)
+    # PEFT looks beside an adapter's base for its vocabulary's size, at every saving.
+    warnings.filterwarnings("ignore", r"Could not find a config file in .*\.gguf ")
     # What an adapter remembers its base by.
     model.name_or_path = model.config._name_or_path = path
     return model, found
