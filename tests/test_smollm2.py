@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tests.arrange import gap, metrics, weights_of
+from safetensors.torch import load_file
+from tests.arrange import gap, metrics
 from tests.pretrained import ROWS, fetched
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -104,20 +105,24 @@ def test_both_prompts_are_read_through_its_chat_template(model, rows):
     seen = preview(recipe(model, "copsd", rows["swa"], 1))
     assert seen["tokens"]["end"]["text"] == "<|im_end|>" and seen["scan"]["rows"] == len(ROWS)
     student, teacher = (
-        "".join(token["text"] for token in read["tokens"]) for read in seen["rows"][0]["reads"]
+        "".join(token["text"] for token in view["tokens"]) for view in seen["rows"][0]["views"]
     )
-    assert "<|im_start|>user\n" in student and "kalamu" in student and "pens" not in student
-    assert "pens" in teacher and "\\boxed{7}" in teacher
+    (row,) = (row for row in ROWS if row["problem_translated"] in student)
+    assert "<|im_start|>user\n" in student and row["problem"] not in student
+    assert all(row[told] in teacher for told in ("problem_translated", "problem", "solution"))
 
 
 def test_opsd_takes_two_steps_one_of_them_resumed(run, model):
     steps = learned(run)
     assert [row["step"] for row in steps] == [1, 2]
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in steps)
-    first, last = (load_model(str(run / name)) for name in ("checkpoint-1", "checkpoint-2"))
-    moved = {k: w for k, w in weights_of(last).items() if not w.equal(weights_of(first)[k])}
-    assert moved and all("lora_" in name for name in moved)
-    assert gap(weights_of(load_model(str(run / "model"))), weights_of(last)) == 0
+    first, last, saved = (
+        load_file(run / name / "adapter_model.safetensors")
+        for name in ("checkpoint-1", "checkpoint-2", "model")
+    )
+    assert gap(first, last) > 1e-4 and gap(saved, last) == 0
+    about = json.loads((run / "model" / "adapter_config.json").read_text())
+    assert about["base_model_name_or_path"] == str(model)
 
 
 def test_copsd_takes_two_steps(tmp_path, model, rows):
