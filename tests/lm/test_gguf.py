@@ -162,6 +162,9 @@ def test_a_file_on_the_hub_is_its_repository_and_its_path(monkeypatch, file):
 def test_a_file_that_is_not_there(tmp_path, file):
     for name in (tmp_path / "no.gguf", "no.gguf", "models/no.gguf", "./a/b/no.gguf"):
         assert f"'{name}': there is no such file" in refused(name)
+        with pytest.raises(UserError, match="there is no such file"):
+            evaluate_models([str(file), str(name)], data="miniature", output=tmp_path / "eval")
+    assert not (tmp_path / "eval").exists()
     assert f"name one of them, as in {file}" in refused(file.parent)
 
 
@@ -203,8 +206,8 @@ def test_a_weight_that_the_model_has_no_place_for(tmp_path):
 
 def test_a_weight_that_is_missing(tmp_path):
     write_gguf(tmp_path / "x.gguf", llama(), without="model.layers.1.mlp.up_proj.weight")
-    message = refused(tmp_path / "x.gguf")
-    assert "own metadata" in message or "holds" in message
+    told = "own metadata: model.layers.1.mlp.up_proj.weight is missing"
+    assert told in refused(tmp_path / "x.gguf")
 
 
 def test_few_bits_twice(file):

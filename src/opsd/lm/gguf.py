@@ -20,7 +20,7 @@ from opsd.types import UserError
 from opsd.validation import install
 
 SUFFIX = ".gguf"
-UNREADABLE = (OSError, ValueError, LookupError, AttributeError, NotImplementedError, struct.error)
+_UNREADABLE = (OSError, ValueError, LookupError, AttributeError, NotImplementedError, struct.error)
 """What reading a damaged or unknown file ends in, in the package gguf and in Transformers."""
 _ONE_DIGIT = {"smollm", "starcoder", "refact", "command-r", "codeshell"}
 """Pre-tokenizers that split every digit off first, by llama.cpp's names (its llama-vocab.cpp);
@@ -60,17 +60,24 @@ def joined(name: str, gguf_file: str | None) -> str:
 
 
 def place_of(path: str) -> tuple[str, str]:
-    """The repository and the file in it. UserError for a file that should be here and is not."""
-    parts = path.split("/", 2)
-    if len(parts) < 3 or parts[0] in ("", ".", "..", "~") or Path(path).parent.is_dir():
+    """The repository of a file on the hub, and the file in it."""
+    owner, repository, name = path.split("/", 2)
+    return f"{owner}/{repository}", name
+
+
+def refuse_missing(path: str) -> None:
+    """Raises UserError for a file that is not here and cannot be on the hub."""
+    owner, *rest = path.split("/", 2)
+    elsewhere = len(rest) == 2 and owner not in ("", ".", "..", "~")
+    if not Path(path).is_file() and (not elsewhere or Path(path).parent.is_dir()):
         raise UserError(f"cannot load the model '{path}': there is no such file")
-    return f"{parts[0]}/{parts[1]}", parts[2]
 
 
 def local_file(path: str, revision: str | None) -> Path:
     """The file on this machine, downloaded first where it is on the hub."""
     from huggingface_hub import hf_hub_download
 
+    refuse_missing(path)
     if Path(path).is_file():
         return Path(path)
     repository, name = place_of(path)
@@ -80,10 +87,13 @@ def local_file(path: str, revision: str | None) -> Path:
 @contextmanager
 def alone(file: Path) -> Iterator[dict[str, Any]]:
     """Transformers' arguments for a file, in a folder of its own: what lies beside a file, such as
-    another model's tokenizer, would be taken for its own."""
+    another model's tokenizer, would be taken for its own. UserError where they cannot read it."""
     with tempfile.TemporaryDirectory(prefix="opsd-gguf-") as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
-        yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name}
+        try:
+            yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name}
+        except _UNREADABLE as error:
+            raise UserError(f"cannot load the model '{file}': {_line(error)}") from error
 
 
 def header(file: Path) -> Header:
@@ -102,12 +112,12 @@ def _header(file: Path, size: int, changed: int) -> Header:
     try:
         reader = GGUFReader(file)
         fields = {k: f.contents() for k, f in reader.fields.items() if len(f.data) == 1}
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         raise UserError(f"{file} is damaged, or no GGUF file ({_line(error)})") from error
     for kind, tensor in {tensor.tensor_type: tensor for tensor in reader.tensors}.items():
         try:
             dequantize(tensor.data[:1], kind)
-        except UNREADABLE as error:
+        except _UNREADABLE as error:
             raise UserError(
                 f"{file}: '{tensor.name}' is in {kind.name}, which cannot be made into whole"
                 f" numbers ({_line(error)}); take a file in another type, such as Q8_0"
@@ -202,8 +212,10 @@ def _refuse_left_out(file: Path, about: Header, model: Any) -> None:
         for name, size in about.sizes.items()
         if not ((at := _LAYER.match(name)) and int(at[1]) >= layers)
     }
-    expected = sum(weight.numel() for weight in model.parameters())
-    if (held := sum(own.values())) != expected:
+    # A tied weight is there once.
+    weights = {weight.data_ptr(): weight.numel() for weight in model.state_dict().values()}
+    held, expected = sum(own.values()), sum(weights.values())
+    if held > expected:
         odd = [name for name in own if name.startswith("rope_") or name.endswith(".bias")]
         hint = f", such as {odd[0]}" if odd else ""
         raise UserError(

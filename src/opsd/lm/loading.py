@@ -73,10 +73,7 @@ _JSON = {
 }
 """What Transformers and PEFT read of a model's folder."""
 
-_UNLOADABLE = (
-    *(ImportError, SafetensorError, hub.StrictDataclassError),
-    *gguf.UNREADABLE,  # OSError and ValueError among them
-)
+_UNLOADABLE = (OSError, ValueError, ImportError, SafetensorError, hub.StrictDataclassError)
 
 
 def resolve(name: str) -> str:
@@ -322,6 +319,7 @@ def adapter_folder(path: str, revision: str | None = None) -> Path | None:
     no substitute.
     """
     if gguf.is_gguf(path):
+        gguf.refuse_missing(path)
         return None
     folder: Path | None = Path(path)
     if not Path(path).exists():
