@@ -276,6 +276,7 @@ def described(
     base = base_of(path)
     folders = [path, *([Path(resolve(base))] if base else [])]
     files = [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
+    files += [file for file in folders if file.is_file()]  # GGUF
     texts = {c: language(c).model_dump_json(include=_TEXTS) for c in dict.fromkeys(languages)}
     about = {
         "model": model,

@@ -1,4 +1,4 @@
-"""Loads models and tokenizers, by hub name, folder, or the name of a built-in one."""
+"""Loads models and tokenizers, by hub name, folder, GGUF file, or the name of a built-in one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 
 from opsd.console import log
 from opsd.credentials import cleaned
+from opsd.lm import gguf
 from opsd.lm.agreement import refuse_prompt_learning
 from opsd.lm.built_in import NAMES, model_path
 from opsd.lm.diffusion import (
@@ -97,6 +98,7 @@ def load_model(
     trained: bool = False,
     bf16: bool = False,
     revision: str | None = None,
+    gguf_file: str | None = None,
     dtype: str | None = None,
     quantization: Bits | None = None,
     **options: Any,
@@ -104,15 +106,17 @@ def load_model(
     """A causal language model. Weights that are `trained` are kept in float32; a base that only an
     adapter changes takes the checkpoint's own type, or bfloat16 under `bf16`; `dtype` decides
     otherwise. A folder or repository with an adapter gives its base under it; training goes on
-    with the adapter. `quantization` keeps a base that only an adapter changes in 4 or 8 bits.
-    `options` are Transformers' (`attn_implementation`, `trust_remote_code`).
+    with the adapter. `quantization` keeps a base that only an adapter changes in 4 or 8 bits. A
+    GGUF file, by its own name or as the `gguf_file` of a folder or repository, is read into float32
+    where nothing else is asked for. `options` are Transformers' (`attn_implementation`,
+    `trust_remote_code`).
 
     Raises UserError where the model or its adapter cannot be loaded whole: never another one
     instead, nor one with weights drawn at random, nor a checkpoint's that are not as they were
     written.
     """
     options = {"trust_remote_code": False} | {k: v for k, v in options.items() if v is not None}
-    path, revision = locate(name, revision)
+    path, revision = locate(gguf.joined(name, gguf_file), revision)
     _refuse_damage(Path(path), (".safetensors", ".json"))
     try:
         adapter = adapter_folder(path, revision)
@@ -132,16 +136,17 @@ def load_model(
 
 
 def load_tokenizer(
-    source: str | nn.Module, *, revision: str | None = None, trust_remote_code: bool = False
+    source: str | nn.Module,
+    *,
+    revision: str | None = None,
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Any:
     """The tokenizer of a model, by its name or by the name it was loaded from. An adapter without
     a tokenizer of its own has its base's."""
-    from transformers import AutoTokenizer
-    from transformers.models.auto.tokenization_auto import get_tokenizer_config
-
     module: Any = source
     name: str = source if isinstance(source, str) else module.config._name_or_path
-    path, revision = locate(name, revision)
+    path, revision = locate(gguf.joined(name, gguf_file), revision)
     _refuse_damage(Path(path), (".json",))
     try:
         adapter = adapter_folder(path, revision)
@@ -149,15 +154,33 @@ def load_tokenizer(
             path, revision = str(adapter), None
             if not (adapter / "tokenizer_config.json").is_file():
                 path, revision = base_of(adapter)
-        own = get_tokenizer_config(path, revision=revision).get("tokenizer_class")
-        tokenizer = published_tokenizer(own, AutoTokenizer).from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code
-        )
+        tokenizer = _tokenizer(path, revision, trust_remote_code)
     except _UNLOADABLE as error:
         raise UserError(
             f"cannot load the tokenizer of '{name}': {reason(error)}; pass processing_class"
         ) from error
     return padded(tokenizer)
+
+
+def _tokenizer(path: str, revision: str | None, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    if gguf.is_gguf(path):
+        return gguf.load_tokenizer(path, revision)
+    own = get_tokenizer_config(path, revision=revision).get("tokenizer_class")
+    return published_tokenizer(own, AutoTokenizer).from_pretrained(
+        path, revision=revision, trust_remote_code=trust_remote_code
+    )
+
+
+def load_config(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The configuration of a whole model, by the folder or name that `locate` gives."""
+    from transformers import AutoConfig
+
+    if gguf.is_gguf(path):
+        return gguf.load_config(path, revision)
+    return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def load_teacher(name: str, tokenizer: Any, dtype: str | None) -> Any:
@@ -295,6 +318,9 @@ def adapter_folder(path: str, revision: str | None = None) -> Path | None:
     Raises UserError where there is neither, and for an adapter without weights: the base model is
     no substitute.
     """
+    if gguf.is_gguf(path):
+        gguf.refuse_missing(path)
+        return None
     folder: Path | None = Path(path)
     if not Path(path).exists():
         try:
@@ -353,6 +379,24 @@ def reason(error: BaseException) -> str:
 
 def _whole(path: str, **options: Any) -> Any:
     """A model from a checkpoint that has every weight of it, in the right shape."""
+    read = gguf.load if gguf.is_gguf(path) else _from_safetensors
+    model, found = read(path, **options)
+    wrong = [
+        f"{key} is {tuple(is_)}, not {tuple(want)}" for key, is_, want in found["mismatched_keys"]
+    ]
+    wrong += [f"{key} is missing" for key in sorted(found["missing_keys"])]
+    if wrong:
+        its = "own metadata" if gguf.is_gguf(path) else "config.json"
+        raise UserError(f"{path} is not the checkpoint of its {its}: {_some(wrong)}")
+    model.config._commit_hash = _commit(path, options.get("revision"))
+    refuse_nonfinite(model, path)
+    mend_generation_config(model)
+    look_both_ways(model)
+    return model
+
+
+def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A model, and what Transformers says of its loading."""
     from transformers import AutoModelForCausalLM, PreTrainedConfig
 
     _refuse_folder(Path(path))
@@ -373,17 +417,7 @@ def _whole(path: str, **options: Any) -> Any:
     model, found = loaded
     if foreign:  # or saving would give weights the names back that nothing else here knows
         model._weight_conversions = []
-    wrong = [
-        f"{key} is {tuple(is_)}, not {tuple(want)}" for key, is_, want in found["mismatched_keys"]
-    ]
-    wrong += [f"{key} is missing" for key in sorted(found["missing_keys"])]
-    if wrong:
-        raise UserError(f"{path} is not the checkpoint of its config.json: {_some(wrong)}")
-    model.config._commit_hash = _commit(path, options.get("revision"))
-    refuse_nonfinite(model, path)
-    mend_generation_config(model)
-    look_both_ways(model)
-    return model
+    return model, found
 
 
 def nonfinite(weights: Mapping[str, Any]) -> str | None:
@@ -435,8 +469,9 @@ def _commit(path: str, revision: str | None) -> str | None:
 
     if Path(path).exists():
         return None
-    cached = try_to_load_from_cache(path, "config.json", revision=revision)
-    return Path(cached).parent.name if isinstance(cached, str) else None
+    repository, name = gguf.place_of(path) if gguf.is_gguf(path) else (path, "config.json")
+    cached = try_to_load_from_cache(repository, name, revision=revision)
+    return Path(cached).parents[name.count("/")].name if isinstance(cached, str) else None
 
 
 def _under_adapter(folder: Path, *, trainable: bool, **options: Any) -> Any:
@@ -493,6 +528,8 @@ def _refuse_folder(folder: Path) -> None:
         raise UserError(
             f"{folder} is an adapter, not a whole model: merge it (opsd export --merge)"
         )
+    if not (folder / "config.json").is_file() and (files := sorted(folder.glob("*.gguf"))):
+        raise UserError(f"{folder} holds GGUF files: name one of them, as in {files[0]}")
     pickled = sorted(folder.glob("pytorch_model*.bin"))
     if pickled and not any(folder.glob("*.safetensors")):
         raise UserError(

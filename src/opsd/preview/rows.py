@@ -3,6 +3,7 @@ Needs a model's tokenizer and configuration, never its weights."""
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,15 @@ from opsd.data.filters import DataReport
 from opsd.data.problems import SCANNED, varied
 from opsd.data.stream import ProblemStream
 from opsd.grade.gold import gold_remarks
-from opsd.lm.loading import adapter_folder, base_of, context_length, load_tokenizer, locate
+from opsd.lm.gguf import is_gguf
+from opsd.lm.loading import (
+    adapter_folder,
+    base_of,
+    context_length,
+    load_config,
+    load_tokenizer,
+    locate,
+)
 from opsd.methods import Method
 from opsd.methods.signals import LossTerm
 from opsd.parts import tag
@@ -154,23 +163,21 @@ def _context(recipe: Recipe) -> PreviewContext:
 
 def _without_weights(name: str, revision: str | None, trust_remote_code: bool) -> Any:
     """A model's configurations, where a model has them."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     path, revision = locate(name, revision)
     adapter = adapter_folder(path, revision)
     if adapter is not None:
         path, revision = base_of(adapter)
     try:
-        config = AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code
-        )
+        config = load_config(path, revision, trust_remote_code)
     except (OSError, ValueError) as error:
         told = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the configuration of '{name}': {told}") from error
-    try:
-        generation = GenerationConfig.from_pretrained(path, revision=revision)
-    except OSError:
-        generation = GenerationConfig.from_model_config(config)
+    generation = GenerationConfig.from_model_config(config)
+    if not is_gguf(path):
+        with contextlib.suppress(OSError):
+            generation = GenerationConfig.from_pretrained(path, revision=revision)
     return SimpleNamespace(config=config, generation_config=generation)
 
 

@@ -18,7 +18,15 @@ from torch import Tensor
 from opsd.console import log
 from opsd.languages import registry as languages
 from opsd.lm.built_in import NAMES
-from opsd.lm.loading import adapter_folder, base_of, load_model, load_tokenizer, locate, nonfinite
+from opsd.lm.loading import (
+    adapter_folder,
+    base_of,
+    load_config,
+    load_model,
+    load_tokenizer,
+    locate,
+    nonfinite,
+)
 from opsd.publish.card import card, shown
 from opsd.runs.disk import writing
 from opsd.runs.files import write_atomically
@@ -143,12 +151,7 @@ def _logp(model: Any, ids: Tensor) -> Tensor:
 
 def _own_type(adapter: Path, options: dict[str, Any]) -> torch.dtype:
     """The numbers that the base's checkpoint is made of."""
-    from transformers import AutoConfig
-
-    path, revision = base_of(adapter)
-    config = AutoConfig.from_pretrained(
-        path, revision=revision, trust_remote_code=options.get("trust_remote_code", False)
-    )
+    config = load_config(*base_of(adapter), **_only(options, "trust_remote_code"))
     return _number_type(str(config.dtype or "float32").removeprefix("torch."))
 
 
@@ -166,7 +169,7 @@ def _copy_adapter(adapter: Path, draft: Path, *, shared: bool) -> None:
 
     base, _ = base_of(adapter)
     built_in = Path(base).name in NAMES and locate(Path(base).name)[0] == base
-    if shared and Path(base).is_dir():
+    if shared and Path(base).exists():
         raise UserError(
             f"the adapter's base is {base}, on this machine: nobody else could load it; --merge it"
         )

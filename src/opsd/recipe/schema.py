@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from opsd.credentials import without_credentials
 from opsd.data.problems import Data
 from opsd.grade.verifier import MathVerifier
+from opsd.lm.gguf import joined
 from opsd.methods import Method
 from opsd.methods.parsing import method
 from opsd.parts import laid_over
@@ -28,7 +29,7 @@ _SHOWN = 100
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 _SHORT = {"method": "name", "model": "name", "engine": "type"}
 """The key that a value stands for where it is given instead of a group of keys."""
-_OF_THE_REPOSITORY = ("revision", "trust_remote_code")
+_OF_THE_REPOSITORY = ("revision", "trust_remote_code", "gguf_file")
 
 
 class Strict(BaseModel):
@@ -44,9 +45,10 @@ class Lora(Strict):
 
 
 class Model(Strict):
-    """A hub name, a folder, or a built-in model; trained whole, or through an adapter. Code that
-    comes with a model runs only where `trust_remote_code` says so. `quantization` keeps the base
-    of an adapter in few bits (QLoRA)."""
+    """A hub name, a folder, a GGUF file, or a built-in model; trained whole, or through an adapter.
+    Code that comes with a model runs only where `trust_remote_code` says so. `quantization` keeps
+    the base of an adapter in few bits (QLoRA). A `gguf_file` in a folder or repository is from then
+    on part of the name."""
 
     name: str
     lora: Lora | None = None
@@ -55,6 +57,16 @@ class Model(Strict):
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     quantization: Literal["4bit", "8bit"] | None = None
+    gguf_file: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_its_file(cls, given: Any) -> Any:
+        """One name for a model, wherever it is spoken of."""
+        match given:
+            case {"name": str(name), "gguf_file": str(file)}:
+                return {**given, "name": joined(name, file), "gguf_file": None}
+        return given
 
     @property
     def options(self) -> dict[str, Any]:

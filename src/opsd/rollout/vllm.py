@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from opsd.lm.forward import causal_lm
+from opsd.lm.gguf import is_gguf
 from opsd.lm.layout import Ids
 from opsd.parts import part
 from opsd.rollout.engine import (
@@ -234,7 +235,8 @@ def _start(
         raise UserError(told) from error
     base = causal_lm(model)
     path = base.config._name_or_path
-    if not path:
+    # vLLM reads GGUF files through a package of its own, if at all.
+    if not path or is_gguf(path):
         path = str(save_whole(model, folder / "base"))
     rank = max((c.r for c in getattr(model, "peft_config", {}).values()), default=None)
     if rank is not None and rank > _RANKS[-1]:

@@ -48,6 +48,9 @@ from opsd.training.metrics import Metrics
 from opsd.training.setup import Setup
 from opsd.types import Group, Problem, UserError
 
+_OF_TOKENIZERS = ("revision", "gguf_file", "trust_remote_code")
+"""The options of a model's loading that its tokenizer is loaded with too."""
+
 
 def make_student(
     model: str | nn.Module, args: OPSDConfig, tokenizer: Any, peft_config: Any
@@ -57,7 +60,7 @@ def make_student(
     options = dict(args.model_init_kwargs or {})
     if isinstance(model, str):
         student = load_model(model, trained=peft_config is None, bf16=bool(args.bf16), **options)
-    for_both = {k: options[k] for k in ("revision", "trust_remote_code") if k in options}
+    for_both = {k: options[k] for k in _OF_TOKENIZERS if k in options}
     tokenizer = padded(tokenizer or load_tokenizer(model, **for_both))
     refuse_other_tokenizer(student, tokenizer)
     if peft_config is not None:
