@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -194,7 +194,7 @@ def row_of(study: Study, name: str, output: Path) -> Row:
         "published": claim.published,
         "note": claim.note,
         "design": design_of(study, source, claim),
-        "measured": " ".join(_sum(claim)),
+        "measured": _sum(claim),
         "effect": measured.rounded(),
         "at_least": claim.at_least,
         "metric": claim.metric,
@@ -214,13 +214,15 @@ def design_of(study: Study, source: Source, claim: Claim) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _sum(claim: Claim) -> Iterator[str]:
-    """What is measured, as a sum in words."""
+def _sum(claim: Claim) -> str:
+    """What is measured, as a sum of arms."""
+    shares = {"chosen": "", "early": " early", "final": " at the end"}
+    made = ""
     for sign, terms in (("+", claim.plus), ("-", claim.minus)):
         for term in terms:
-            metric = term.metric or claim.metric
-            at = "" if term.at == "chosen" else f", {term.at}"
-            yield f"{sign} {metric} of [{term.arm}{at}]"
+            metric = f"{term.metric} of " if term.metric else ""
+            made += f" {sign} {metric}[{term.arm}]{'' if is_base(term.arm) else shares[term.at]}"
+    return f"{claim.metric}: {made.removeprefix(' + ')}"
 
 
 def _meaning(claim: Claim, said: str) -> str:
