@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,19 +11,28 @@ import yaml
 
 from opsd.experiments.claims_page import write
 from opsd.experiments.reproduce import grid, kept, rate_of, reproduce
-from opsd.experiments.study import Study, chosen, is_base, parse, studies
-from opsd.experiments.trials import Trial, file_of, outcome, problems_of, told, wrong
+from opsd.experiments.study import (
+    Study,
+    built_in,
+    chosen,
+    is_base,
+    on_model,
+    parse,
+    studies,
+)
+from opsd.experiments.trials import Trial, file_of, outcome, problems_of, run, told, wrong
+from opsd.lm.built_in import model_path
 from opsd.methods.method import Method
 from opsd.miniature.world import problems
 from opsd.parts import parts_of
 from opsd.prompts.contexts import Prompt
-from opsd.types import UserError
+from opsd.types import Group, UserError
 
 SMALL: dict[str, Any] = {
     "title": "A small study",
     "world": "miniature",
     "recipe": {
-        "model": "miniature-tiny",
+        "model": {"name": "miniature-tiny"},
         "sampling": {"temperature": 1.0, "max_completion_length": 24},
         "train": {"per_device_train_batch_size": 4, "lr_scheduler_type": "constant"},
     },
@@ -241,3 +251,54 @@ def test_what_a_teacher_is_told_may_be_wrong_or_anothers():
         assert one.answer == right.answer and one.text == right.text
         assert f"\\boxed{{{right.answer}}}" in own and f"\\boxed{{{right.answer}}}" not in solution
         assert one.privileged["translation"] == right.privileged["translation"]
+
+
+def pretrained(tmp_path: Path, **changes: Any) -> Study:
+    """The small study of a model in a folder, and of rows in files."""
+    rows = [
+        {"problem": f"{n} + 2 = ?", "solution": f"\\boxed{{{n + 2}}}", "answer": n + 2}
+        for n in range(9)
+    ]
+    for name in ("train", "test"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    config = json.loads((model_path("miniature-tiny") / "config.json").read_text())
+    own = {
+        **{"world": None, "files": {"train": "train.jsonl", "test": "test.jsonl"}, "seeds": 3},
+        "architecture": {key: config[key] for key in ("model_type", "hidden_size")},
+        "languages": ["eng"],
+        "examples": [{"problem": "1 + 1 = ?", "solution": "It is \\boxed{2}."}],
+        "prompts": {"student": "{{ problem }}", "crosslingual": "{{ problem }} ({{ solution }})"},
+        "recipe": SMALL["recipe"] | {"model": {"name": "someone/small"}},
+    }
+    return small(**own | changes)
+
+
+def test_a_pretrained_model_is_recognised_and_run_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPSD_DATA", str(tmp_path))
+    study = pretrained(tmp_path)
+    folder = str(model_path("miniature-tiny"))
+    known = {"small": study, "other": small()}
+    assert built_in(known) == {"other": known["other"]}
+    placed = on_model(known, folder)["small"]
+    trial = Trial(placed, "copsd", "eng", 0, 1e-4, tested=False)
+    assert trial.recipe().model.name == "someone/small"
+    sets = {
+        s: problems_of(placed, placed.arms["copsd"], s, "eng") for s in ("train", "dev", "test")
+    }
+    assert [len(made) for made in sets.values()] == [6, 3, 4]
+    turns = sets["dev"][0].prompt
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    (view,) = trial.recipe().method.student(Group(sets["dev"][0], ()), 0)
+    assert view.messages[-1]["content"] == "6 + 2 = ?"
+    run(trial, tmp_path / "out")
+    made = outcome(trial, tmp_path / "out")
+    assert len(made["checkpoints"]) == 2 and "counts" not in made
+    for changed in (small(), pretrained(tmp_path, architecture={"model_type": "bert"})):
+        with pytest.raises(UserError, match="no study is of this model"):
+            on_model({"small": changed}, folder)
+    with pytest.raises(UserError, match=r"config.json is not there"):
+        on_model(known, str(tmp_path))
+    monkeypatch.delenv("OPSD_DATA")
+    with pytest.raises(UserError, match="set OPSD_DATA to the folder of it"):
+        problems_of(placed, placed.arms["copsd"], "dev", "eng")

@@ -9,10 +9,12 @@ is refused when the file is read.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -121,6 +123,13 @@ class Source(Strict):
     claims: dict[str, Claim]
 
 
+class Example(Strict):
+    """A worked example, shown as an earlier turn of the conversation."""
+
+    problem: str
+    solution: str
+
+
 class Scored(Strict):
     """How many problems, and samples of each."""
 
@@ -131,14 +140,22 @@ class Scored(Strict):
 class Study(Strict):
     """Experiments on one model.
 
-    `recipe` is what all arms share; `tokens` are generated in training; `checkpoints` are the
-    shares of them after which dev problems are scored, and `early` is the share up to which a
-    checkpoint is an early one. `rates` are tried with `selection_seed`, which no test uses.
+    `recipe` is what all arms share; its `data` is overwritten. Problems are those of a built-in
+    `world`, or files of rows, `train` and `test`, whose last training rows are the dev problems.
+    `examples` come before every problem, and `prompts` are templates by the context's type, in
+    place of the shipped ones. `tokens` are generated in training; `checkpoints` are the shares of
+    them after which dev problems are scored, and `early` is the share up to which a checkpoint is
+    an early one. `rates` are tried with `selection_seed`, which no test uses. A pretrained model is
+    recognised by the keys of its configuration in `architecture`.
     """
 
     name: str
     title: str
-    world: str
+    world: str | None = None
+    files: dict[Literal["train", "test"], str] = Field(default_factory=dict)
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    prompts: dict[str, str] = Field(default_factory=dict)
     recipe: dict[str, Any]
     languages: tuple[str, ...]
     tokens: Annotated[int, Field(gt=0)]
@@ -150,7 +167,8 @@ class Study(Strict):
     dev: Scored
     test: Scored
     budgets: tuple[Annotated[int, Field(gt=0)], ...] = ()
-    pretrained: bool = False
+    folder: str = Field(default="", exclude=True)
+    """Where the pretrained model is; excluded, as a model is told by its weights."""
     arms: dict[str, Arm]
     papers: tuple[Source, ...]
     questions: Source
@@ -160,6 +178,11 @@ class Study(Strict):
         for problem in _unfair(self):
             raise ValueError(problem)
         return self
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its model is fetched, and not built in."""
+        return bool(self.architecture)
 
     def claims(self) -> Iterator[tuple[str, Source, Claim]]:
         """Every claim by name, with where it comes from."""
@@ -184,6 +207,28 @@ class Study(Strict):
         return self.arms[arm].languages or self.languages
 
 
+def built_in(known: Mapping[str, Study]) -> dict[str, Study]:
+    """The studies that need no model to be fetched."""
+    return {name: study for name, study in known.items() if not study.pretrained}
+
+
+def on_model(known: Mapping[str, Study], folder: str) -> dict[str, Study]:
+    """The studies of the pretrained model in a folder. UserError where there is none."""
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise UserError(f"--model {folder}: no folder of a model; config.json is not there")
+    config = json.loads(file.read_text("utf-8"))
+    made = {
+        study.name: study.model_copy(update={"folder": folder})
+        for study in known.values()
+        if study.pretrained and study.architecture.items() <= config.items()
+    }
+    if not made:
+        said = [f"{s.name} ({s.recipe['model']['name']})" for s in known.values() if s.pretrained]
+        raise UserError(f"--model {folder}: no study is of this model; there are {', '.join(said)}")
+    return made
+
+
 def method_of(arm: str) -> str:
     """The shipped method that an arm's name begins with."""
     return arm.partition(",")[0]
@@ -197,6 +242,8 @@ def is_base(arm: str) -> bool:
 def _unfair(study: Study) -> Iterator[str]:
     """What of a study a reader would object to."""
     rates = LEAST_RATES - study.pretrained
+    if bool(study.files) == (study.world is not None):
+        yield "world, or files: one of the two says where problems come from"
     if len(study.rates) < rates:
         yield f"rates: at least {rates} learning rates, or the grid is none"
     low, high = _HALF_A_DECADE

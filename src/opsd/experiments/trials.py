@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import random
 import re
 import time
@@ -23,6 +24,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from opsd.data.problems import Data
+from opsd.data.problems import read as read_problems
 from opsd.experiments.arms import shuffled
 from opsd.experiments.leftovers import RUN, remove
 from opsd.experiments.measures import Counts
@@ -31,11 +34,15 @@ from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
 from opsd.experiments.study import Arm, Scored, Study, is_base, method_of
 from opsd.lm.built_in import model_path
+from opsd.parts import changed
 from opsd.recipe import schema as recipes
 from opsd.recipe.schema import Recipe
 from opsd.runs.environment import environment
 from opsd.runs.files import write_atomically
-from opsd.types import Finish, Problem
+from opsd.types import Finish, Problem, UserError
+
+DATA = "OPSD_DATA"
+"""The environment variable that names the folder of benchmark data."""
 
 At = Literal["chosen", "early", "final"]
 
@@ -78,17 +85,21 @@ class Trial:
         study = self.study
         how = [study.checkpoints, study.early, study.dev.model_dump(), study.test.model_dump()]
         about = [how, study.budgets, self.arm.model_dump(mode="json"), self.language, self.seed]
-        about += [recipes.dump(self.recipe()), self.tested, fingerprint(self.model), _rules()]
+        weights, rows = fingerprint(study.folder or self.model["name"]), _problems_hash(study)
+        about += [recipes.dump(self.recipe()), self.tested, weights, rows]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         object.__setattr__(self, "key", digest[:16])
 
     @property
-    def model(self) -> str:
-        return self.arm.model or self.study.recipe["model"]
+    def model(self) -> dict[str, Any]:
+        """The recipe's section: by the name that others know the model by."""
+        own = {"name": self.arm.model} if self.arm.model else {}
+        return {**self.study.recipe["model"], **own}
 
     def recipe(self) -> Recipe:
         """The study's recipe with the arm's method, the rate and the seed."""
-        shared = self.study.recipe
+        study = self.study
+        shared = study.recipe
         train = {
             **{"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
             **{"gradient_checkpointing": False, "save_strategy": "no", "collapse": "ignore"},
@@ -99,23 +110,45 @@ class Trial:
         if self.trained:
             train["learning_rate"] = self.rate
         if self.arm.steps is None:
-            train["max_generated_tokens"] = self.study.tokens
+            train["max_generated_tokens"] = study.tokens
         method = "grpo" if is_base(self.name) else method_of(self.name)
+        data = {"source": study.files.get("train", "miniature"), "language": self.language}
         content = {
             **shared,
             **{"model": self.model, "method": {"name": method, **self.arm.change}},
-            **{"data": {"source": "miniature", "language": self.language}, "train": train},
+            **{"data": data, "train": train},
         }
         made = recipes.parse(content, self.name)
-        return made.model_copy(update={"method": without_thinking(made.method)})
+        return made.model_copy(update={"method": prompted(made.method, study)})
 
 
-def without_thinking(value: Any) -> Any:
+def prompted(value: Any, study: Study) -> Any:
     """A method whose prompts all ask for an answer without thinking mode, and force no beginning:
-    the models of the studies have hardly seen anything else, or nothing."""
-    from opsd.prompts.contexts import with_prompts
+    the models of the studies have hardly seen anything else, or nothing. The study's own templates
+    take the place of the shipped ones."""
+    from opsd.prompts.contexts import Prompt
 
-    return with_prompts(value, prefill="", template_options={"enable_thinking": False})
+    def own(part: Any) -> Any:
+        if not isinstance(part, Prompt):
+            return part
+        options = {} if study.pretrained else {"enable_thinking": False}
+        template = study.prompts.get(part.type, part.template)
+        return replace(part, prefill="", template_options=options, template=template)
+
+    return changed(value, own)
+
+
+@cache
+def _rows_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _problems_hash(study: Study) -> str:
+    """A hash of what the problems are made of."""
+    if study.files:
+        hashes = [_rows_hash(data_file(study, split)) for split in ("train", "test")]
+        return json.dumps([hashes, [e.model_dump() for e in study.examples]])
+    return _rules()
 
 
 @cache
@@ -129,23 +162,57 @@ def _rules() -> str:
 
 @cache
 def fingerprint(model: str) -> str:
-    """A hash of a built-in model's weights."""
-    folder = model_path(model)
-    assert folder is not None
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    """A hash of a model's weights: a built-in one's, or those in a folder."""
+    made = hashlib.sha256()
+    for file in sorted((model_path(model) or Path(model)).glob("*.safetensors")):
+        with file.open("rb") as content:
+            made.update(hashlib.file_digest(content, "sha256").digest())
+    return made.hexdigest()[:16]
+
+
+def data_file(study: Study, split: Literal["train", "test"]) -> Path:
+    """A study's file of rows. UserError where it is not there."""
+    folder = os.environ.get(DATA)
+    if folder is None:
+        raise UserError(f"{study.name} reads {study.files[split]}: set {DATA} to the folder of it")
+    path = Path(folder) / study.files[split]
+    if not path.is_file():
+        raise UserError(f"{study.name}: no file {path}; {DATA} names the folder of it")
+    return path
 
 
 def problems_of(study: Study, arm: Arm, split: str, language: str) -> list[Problem]:
     """The problems of a split that an arm trains on, or is scored on: of its families alone (the
     stories' shapes) if any are named."""
+    if study.files:
+        return _of_files(study, split)
     from opsd.miniature.world import problems
 
     families = arm.train_on if split in ("train", "dev") else arm.test_on
-    made = problems(study.world, split, language)
+    made = problems(str(study.world), split, language)
     kept = [p for p in made if not families or p.metadata["template"].startswith(families)]
     if split == "train":
         return kept
     return kept[: (study.dev if split == "dev" else study.test).problems]
+
+
+def _of_files(study: Study, split: str) -> list[Problem]:
+    path = data_file(study, "test" if split == "test" else "train")
+    made = [
+        _after_examples(p, study) for p in read_problems(Data(source=str(path), instructed=True))
+    ]
+    dev = study.dev.problems
+    return {"train": made[:-dev], "dev": made[-dev:], "test": made[: study.test.problems]}[split]
+
+
+def _after_examples(problem: Problem, study: Study) -> Problem:
+    """The problem as the last turn of a conversation of worked examples."""
+    turns: list[dict[str, str]] = []
+    for example in study.examples:
+        turns.append({"role": "user", "content": example.problem})
+        turns.append({"role": "assistant", "content": example.solution})
+    turns.append({"role": "user", "content": problem.text})
+    return replace(problem, prompt=tuple(turns), id="")
 
 
 def run(trial: Trial, folder: Path) -> Path:
@@ -159,7 +226,9 @@ def run(trial: Trial, folder: Path) -> Path:
     sets = {s: problems_of(study, arm, s, trial.language) for s in ("train", "dev", "test")}
     train = told(sets["train"], arm, trial.seed)
     course = _Course(trial, sets["dev"])
-    trainer = make_trainer(recipe, output, train, callbacks=[course.callback()])
+    placed = {"name": study.folder} if study.folder else {}
+    here = recipe.model_copy(update={"model": recipe.model.model_copy(update=placed)})
+    trainer = make_trainer(here, output, train, callbacks=[course.callback()])
     course.trainer = trainer
     if trial.trained:
         record(recipe, output, trial.seed)
