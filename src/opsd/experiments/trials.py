@@ -111,7 +111,7 @@ class Trial:
             train["learning_rate"] = self.rate
         if self.arm.steps is None:
             train["max_generated_tokens"] = study.tokens
-        method = "grpo" if is_base(self.name) else method_of(self.name)
+        method = "opsd" if is_base(self.name) else method_of(self.name)
         data = {"source": study.files.get("train", "miniature"), "language": self.language}
         content = {
             **shared,
@@ -248,7 +248,6 @@ def run(trial: Trial, folder: Path) -> Path:
         tell(trial.label, trial.tokens, "testing")
         about |= {"fields": list(fields_of(study, arm)), "counts": course.tested(sets["test"])}
     about["seconds"] = round(time.perf_counter() - start, 1)
-    remove(output, RUN)
     written = file_of(trial, folder)
     # Without a time of day, equal trials are equal files.
     write_atomically(written, gzip.compress(json.dumps(about).encode(), mtime=0))
