@@ -1,4 +1,4 @@
-"""What claims measure: against plain loops, and against cases whose answer is known."""
+"""What claims measure: against plain loops, simulated coverage, and verdicts by where they lie."""
 
 from __future__ import annotations
 
@@ -7,168 +7,100 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from opsd.experiments.measures import Correlation, Counts, Difference, MeasureTerm, TokensTo, find
+from opsd.experiments.measures import Counts, Effect, effect, verdict
 from opsd.grade.intervals import linearized
 
 FIELDS = ("problems", "n", "correct", "passed", "tokens", "format_ok", "correct at 9")
-SEEDS, PROBLEMS = 3, 40
+SEEDS, PROBLEMS = 8, 40
 
 
-def counts(rates, tokens=(100.0,), languages=("a",), seed=0, **others) -> Counts:
-    """Four samples a problem, right at the given rate after each point."""
+def counts(rate, languages=("a",), seed=0) -> Counts:
+    """Four samples a problem, right at the given rate, which may be [seed, problem]."""
     draw = np.random.default_rng(seed)
     arrays = {}
     for code in languages:
-        right = np.stack([draw.binomial(4, r, size=(SEEDS, PROBLEMS)) for r in rates], 1)
+        right = draw.binomial(4, np.broadcast_to(rate, np.shape(rate) or (SEEDS, PROBLEMS)))
         made = {
             "problems": np.ones_like(right),
             "n": np.full_like(right, 4),
             "correct": right,
             "passed": right > 0,
             "tokens": 10 * right + 1,
-            "format_ok": others.get("format_ok", right),
+            "format_ok": right,
             "correct at 9": right // 2,
         }
         arrays[code] = np.stack([made[name] for name in FIELDS], -1).astype(float)
-    return Counts(FIELDS, arrays, np.tile(np.array(tokens, dtype=float), (SEEDS, 1)))
+    return Counts(FIELDS, arrays)
 
 
-def test_a_difference_is_that_of_the_means_over_languages():
-    one, other = counts([0.3, 0.7], languages=("a", "b")), counts([0.4], seed=1)
-    measure = Difference(
-        plus=(MeasureTerm(arm="one"), MeasureTerm(arm="other", metric="avg@k at 9")),
-        minus=(MeasureTerm(arm="one", point=0),),
-    )
-    measured = find(measure, {"one": one, "other": other}, 0.1)
+def test_an_effect_is_a_sum_of_means_over_languages():
+    one, other = counts(0.7, languages=("a", "b")), counts(0.4, seed=1)
+    measured = effect([(1.0, one, "avg@k"), (1.0, other, "avg@k at 9"), (-1.0, one, "length")])
 
-    def mean(c: Counts, field: int, point: int) -> float:
-        return fmean(
-            a[:, point, :, field].sum() / a[:, point, :, 1].sum() for a in c.by_language.values()
-        )
+    def mean(c: Counts, field: int) -> float:
+        return fmean(a[..., field].sum() / a[..., 1].sum() for a in c.by_language.values())
 
-    expected = mean(one, 2, -1) + mean(other, 6, -1) - mean(one, 2, 0)
+    expected = mean(one, 2) + mean(other, 6) - mean(one, 4)
     assert measured.value == pytest.approx(expected)
     assert measured.interval[0] < expected < measured.interval[1]
 
 
 def test_the_interval_is_that_of_the_paired_differences_over_problems_and_seeds():
-    one, other = counts([0.6]), counts([0.4], seed=1)
-    measured = find(
-        Difference(plus=(MeasureTerm(arm="x"),), minus=(MeasureTerm(arm="y"),)),
-        {"x": one, "y": other},
-        0,
-    )
-    a, b = (c.by_language["a"][:, 0, :, 2] / 4 for c in (one, other))
-    expected = linearized([a - b], (a - b).mean()).interval
-    assert measured.interval == pytest.approx(expected, abs=1e-4)
+    one, other = counts(0.6), counts(0.4, seed=1)
+    measured = effect([(1.0, one, "avg@k"), (-1.0, other, "avg@k")])
+    a, b = (c.by_language["a"][..., 2] / 4 for c in (one, other))
+    assert measured.interval == pytest.approx(linearized([a - b], (a - b).mean()).interval)
 
 
 def test_a_quotient_is_as_sure_as_its_linear_part():
-    """Markers per token: the delta method by hand."""
-    arm = counts([0.6], languages=("a", "b"))
-    measure = Difference(
-        plus=(MeasureTerm(arm="x", metric="length"),), minus=(MeasureTerm(arm="none"),)
-    )
-    none = counts([0.0], languages=("a", "b"))
-    measured = find(measure, {"x": arm, "none": none}, 0)
-    strata = []
+    """The slope of a quotient to a cell's weight, by finite differences."""
+    arm = counts(0.6, languages=("a", "b"))
+    value, influence = arm.quotient("right_given_format")
     for code, cells in arm.by_language.items():
-        right, n = cells[:, 0, :, 4], cells[:, 0, :, 1]
-        mean = right.sum() / n.sum()
-        strata.append((right - mean * n) / n.mean() / len(arm.by_language))
-        assert code in ("a", "b")
-    expected = linearized(strata, measured.value).interval
-    assert measured.interval == pytest.approx(expected, rel=1e-4)
+        for place in ((0, 0), (3, 7)):
+            heavier = cells.copy()
+            heavier[place] *= 1 + 1e-6
+            nudged = Counts(FIELDS, {**arm.by_language, code: heavier})
+            slope = (nudged.quotient("right_given_format")[0] - value) / 1e-6
+            assert influence[code][place] / cells[..., 0].size == pytest.approx(slope, abs=1e-6)
 
 
-@pytest.mark.parametrize("type_", ["tokens_to", "correlation"])
-def test_what_is_no_mean_has_the_spread_that_it_has_over_other_draws(type_: str):
-    """The width is about that of the measure's values over fresh seeds and problems."""
-    measure = {
-        "tokens_to": TokensTo(of="fast", over="slow", start="start"),
-        "correlation": Correlation(of="slow", x="avg@k", y="pass@k"),
-    }[type_]
+@pytest.mark.parametrize("between", [0.02, 0.05, 0.1, 0.2])
+def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(between: float):
+    """Two arms whose seeds differ by `between` (a standard deviation of accuracy), and whose
+    problems are hard for both."""
+    draw = np.random.default_rng(round(1000 * between))
+    held = []
+    for i in range(1200):
+        hard = 0.2 * draw.standard_normal((1, 150))
+        chance = [0.5 + between * draw.standard_normal((SEEDS, 1)) + hard for _ in range(2)]
+        # What is cut off at 0 and 1 stays even about a half, so that the truth is 0.
+        one, other = (counts(c.clip(0, 1), seed=2 * i + j) for j, c in enumerate(chance))
+        low, high = effect([(1.0, one, "avg@k"), (-1.0, other, "avg@k")]).interval
+        held.append(low <= 0 <= high)
+    assert 0.93 <= np.mean(held) <= 0.97
 
-    def drawn(seed: int) -> dict[str, Counts]:
-        rates = {"fast": [0.5, 0.9], "slow": [0.3, 0.5, 0.7], "start": [0.2]}
-        spent = {"fast": [100, 200], "slow": [100, 300, 900], "start": [0]}
-        return {
-            name: counts(rates[name], spent[name], seed=3 * seed + i)
-            for i, name in enumerate(rates)
-        }
 
-    found = [find(measure, drawn(seed), 0.5) for seed in range(60)]
-    truth = fmean(f.value for f in found)
-    covered = fmean(f.interval[0] <= truth <= f.interval[1] for f in found)
-    assert 0.85 <= covered <= 1
-    width = fmean(f.interval[1] - f.interval[0] for f in found)
-    assert 0.7 < width / (4 * np.std([f.value for f in found])) < 2
+def test_arms_of_other_problems_are_not_compared():
+    with pytest.raises(ValueError, match="same seeds and problems"):
+        effect([(1.0, counts(0.5), "avg@k"), (-1.0, counts(np.full((8, 9), 0.5)), "avg@k")])
+
+
+ABOVE, BELOW = Effect(0.1, (0.05, 0.15)), Effect(0.1, (-0.01, 0.21))
 
 
 @pytest.mark.parametrize(
-    ("rate", "at_least", "verdict"),
+    ("interval", "at_least", "gain", "expected"),
     [
-        (0.9, 0.1, "reproduced"),
-        (0.9, 0.9, "not reproduced"),
-        (0.5, 0.05, "not reproduced"),
-        (0.5, -0.3, "reproduced"),
-        (0.72, 0.2, "inconclusive"),
+        ((0.02, 0.1), 0.02, ABOVE, "reproduced"),
+        ((0.02, 0.1), 0.02, None, "reproduced"),
+        ((0.02, 0.1), 0.02, BELOW, "winner not above base"),
+        ((0.01, 0.1), 0.02, ABOVE, "inconclusive"),
+        ((0.01, 0.1), 0.02, BELOW, "inconclusive"),
+        ((-0.1, 0.019), 0.02, ABOVE, "not reproduced"),
+        ((-0.02, 0.1), -0.02, ABOVE, "reproduced"),
+        ((-0.02, 0.1), -0.02, BELOW, "winner not above base"),
     ],
 )
-def test_a_verdict_follows_from_where_the_interval_lies(rate, at_least, verdict):
-    arms = {"x": counts([rate]), "y": counts([0.5])}
-    found = find(
-        Difference(plus=(MeasureTerm(arm="x"),), minus=(MeasureTerm(arm="y"),)), arms, at_least
-    )
-    low, high = found.interval
-    assert found.verdict == verdict, found
-    assert (low >= at_least, high < at_least) == {
-        "reproduced": (True, False),
-        "not reproduced": (False, True),
-        "inconclusive": (False, False),
-    }[verdict]
-
-
-def test_tokens_to_an_accuracy_lie_between_two_points():
-    def exact(rates, tokens) -> Counts:
-        made = counts([0.0] * len(rates), tokens)
-        for point, rate in enumerate(rates):
-            made.by_language["a"][:, point, :, 2] = 4 * rate
-        return made
-
-    arms = {
-        "fast": exact([0.5, 1.0], [100, 200]),
-        "slow": exact([0.25, 0.75, 0.5], [100, 1000, 2000]),
-        "start": exact([0.0], [0]),
-        "never": exact([0.5, 0.6], [100, 200]),
-    }
-    measure = TokensTo(of="fast", over="slow", start="start")
-    # Half of the way from 0.5 at 100 to 1 at 200; the slow one is best after 1000.
-    assert find(measure, arms, 1.0).value == pytest.approx(1000 / 150)
-    assert find(measure.model_copy(update={"of": "never"}), arms, 1.0).value == 0.0
-    high = arms | {"start": exact([1.0], [0])}
-    assert find(measure, high, 1.0).value == 0.0  # the slow one's best is its start
-
-
-def test_a_correlation_is_pearsons_per_language_or_of_all_points():
-    arm = counts([0.1, 0.5, 0.3, 0.8], [1, 2, 3, 4], languages=("a", "b"))
-    measure = Correlation(of="x", x="avg@k", y="pass@k")
-    xs, ys = (arm.curves(name)[:, 0] for name in ("avg@k", "pass@k"))
-    each = [np.corrcoef(x, y)[0, 1] for x, y in zip(xs, ys, strict=True)]
-    assert find(measure, {"x": arm}, 0.5).value == pytest.approx(fmean(each))
-    pooled = measure.model_copy(update={"pooled": True})
-    expected = np.corrcoef(xs.ravel(), ys.ravel())[0, 1]
-    assert find(pooled, {"x": arm}, 0.5).value == pytest.approx(expected)
-    flat = counts([0.0, 0.0], [1, 2])
-    assert find(measure, {"x": flat}, 0.5).value == 0.0
-
-
-def test_arms_of_a_claim_share_problems_and_seeds():
-    other = counts([0.5])
-    fewer = Counts(FIELDS, {"a": other.by_language["a"][:2]}, other.tokens[:2])
-    with pytest.raises(ValueError, match="same seeds and problems"):
-        find(
-            Difference(plus=(MeasureTerm(arm="x"),), minus=(MeasureTerm(arm="y"),)),
-            {"x": other, "y": fewer},
-            0,
-        )
+def test_a_verdict_follows_from_where_intervals_lie(interval, at_least, gain, expected):
+    assert verdict(Effect(0.05, interval), at_least, gain) == expected

@@ -1,123 +1,303 @@
-"""Claims as files, and a reproduction: rows, verdicts, what is kept, what is run again."""
+"""Studies as files, and a reproduction: what is unfair is refused, rows, verdicts, what is kept."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from opsd.cli.commands import app
-from opsd.experiments.claim import Claim, ClaimArm, chosen, claims
 from opsd.experiments.claims_page import write
-from opsd.experiments.measures import Difference, MeasureTerm
-from opsd.experiments.reproduce import reproduce, trials_of
-from opsd.experiments.trials import Trial, file_of, problems_of
-from opsd.miniature.lexicon import LANGUAGES
+from opsd.experiments.reproduce import grid, kept, rate_of, reproduce
+from opsd.experiments.study import (
+    Study,
+    built_in,
+    chosen,
+    is_base,
+    on_model,
+    parse,
+    studies,
+)
+from opsd.experiments.trials import Trial, file_of, outcome, problems_of, run, told, wrong
+from opsd.lm.built_in import model_path
+from opsd.methods.method import Method
+from opsd.miniature.world import problems
 from opsd.parts import parts_of
 from opsd.prompts.contexts import Prompt
-from opsd.types import UserError
+from opsd.types import Group, UserError
 
-SMALL = {"languages": ("swa",), "tokens": 900, "problems": 5, "samples": 2}
-CLAIM = Claim(
-    name="small",
-    claim="Something is at least as good as nothing.",
-    paper="none",
-    world="miniature",
-    arms={
-        "base": ClaimArm(**SMALL, budgets=(20,)),
-        "sft": ClaimArm(method="sft", **SMALL | {"points": (0.5, 1.0)}, train={"max_steps": 1}),
-        "copsd": ClaimArm(method="copsd", **SMALL | {"points": (0.5, 1.0)}),
+SMALL: dict[str, Any] = {
+    "title": "A small study",
+    "world": "miniature",
+    "recipe": {
+        "model": {"name": "miniature-tiny"},
+        "sampling": {"temperature": 1.0, "max_completion_length": 24},
+        "train": {"per_device_train_batch_size": 4, "lr_scheduler_type": "constant"},
     },
-    measure=Difference(plus=(MeasureTerm(arm="copsd"),), minus=(MeasureTerm(arm="base"),)),
-    at_least=-2.0,
+    "languages": ["swa"],
+    "tokens": 200,
+    "checkpoints": [0.5, 1.0],
+    "early": 0.5,
+    "rates": [1e-4, 3e-4, 1e-3],
+    "seeds": 8,
+    "selection_seed": 100,
+    "dev": {"problems": 3, "samples": 1},
+    "test": {"problems": 4, "samples": 2},
+    "budgets": [12],
+    "arms": {
+        "base": {},
+        "sft": {"steps": 1},
+        "copsd": {},
+        "copsd, unclipped": {"change": {"divergence": {"type": "forward_kl"}}},
+    },
+    "papers": [
+        {
+            "title": "A paper",
+            "claims": {
+                "small": {
+                    "says": "Something is at least as good as nothing.",
+                    "plus": ["copsd"],
+                    "minus": [{"arm": "base", "at": "final"}],
+                    "shown": ["sft", "copsd, unclipped"],
+                    "at_least": -2.0,
+                    "holds": "Do it.",
+                    "fails": "Leave it.",
+                }
+            },
+        }
+    ],
+    "questions": {"title": "Our own", "claims": {}},
+}
+
+
+def small(**changes: Any) -> Study:
+    return parse(yaml.safe_dump(SMALL | changes), "small.yaml")
+
+
+def claim(**changes: Any) -> dict[str, Any]:
+    own = SMALL["papers"][0]["claims"]["small"]
+    return {"papers": [{"title": "A paper", "claims": {"small": own | changes}}]}
+
+
+def arms(**changes: Any) -> dict[str, Any]:
+    return {"arms": SMALL["arms"] | changes}
+
+
+@pytest.mark.parametrize(
+    ("unfair", "reason"),
+    [
+        ({"rates": [1e-4, 1e-3]}, "at least 3 learning rates"),
+        ({"rates": [1e-4, 2e-4, 4e-4]}, "half a decade"),
+        ({"seeds": 3}, "at least 8"),
+        ({"selection_seed": 7}, "a seed that no test uses"),
+        ({"checkpoints": [0.5]}, "the last of them 1"),
+        ({"early": 0.3}, "one of the checkpoints"),
+        # A learning rate, tokens or test problems of its own:
+        (arms(grpo={"learning_rate": 1e-4}), "Extra inputs are not permitted"),
+        (arms(grpo={"tokens": 10}), "Extra inputs are not permitted"),
+        # Called as shipped, and is not:
+        (arms(grpo={"change": {"group": 4}}), "not grpo as shipped"),
+        (arms(copsd={"told": "another"}), "not copsd as shipped"),
+        # Another divergence without the shipped one beside it:
+        (
+            claim(plus=["copsd, unclipped"], shown=[]),
+            "'copsd, unclipped' changes the divergence: copsd with its own is an arm too",
+        ),
+        # More tokens, or other problems, than the arm that it is held against:
+        (arms(copsd={"steps": 5}), "different budgets"),
+        (arms(copsd={"train_on": ["hold"]}), "different budgets, or train on different problems"),
+        ({**arms(sft={})}, "'sft' generates nothing: `steps`"),
+        # A winner that is held against nothing:
+        (arms(copsd={"languages": ["yor"]}), "'copsd' is held against no base"),
+        (claim(plus=["nobody"]), "no arm 'nobody'"),
+        (claim(metric="luck"), "no metric 'luck'"),
+    ],
 )
+def test_an_unfair_study_is_refused(unfair, reason):
+    small()
+    with pytest.raises(UserError, match=reason) as refusal:
+        small(**unfair)
+    assert str(refusal.value).startswith("studies/small.yaml: ") and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", claims())
-def test_a_claim_is_an_experiment_that_can_be_run(name):
-    claim = claims()[name]
-    assert claim.name == name and len(claim.paper) > 10 and claim.claim.endswith((".", "nats."))
-    for arm in claim.arms.values():
-        assert set(arm.languages) <= set(LANGUAGES)
-        assert list(arm.points) == sorted(arm.points) and arm.points[-1] == 1.0
-        assert len(problems_of(claim.world, "test", "eng", arm.test_on)) >= 50
-    for trial in trials_of(claim):
-        for prompt in parts_of(trial.recipe().method):
+@pytest.mark.parametrize("name", studies())
+def test_a_shipped_study_can_be_run(name):
+    study = studies()[name]
+    used = {arm for _, _, c in study.claims() for arm in study.arms_of(c)}
+    assert used == set(study.arms)
+    for arm in study.arms:
+        trial = Trial(study, arm, study.languages_of(arm)[0], 0, 1e-4)
+        method = trial.recipe().method
+        assert isinstance(method, Method)
+        for prompt in parts_of(method):
             if isinstance(prompt, Prompt):
                 assert prompt.prefill == "" and prompt.template_options == {
                     "enable_thinking": False
                 }
+        if not study.pretrained:
+            sets = [
+                {(p.metadata["template"], tuple(p.metadata["numbers"])) for p in given}
+                for given in (
+                    problems_of(study, study.arms[arm], split, "eng")
+                    for split in ("train", "dev", "test")
+                )
+            ]
+            assert all(sets) and not sets[0] & sets[2] and not sets[1] & sets[2]
 
 
-def test_arms_are_shared_by_what_they_are_not_by_their_names():
-    of = {name: trials_of(claim) for name, claim in claims().items()}
-    every = [trial.key for trials in of.values() for trial in trials]
-    assert len(set(every)) < 0.7 * len(every)
-    one = Trial("a", "miniature", ClaimArm(method="copsd"), "swa", 0)
-    assert one.key == Trial("b", "miniature", ClaimArm(method="copsd"), "swa", 0).key
-    for other in (
-        Trial("a", "miniature", ClaimArm(method="copsd"), "swa", 1),
-        Trial("a", "miniature", ClaimArm(method="copsd"), "yor", 0),
-        Trial("a", "miniature-long", ClaimArm(method="copsd"), "swa", 0),
-        Trial("a", "miniature", ClaimArm(method="copsd", tokens=10), "swa", 0),
-        Trial("a", "miniature", ClaimArm(method="copsd", told="another"), "swa", 0),
-        Trial("a", "miniature", ClaimArm(method="opsd"), "swa", 0),
-    ):
-        assert other.key != one.key
+def test_claims_have_names_of_their_own():
+    names = [name for study in studies().values() for name, _, _ in study.claims()]
+    assert len(set(names)) == len(names) > 30
+
+
+def test_trials_are_told_apart_by_what_decides_their_numbers():
+    study = small()
+    one = Trial(study, "copsd", "swa", 0, 1e-4)
+    renamed = small(**arms(**{"copsd, again": {}}), title="Another title")
+    assert one.key == Trial(renamed, "copsd, again", "swa", 0, 1e-4).key
+    others = [
+        Trial(study, "copsd", "swa", 1, 1e-4),
+        Trial(study, "copsd", "swa", 0, 3e-4),
+        Trial(study, "copsd", "swa", 0, 1e-4, tested=False),
+        Trial(study, "copsd", "yor", 0, 1e-4),
+        Trial(study, "copsd, unclipped", "swa", 0, 1e-4),
+        Trial(small(tokens=100), "copsd", "swa", 0, 1e-4),
+        Trial(small(test={"problems": 5, "samples": 2}), "copsd", "swa", 0, 1e-4),
+        Trial(small(**arms(grpo={"steps": 3})), "grpo", "swa", 0, 1e-4),
+        Trial(small(**arms(grpo={"steps": 4})), "grpo", "swa", 0, 1e-4),
+    ]
+    assert len({one.key, *(t.key for t in others)}) == 1 + len(others)
 
 
 @pytest.mark.slow
 def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, capsys):
-    (row,) = reproduce([CLAIM], tmp_path)
-    assert row["verdict"] == "reproduced" and row["seeds"] == 3 and row["name"] == "small"
-    low, high = row["interval"]
-    assert low <= row["measured"]["effect"] <= high
-    arms = row["measured"]["arms"]
-    assert {*arms["base"]["tokens"], *arms["sft"]["tokens"]} == {0}
-    assert arms["copsd"]["tokens"][-1] >= 900
-    assert json.loads((tmp_path / "claims.json").read_text()) == [row]
-    trials = trials_of(CLAIM)
-    content = json.loads(file_of(trials[0], tmp_path).read_text())
-    assert content["fields"][-3:] == ["correct at 20", "passed at 20", "format_ok at 20"]
-    kept = {t.key: file_of(t, tmp_path).read_text() for t in trials}
+    known = {"small": small()}
+    (row,) = reproduce([], known, tmp_path)
+    assert row["verdict"] in ("reproduced", "winner not above base")
+    value, low, high = row["effect"]
+    assert low <= value <= high
+    copsd, base = row["arms"]["copsd"], row["arms"]["base"]
+    assert copsd["course"]["tokens"][-1] >= 200 and "course" not in base
+    assert len(copsd["grid"]) == 3 and base["grid"] == {} and base["rate"] == 0
+    assert row["arms"]["sft"]["course"]["tokens"][-1] == 0
+    chosen_, base_ = copsd["metrics"]["chosen"]["avg@k"], base["metrics"]["final"]["avg@k"]
+    assert value == pytest.approx(chosen_[0] - base_[0], abs=1e-3)
+    # The rate is the one whose best dev score is best, and dev chooses the checkpoint.
+    study = known["small"]
+    best = max(copsd["grid"].values())
+    rate = rate_of(study, "copsd", tmp_path)
+    assert copsd["grid"][f"{rate:.1e}"] == best
+    one = outcome(Trial(study, "copsd", "swa", 0, rate), tmp_path)
+    first, last = one["checkpoints"]
+    assert (first["share"], last["share"]) == (0.5, 1.0)
+    counts = one["counts"]
+    assert counts["chosen"] == counts["final" if last["dev"] > first["dev"] else "early"]
+    assert len(counts["final"]) == 4
+    assert one["fields"][-3:] == ["correct at 12", "passed at 12", "format_ok at 12"]
+    assert kept(tmp_path) == [row]
     # What a kill leaves behind of a trial is no trial.
-    file_of(trials[-1], tmp_path).rename(file_of(trials[-1], tmp_path).with_suffix(".json.part"))
+    lost = Trial(study, "copsd", "swa", 3, rate)
+    file = file_of(lost, tmp_path)
+    before = outcome(lost, tmp_path)
+    file.rename(file.with_suffix(".gz.part"))
     capsys.readouterr()
-    (again,) = reproduce([CLAIM], tmp_path)
-    assert "9 trials, 1 of them to run" in capsys.readouterr().err
-    for trial in trials:
-        old, new = json.loads(kept[trial.key]), json.loads(file_of(trial, tmp_path).read_text())
-        assert old["points"] == new["points"]
-    assert {k: v for k, v in again.items() if k != "seconds"} == {
-        k: v for k, v in row.items() if k != "seconds"
+    (again,) = reproduce(["small"], known, tmp_path)
+    assert "32 trials, 1 of them to run" in capsys.readouterr().err
+    assert before["counts"] == outcome(lost, tmp_path)["counts"]
+    assert _timeless(again) == _timeless(row)
+    # Designed anew, with the old outcome kept.
+    (new,) = reproduce(["small"], {"small": small(**claim(at_least=-3.0))}, tmp_path)
+    assert [old["at_least"] for old in new["earlier"]] == [-2.0]
+    write(kept(tmp_path), known, tmp_path / "page.md")
+    for page in (tmp_path / "page.md", tmp_path / "page.html"):
+        text = page.read_text()
+        assert "Something is at least as good as nothing." in text and new["verdict"] in text
+        assert "An earlier design" in text
+    assert json.loads((tmp_path / "page.json").read_text()) == [new]
+
+
+def _timeless(row: dict[str, Any]) -> dict[str, Any]:
+    arms_ = {
+        name: {k: v for k, v in arm.items() if not k.startswith("seconds")}
+        for name, arm in row["arms"].items()
     }
-    write([row], tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
-    assert "**reproduced**" in page and CLAIM.claim in page and "1 claims: 1 reproduced" in page
-    assert json.loads((tmp_path / "page.json").read_text()) == [row]
+    return row | {"arms": arms_}
 
 
-def test_unknown_claims_and_arms_are_told(tmp_path, capsys):
-    with pytest.raises(UserError, match="no claim 'nothing'; there are"):
-        chosen(["nothing"])
-    with pytest.raises(ValueError, match="the measure names no arm of the claim: copsd"):
-        Claim(**CLAIM.model_dump() | {"arms": {"base": ClaimArm()}})
-    assert any(command.callback.__name__ == "reproduce" for command in app.registered_commands)
+def test_unknown_claims_are_told():
+    known = {"small": small()}
+    assert chosen([], known) == chosen(["small"], known) == {"small": ("small",)}
+    with pytest.raises(UserError, match="no claim and no study 'nothing'; there are small"):
+        chosen(["nothing"], known)
 
 
-def test_the_stored_claims_are_those_of_the_files():
-    """`docs/claims.json` comes from a run of claims as they are now."""
-    rows = json.loads((Path(__file__).parents[2] / "docs" / "claims.json").read_text())
-    assert {row["name"] for row in rows} <= set(claims()) and len(rows) > 20
-    for row in rows:
-        claim = claims()[row["name"]]
-        said = [row["claim"], row["paper"], row["world"], row["at_least"], row["seeds"]]
-        assert said == [claim.claim, claim.paper, claim.world, claim.at_least, claim.seeds]
-        low, high = row["interval"]
-        verdict = "inconclusive"
-        if low >= row["at_least"]:
-            verdict = "reproduced"
-        elif high < row["at_least"]:
-            verdict = "not reproduced"
-        assert row["verdict"] == verdict
+def test_every_arm_is_tried_at_every_rate_with_the_seed_that_chooses():
+    study = small()
+    tried = grid(study, "copsd")
+    assert [t.rate for t in tried] == [1e-4, 3e-4, 1e-3]
+    assert {t.seed for t in tried} == {100} and not any(t.tested for t in tried)
+    assert grid(study, "base") == [] and is_base("base, English")
+
+
+def test_what_a_teacher_is_told_may_be_wrong_or_anothers():
+    given = problems("miniature", "train", "swa", 30)
+    study = small()
+    assert told(given, study.arms["copsd"], 0) == given
+    for one, right in zip(wrong(given, 0), given, strict=True):
+        solution, own = one.privileged["solution"], right.privileged["solution"]
+        assert one.answer == right.answer and one.text == right.text
+        assert f"\\boxed{{{right.answer}}}" in own and f"\\boxed{{{right.answer}}}" not in solution
+        assert one.privileged["translation"] == right.privileged["translation"]
+
+
+def pretrained(tmp_path: Path, **changes: Any) -> Study:
+    """The small study of a model in a folder, and of rows in files."""
+    rows = [
+        {"problem": f"{n} + 2 = ?", "solution": f"\\boxed{{{n + 2}}}", "answer": n + 2}
+        for n in range(9)
+    ]
+    for name in ("train", "test"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    config = json.loads((model_path("miniature-tiny") / "config.json").read_text())
+    own = {
+        **{"world": None, "files": {"train": "train.jsonl", "test": "test.jsonl"}, "seeds": 3},
+        "architecture": {key: config[key] for key in ("model_type", "hidden_size")},
+        "languages": ["eng"],
+        "examples": [{"problem": "1 + 1 = ?", "solution": "It is \\boxed{2}."}],
+        "prompts": {"student": "{{ problem }}", "crosslingual": "{{ problem }} ({{ solution }})"},
+        "recipe": SMALL["recipe"] | {"model": {"name": "someone/small"}},
+    }
+    return small(**own | changes)
+
+
+def test_a_pretrained_model_is_recognised_and_run_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPSD_DATA", str(tmp_path))
+    study = pretrained(tmp_path)
+    folder = str(model_path("miniature-tiny"))
+    known = {"small": study, "other": small()}
+    assert built_in(known) == {"other": known["other"]}
+    placed = on_model(known, folder)["small"]
+    trial = Trial(placed, "copsd", "eng", 0, 1e-4, tested=False)
+    assert trial.recipe().model.name == "someone/small"
+    sets = {
+        s: problems_of(placed, placed.arms["copsd"], s, "eng") for s in ("train", "dev", "test")
+    }
+    assert [len(made) for made in sets.values()] == [6, 3, 4]
+    turns = sets["dev"][0].prompt
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    (view,) = trial.recipe().method.student(Group(sets["dev"][0], ()), 0)
+    assert view.messages[-1]["content"] == "6 + 2 = ?"
+    run(trial, tmp_path / "out")
+    made = outcome(trial, tmp_path / "out")
+    assert len(made["checkpoints"]) == 2 and "counts" not in made
+    for changed in (small(), pretrained(tmp_path, architecture={"model_type": "bert"})):
+        with pytest.raises(UserError, match="no study is of this model"):
+            on_model({"small": changed}, folder)
+    with pytest.raises(UserError, match=r"config.json is not there"):
+        on_model(known, str(tmp_path))
+    monkeypatch.delenv("OPSD_DATA")
+    with pytest.raises(UserError, match="set OPSD_DATA to the folder of it"):
+        problems_of(placed, placed.arms["copsd"], "dev", "eng")

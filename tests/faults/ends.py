@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections import Counter
@@ -18,7 +19,7 @@ End = Mapping[str, Sequence[tuple[Any, Any]]]
 """By the name of what is left: its parts, each with a key, of which every one is there once."""
 KEPT = "teachers of checkpoints"
 """Those of the checkpoints that both ends have: which are kept depends on when a run stopped."""
-CLOCKS = {"seconds", "begun", "eval_runtime", "train_runtime"}
+CLOCKS = {"seconds", "begun", "eval_runtime", "train_runtime", "seconds_of_grid"}
 
 
 def trained(run: Path) -> End:
@@ -57,9 +58,12 @@ def evaluated(folder: Path) -> End:
 
 
 def reproduced(folder: Path) -> End:
-    trials = sorted((folder / "trials").glob("*.json"))
+    trials = sorted((folder / "trials").glob("*.json.gz"))
     return {
-        "trials": [(file.name, _document(file)) for file in trials],
+        "trials": [
+            (file.name, _timeless(json.loads(gzip.decompress(file.read_bytes()))))
+            for file in trials
+        ],
         "claims": [(row["name"], _timeless(row)) for row in _read(folder / "claims.json")],
     }
 

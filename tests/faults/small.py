@@ -3,26 +3,34 @@ is `opsd`, but for their sizes."""
 
 from __future__ import annotations
 
-from opsd.experiments import claim, quickstart
-from opsd.experiments.claim import Claim, ClaimArm
+from opsd.experiments import quickstart, study
+from opsd.experiments.study import Scored, Source, Study
 
 PLAN = quickstart.Plan(languages=("swa",), seeds=(0,), problems=4, tokens=700)
-SMALLEST = {"tokens": 300, "problems": 3, "samples": 2, "points": (0.5, 1.0), "budgets": ()}
+SMALLEST = {
+    **{"languages": ("swa",), "tokens": 300, "checkpoints": (0.5, 1.0), "budgets": ()},
+    **{"dev": Scored(problems=3, samples=1), "test": Scored(problems=3, samples=2)},
+}
 
 
-def claims(names: list[str]) -> list[Claim]:
+def smallest() -> dict[str, Study]:
     """The first comparison of all, on little."""
-    whole = claim.claims()["copsd_over_grpo"]
-    arms = {name: ClaimArm(**arm.model_dump() | SMALLEST) for name, arm in whole.arms.items()}
-    arms = {name: arm.model_copy(update={"languages": ("swa",)}) for name, arm in arms.items()}
-    return [whole.model_copy(update={"arms": arms})]
+    whole = study.studies()["miniature"]
+    name, source, claim = next(whole.claims())
+    own = claim.model_copy(update={"shown": ()})
+    papers = (Source(title=source.title, claims={name: own}),)
+    arms = {arm: whole.arms[arm] for arm in whole.arms_of(own)}
+    none = Source(title="none", claims={})
+    changed = {"arms": arms, "papers": papers, "questions": none} | SMALLEST
+    return {"miniature": whole.model_copy(update=changed)}
 
 
 def main() -> None:
     from opsd.cli.commands import main
 
     quickstart.SHORT = PLAN
-    claim.chosen = claims
+    small = smallest()
+    study.studies = lambda: small
     main()
 
 

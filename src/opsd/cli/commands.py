@@ -135,25 +135,35 @@ def methods(
 
 @app.command()
 def reproduce(
-    claims: Annotated[list[str] | None, typer.Argument(help="Some claims; default: all.")] = None,
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Some claims, or studies; default: all.")
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="Where trials are kept; those that are there are not run again.")
     ] = Path("runs/reproduce"),
+    model: Annotated[
+        str | None,
+        typer.Option(help="The folder of a pretrained model that there is a study of."),
+    ] = None,
     page: Annotated[
-        Path | None, typer.Option(help="Also write this Markdown page, and a .json beside it.")
+        Path | None,
+        typer.Option(help="Also write this page: Markdown, HTML, and JSON beside one another."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The papers' claims, tried in the built-in world: a verdict each, computed from the run."""
+    """The papers' claims, tried in the built-in world, or on a pretrained model: a verdict each,
+    computed from the run."""
     with importing():
-        from opsd.experiments.claim import chosen
+        from opsd.experiments.reproduce import kept
         from opsd.experiments.reproduce import reproduce as run
+        from opsd.experiments.study import built_in, on_model, studies
 
-    rows = run(chosen(claims or []), output)
+    known = built_in(studies()) if model is None else on_model(studies(), model)
+    rows = run(claims or [], known, output)
     if page is not None:
         from opsd.experiments.claims_page import write
 
-        write(rows, page)
+        write(kept(output), studies(), page)
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
 

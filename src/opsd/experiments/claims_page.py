@@ -1,52 +1,154 @@
-"""The claims as a page for people, and as JSON beside it, both from a stored run."""
+"""The claims as a page for people, HTML and Markdown, and as JSON, all from a stored run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from opsd.experiments.reproduce import COLLAPSED
+from opsd.experiments.study import Study
+from opsd.pages.html import render
 from opsd.runs.environment import environment
 from opsd.runs.files import write_atomically
 
+Row = Mapping[str, Any]
+FOLDER = Path(__file__).parent
+VERDICTS = {
+    "reproduced": "good",
+    "not reproduced": "bad",
+    "winner not above base": "bad",
+    "inconclusive": "muted",
+}
+"""Every verdict, and the class of its colour."""
 
-def write(rows: Sequence[Mapping[str, Any]], page: Path) -> None:
-    """Writes `page` and, beside it, the rows as `.json`."""
-    about = environment()
-    verdicts = [row["verdict"] for row in rows]
-    counted = [f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)]
+
+def write(rows: Sequence[Row], studies: Mapping[str, Study], page: Path) -> None:
+    """Writes `page` as Markdown and as HTML beside it, and the rows as `.json`."""
+    known = _known(rows, studies)
+    write_atomically(page.with_suffix(".html"), render(FOLDER, "claims", **known))
     made = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
+        loader=jinja2.FileSystemLoader(FOLDER),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # Markdown; every text is of the shipped studies
     )
-    made.filters["thousands"] = "{:,}".format
-    file = resources.files("opsd.experiments") / "claims_page.md.jinja"
-    template = made.from_string(file.read_text("utf-8"))
-    text = template.render(
-        rows=[{"note": "", **row} for row in rows],
-        page=page.name,
-        counts=f"{len(rows)} claims: {', '.join(counted)}",
-        seeds=_seeds([row["seeds"] for row in rows]),
-        number=_number,
-        series=_series,
-        versions=", ".join(f"{k} {about['versions'][k]}" for k in ("opsd", "torch")),
-        cores=about["cpu_count"],
-    )
-    write_atomically(page, text.rstrip("\n") + "\n")
+    text = made.get_template("claims.md.jinja").render(**known)
+    write_atomically(page.with_suffix(".md"), text.rstrip("\n") + "\n")
     write_atomically(page.with_suffix(".json"), json.dumps(rows, indent=1, ensure_ascii=False))
 
 
-def _seeds(counts: Sequence[int]) -> str:
-    few, many = min(counts), max(counts)
-    return f"{few} seeds" if few == many else f"{few} to {many} seeds"
+@dataclass(frozen=True)
+class Shown:
+    """A claim's row as the page shows it."""
+
+    row: Row
+    study: Study
+
+    def __getattr__(self, name: str) -> Any:
+        return self.row[name]
+
+    @property
+    def colour(self) -> str:
+        return VERDICTS[self.row["verdict"]]
+
+    @property
+    def share(self) -> bool:
+        """Whether it is measured in shares, between -1 and 1."""
+        return self.row["metric"].startswith(("avg", "pass", "format", "right", "cut"))
+
+    @property
+    def setting(self) -> str:
+        """On how much it was tested."""
+        study = self.study
+        return (
+            f"{study.test.problems} test problems, {study.test.samples} samples of each,"
+            f" {study.seeds} seeds"
+        )
+
+    @property
+    def cost(self) -> str:
+        """What its arms took, tests included."""
+        arms = self.row["arms"].values()
+        seconds = sum(arm["seconds"] + arm.get("seconds_of_grid", 0) for arm in arms)
+        return f"{seconds / 3600:.1f} hours of one core, the choice of learning rates included"
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+@dataclass(frozen=True)
+class Unit:
+    """Claims that are drawn on one scale: those of a study in one metric."""
+
+    metric: str
+    claims: Sequence[Shown]
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The scale's ends; nought is on it."""
+        numbers = [0.0]
+        for claim in self.claims:
+            numbers += [*claim.effect[1:], claim.at_least]
+        low, high = min(numbers), max(numbers)
+        margin = 0.04 * (high - low or 1.0)
+        return low - margin, high + margin
+
+    def x(self, value: float) -> float:
+        """Where a value lies on a scale that is 100 wide."""
+        low, high = self.ends
+        return round(100 * (value - low) / (high - low), 2)
 
 
-def _series(values: Sequence[float]) -> str:
-    return " / ".join(map(_number, values))
+def _known(rows: Sequence[Row], studies: Mapping[str, Study]) -> dict[str, Any]:
+    shown = [Shown(row, studies[row["study"]]) for row in rows if row.get("study") in studies]
+    about = environment()
+    return {
+        "title": "Do the papers' claims hold?",
+        "counts": [(v, sum(s.verdict == v for s in shown), VERDICTS[v]) for v in VERDICTS],
+        "parts": [
+            (studies[name], _by(group, "paper"), [Unit(m, own) for m, own in _by(group, "metric")])
+            for name, group in _by(shown, "study")
+        ],
+        "before": _before(rows),
+        "collapsed": COLLAPSED,
+        "versions": ", ".join(f"{k} {about['versions'][k]}" for k in ("opsd", "torch")),
+        "number": number,
+        "points": points,
+    }
+
+
+def _by(shown: Sequence[Shown], key: str) -> list[tuple[str, list[Shown]]]:
+    """The claims that share a value of their rows, in order."""
+    made: dict[str, list[Shown]] = {}
+    for one in shown:
+        made.setdefault(one.row[key], []).append(one)
+    return [*made.items()]
+
+
+def _before(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """The claims whose earlier design came out otherwise, or that are not asked any more: name, the
+    earlier verdict, what became of it."""
+    made = []
+    for row in rows:
+        now = row["verdict"] if "study" in row else "not asked any more"
+        past = row["earlier"] if "study" in row else [row]
+        made += [(row["name"], old["verdict"], now) for old in past if old["verdict"] != now]
+    return made
+
+
+def number(value: float) -> str:
+    """A number as the page writes it."""
+    return f"{value:,.3g}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def points(course: Mapping[str, Sequence[float]]) -> str:
+    """Dev scores by tokens as the points of a polyline, 100 wide and 40 high, upright."""
+    most = max(course["share"])
+    return " ".join(
+        f"{100 * share / most:.1f},{40 - 40 * score:.1f}"
+        for share, score in zip(course["share"], course["dev"], strict=True)
+    )

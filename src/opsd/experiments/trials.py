@@ -1,4 +1,5 @@
-"""One trial: an arm of a claim in one language with one seed, trained and tested by a worker.
+"""One trial: an arm of a study in one language with one learning rate and seed, trained, scored on
+dev problems on its way, and tested by a worker.
 
 A trial is kept under a hash of all that decides its numbers, so that claims share it and a run that
 was interrupted goes on with what is missing.
@@ -6,31 +7,44 @@ was interrupted goes on with what is missing.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import os
+import random
+import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
+from opsd.data.problems import Data
+from opsd.data.problems import read as read_problems
 from opsd.experiments.arms import shuffled
-from opsd.experiments.claim import ClaimArm
 from opsd.experiments.leftovers import RUN, remove
 from opsd.experiments.measures import Counts
 from opsd.experiments.pool import tell
 from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
+from opsd.experiments.study import Arm, Scored, Study, is_base, method_of
 from opsd.lm.built_in import model_path
-from opsd.miniature.world import HORIZON
+from opsd.parts import changed
 from opsd.recipe import schema as recipes
 from opsd.recipe.schema import Recipe
+from opsd.runs.environment import environment
 from opsd.runs.files import write_atomically
-from opsd.types import Finish, Problem
+from opsd.types import Finish, Problem, UserError
+
+DATA = "OPSD_DATA"
+"""The environment variable that names the folder of benchmark data."""
+
+At = Literal["chosen", "early", "final"]
 
 FIELDS = (
     *("problems", "n", "correct", "passed", "format_ok", "cut_off", "tokens"),
@@ -40,60 +54,101 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Trial:
-    """`name` is for people; `world`'s problems are what it is trained and tested on."""
+    """`rate` is the learning rate, 0 of a base. A trial that is not `tested` chooses a rate."""
 
+    study: Study
     name: str
-    world: str
-    arm: ClaimArm
     language: str
     seed: int
+    rate: float
+    tested: bool = True
     key: str = field(default="", compare=False)
 
     @property
+    def arm(self) -> Arm:
+        return self.study.arms[self.name]
+
+    @property
+    def trained(self) -> bool:
+        return not is_base(self.name) and not self.arm.probe
+
+    @property
     def label(self) -> str:
-        return f"{self.name} {self.language} {self.seed} ({self.key[:4]})"
+        rate = f" at {self.rate:.0e}" if self.trained else ""
+        return f"{self.name} ({self.language}){rate}, seed {self.seed}"
 
     @property
     def tokens(self) -> int:
-        return self.arm.tokens
+        return self.study.tokens
 
     def __post_init__(self) -> None:
-        about = [self.world, self.arm.model_dump(mode="json"), self.language, self.seed]
-        about += [recipes.dump(self.recipe()), fingerprint(self.arm.model or self.world), _rules()]
+        study = self.study
+        how = [study.checkpoints, study.early, study.dev.model_dump(), study.test.model_dump()]
+        about = [how, study.budgets, self.arm.model_dump(mode="json"), self.language, self.seed]
+        weights, rows = fingerprint(study.folder or self.model["name"]), _problems_hash(study)
+        about += [recipes.dump(self.recipe()), self.tested, weights, rows]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         object.__setattr__(self, "key", digest[:16])
 
+    @property
+    def model(self) -> dict[str, Any]:
+        """The recipe's section: by the name that others know the model by."""
+        own = {"name": self.arm.model} if self.arm.model else {}
+        return {**self.study.recipe["model"], **own}
+
     def recipe(self) -> Recipe:
-        """The quickstart's recipe with the arm's method and settings."""
-        content: dict[str, Any] = {
-            "model": self.arm.model or self.world,
-            "method": self.arm.method or "opsd",
-            "data": {"source": "miniature", "language": self.language},
-            "sampling": {
-                **{"temperature": 1.0, "top_p": 1.0, "top_k": 0},
-                "max_completion_length": HORIZON[self.world],
-            },
-            "train": {
-                "learning_rate": self.arm.learning_rate,
-                **{"max_grad_norm": 1.0, "max_steps": 10_000},
-                "max_generated_tokens": self.arm.tokens,
-                **{"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
-                **{"gradient_checkpointing": False, "save_strategy": "no", "collapse": "ignore"},
-                **{"rollout_log_steps": 0, "trace_steps": 0, "disable_tqdm": True},
-                "seed": self.seed,
-                **self.arm.train,
-            },
+        """The study's recipe with the arm's method, the rate and the seed."""
+        study = self.study
+        shared = study.recipe
+        train = {
+            **{"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
+            **{"gradient_checkpointing": False, "save_strategy": "no", "collapse": "ignore"},
+            **{"rollout_log_steps": 0, "trace_steps": 0, "disable_tqdm": True},
+            **shared.get("train", {}),
+            **{"seed": self.seed, "max_steps": self.arm.steps or 10_000},
+        }
+        if self.trained:
+            train["learning_rate"] = self.rate
+        if self.arm.steps is None:
+            train["max_generated_tokens"] = study.tokens
+        method = "opsd" if is_base(self.name) else method_of(self.name)
+        data = {"source": study.files.get("train", "miniature"), "language": self.language}
+        content = {
+            **shared,
+            **{"model": self.model, "method": {"name": method, **self.arm.change}},
+            **{"data": data, "train": train},
         }
         made = recipes.parse(content, self.name)
-        return made.model_copy(update={"method": without_thinking(made.method)})
+        return made.model_copy(update={"method": prompted(made.method, study)})
 
 
-def without_thinking(value: Any) -> Any:
+def prompted(value: Any, study: Study) -> Any:
     """A method whose prompts all ask for an answer without thinking mode, and force no beginning:
-    the built-in models have hardly seen anything else."""
-    from opsd.prompts.contexts import with_prompts
+    the models of the studies have hardly seen anything else, or nothing. The study's own templates
+    take the place of the shipped ones."""
+    from opsd.prompts.contexts import Prompt
 
-    return with_prompts(value, prefill="", template_options={"enable_thinking": False})
+    def own(part: Any) -> Any:
+        if not isinstance(part, Prompt):
+            return part
+        options = {} if study.pretrained else {"enable_thinking": False}
+        template = study.prompts.get(part.type, part.template)
+        return replace(part, prefill="", template_options=options, template=template)
+
+    return changed(value, own)
+
+
+@cache
+def _rows_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _problems_hash(study: Study) -> str:
+    """A hash of what the problems are made of."""
+    if study.files:
+        hashes = [_rows_hash(data_file(study, split)) for split in ("train", "test")]
+        return json.dumps([hashes, [e.model_dump() for e in study.examples]])
+    return _rules()
 
 
 @cache
@@ -107,111 +162,253 @@ def _rules() -> str:
 
 @cache
 def fingerprint(model: str) -> str:
-    """A hash of a built-in model's weights."""
-    folder = model_path(model)
-    assert folder is not None
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    """A hash of a model's weights: a built-in one's, or those in a folder."""
+    made = hashlib.sha256()
+    for file in sorted((model_path(model) or Path(model)).glob("*.safetensors")):
+        with file.open("rb") as content:
+            made.update(hashlib.file_digest(content, "sha256").digest())
+    return made.hexdigest()[:16]
+
+
+def data_file(study: Study, split: Literal["train", "test"]) -> Path:
+    """A study's file of rows. UserError where it is not there."""
+    folder = os.environ.get(DATA)
+    if folder is None:
+        raise UserError(f"{study.name} reads {study.files[split]}: set {DATA} to the folder of it")
+    path = Path(folder) / study.files[split]
+    if not path.is_file():
+        raise UserError(f"{study.name}: no file {path}; {DATA} names the folder of it")
+    return path
+
+
+def problems_of(study: Study, arm: Arm, split: str, language: str) -> list[Problem]:
+    """The problems of a split that an arm trains on, or is scored on: of its families alone (the
+    stories' shapes) if any are named."""
+    if study.files:
+        return _of_files(study, split)
+    from opsd.miniature.world import problems
+
+    families = arm.train_on if split in ("train", "dev") else arm.test_on
+    made = problems(str(study.world), split, language)
+    kept = [p for p in made if not families or p.metadata["template"].startswith(families)]
+    if split == "train":
+        return kept
+    return kept[: (study.dev if split == "dev" else study.test).problems]
+
+
+def _of_files(study: Study, split: str) -> list[Problem]:
+    path = data_file(study, "test" if split == "test" else "train")
+    made = [
+        _after_examples(p, study) for p in read_problems(Data(source=str(path), instructed=True))
+    ]
+    dev = study.dev.problems
+    return {"train": made[:-dev], "dev": made[-dev:], "test": made[: study.test.problems]}[split]
+
+
+def _after_examples(problem: Problem, study: Study) -> Problem:
+    """The problem as the last turn of a conversation of worked examples."""
+    turns: list[dict[str, str]] = []
+    for example in study.examples:
+        turns.append({"role": "user", "content": example.problem})
+        turns.append({"role": "assistant", "content": example.solution})
+    turns.append({"role": "user", "content": problem.text})
+    return replace(problem, prompt=tuple(turns), id="")
 
 
 def run(trial: Trial, folder: Path) -> Path:
-    """Trains and tests; the file with the counts, which is written last and whole."""
+    """Trains, scores and tests; the file with the counts, which is written last and whole."""
     from opsd.recipe.train import make_trainer, record
 
-    written = file_of(trial, folder)
     start = time.perf_counter()
-    arm, recipe = trial.arm, trial.recipe()
-    output = folder / "runs" / f"{trial.name}-{trial.language}-{trial.seed}-{trial.key}"
+    study, arm, recipe = trial.study, trial.arm, trial.recipe()
+    output = folder / "runs" / f"{_plain(trial.name)}-{trial.language}-{trial.seed}-{trial.key}"
     remove(output, RUN)
-    test = problems_of(trial.world, "test", trial.language, arm.test_on)[: arm.problems]
-    train = problems_of(trial.world, "train", trial.language, arm.train_on)
-    if arm.told == "another":
-        train = shuffled(train, trial.seed)
-    points: list[dict[str, Any]] = []
-    tests = _Tests(trial, test, points)
-    trainer = make_trainer(recipe, output, train, callbacks=[tests.callback()])
-    tests.trainer = trainer
-    if arm.method is not None and not arm.probe:
+    sets = {s: problems_of(study, arm, s, trial.language) for s in ("train", "dev", "test")}
+    train = told(sets["train"], arm, trial.seed)
+    course = _Course(trial, sets["dev"])
+    placed = {"name": study.folder} if study.folder else {}
+    here = recipe.model_copy(update={"model": recipe.model.model_copy(update=placed)})
+    trainer = make_trainer(here, output, train, callbacks=[course.callback()])
+    course.trainer = trainer
+    if trial.trained:
         record(recipe, output, trial.seed)
         trainer.train()
-    tests.rest()
-    about = {
-        "name": trial.name,
+        course.finish()
+    about: dict[str, Any] = {
+        "study": study.name,
+        "arm": trial.name,
         "language": trial.language,
         "seed": trial.seed,
-        "seconds": round(time.perf_counter() - start, 1),
+        "rate": trial.rate,
         "recipe": recipes.dump(recipe),
+        "versions": environment()["versions"],
+        "checkpoints": [point.row() for point in course.points],
     }
-    content = about | {"fields": list(fields_of(arm)), "points": points}
-    write_atomically(written, json.dumps(content))
+    if trial.tested:
+        tell(trial.label, trial.tokens, "testing")
+        about |= {"fields": list(fields_of(study, arm)), "counts": course.tested(sets["test"])}
+    about["seconds"] = round(time.perf_counter() - start, 1)
+    written = file_of(trial, folder)
+    # Without a time of day, equal trials are equal files.
+    write_atomically(written, gzip.compress(json.dumps(about).encode(), mtime=0))
     return written
 
 
-def problems_of(
-    world: str, split: str, language: str, families: Sequence[str] = ()
-) -> list[Problem]:
-    """A split's problems, of some families alone (the stories' shapes) if any are named."""
-    from opsd.miniature.world import problems
+def _plain(name: str) -> str:
+    return re.sub(r"\W+", "-", name)
 
-    made = problems(world, split, language)
-    return [p for p in made if not families or p.metadata["template"].startswith(tuple(families))]
+
+def told(problems: Sequence[Problem], arm: Arm, seed: int) -> list[Problem]:
+    """The problems with the privileged texts that an arm's teacher is told."""
+    if arm.told == "another":
+        return shuffled(problems, seed)
+    if arm.told == "wrong":
+        return wrong(problems, seed)
+    if arm.told == "trace":
+        return [_with_solution(p, p.metadata["trace"]) for p in problems]
+    return [*problems]
+
+
+def wrong(problems: Sequence[Problem], seed: int) -> list[Problem]:
+    """The problems with solutions that come to another problem's answer, wherever they name their
+    own."""
+    answers = [p.answer for p in problems]
+    random.Random(seed).shuffle(answers)
+    made = []
+    for i, problem in enumerate(problems):
+        other = next(a for a in [*answers[i:], *answers[:i]] if a != problem.answer)
+        own = rf"(?<![\d.]){re.escape(str(problem.answer))}(?![\d])"
+        text = re.sub(own, str(other), str(problem.privileged["solution"]))
+        made.append(_with_solution(problem, text))
+    return made
+
+
+def _with_solution(problem: Problem, text: str) -> Problem:
+    return replace(problem, privileged={**problem.privileged, "solution": text}, id="")
 
 
 def file_of(trial: Trial, folder: Path) -> Path:
-    """Where a trial's counts are kept."""
-    return folder / "trials" / f"{trial.key}.json"
+    """Where a trial's outcome is kept."""
+    return folder / "trials" / f"{trial.key}.json.gz"
 
 
-class _Tests:
-    """Tests the model whenever training has generated another of the arm's shares of tokens."""
+def outcome(trial: Trial, folder: Path) -> dict[str, Any]:
+    """A trial's outcome, as it was kept."""
+    return json.loads(gzip.decompress(file_of(trial, folder).read_bytes()))
 
-    def __init__(self, trial: Trial, test: list[Problem], points: list[Any]) -> None:
-        self.trial, self.test, self.points = trial, test, points
-        self.due = list(trial.arm.points)
+
+@dataclass
+class _Point:
+    """The model after a share of its training."""
+
+    share: float
+    tokens: int
+    steps: int
+    score: float
+    weights: dict[str, torch.Tensor]
+
+    def row(self) -> dict[str, Any]:
+        return {
+            **{"share": self.share, "tokens": self.tokens, "steps": self.steps},
+            "dev": round(self.score, 4),
+        }
+
+
+class _Course:
+    """Scores the model on dev problems whenever training has come to another checkpoint, and keeps
+    its weights for the test."""
+
+    def __init__(self, trial: Trial, dev: list[Problem]) -> None:
+        self.trial, self.dev = trial, dev
+        self.due = list(trial.study.checkpoints)
+        self.points: list[_Point] = []
         self.trainer: Any = None
 
     def callback(self) -> Any:
         from transformers import TrainerCallback
 
-        tests = self
+        course = self
 
         class AtShares(TrainerCallback):
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                spent = tests.trainer.generator.sampler.counts.generated_tokens
-                tell(tests.trial.label, spent, "training")
-                while len(tests.due) > 1 and spent >= tests.due[0] * tests.trial.arm.tokens:
-                    tests.point()
+                course.step()
 
         return AtShares()
 
-    def rest(self) -> None:
+    def step(self) -> None:
+        tell(self.trial.label, round(self.share() * self.trial.tokens), "training")
+        while len(self.due) > 1 and self.share() >= self.due[0]:
+            self.point()
+
+    def share(self) -> float:
+        if self.trial.arm.steps:
+            return self.trainer.state.global_step / self.trial.arm.steps
+        return self._spent() / self.trial.study.tokens
+
+    def finish(self) -> None:
         while self.due:
             self.point()
 
     def point(self) -> None:
+        groups = self.sampled(self.dev, self.trial.study.dev, "eval")
+        right = [g.pass_rate for g in groups]
+        trained = self._trained()
+        self.points.append(
+            _Point(
+                *(self.due.pop(0), self._spent(), self.trainer.state.global_step),
+                sum(right) / len(right),
+                {name: weight.detach().clone() for name, weight in trained.items()},
+            )
+        )
+
+    def tested(self, test: list[Problem]) -> dict[str, list[list[float]]]:
+        """The counts at each checkpoint that a claim may speak of; `chosen` and `early` are those
+        that dev prefers, the first of equals."""
+        if not self.points:
+            return dict.fromkeys(("chosen", "early", "final"), self.counts(test))
+        early = [p for p in self.points if p.share <= self.trial.study.early]
+        named = {
+            "chosen": max(self.points, key=lambda p: p.score),
+            "early": max(early, key=lambda p: p.score),
+            "final": self.points[-1],
+        }
+        made: dict[float, list[list[float]]] = {}
+        for point in named.values():
+            if point.share not in made:
+                with torch.no_grad():
+                    for name, weight in self._trained().items():
+                        weight.copy_(point.weights[name])
+                made[point.share] = self.counts(test)
+        return {at: made[point.share] for at, point in named.items()}
+
+    def counts(self, test: list[Problem]) -> list[list[float]]:
+        study, arm = self.trial.study, self.trial.arm
+        groups = self.sampled(test, study.test, "test")
+        if arm.probe:
+            return probed(self.trainer, groups)
+        sampler = self.trainer.generator.sampler
+        return [counted(group, sampler, study.budgets) for group in groups]
+
+    def sampled(self, problems: list[Problem], how: Scored, phase: str) -> list[Any]:
         from opsd.rollout.sources import OnPolicy
 
-        self.due.pop(0)
-        sampler = self.trainer.generator.sampler
-        if not self.due:
-            tell(self.trial.label, self.trial.tokens, "testing")
         # The same random numbers for every arm of a seed: their differences are paired.
-        own = sampler.outside_training(self.trial.seed)
-        source = OnPolicy(group=self.trial.arm.samples)
-        groups = own.sample(self.test, source, step=0, phase="test")
-        arm = self.trial.arm
-        counts = (
-            probed(self.trainer, groups)
-            if arm.probe
-            else [counted(group, own, arm.budgets) for group in groups]
-        )
-        self.points.append({"tokens": sampler.counts.generated_tokens, "counts": counts})
+        own = self.trainer.generator.sampler.outside_training(self.trial.seed)
+        return own.sample(problems, OnPolicy(group=how.samples), step=0, phase=phase)
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        return {n: p for n, p in self.trainer.model.named_parameters() if p.requires_grad}
+
+    def _spent(self) -> int:
+        return self.trainer.generator.sampler.counts.generated_tokens
 
 
-def fields_of(arm: ClaimArm) -> tuple[str, ...]:
+def fields_of(study: Study, arm: Arm) -> tuple[str, ...]:
+    """The names of a problem's counts."""
     if arm.probe:
         return PROBED
     shortened = ("correct", "passed", "format_ok")
-    return (*FIELDS, *(f"{name} at {budget}" for budget in arm.budgets for name in shortened))
+    return (*FIELDS, *(f"{name} at {budget}" for budget in study.budgets for name in shortened))
 
 
 def counted(group: Any, sampler: Any, budgets: Sequence[int]) -> list[float]:
@@ -231,24 +428,22 @@ def counted(group: Any, sampler: Any, budgets: Sequence[int]) -> list[float]:
         sum(count_markers(r.text, markers) for r in rollouts),
         sum(repeated for repeated, _ in grams),
         sum(n for _, n in grams),
-        -sum(sum(r.logprobs) for r in rollouts),
+        round(-sum(sum(r.logprobs) for r in rollouts), 3),
     ]
     for budget in budgets:
         texts = [(group.problem, sampler.text(r.completion_ids[:budget])) for r in rollouts]
         verdicts = sampler.verify(texts)
         right = sum(verdict.correct for verdict in verdicts)
         row += [right, right > 0, sum(verdict.format_ok for verdict in verdicts)]
-    return [round(float(x), 4) for x in row]
+    return [float(x) if x % 1 else int(x) for x in row]
 
 
-def read(files: dict[str, list[Path]]) -> Counts:
-    """An arm's counts from its trials' files: language -> the files of its seeds, in order."""
-    contents = {code: [json.loads(f.read_text("utf-8")) for f in fs] for code, fs in files.items()}
-    every = [content for group in contents.values() for content in group]
+def read(outcomes: Mapping[str, Sequence[Mapping[str, Any]]], at: At) -> Counts:
+    """An arm's counts at a checkpoint from its trials' outcomes: language -> those of its seeds, in
+    order."""
+    fields = next(iter(outcomes.values()))[0]["fields"]
     arrays = {
-        code: np.array([[point["counts"] for point in c["points"]] for c in group])
-        for code, group in contents.items()
+        code: np.array([one["counts"][at] for one in group], dtype=float)
+        for code, group in outcomes.items()
     }
-    spent = np.array([[p["tokens"] for p in c["points"]] for c in every], dtype=float)
-    by_seed = spent.reshape(len(contents), -1, spent.shape[1]).mean(0)
-    return Counts(tuple(every[0]["fields"]), arrays, by_seed)
+    return Counts(tuple(fields), arrays)

@@ -85,18 +85,19 @@ def distinct_names(folders: Sequence[Path], deepest: int) -> list[str]:
     return names
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is either complete or not there. What is no file, as `/dev/stdout`, is
     written to, and stays what it is. RunFailed where the disk is full."""
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+    whole = content.encode() if isinstance(content, str) else content
     if path.exists() and not path.is_file():
-        path.write_text(text, "utf-8")
+        path.write_bytes(whole)
         return
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with writing(path):
-            draft.write_text(text, "utf-8")
+            draft.write_bytes(whole)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
