@@ -123,8 +123,12 @@ def test_an_unfair_study_is_refused(unfair, reason):
 
 
 @pytest.mark.parametrize("name", studies())
-def test_a_shipped_study_can_be_run(name):
+def test_a_shipped_study_can_be_run(name, tmp_path, monkeypatch):
     study = studies()[name]
+    monkeypatch.setenv("OPSD_DATA", str(tmp_path))
+    for file in study.files.values():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
     used = {arm for _, _, c in study.claims() for arm in study.arms_of(c)}
     assert used == set(study.arms)
     for arm in study.arms:
@@ -133,9 +137,8 @@ def test_a_shipped_study_can_be_run(name):
         assert isinstance(method, Method)
         for prompt in parts_of(method):
             if isinstance(prompt, Prompt):
-                assert prompt.prefill == "" and prompt.template_options == {
-                    "enable_thinking": False
-                }
+                options = {} if study.pretrained else {"enable_thinking": False}
+                assert (prompt.prefill, prompt.template_options) == ("", options)
         if not study.pretrained:
             sets = [
                 {(p.metadata["template"], tuple(p.metadata["numbers"])) for p in given}

@@ -34,7 +34,7 @@ from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
 from opsd.experiments.study import Arm, Scored, Study, is_base, method_of
 from opsd.lm.built_in import model_path
-from opsd.parts import changed
+from opsd.prompts.contexts import with_prompts
 from opsd.recipe import schema as recipes
 from opsd.recipe.schema import Recipe
 from opsd.runs.environment import environment
@@ -126,16 +126,8 @@ def prompted(value: Any, study: Study) -> Any:
     """A method whose prompts all ask for an answer without thinking mode, and force no beginning:
     the models of the studies have hardly seen anything else, or nothing. The study's own templates
     take the place of the shipped ones."""
-    from opsd.prompts.contexts import Prompt
-
-    def own(part: Any) -> Any:
-        if not isinstance(part, Prompt):
-            return part
-        options = {} if study.pretrained else {"enable_thinking": False}
-        template = study.prompts.get(part.type, part.template)
-        return replace(part, prefill="", template_options=options, template=template)
-
-    return changed(value, own)
+    options = {} if study.pretrained else {"enable_thinking": False}
+    return with_prompts(value, study.prompts, prefill="", template_options=options)
 
 
 @cache

@@ -712,9 +712,16 @@ def with_own_prompt(value: Any, student: StudentPrompt) -> Any:
     return changed(value, lambda x: OwnPrompt(student) if isinstance(x, OwnPrompt) else x)
 
 
-def with_prompts(value: Any, **fields: Any) -> Any:
-    """A part with `fields` (`prefill`, `template_options`) in every prompt it is made of."""
-    return changed(value, lambda x: replace(x, **fields) if isinstance(x, Prompt) else x)
+def with_prompts(value: Any, templates: Mapping[str, str] = {}, **fields: Any) -> Any:
+    """A part with `fields` (`prefill`, `template_options`) in every prompt it is made of, and with
+    the `templates` of their contexts' types."""
+
+    def own(x: Any) -> Any:
+        if not isinstance(x, Prompt):
+            return x
+        return replace(x, **fields, template=templates.get(x.type, x.template))
+
+    return changed(value, own)
 
 
 def _written(
