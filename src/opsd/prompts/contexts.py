@@ -8,7 +8,7 @@ Most tell something that the dataset has; those at the end tell what came of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from functools import lru_cache, partial
 from random import Random
@@ -712,7 +712,7 @@ def with_own_prompt(value: Any, student: StudentPrompt) -> Any:
     return changed(value, lambda x: OwnPrompt(student) if isinstance(x, OwnPrompt) else x)
 
 
-def with_prompts(value: Any, templates: Mapping[str, str] = {}, **fields: Any) -> Any:
+def with_prompts(value: Any, templates: Mapping[str, str], **fields: Any) -> Any:
     """A part with `fields` (`prefill`, `template_options`) in every prompt it is made of, and with
     the `templates` of their contexts' types."""
 
