@@ -235,6 +235,28 @@ def test_a_prompt_is_read_once_for_all_its_rows(model, tokenizer, prompts, monke
     assert read[0] == len(prompts[3]) and max(read[1:]) <= 6
 
 
+def test_what_all_prompts_begin_with_is_read_once(model, tokenizer, prompts, monkeypatch):
+    examples = prompts[1] * 3
+    few_shot = [(*examples, *prompt) for prompt in prompts]
+    read: list[tuple[int, ...]] = []
+    trunk = model.model.forward
+
+    def forward(input_ids: torch.Tensor, **rest: Any) -> Any:
+        read.append(tuple(input_ids.shape))
+        return trunk(input_ids=input_ids, **rest)
+
+    engine = engine_for(model, tokenizer)
+    alone = [engine.generate([p], PLAIN, [s])[0] for p, s in zip(few_shot, SEEDS, strict=True)]
+    monkeypatch.setattr(model.model, "forward", forward)
+    together = engine.generate(few_shot, PLAIN, SEEDS)
+    (_, begun), (rows, rest) = read[:2]
+    assert begun >= len(examples) and rows == len(prompts)
+    assert begun + rest == max(map(len, few_shot))
+    assert tokens(together) == tokens(alone)
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
 def test_settings_that_a_model_ships_do_not_touch_the_distribution(model, tokenizer, prompts):
     engine = engine_for(model, tokenizer)
     plain = engine.generate(prompts, PLAIN, SEEDS)

@@ -20,8 +20,8 @@ def merged(model: nn.Module) -> Iterator[None]:
 
     Layers where the sum would be another function read as before: those with another adapter or
     variant (DoRA), with several, on quantized, sharded or shared weights, or on numbers too coarse
-    for an adapter's small changes (bfloat16). Afterwards the weights are what they were, bit for bit;
-    meanwhile those that are merged are held twice.
+    for an adapter's small changes (bfloat16). Afterwards the weights are what they were, bit for
+    bit; meanwhile those that are merged are held twice.
     """
     layers = dict(_plain_layers(model))
     with torch.no_grad():
@@ -29,7 +29,7 @@ def merged(model: nn.Module) -> Iterator[None]:
     with swapped(model, sums):
         try:
             for layer in layers.values():
-                layer.merged_adapters.extend(layer.active_adapters)
+                layer.merged_adapters.extend(layer.active_adapters)  # so that PEFT adds nothing
             yield
         finally:
             for layer in layers.values():
