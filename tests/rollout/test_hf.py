@@ -212,10 +212,11 @@ def test_a_token_budget_limits_what_is_live_and_changes_no_result(
         return write(self, hidden, numbers)
 
     monkeypatch.setattr(_Writer, "__call__", seen)
-    told: list[int] = []
-    made = split.generate(rows, PLAIN, range(20), told.append)
+    told: list[tuple[int, ...]] = []
+    made = split.generate(rows, PLAIN, range(20), lambda *news: told.append(news))
     assert all(n == 1 or n * width <= budget for n, width in live)
-    assert sum(told) == len(rows)
+    assert sum(done for done, _ in told) == len(rows)
+    assert sum(tokens for _, tokens in told) == sum(len(c.ids) for c in made)
     if budget >= 75:
         steps = sum(len(c.ids) for c in made)
         assert len(live) < steps / 1.5  # several at a time

@@ -134,8 +134,8 @@ class _Writer:
         block, step = min(self.decoding.block_length, n), 0
         for start in range(0, n, block):
             for quota in self._quotas(block):
-                self.progress(0)
                 self._step(live, range(start, start + block), step, quota)
+                self.progress(0, quota * len(live))
                 step += 1
             ended = [row for row in live if self._ended(row, start + block)]
             done.update({row.number: self._completion(row, step) for row in ended})

@@ -92,7 +92,6 @@ class _Writer:
     done: dict[int, Completion] = field(default_factory=dict)
 
     def __call__(self, hidden_BD: Tensor, rows: Sequence[int]) -> list[int | None]:
-        self.progress(0)
         drafts = [self._draft(row) for row in rows]
         logits = self.head.logits(hidden_BD)
         if self.sampling.temperature > 0:
@@ -107,7 +106,9 @@ class _Writer:
         # Together, since every transfer waits for the device; doubles hold any token's number.
         tokens, logprobs = torch.stack([chosen.double(), kept.double()]).tolist()
         written = zip(rows, drafts, tokens, logprobs, strict=True)
-        return [self._next(row, draft, int(token), p) for row, draft, token, p in written]
+        following = [self._next(row, draft, int(token), p) for row, draft, token, p in written]
+        self.progress(following.count(None), len(rows))
+        return following
 
     def _draft(self, row: int) -> _Sequence:
         if row not in self.drafts:
@@ -125,5 +126,4 @@ class _Writer:
         finish = Finish.STOP if ended else Finish.LENGTH
         self.done[row] = Completion(tuple(draft.ids), tuple(draft.logprobs), finish)
         del self.drafts[row]
-        self.progress(1)
         return None
