@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from tests.arrange import problems
+from tests.arrange import config, problems
 from tests.prompts.families import save_tiny
 from transformers import AutoModelForCausalLM
 
+from opsd.data.batches import StepShape
 from opsd.preview.rows import preview
 from opsd.preview.text import show
 from opsd.prompts.contexts import Solution

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opsd.lm.attention import shared_heads
 from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
 from opsd.lm.merging import merged
 from opsd.lm.sharding import within_forward
@@ -42,7 +43,7 @@ class HFEngine(ModelEngine):
             head_of(self.model, self.vocab), sampling, seeds, self.eos_ids, progress or silent
         )
         admit = self._admission(prompts, sampling.max_tokens)
-        with evaluating(self.model), merged(self.model):
+        with evaluating(self.model), merged(self.model), shared_heads(self.model):
             within_forward(self.model, lambda model: decode(reader, prompts, admit, writer))
         return [writer.done[i] for i in range(len(prompts))]
 
