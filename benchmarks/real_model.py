@@ -111,6 +111,7 @@ def writing_row(folder: str, few_shot: bool, horizon: int, rounds: int) -> Row:
         FASTER,
         ratio >= FASTER,
         name="Transformers' generate",
+        parameters=model.get_base_model().num_parameters(),
         prompts=shape.name,
         prompt_tokens=sum(map(len, shape.prompts)),
         horizon=horizon,
