@@ -181,8 +181,8 @@ def step_row(folder: str, few_shot: bool, horizon: int, checkpointing: bool) -> 
         prompts="two worked examples" if few_shot else "the problem alone",
         horizon=horizon,
         gradient_checkpointing=checkpointing,
-        cpu_s=round(counted.seconds, 1),
-        products_cpu_s=round(floor, 1),
+        cpu_s=round(counted.seconds, 3),
+        products_cpu_s=round(floor, 5),
         wall_by_phase={name: round(seconds, 1) for name, seconds in phases.items()},
     )
 

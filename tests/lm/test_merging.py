@@ -75,7 +75,7 @@ def test_what_ends_the_writing_early_undoes_it_too(fault: type[BaseException], t
     before = state(model)
     engine = engine_for(model, tokenizer)
 
-    def stop(done: int) -> None:
+    def stop(done: int, tokens: int = 0) -> None:
         assert merged_layers(model)
         raise fault
 
