@@ -30,7 +30,7 @@ RESULTS, PAGE, IMAGES = (
 )
 BENCHMARKS = (
     *("loss", "loss_value", "step", "rollouts", "startup", "scaling", "real_shapes", "targets"),
-    "gpu",
+    *("real_model", "gpu"),
 )
 GPUS = (1, 4, 8, 64)
 Result = Mapping[str, Any]

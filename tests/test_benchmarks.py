@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import gpu, page, rollouts, scaling, startup
+from benchmarks import gpu, page, real_model, rollouts, scaling, startup
 from benchmarks.rows import command, finish, judged, not_measured
 from benchmarks.shapes import network, small
+from tests.conftest import tiny_model
 
 from opsd.data.problems import load_problems
 
@@ -72,6 +73,19 @@ def test_evaluation_and_the_loop_draw_as_many_samples():
 def test_a_step_is_timed_on_any_number_of_problems():
     took = scaling.step_seconds(scaling.Case(problems=16, completion=8, steps=1))
     assert 0 < took["cpu_s"] < 30
+
+
+def test_a_models_folder_is_written_and_learned_with(tmp_path: Path, tokenizer):
+    model = tiny_model(len(tokenizer))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    row = real_model.writing_row(str(tmp_path), few_shot=True, horizon=3, rounds=1)
+    assert row.keys() >= KEYS and row["own_tokens_per_cpu_s"] > 0
+    alone = real_model.Shape(str(tmp_path), few_shot=False, horizon=3)
+    assert row["prompt_tokens"] > sum(map(len, alone.prompts))
+    step = real_model.step_row(str(tmp_path), few_shot=False, horizon=3, checkpointing=False)
+    assert step.keys() >= KEYS and 0 < step["products_cpu_s"] < 100 and step["cpu_s"] > 0
 
 
 def test_what_needs_a_gpu_runs_on_a_cpu_at_a_tiny_shape(tmp_path: Path, capsys):

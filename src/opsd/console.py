@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -73,13 +74,18 @@ def bar() -> Progress:
 
 @contextmanager
 def counting(description: str, total: int, unit: str) -> Iterator[Any]:
-    """A bar; yields the function that advances it by n units."""
+    """A bar; yields the function that advances it by n units, which may have taken tokens."""
     with bar() as progress:
         task = progress.add_task(description, total=total, unit=unit, note="")
 
-        def advance(n: int = 1) -> None:
-            if n:
-                progress.update(task, advance=n)
+        begun, written = time.monotonic(), 0
+
+        def advance(n: int = 1, tokens: int = 0) -> None:
+            nonlocal written
+            written += tokens
+            rate = written / max(time.monotonic() - begun, 1e-3)
+            note = f"{written:,} tokens, {rate:,.0f}/s" if written else ""
+            progress.update(task, advance=n, note=note)
 
         yield advance
 

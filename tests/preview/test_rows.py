@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from tests.arrange import problems
+from tests.arrange import config, problems
 from tests.prompts.families import save_tiny
 from transformers import AutoModelForCausalLM
 
+from opsd.data.batches import StepShape
 from opsd.preview.rows import preview
 from opsd.preview.text import show
 from opsd.prompts.contexts import Solution
@@ -181,6 +182,24 @@ def test_lengths_are_counted_against_the_limit(tmp_path):
         (note,) = told(tight)
         assert words in note and "raise train.max_length" in note
         assert [v["fits"] for row in tight["rows"] for v in row["views"]].count(False) == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"per_device_train_batch_size": 16}, "128 rollouts, 1 of each of 128 problems"),
+        ({"per_device_train_batch_size": 4, "rollouts_per_step": 12}, "12 rollouts"),
+        ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}, "12 rollouts"),
+    ],
+)
+def test_a_step_is_told_as_training_will_take_it(tmp_path, capsys, train, said):
+    content = preview(recipe(tmp_path, train=train), 0)
+    assert content["step"].startswith(said)
+    show(content)
+    assert said in " ".join(capsys.readouterr().out.split())
+    args = config(tmp_path / "run", **{"gradient_accumulation_steps": None} | train)
+    batch, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    assert content["step"] == StepShape(batch * passes, micro_batches=passes).described
 
 
 def test_the_models_context_is_a_limit_too(tmp_path, capsys):

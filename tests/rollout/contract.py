@@ -77,9 +77,9 @@ class EngineContract:
             assert tokenizer.eos_token_id not in completion.ids[:-1]
 
     def test_a_draw_depends_on_its_seed_alone(self, engine, prompts):
-        told: list[int] = []
-        together = engine.generate(prompts, PLAIN, SEEDS, told.append)
-        assert sum(told) == len(prompts)
+        told: list[tuple[int, ...]] = []
+        together = engine.generate(prompts, PLAIN, SEEDS, lambda *news: told.append(news))
+        assert sum(done for done, *_ in told) == len(prompts)
         backwards = engine.generate(prompts[::-1], PLAIN, SEEDS[::-1])[::-1]
         assert ids_of(backwards) == ids_of(together)
         alone = [engine.generate([p], PLAIN, [s])[0] for p, s in zip(prompts, SEEDS, strict=True)]

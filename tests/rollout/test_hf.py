@@ -212,10 +212,11 @@ def test_a_token_budget_limits_what_is_live_and_changes_no_result(
         return write(self, hidden, numbers)
 
     monkeypatch.setattr(_Writer, "__call__", seen)
-    told: list[int] = []
-    made = split.generate(rows, PLAIN, range(20), told.append)
+    told: list[tuple[int, ...]] = []
+    made = split.generate(rows, PLAIN, range(20), lambda *news: told.append(news))
     assert all(n == 1 or n * width <= budget for n, width in live)
-    assert sum(told) == len(rows)
+    assert sum(done for done, _ in told) == len(rows)
+    assert sum(tokens for _, tokens in told) == sum(len(c.ids) for c in made)
     if budget >= 75:
         steps = sum(len(c.ids) for c in made)
         assert len(live) < steps / 1.5  # several at a time
@@ -233,6 +234,28 @@ def test_a_prompt_is_read_once_for_all_its_rows(model, tokenizer, prompts, monke
     monkeypatch.setattr(model.model, "forward", forward)
     engine_for(model, tokenizer).generate([prompts[3]] * 6, PLAIN, range(6))
     assert read[0] == len(prompts[3]) and max(read[1:]) <= 6
+
+
+def test_what_all_prompts_begin_with_is_read_once(model, tokenizer, prompts, monkeypatch):
+    examples = prompts[1] * 3
+    few_shot = [(*examples, *prompt) for prompt in prompts]
+    read: list[tuple[int, ...]] = []
+    trunk = model.model.forward
+
+    def forward(input_ids: torch.Tensor, **rest: Any) -> Any:
+        read.append(tuple(input_ids.shape))
+        return trunk(input_ids=input_ids, **rest)
+
+    engine = engine_for(model, tokenizer)
+    alone = [engine.generate([p], PLAIN, [s])[0] for p, s in zip(few_shot, SEEDS, strict=True)]
+    monkeypatch.setattr(model.model, "forward", forward)
+    together = engine.generate(few_shot, PLAIN, SEEDS)
+    (_, begun), (rows, rest) = read[:2]
+    assert begun >= len(examples) and rows == len(prompts)
+    assert begun + rest == max(map(len, few_shot))
+    assert tokens(together) == tokens(alone)
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 def test_settings_that_a_model_ships_do_not_touch_the_distribution(model, tokenizer, prompts):

@@ -94,10 +94,11 @@ def start(model, tokenizer) -> Any:
 def test_completions_come_in_the_prompts_order(server: Server, start):
     engine, told = start(server.url, concurrency=2), []
     prompts = [(9, 8, n) for n in range(6)] + [(3,)]
-    made = engine.generate(prompts, PLAIN, range(7), told.append)
+    made = engine.generate(prompts, PLAIN, range(7), lambda *news: told.append(news))
     assert [c.ids for c in made] == [(8, n) for n in range(6)] + [(3,)]
     assert [c.finish for c in made] == [Finish.LENGTH] * 6 + [Finish.STOP]
-    assert made[0].logprobs == (-0.5, -0.5) and sum(told) == 7
+    assert made[0].logprobs == (-0.5, -0.5) and len(told) == 7
+    assert sorted(told) == sorted((1, len(c.ids)) for c in made)
     assert {(tuple(x["prompt"]), x["seed"]) for x in server.asked} == set(
         zip(prompts, range(7), strict=True)
     )

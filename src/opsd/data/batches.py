@@ -51,6 +51,17 @@ class StepShape:
         """Problems of all processes in a step."""
         return self.problems * self.world
 
+    @property
+    def described(self) -> str:
+        """A line that says how many rollouts a step takes, and by which settings."""
+        batch = self.rollouts // self.micro_batches
+        return (
+            f"{self.rollouts * self.world} rollouts, {self.group} of each of"
+            f" {self.problems_per_step} problems ="
+            f" per_device_train_batch_size {batch} x gradient_accumulation_steps"
+            f" {self.micro_batches} x {self.world} process(es); rollouts_per_step sets the product"
+        )
+
     def deal(self, problems: Sequence[T]) -> Iterator[list[T]]:
         """A process's problems of one step as its micro-batches."""
         rows = [problem for problem in problems for _ in range(self.group)]

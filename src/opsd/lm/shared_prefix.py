@@ -1,9 +1,10 @@
-"""Prompts that several completions share are read once, and all completions from there."""
+"""What several sequences begin with is read once, and all of them from there: a prompt that has
+several completions, or worked examples and instructions that stand before every problem."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +12,28 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from opsd.lm.diffusion import masked_diffusion
-from opsd.lm.forward import causal_lm, detached_head, evaluating, head_of, read_on, trunk_of
-from opsd.lm.layout import PADDED, Layout, ModelInput, continued, pad_left, pad_right
-from opsd.lm.sharding import within_forward
+from opsd.lm.forward import (
+    causal_lm,
+    detached_head,
+    evaluating,
+    head_of,
+    hidden_rows,
+    read_on,
+    trunk_of,
+)
+from opsd.lm.layout import PADDED, Ids, Layout, ModelInput, pad_left, pad_right
+from opsd.lm.sharding import is_sharded, within_forward
 from opsd.objective.head import Head
 
 WORTH = 0.2
-"""The least share of a pass's tokens that reading prompts once must save. Below it, two passes
+"""The least share of a pass's tokens that reading beginnings once must save. Below it, two passes
 under a mask cost about what one costs without."""
 
 
 class _SharedPrefixLayer:
-    """A layer whose prompts are held once. When completions are read, each is handed its own
-    prompt's keys and values, by `places`; they are forgotten at once, so that copies of prompts are
-    there for one layer at a time."""
+    """A layer whose beginnings are held once. When the rest is read, each sequence is handed the
+    keys and values of its own, by `places`; they are forgotten at once, so that without gradient
+    copies are there for one layer at a time."""
 
     places: Tensor | None = None
 
@@ -32,7 +41,7 @@ class _SharedPrefixLayer:
         layer: Any = super()
         if self.places is None:
             return layer.update(*states, **kwargs)
-        self.keys, self.values = self.keys[self.places], self.values[self.places]
+        self.keys, self.values = (x.index_select(0, self.places) for x in (self.keys, self.values))
         read = layer.update(*states, **kwargs)
         self.keys, self.values = (x.new_empty(0) for x in read)
         return read
@@ -56,50 +65,107 @@ def attends(model: nn.Module) -> bool:
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
+class Split(NamedTuple):
+    """Sequences cut in two: the distinct beginnings, which of them each sequence has, and what
+    comes after it up to where it is read last."""
+
+    beginnings: list[Ids]
+    places: list[int]
+    rest: list[ModelInput]
+
+    @property
+    def tokens(self) -> int:
+        """How many are read, padding included."""
+        rest = [len(x.ids) for x in self.rest]
+        return PADDED.tokens([*map(len, self.beginnings)]) + PADDED.tokens(rest)
+
+
+def split(inputs: Sequence[ModelInput]) -> Split:
+    """Sequences cut where each one is first read, or all behind what they have in common there,
+    whichever leaves fewer tokens. None of them may be read nowhere."""
+    firsts = [x.read[0] for x in inputs]
+    common = min(common_length([x.ids for x in inputs]), *firsts)
+    return min(
+        _cut(inputs, firsts), _cut(inputs, [common] * len(inputs)), key=lambda parts: parts.tokens
+    )
+
+
+def common_length(sequences: Sequence[Ids]) -> int:
+    """How many tokens all of them begin with."""
+    least, most = min(sequences), max(sequences)  # what these two share, all share
+    pairs = enumerate(zip(least, most, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(least), len(most)))
+
+
+def _cut(inputs: Sequence[ModelInput], places: Sequence[int]) -> Split:
+    own = [x.ids[:place] for x, place in zip(inputs, places, strict=True)]
+    numbers = {beginning: i for i, beginning in enumerate(dict.fromkeys(own))}
+    rest = [
+        ModelInput(x.ids[place : x.read[-1] + 1], [at - place for at in x.read])
+        for x, place in zip(inputs, places, strict=True)
+    ]
+    return Split(list(numbers), [numbers[beginning] for beginning in own], rest)
+
+
 def worth_sharing(inputs: Sequence[ModelInput], layout: Layout) -> bool:
-    """Whether enough tokens are saved by reading each distinct prompt once."""
-    distinct = {x.prompt for x in inputs}
-    whole = layout.tokens([len(x.ids) for x in inputs])
-    rest = PADDED.tokens([len(x.read) for x in inputs])
-    return whole - PADDED.tokens([*map(len, distinct)]) - rest >= WORTH * whole
+    """Whether enough tokens are saved by reading each distinct beginning once."""
+    whole, parts = layout.tokens([len(x.ids) for x in inputs]), split(inputs)
+    return all(parts.beginnings) and whole - parts.tokens >= WORTH * whole
+
+
+class SharedReading:
+    """Reads sequences in two forward passes of a trunk: `begin` the distinct beginnings, `go_on`
+    the rest."""
+
+    def __init__(self, model: nn.Module, inputs: Sequence[ModelInput], pad_id: int) -> None:
+        parts, device = split(inputs), next(model.parameters()).device
+        self.places_B = torch.tensor(parts.places, device=device)
+        self.ids_UP, self.mask_UP = (x.to(device) for x in pad_left(parts.beginnings, pad_id))
+        self.rest = pad_right(parts.rest, pad_id).to(device)
+        self.cache = DynamicCache(config=causal_lm(model).config)
+        self.cache.layers = [_fanned(layer) for layer in self.cache.layers]
+
+    def begin(self, model: nn.Module) -> None:
+        read_on(trunk_of(model), self.ids_UP, self.mask_UP, self.cache)
+        for layer in self.cache.layers:
+            layer.places = self.places_B  # type: ignore[attr-defined]
+
+    def go_on(self, model: nn.Module) -> Tensor:
+        """Last hidden states `[N, D]` at the positions that are read."""
+        # What pads the rest comes after it, and is seen by nothing that is read.
+        own = torch.ones_like(self.rest.ids_BL)
+        mask_BW = torch.cat([self.mask_UP.index_select(0, self.places_B), own], dim=-1)
+        hidden_BLD = read_on(trunk_of(model), self.rest.ids_BL, mask_BW, self.cache)
+        return hidden_BLD.flatten(0, 1).index_select(0, self.rest.rows_N)
 
 
 @torch.no_grad()
 def score_shared(
     model: nn.Module, inputs: Sequence[ModelInput], pad_id: int, vocab: int
 ) -> tuple[Tensor, Head]:
-    """What `score` gives of prompts and completions, in two forward passes: distinct prompts, then
-    the completions, none of which may be empty."""
-    device = next(model.parameters()).device
-    prompts, completions = [x.prompt for x in inputs], [x.completion for x in inputs]
-    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    places = torch.tensor([numbers[prompt] for prompt in prompts], device=device)
-    ids_UP, mask_UP = (x.to(device) for x in pad_left(list(numbers), pad_id))
-    rest = pad_right([continued(c[:1], c[1:]) for c in completions], pad_id).to(device)
-    cache = DynamicCache(config=causal_lm(model).config)
-    cache.layers = [_fanned(layer) for layer in cache.layers]
-    read: list[Tensor] = []
-    heads: list[Head] = []
-
-    def begin(model: nn.Module) -> None:
-        read.append(read_on(trunk_of(model), ids_UP, mask_UP, cache)[:, -1])
-
-    def go_on(model: nn.Module) -> None:
-        # What pads a completion comes after it, and is seen by nothing that is read.
-        mask_BL = torch.cat([mask_UP[places], torch.ones_like(rest.ids_BL)], dim=-1)
-        hidden_BLD = read_on(trunk_of(model), rest.ids_BL, mask_BL, cache)
-        read.append(hidden_BLD.flatten(0, 1).index_select(0, rest.rows_N))
-        heads.append(head_of(model, vocab))
-
+    """What `score` gives of sequences that are `worth_sharing`, in two forward passes."""
+    reading = SharedReading(model, inputs, pad_id)
+    read: list[tuple[Tensor, Head]] = []
     with evaluating(model):
-        within_forward(model, begin)
-        for layer in cache.layers:
-            layer.places = places
-        within_forward(model, go_on)
-    first_UD, later_ND = read
-    later = later_ND.split([len(completion) - 1 for completion in completions])
-    pairs = zip(first_UD[places].split(1), later, strict=True)
-    return torch.cat([rows for pair in pairs for rows in pair]), detached_head(heads[0], model)
+        within_forward(model, reading.begin)
+        within_forward(model, lambda m: read.append((reading.go_on(m), head_of(m, vocab))))
+    ((hidden_ND, head),) = read
+    return hidden_ND, detached_head(head, model)
+
+
+def trained_rows(
+    model: nn.Module, inputs: Sequence[ModelInput], pad_id: int, layout: Layout
+) -> Tensor:
+    """Last hidden states `[N, D]` at the positions that are read, with their gradient: one
+    beginning's is the sum over the sequences that share it. Where activations are recomputed
+    (checkpointing), nothing is kept that could be shared, and sharded weights are gathered once."""
+    recomputes = model.training and getattr(causal_lm(model), "is_gradient_checkpointing", False)
+    alone = recomputes or is_sharded(model) or not attends(model)
+    if alone or not worth_sharing(inputs, layout):
+        return hidden_rows(model, layout.collate(inputs, pad_id))
+    reading = SharedReading(model, inputs, pad_id)
+    reading.begin(model)
+    return reading.go_on(model)
 
 
 def _fanned(layer: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 
 from opsd.console import counting
 from opsd.data import problems
+from opsd.data.batches import StepShape
 from opsd.data.filters import DataReport
 from opsd.data.problems import SCANNED, varied
 from opsd.data.stream import ProblemStream
@@ -37,7 +38,7 @@ from opsd.prompts.contexts import Context, Draw
 from opsd.prompts.prompt import prompt_parts
 from opsd.prompts.tokens import Token, token, tokens
 from opsd.recipe.schema import Recipe
-from opsd.training.config import OPSDConfig
+from opsd.training.config import DEFAULT_PASSES, OPSDConfig, passes_per_step
 from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict, View
 
 SHOWN = 20_000
@@ -143,10 +144,22 @@ def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
             "max_completion_length": context.horizon,
             "prompt_too_long": context.setting("prompt_too_long"),
         },
+        "step": _step(context).described,
         "tokens": _special_tokens(context),
         "rows": [_row(made[problem.id], context) for problem in shown],
         "scan": _scan(given[:SCANNED], context, made),
     }
+
+
+def _step(context: PreviewContext) -> StepShape:
+    """An optimizer step on one process."""
+    batch = context.setting("per_device_train_batch_size")
+    asked = context.setting("rollouts_per_step")
+    passes = context.setting("gradient_accumulation_steps") or DEFAULT_PASSES
+    if asked is not None:
+        passes = passes_per_step(asked, batch, 1)
+    method = context.method
+    return StepShape(batch * passes, method.source.group, passes, method.reuse)
 
 
 def _context(recipe: Recipe) -> PreviewContext:

@@ -29,6 +29,7 @@ def facts(content: Plain) -> dict[str, str]:
     return {
         "data": f"{content['data']}, {count}",
         **({"left out": "\n".join(content["left_out"])} if content["left_out"] else {}),
+        "a step": content["step"],
         "limits": f"prompt and reply {limits['limit']:,} tokens ({whose}), the reply"
         f" {limits['max_completion_length']:,}; a row too long {long}",
         "a reply ends": ends,

@@ -134,8 +134,7 @@ def _begin(
         record(recipe, output, trainer.args.seed)
         languages.keep(recipe.data.spellings, output)
         log(describe(recipe.method, trainer.args.temperature))
-        shape, rollouts = trainer.setup.shape, trainer.setup.rollouts_per_step
-        log(f"a step: {rollouts} rollouts = {shape.problems_per_step} problems x {shape.group}")
+        log(f"a step: {trainer.setup.shape.described}")
         trained = trainer.model.num_parameters(only_trainable=True)
         log(f"{trained:,} of {trainer.model.num_parameters():,} parameters are trained")
         log(_said_of(train_set, dev_set, account) + f"; run folder {output}")

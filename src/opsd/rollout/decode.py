@@ -1,7 +1,8 @@
 """Autoregressive decoding with a KV cache, for a batch that rows enter and leave at any step.
 
-A prompt that several rows share is read once. A row that has ended leaves at once and makes room
-for the next prompt, so that no step waits for the longest completion of a batch.
+A prompt that several rows share is read once, and so is what all prompts begin with. A row that has
+ended leaves at once and makes room for the next prompt, so that no step waits for the longest
+completion of a batch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from opsd.lm.forward import read_on
 from opsd.lm.layout import Ids, pad_left
+from opsd.lm.shared_prefix import WORTH, common_length
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -55,6 +57,19 @@ def _with_room(held: Tensor, positions: int) -> Tensor:
     return buffer
 
 
+def _keeps_all(cache: Any) -> bool:
+    """Whether every layer keeps all positions. Sliding windows and recurrent states do not."""
+    return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
+
+
+def _worth_reading_once(prompts: Sequence[Ids]) -> int:
+    """How many tokens all prompts begin with, where enough is saved; else 0."""
+    longest, shortest = (f(map(len, prompts)) for f in (max, min))
+    common = min(common_length(prompts), shortest - 1)
+    saved = (len(prompts) - 1) * common
+    return common if saved >= WORTH * len(prompts) * longest else 0
+
+
 @dataclass
 class ActiveBatch:
     """Rows in the making, known by `numbers`. `hidden_BD` predicts each one's next token; `mask_BW`
@@ -72,9 +87,8 @@ class ActiveBatch:
 
     @property
     def joinable(self) -> bool:
-        """Whether every layer keeps all positions, so that rows of two caches can stand side by
-        side. Sliding windows and recurrent states do not."""
-        return all(isinstance(layer, PreallocatedLayer) for layer in self.cache.layers)
+        """Whether rows of two caches can stand side by side."""
+        return _keeps_all(self.cache)
 
     def keep(self, places: Sequence[int]) -> None:
         """Only the rows at these places go on, as wide as the longest of them."""
@@ -114,12 +128,22 @@ class Reader:
     pad_id: int
 
     def begin(self, numbers: Sequence[int], prompts: Sequence[Ids]) -> ActiveBatch:
-        """Reads prompts, each distinct one once."""
+        """Reads prompts, each distinct one once, and what they all begin with once where that is
+        worth a pass of its own."""
         places = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-        ids_UP, mask_UP = (x.to(self.device) for x in pad_left(list(places), self.pad_id))
+        distinct = list(places)
         cache = DynamicCache(config=self.config)
         cache.layers = [PreallocatedLayer() if type(x) is DynamicLayer else x for x in cache.layers]
-        live = ActiveBatch(list(numbers), self._read(ids_UP, mask_UP, cache), mask_UP, cache)
+        common = _worth_reading_once(distinct) if _keeps_all(cache) else 0
+        before_UC = torch.ones(len(distinct), common, dtype=torch.long, device=self.device)
+        if common:
+            ids_1C = torch.tensor([distinct[0][:common]], device=self.device)
+            self._read(ids_1C, before_UC[:1], cache)
+            cache.reorder_cache(torch.zeros(len(distinct), dtype=torch.long, device=self.device))
+        rest = [prompt[common:] for prompt in distinct]
+        ids_UP, mask_UP = (x.to(self.device) for x in pad_left(rest, self.pad_id))
+        mask_UW = torch.cat([before_UC, mask_UP], dim=-1)
+        live = ActiveBatch(list(numbers), self._read(ids_UP, mask_UW, cache), mask_UW, cache)
         if len(places) < len(prompts):
             live.numbers = list(range(len(places)))
             live.keep([places[tuple(prompt)] for prompt in prompts])

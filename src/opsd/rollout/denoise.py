@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from opsd.lm.diffusion import masked_diffusion
 from opsd.lm.forward import causal_lm, score
 from opsd.lm.layout import MASKED, ModelInput
-from opsd.rollout.drawing import drawn, warpers_of
+from opsd.lm.merging import merged
+from opsd.rollout.drawing import drawn
 from opsd.rollout.engine import Completion, Decoding, Progress, Sampling, silent
 from opsd.rollout.model_engine import ModelEngine
 from opsd.rollout.rows import Canvas
@@ -56,7 +57,8 @@ class DenoisingEngine(ModelEngine):
             taken, order = order[-size:], order[:-size]
             writer = _Writer(self, sampling, decoding, progress or silent)
             rows = [(i, tuple(prompts[i]), seeds[i]) for i in taken]
-            done.update(writer.write(rows))
+            with merged(self.model):
+                done.update(writer.write(rows))
         return [done[i] for i in range(len(prompts))]
 
 
@@ -109,7 +111,7 @@ class _Writer:
         self, engine: DenoisingEngine, sampling: Sampling, decoding: Decoding, progress: Progress
     ) -> None:
         self.engine, self.sampling, self.decoding = engine, sampling, decoding
-        self.progress, self.warpers = progress, warpers_of(sampling)
+        self.progress = progress
         kind = masked_diffusion(engine.model)
         if kind is None:
             raise UserError("the model is no masked diffusion model: it generates left to right")
@@ -132,8 +134,8 @@ class _Writer:
         block, step = min(self.decoding.block_length, n), 0
         for start in range(0, n, block):
             for quota in self._quotas(block):
-                self.progress(0)
                 self._step(live, range(start, start + block), step, quota)
+                self.progress(0, quota * len(live))
                 step += 1
             ended = [row for row in live if self._ended(row, start + block)]
             done.update({row.number: self._completion(row, step) for row in ended})
@@ -196,7 +198,7 @@ class _Writer:
                     for row, n in zip(rows, counts, strict=True)
                 ]
             )
-            tokens = drawn(open_, numbers.to(logits.device), self.warpers)
+            tokens = drawn(open_, numbers.to(logits.device), self.sampling)
         at = tokens.unsqueeze(-1)
         confidence = plain.gather(-1, at).squeeze(-1)
         if self.decoding.remasking == "random":

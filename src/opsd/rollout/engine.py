@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -14,12 +14,15 @@ from torch import nn
 from opsd.parts import lacking, part, refuse_lacking, tag
 from opsd.types import Finish, RunFailed, Trajectory, UserError
 
-Progress = Callable[[int], None]
-"""Told how many completions have ended since it was told last, 0 included, as often as an engine
-can; it may raise, which ends the call."""
+
+class Progress(Protocol):
+    """Told how many completions have ended since it was told last, and how many tokens have been
+    written, 0 included, as often as an engine can; it may raise, which ends the call."""
+
+    def __call__(self, done: int, tokens: int = 0, /) -> None: ...
 
 
-def silent(done: int) -> None:
+def silent(done: int, tokens: int = 0) -> None:
     """Nobody watches."""
 
 

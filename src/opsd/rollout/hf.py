@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opsd.lm.attention import shared_heads
 from opsd.lm.forward import causal_lm, evaluating, head_of, trunk_of
+from opsd.lm.merging import merged
 from opsd.lm.sharding import within_forward
 from opsd.objective.head import Head
 from opsd.rollout.decode import ActiveBatch, Reader, decode
-from opsd.rollout.drawing import drawn, warpers_of
+from opsd.rollout.drawing import drawn
 from opsd.rollout.engine import Completion, Progress, Sampling, silent
 from opsd.rollout.model_engine import ModelEngine
 from opsd.types import Finish
@@ -41,7 +43,7 @@ class HFEngine(ModelEngine):
             head_of(self.model, self.vocab), sampling, seeds, self.eos_ids, progress or silent
         )
         admit = self._admission(prompts, sampling.max_tokens)
-        with evaluating(self.model):
+        with evaluating(self.model), merged(self.model), shared_heads(self.model):
             within_forward(self.model, lambda model: decode(reader, prompts, admit, writer))
         return [writer.done[i] for i in range(len(prompts))]
 
@@ -90,11 +92,7 @@ class _Writer:
     drafts: dict[int, _Sequence] = field(default_factory=dict)
     done: dict[int, Completion] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.warpers = warpers_of(self.sampling)
-
     def __call__(self, hidden_BD: Tensor, rows: Sequence[int]) -> list[int | None]:
-        self.progress(0)
         drafts = [self._draft(row) for row in rows]
         logits = self.head.logits(hidden_BD)
         if self.sampling.temperature > 0:
@@ -102,14 +100,16 @@ class _Writer:
         logp = logits.log_softmax(-1)
         if self.sampling.temperature > 0:
             numbers = torch.tensor([float(d.numbers[len(d.ids)]) for d in drafts]).double()
-            chosen = drawn(logp, numbers.to(logp.device), self.warpers)
+            chosen = drawn(logp, numbers.to(logp.device), self.sampling)
         else:
             chosen = logp.argmax(-1)
         kept = logp.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
         # Together, since every transfer waits for the device; doubles hold any token's number.
         tokens, logprobs = torch.stack([chosen.double(), kept.double()]).tolist()
         written = zip(rows, drafts, tokens, logprobs, strict=True)
-        return [self._next(row, draft, int(token), p) for row, draft, token, p in written]
+        following = [self._next(row, draft, int(token), p) for row, draft, token, p in written]
+        self.progress(following.count(None), len(rows))
+        return following
 
     def _draft(self, row: int) -> _Sequence:
         if row not in self.drafts:
@@ -127,5 +127,4 @@ class _Writer:
         finish = Finish.STOP if ended else Finish.LENGTH
         self.done[row] = Completion(tuple(draft.ids), tuple(draft.logprobs), finish)
         del self.drafts[row]
-        self.progress(1)
         return None

@@ -14,12 +14,23 @@ from opsd.parts import Slot, part, tag
 from opsd.prompts.contexts import AnyContext, Draw, StudentPrompt
 from opsd.prompts.prompt import read
 from opsd.prompts.tokens import completion_text
-from opsd.rollout.engine import Completion, Decoding, Engine, Sampling, prompt_seed
+from opsd.rollout.engine import (
+    Completion,
+    Decoding,
+    Engine,
+    Progress,
+    Sampling,
+    prompt_seed,
+    silent,
+)
 from opsd.rollout.horizon import AnyHorizon, FullHorizon
 from opsd.rollout.rows import TOKENS, AnyRows, Canvas, Rows, States
 from opsd.teacher.weights import AnyWeights, Weights
 from opsd.types import Finish, Group, Problem, Rollout, UserError, View
 
+Watch = Callable[[str, int, int], Progress]
+"""Of an engine call's phase, how many rollouts it is to write, and their horizon in tokens: what is
+told how far it is."""
 UseWeights = Callable[[Weights], contextlib.AbstractContextManager[Any]]
 Verify = Callable[[Sequence[tuple[Problem, str]]], Sequence[Any]]
 
@@ -201,7 +212,7 @@ class Sampler:
 
     `limit` is in tokens, prompt and horizon together; `total_steps` are the run's. `observe` is
     shown all that is sampled, also what a source then leaves out; `heed` is called while the engine
-    works, and may raise.
+    works, and may raise; `watch` is told what a call is to write, and then how far it is.
     `earlier` counts problems, by id, that other processes sample in the same step: the same prompt
     must not meet the same random numbers again. `canvas` is what a masked diffusion model writes
     on; None of any other model.
@@ -221,6 +232,7 @@ class Sampler:
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     observe: Callable[[Sequence[Group]], None] = lambda groups: None
     heed: Callable[[], None] = lambda: None
+    watch: Watch = lambda phase, rollouts, horizon: silent
     counts: Counts = field(default_factory=Counts)
     earlier: Mapping[str, int] = field(default_factory=dict)
     canvas: Canvas | None = None
@@ -276,6 +288,12 @@ class Sampler:
     ) -> list[Completion]:
         """One engine call: a completion of every (problem, prompt, sample number), each with random
         numbers of its own."""
+        told = self.watch(phase, len(rows), sampling.max_tokens)
+
+        def progress(done: int, tokens: int = 0) -> None:
+            self.heed()
+            told(done, tokens)
+
         with contextlib.ExitStack() as stack:
             if weights is not None:
                 stack.enter_context(self.use_weights(weights))
@@ -284,7 +302,7 @@ class Sampler:
                 [ids for _, ids, _ in rows],
                 sampling,
                 [prompt_seed(self.seed, step, p.id, i, phase) for p, _, i in rows],
-                progress=lambda done: self.heed(),
+                progress=progress,
             )
         self.counts.generated_tokens += sum(len(c.ids) for c in completions)
         return completions

@@ -198,12 +198,15 @@ class VLLMEngine(Engine):
             engine.add_request(str(i), asked, how, lora_request=self.adapter)
         made: dict[int, Completion] = {}
         progress = progress or silent
+        written = [0] * len(prompts)
         while engine.has_unfinished_requests():
             progress(0)
             for output in engine.step():
+                number, own = int(output.request_id), output.outputs[0]
+                progress(int(output.finished), len(own.token_ids) - written[number])
+                written[number] = len(own.token_ids)
                 if output.finished:
-                    made[int(output.request_id)] = _completion(output.outputs[0])
-                    progress(1)
+                    made[number] = _completion(own)
         return [made[i] for i in range(len(prompts))]
 
 

@@ -163,9 +163,9 @@ class VLLMServerEngine(Engine):
             }
             try:
                 for future in as_completed(asked):
-                    made[asked[future]] = future.result()
+                    made[asked[future]] = own = future.result()
                     if progress is not None:
-                        progress(1)
+                        progress(1, len(own.ids))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -34,10 +34,10 @@ from opsd.parts import refuse_lacking, tag
 from opsd.prompts.prompt import prompt_ids
 from opsd.prompts.tokens import special_token_ids
 from opsd.rollout.denoise import canvas_of, keep_decoding
-from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling, at_work
+from opsd.rollout.engine import PROBE, Engine, EngineChoice, Sampling, at_work, silent
 from opsd.rollout.engines import HF
 from opsd.rollout.rows import refuse_unfit
-from opsd.rollout.sources import Sampler, Verify
+from opsd.rollout.sources import Sampler, Verify, Watch
 from opsd.teacher.copies import TeacherWeights
 from opsd.teacher.scorer import TeacherScorer
 from opsd.teacher.weights import External, Start, Weights
@@ -143,6 +143,7 @@ def make_generator(
     verify: Verify,
     observe: Callable[[Sequence[Group]], None] = lambda groups: None,
     heed: Callable[[], None] = lambda: None,
+    watch: Watch = lambda phase, rollouts, horizon: silent,
 ) -> Generator:
     """Problems to graded groups, as the arguments and the method say; the model in training writes
     itself, unless another engine is chosen."""
@@ -170,6 +171,7 @@ def make_generator(
         autocast=setup.accelerator.autocast,
         observe=observe,
         heed=heed,
+        watch=watch,
         canvas=canvas,
     )
     return Generator(setup.method, student, weights, sampler, authors, args.process_index)

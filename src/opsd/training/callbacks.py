@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from opsd.console import bar, log
+from opsd.rollout.engine import Progress, silent
 from opsd.runs import checkpoint
 from opsd.teacher.copies import TeacherWeights
 from opsd.teacher.weights import Weights
@@ -21,18 +23,68 @@ from opsd.types import RunFailed
 
 
 class TrainingProgress(TrainerCallback):
-    """A bar over the optimizer steps, and a line per log where standard error is no terminal."""
+    """A bar over the optimizer steps, which moves within a step too, and where standard error is no
+    terminal a line per log, and one every `SELDOM` seconds that a step takes."""
+
+    SELDOM = 30.0
+    WRITING = 0.5
+    """The part of a step that its rollouts count for."""
 
     def __init__(self) -> None:
         self.progress = bar()
         self.task: Any = None
+        self.step = self.steps = self.passes = self.passed = 0
+        self._told = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
+            self.step, self.steps = state.global_step, state.max_steps
+            self.passes = args.gradient_accumulation_steps
             self.progress.start()
             self.task = self.progress.add_task(
                 "training", total=state.max_steps, completed=state.global_step, unit="step", note=""
             )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step, self.passed = state.global_step, 0
+        self._told = time.monotonic()
+        if self.task is not None:
+            self.progress.update(self.task, completed=self.step, description="training")
+
+    def writing(self, phase: str, rollouts: int, horizon: int) -> Progress:
+        """What is told how an engine call comes on, of so many rollouts of at most `horizon`
+        tokens."""
+        if self.task is None:
+            return silent
+        begun, ended, written = time.monotonic(), 0, 0
+
+        def told(done: int, tokens: int = 0) -> None:
+            nonlocal ended, written
+            ended, written = ended + done, written + tokens
+            rate = written / max(time.monotonic() - begun, 1e-3)
+            part = max(ended / rollouts, written / (rollouts * horizon))
+            left = (rollouts * horizon - written) / max(rate, 1e-3)
+            self._tell(
+                f"{phase} {ended}/{rollouts}, {rate:,.1f} tokens/s",
+                f"{written:,} tokens so far, at most {left:,.0f} s left",
+                self.WRITING * part if phase == "rollout" else 0.0,
+            )
+
+        return told
+
+    def learning(self, number: int, parts: int) -> None:
+        """A pass begins, so many of `parts` of a micro-batch being done."""
+        if self.task is None:
+            return
+        done = (self.passed + number / parts) / self.passes
+        self._tell(f"learning {done:.0%}", "", self.WRITING + (1 - self.WRITING) * done)
+        self.passed += number == parts - 1
+
+    def _tell(self, what: str, more: str, part: float) -> None:
+        self.progress.update(self.task, completed=self.step + part, description=what)
+        if self.progress.disable and time.monotonic() - self._told > self.SELDOM:
+            self._told = time.monotonic()
+            log(f"step {self.step + 1}/{self.steps}  {what}{more and ', '}{more}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:

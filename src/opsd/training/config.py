@@ -100,6 +100,10 @@ WITHOUT_EFFECT = {
 """Settings of the Trainer's that nothing here reads, and why."""
 
 
+DEFAULT_PASSES = 8
+"""Micro-batches of a step where neither they nor its rollouts are given."""
+
+
 @dataclass
 class OPSDConfig(TrainingArguments):
     """Arguments of `OPSDTrainer`. Lengths are in tokens, budgets in tokens per pass.
@@ -197,7 +201,7 @@ class OPSDConfig(TrainingArguments):
         if self.rollouts_per_step is not None:
             self._divide(self.rollouts_per_step)
         elif self.gradient_accumulation_steps is None:
-            self.gradient_accumulation_steps = 8
+            self.gradient_accumulation_steps = DEFAULT_PASSES
         self.remove_unused_columns = False
         # A loss that is no number is a step that is left out, and is logged as such.
         self.logging_nan_inf_filter = False

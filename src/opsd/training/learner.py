@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from opsd.console import log
 from opsd.lm.forward import head_of, hidden_rows
 from opsd.lm.layout import PADDED, Layout, continued
+from opsd.lm.shared_prefix import trained_rows
 from opsd.methods.signals import LossTerm
 from opsd.objective.fused import head_products
 from opsd.objective.head import Head, TeacherHidden
@@ -69,16 +70,15 @@ class Learner:
         results: Results = []
 
         def run(student: nn.Module) -> Tensor:
-            inputs_of_part = [example.input for example in part]
-            batch = self.layout.collate(
-                inputs_of_part or [continued((self.pad_id,), ())], self.pad_id
-            )
-            hidden_ND = hidden_rows(student, batch)
             head = head_of(student, self.vocab)
             if not part:
+                nothing = [continued((self.pad_id,), ())]
+                hidden_ND = hidden_rows(student, self.layout.collate(nothing, self.pad_id))
                 # Every trained parameter takes part, or the other processes wait for it forever.
                 parts = [hidden_ND, head.weight, *([] if head.bias is None else [head.bias])]
                 return sum(tensor.sum() * 0.0 for tensor in parts)  # pyright: ignore
+            read = [example.input for example in part]
+            hidden_ND = trained_rows(student, read, self.pad_id, self.layout)
             self._tell_costs(inputs, hidden_ND, head)
             with self.metrics.timed("loss"):
                 loss, seen = total(

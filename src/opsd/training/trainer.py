@@ -170,6 +170,7 @@ class OPSDTrainer(Trainer):
             verify=self.verdicts,
             observe=self.metrics.rollouts,
             heed=self.stop.heed,
+            watch=self.progress.writing,
         )
         for callback in self._callbacks():
             self.add_callback(callback)
@@ -263,6 +264,7 @@ class OPSDTrainer(Trainer):
         for i, part in enumerate(parts):
             self.stop.heed()
             last = i == len(parts) - 1
+            self.progress.learning(i, len(parts))
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 loss += self._pass(model, part, plans[i])
         return self.finite.counted(loss)

@@ -1,0 +1,96 @@
+"""What is seen of a step while it is taken: rollouts, tokens, rate, and what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.arrange import config, problems
+
+from opsd import OPSDTrainer, methods
+from opsd.data.batches import StepShape
+from opsd.training import callbacks
+from opsd.training.callbacks import TrainingProgress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that a test sets."""
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    return now
+
+
+def begun(disabled: bool) -> TrainingProgress:
+    """A training of ten steps with two micro-batches each, before its fourth step."""
+    shown = TrainingProgress()
+    shown.progress.disable = disabled
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3, max_steps=10)
+    shown.on_train_begin(SimpleNamespace(gradient_accumulation_steps=2), state, None)
+    return shown
+
+
+def bar_of(shown: TrainingProgress) -> tuple[float, str]:
+    (task,) = shown.progress.tasks
+    return task.completed, task.description
+
+
+def test_the_bar_moves_while_rollouts_are_written_and_learned_from(clock):
+    shown = begun(disabled=True)
+    told = shown.writing("rollout", 4, 100)
+    clock[0] = 10.0
+    told(0, 40)
+    assert bar_of(shown) == (3 + 0.5 * 0.1, "rollout 0/4, 4.0 tokens/s")
+    clock[0] = 20.0
+    told(3, 20)  # three have ended early
+    assert bar_of(shown) == (3 + 0.5 * 0.75, "rollout 3/4, 3.0 tokens/s")
+    seen = []
+    for number, parts in ((0, 2), (1, 2), (0, 1)):
+        shown.learning(number, parts)
+        seen.append(bar_of(shown))
+    assert seen == [(3.5, "learning 0%"), (3.625, "learning 25%"), (3.75, "learning 50%")]
+    shown.on_step_end(None, SimpleNamespace(global_step=4), None)
+    assert bar_of(shown) == (4, "training")
+
+
+def test_what_others_write_moves_no_step(clock):
+    shown = begun(disabled=True)
+    shown.writing("critique", 4, 100)(2, 50)
+    assert bar_of(shown)[0] == 3
+
+
+def test_without_a_terminal_a_long_step_tells_how_far_it_is_now_and_then(clock, capsys):
+    shown = begun(disabled=True)
+    told = shown.writing("rollout", 4, 100)
+    for second in range(1, 71):
+        clock[0] = float(second)
+        told(0, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 4/10  rollout 0/4, 2.0 tokens/s, 62 tokens so far, at most 169 s left",
+        "step 4/10  rollout 0/4, 2.0 tokens/s, 124 tokens so far, at most 138 s left",
+    ]
+
+
+def test_a_run_tells_it(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    tell = TrainingProgress._tell
+
+    def told(self: Any, what: str, more: str, part: float) -> None:
+        seen.append(what.split()[0])
+        tell(self, what, more, part)
+
+    monkeypatch.setattr(TrainingProgress, "_tell", told)
+    args = config(tmp_path, max_steps=1, gradient_accumulation_steps=2, disable_tqdm=False)
+    OPSDTrainer("miniature", methods.opsd(), args, train_dataset=problems(8)).train()
+    assert list(dict.fromkeys(seen)) == ["rollout", "learning"]
+    assert seen.count("learning") == 2
+
+
+def test_a_line_says_how_many_rollouts_a_step_takes_and_by_which_settings():
+    shape = StepShape(rollouts=32, group=4, micro_batches=8, world=4)
+    assert shape.described == (
+        "128 rollouts, 4 of each of 32 problems = per_device_train_batch_size 4 x"
+        " gradient_accumulation_steps 8 x 4 process(es); rollouts_per_step sets the product"
+    )
