@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from opsd.experiments.measures import Counts, Effect, effect, verdict
+from opsd.experiments.measures import Counts, Effect, effect, level, verdict
 from opsd.grade.intervals import linearized
 
 FIELDS = ("problems", "n", "correct", "passed", "tokens", "format_ok", "correct at 9")
@@ -53,32 +53,52 @@ def test_the_interval_is_that_of_the_paired_differences_over_problems_and_seeds(
 
 
 def test_a_quotient_is_as_sure_as_its_linear_part():
-    """The slope of a quotient to a cell's weight, by finite differences."""
+    """The slope of a quotient to a cell's weight in all languages, by finite differences."""
     arm = counts(0.6, languages=("a", "b"))
     value, influence = arm.quotient("right_given_format")
-    for code, cells in arm.by_language.items():
-        for place in ((0, 0), (3, 7)):
-            heavier = cells.copy()
-            heavier[place] *= 1 + 1e-6
-            nudged = Counts(FIELDS, {**arm.by_language, code: heavier})
-            slope = (nudged.quotient("right_given_format")[0] - value) / 1e-6
-            assert influence[code][place] / cells[..., 0].size == pytest.approx(slope, abs=1e-6)
+    for place in ((0, 0), (3, 7)):
+        heavier = {code: cells.copy() for code, cells in arm.by_language.items()}
+        for cells in heavier.values():
+            cells[place] *= 1 + 1e-6
+        slope = (Counts(FIELDS, heavier).quotient("right_given_format")[0] - value) / 1e-6
+        assert influence[place] / influence.size == pytest.approx(slope, abs=1e-6)
 
 
+@pytest.mark.parametrize("languages", [("a",), ("a", "b")])
 @pytest.mark.parametrize("between", [0.02, 0.05, 0.1, 0.2])
-def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(between: float):
+def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(between, languages):
     """Two arms whose seeds differ by `between` (a standard deviation of accuracy), and whose
-    problems are hard for both."""
-    draw = np.random.default_rng(round(1000 * between))
+    problems are hard for one more than for the other, alike in all languages."""
+    draw = np.random.default_rng([round(1000 * between), len(languages)])
     held = []
-    for i in range(1200):
-        hard = 0.2 * draw.standard_normal((1, 150))
-        chance = [0.5 + between * draw.standard_normal((SEEDS, 1)) + hard for _ in range(2)]
+    for i in range(1000):
+        hard = 0.1 * draw.standard_normal((2, 1, 150))
+        chance = 0.5 + between * draw.standard_normal((2, SEEDS, 1)) + hard
         # What is cut off at 0 and 1 stays even about a half, so that the truth is 0.
-        one, other = (counts(c.clip(0, 1), seed=2 * i + j) for j, c in enumerate(chance))
+        one, other = (counts(c.clip(0, 1), languages, 2 * i + j) for j, c in enumerate(chance))
         low, high = effect([(1.0, one, "avg@k"), (-1.0, other, "avg@k")]).interval
         held.append(low <= 0 <= high)
     assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_variants_of_one_problem_count_once():
+    cells = np.random.default_rng(0).integers(0, 5, (SEEDS, 20))
+    one = counts(np.zeros((SEEDS, 20)))
+    fields = one.by_language["a"]
+    fields[..., 2] = cells
+    twice = Counts(FIELDS, {"a": np.repeat(fields, 2, axis=1)})
+    grouped = Counts(FIELDS, twice.by_language, tuple(i // 2 for i in range(40)))
+    terms = [[(1.0, c, "avg@k")] for c in (one, twice, grouped)]
+    alone, narrow, right = (effect(term).interval for term in terms)
+    assert right == pytest.approx(alone) and narrow[1] - narrow[0] < 0.9 * (right[1] - right[0])
+
+
+def test_a_level_stays_on_its_scale_and_nothing_to_measure_is_said():
+    low, high = level(counts(0.98), "avg@k").interval
+    assert 0 <= low < 0.98 < high <= 1
+    none = effect([(1.0, counts(0.0), "right_given_format")])
+    assert none.rounded() == [None, None, None]
+    assert verdict(none, 0.0, None) == "not measurable"
 
 
 def test_arms_of_other_problems_are_not_compared():
@@ -94,13 +114,20 @@ ABOVE, BELOW = Effect(0.1, (0.05, 0.15)), Effect(0.1, (-0.01, 0.21))
     [
         ((0.02, 0.1), 0.02, ABOVE, "reproduced"),
         ((0.02, 0.1), 0.02, None, "reproduced"),
-        ((0.02, 0.1), 0.02, BELOW, "winner not above base"),
+        ((0.02, 0.1), 0.02, BELOW, "not above base"),
         ((0.01, 0.1), 0.02, ABOVE, "inconclusive"),
         ((0.01, 0.1), 0.02, BELOW, "inconclusive"),
         ((-0.1, 0.019), 0.02, ABOVE, "not reproduced"),
         ((-0.02, 0.1), -0.02, ABOVE, "reproduced"),
-        ((-0.02, 0.1), -0.02, BELOW, "winner not above base"),
+        ((-0.02, 0.1), -0.02, BELOW, "not above base"),
+        ((0.0, 0.0), 0.0, ABOVE, "inconclusive"),
     ],
 )
 def test_a_verdict_follows_from_where_intervals_lie(interval, at_least, gain, expected):
     assert verdict(Effect(0.05, interval), at_least, gain) == expected
+
+
+def test_what_is_to_be_kept_may_be_a_little_below_the_base():
+    measured = Effect(0.3, (0.2, 0.4))
+    assert verdict(measured, 0.05, BELOW, keeps=0.05) == "reproduced"
+    assert verdict(measured, 0.05, Effect(-0.1, (-0.2, 0.0)), keeps=0.05) == "not above base"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from opsd.experiments.claims_page import write
-from opsd.experiments.reproduce import grid, kept, rate_of, reproduce
+from opsd.experiments.reproduce import design_of, grid, kept, rate_of, reproduce
 from opsd.experiments.study import (
     Study,
     built_in,
@@ -20,7 +20,7 @@ from opsd.experiments.study import (
     parse,
     studies,
 )
-from opsd.experiments.trials import Trial, file_of, outcome, problems_of, run, told, wrong
+from opsd.experiments.trials import Trial, clusters, file_of, outcome, problems_of, run, told, wrong
 from opsd.lm.built_in import model_path
 from opsd.methods.method import Method
 from opsd.miniature.world import problems
@@ -44,7 +44,7 @@ SMALL: dict[str, Any] = {
     "seeds": 8,
     "selection_seed": 100,
     "dev": {"problems": 3, "samples": 1},
-    "test": {"problems": 4, "samples": 2},
+    "test": {"problems": 6, "samples": 2},
     "budgets": [12],
     "arms": {
         "base": {},
@@ -100,19 +100,35 @@ def arms(**changes: Any) -> dict[str, Any]:
         # Called as shipped, and is not:
         (arms(grpo={"change": {"group": 4}}), "not grpo as shipped"),
         (arms(copsd={"told": "another"}), "not copsd as shipped"),
+        (arms(**{"grpo, big": {"change": {"name": "sft"}}}), "changes the name of its method"),
+        (arms(magic={}), "begins with no method"),
         # Another divergence without the shipped one beside it:
         (
             claim(plus=["copsd, unclipped"], shown=[]),
             "'copsd, unclipped' changes the divergence: copsd with its own is an arm too",
         ),
         # More tokens, or other problems, than the arm that it is held against:
-        (arms(copsd={"steps": 5}), "different budgets"),
-        (arms(copsd={"train_on": ["hold"]}), "different budgets, or train on different problems"),
-        ({**arms(sft={})}, "'sft' generates nothing: `steps`"),
-        # A winner that is held against nothing:
-        (arms(copsd={"languages": ["yor"]}), "'copsd' is held against no base"),
+        (arms(**{"copsd, unclipped": {"steps": 5}}), "different budgets"),
+        (arms(sft={"train_on": ["hold"], "steps": 1}), "train on different problems"),
+        (arms(sft={}), "'sft' generates nothing: `steps`"),
+        (claim(minus=[{"arm": "copsd, unclipped", "at": "early"}]), "cut short"),
+        # A base that is none, or that the claimed arm does not have:
+        (arms(**{"base, bad": {"told": "wrong"}}), "'base, bad' is not trained"),
+        (
+            arms(copsd={"languages": ["yor"]}, sft={"languages": ["yor"], "steps": 1})
+            | claim(minus=["sft"], shown=[]),
+            "'copsd' is held against no base",
+        ),
+        (arms(copsd={"languages": ["yor"]}), "arms of different models, languages"),
+        (claim(minus=[]), "arms of different models, languages"),
         (claim(plus=["nobody"]), "no arm 'nobody'"),
         (claim(metric="luck"), "no metric 'luck'"),
+        (claim(metric="avg@k at 99"), "at the study's budgets alone"),
+        (claim(metric="before"), "no metric 'before' of such an arm"),
+        ({"test": {"problems": 5, "samples": 1}}, "at least 6 problems"),
+        ({"architecture": {"a": 1}, "recipe": SMALL["recipe"]}, "this one is built in"),
+        ({"files": {"train": "a", "test": "b"}}, "world, or files"),
+        ({"languages": []}, "at least 1 item"),
     ],
 )
 def test_an_unfair_study_is_refused(unfair, reason):
@@ -120,6 +136,12 @@ def test_an_unfair_study_is_refused(unfair, reason):
     with pytest.raises(UserError, match=reason) as refusal:
         small(**unfair)
     assert str(refusal.value).startswith("studies/small.yaml: ") and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", ""])
+def test_what_is_no_study_is_told(text):
+    with pytest.raises(UserError, match=r"studies/x.yaml: no (mapping|YAML)"):
+        parse(text, "x.yaml")
 
 
 @pytest.mark.parametrize("name", studies())
@@ -167,18 +189,34 @@ def test_trials_are_told_apart_by_what_decides_their_numbers():
         Trial(study, "copsd", "yor", 0, 1e-4),
         Trial(study, "copsd, unclipped", "swa", 0, 1e-4),
         Trial(small(tokens=100), "copsd", "swa", 0, 1e-4),
-        Trial(small(test={"problems": 5, "samples": 2}), "copsd", "swa", 0, 1e-4),
+        Trial(small(world="miniature-pair"), "copsd", "swa", 0, 1e-4),
+        Trial(small(test={"problems": 7, "samples": 2}), "copsd", "swa", 0, 1e-4),
         Trial(small(**arms(grpo={"steps": 3})), "grpo", "swa", 0, 1e-4),
         Trial(small(**arms(grpo={"steps": 4})), "grpo", "swa", 0, 1e-4),
     ]
     assert len({one.key, *(t.key for t in others)}) == 1 + len(others)
+    # What a test does not change: how a rate is chosen, and what is not trained.
+    tested = {"test": {"problems": 7, "samples": 2}, "budgets": []}
+    choosing = [Trial(s, "copsd", "swa", 0, 1e-4, tested=False) for s in (study, small(**tested))]
+    bases = [Trial(s, "base", "swa", 0, 0.0) for s in (study, small(tokens=100))]
+    assert choosing[0].key == choosing[1].key and bases[0].key == bases[1].key
+
+
+def test_another_wording_is_the_same_design_and_another_margin_is_not():
+    def design(**changes: Any) -> str:
+        study = small(**claim(**changes))
+        return design_of(study, next(study.claims())[2])
+
+    same = {"says": "Otherwise.", "published": "1", "shown": ["copsd, unclipped"], "holds": "Yes."}
+    assert design() == design(**same)
+    assert design() != design(at_least=-1.0) != design(minus=["copsd, unclipped"])
 
 
 @pytest.mark.slow
 def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, capsys):
     known = {"small": small()}
     (row,) = reproduce([], known, tmp_path)
-    assert row["verdict"] in ("reproduced", "winner not above base")
+    assert row["verdict"] in ("reproduced", "not above base")
     value, low, high = row["effect"]
     assert low <= value <= high
     copsd, base = row["arms"]["copsd"], row["arms"]["base"]
@@ -197,7 +235,7 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
     assert (first["share"], last["share"]) == (0.5, 1.0)
     counts = one["counts"]
     assert counts["chosen"] == counts["final" if last["dev"] > first["dev"] else "early"]
-    assert len(counts["final"]) == 4
+    assert len(counts["final"]) == 6 and row["problems"] == 6
     assert one["fields"][-3:] == ["correct at 12", "passed at 12", "format_ok at 12"]
     assert kept(tmp_path) == [row]
     # What a kill leaves behind of a trial is no trial.
@@ -288,14 +326,17 @@ def test_a_pretrained_model_is_recognised_and_run_from_its_folder(tmp_path, monk
     sets = {
         s: problems_of(placed, placed.arms["copsd"], s, "eng") for s in ("train", "dev", "test")
     }
-    assert [len(made) for made in sets.values()] == [6, 3, 4]
+    assert [len(made) for made in sets.values()] == [9, 3, 6]
     turns = sets["dev"][0].prompt
     assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
     (view,) = trial.recipe().method.student(Group(sets["dev"][0], ()), 0)
-    assert view.messages[-1]["content"] == "6 + 2 = ?"
+    assert view.messages[-1]["content"] == "9 + 2 = ?"
     run(trial, tmp_path / "out")
     made = outcome(trial, tmp_path / "out")
     assert len(made["checkpoints"]) == 2 and "counts" not in made
+    assert clusters(sets["dev"]) == [0, 0, 0] and not made["failed"]
+    with pytest.raises(UserError, match="with other weights than those that small is of"):
+        on_model({"small": pretrained(tmp_path, weights="other")}, folder)
     for changed in (small(), pretrained(tmp_path, architecture={"model_type": "bert"})):
         with pytest.raises(UserError, match="no study is of this model"):
             on_model({"small": changed}, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,25 +12,25 @@ from typing import Any
 import jinja2
 
 from opsd.experiments.reproduce import COLLAPSED
-from opsd.experiments.study import Study
+from opsd.experiments.study import LEAST, Study
 from opsd.pages.html import render
-from opsd.runs.environment import environment
-from opsd.runs.files import write_atomically
+from opsd.runs.files import to_json, write_atomically
 
 Row = Mapping[str, Any]
 FOLDER = Path(__file__).parent
 VERDICTS = {
     "reproduced": "good",
     "not reproduced": "bad",
-    "winner not above base": "bad",
+    "not above base": "bad",
     "inconclusive": "muted",
+    "not measurable": "muted",
 }
 """Every verdict, and the class of its colour."""
 
 
 def write(rows: Sequence[Row], studies: Mapping[str, Study], page: Path) -> None:
     """Writes `page` as Markdown and as HTML beside it, and the rows as `.json`."""
-    known = _known(rows, studies)
+    known = _known(rows, studies, page)
     write_atomically(page.with_suffix(".html"), render(FOLDER, "claims", **known))
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -41,7 +41,7 @@ def write(rows: Sequence[Row], studies: Mapping[str, Study], page: Path) -> None
     )
     text = made.get_template("claims.md.jinja").render(**known)
     write_atomically(page.with_suffix(".md"), text.rstrip("\n") + "\n")
-    write_atomically(page.with_suffix(".json"), json.dumps(rows, indent=1, ensure_ascii=False))
+    write_atomically(page.with_suffix(".json"), to_json(rows, indent=1))
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ class Shown:
     """A claim's row as the page shows it."""
 
     row: Row
-    study: Study
 
     def __getattr__(self, name: str) -> Any:
         return self.row[name]
@@ -59,25 +58,20 @@ class Shown:
         return VERDICTS[self.row["verdict"]]
 
     @property
-    def share(self) -> bool:
-        """Whether it is measured in shares, between -1 and 1."""
-        return self.row["metric"].startswith(("avg", "pass", "format", "right", "cut"))
-
-    @property
     def setting(self) -> str:
         """On how much it was tested."""
-        study = self.study
-        return (
-            f"{study.test.problems} test problems, {study.test.samples} samples of each,"
-            f" {study.seeds} seeds"
-        )
+        row = self.row
+        return f"{row['problems']} test problems, {row['samples']} samples, {row['seeds']} seeds"
 
     @property
     def cost(self) -> str:
-        """What its arms took, tests included."""
-        arms = self.row["arms"].values()
-        seconds = sum(arm["seconds"] + arm.get("seconds_of_grid", 0) for arm in arms)
-        return f"{seconds / 3600:.1f} hours of one core, the choice of learning rates included"
+        """What its arms took."""
+        seconds = sum(arm["seconds"] for arm in self.row["arms"].values())
+        return f"{seconds / 3600:.1f} hours of a core, the choice of learning rates included"
+
+    def trials(self, arm: str) -> int:
+        """How many of an arm's trials were tested."""
+        return self.row["seeds"] * self.row["arms"][arm]["languages"]
 
 
 @dataclass(frozen=True)
@@ -92,30 +86,34 @@ class Unit:
         """The scale's ends; nought is on it."""
         numbers = [0.0]
         for claim in self.claims:
-            numbers += [*claim.effect[1:], claim.at_least]
+            numbers += [*(x for x in claim.effect if x is not None), claim.at_least]
         low, high = min(numbers), max(numbers)
         margin = 0.04 * (high - low or 1.0)
         return low - margin, high + margin
 
-    def x(self, value: float) -> float:
-        """Where a value lies on a scale that is 100 wide."""
+    def x(self, value: float | None) -> float:
+        """Where a value lies on a scale that is 100 wide; one that is none lies at nought."""
         low, high = self.ends
+        value = value or 0.0
         return round(100 * (value - low) / (high - low), 2)
 
 
-def _known(rows: Sequence[Row], studies: Mapping[str, Study]) -> dict[str, Any]:
-    shown = [Shown(row, studies[row["study"]]) for row in rows if row.get("study") in studies]
-    about = environment()
+def _known(rows: Sequence[Row], studies: Mapping[str, Study], page: Path) -> dict[str, Any]:
+    asked = {name for study in studies.values() for name, _, _ in study.claims()}
+    now = [Shown(row) for row in rows if row["name"] in asked and "study" in row]
+    versions = [json.dumps(v, sort_keys=True) for one in now for v in one.versions]
     return {
         "title": "Do the papers' claims hold?",
-        "counts": [(v, sum(s.verdict == v for s in shown), VERDICTS[v]) for v in VERDICTS],
+        "page": page.with_suffix(".html").name,
+        "counts": [(v, sum(s.verdict == v for s in now), VERDICTS[v]) for v in VERDICTS],
         "parts": [
             (studies[name], _by(group, "paper"), [Unit(m, own) for m, own in _by(group, "metric")])
-            for name, group in _by(shown, "study")
+            for name, group in _by(now, "study")
         ],
-        "before": _before(rows),
+        "before": _before(rows, asked),
         "collapsed": COLLAPSED,
-        "versions": ", ".join(f"{k} {about['versions'][k]}" for k in ("opsd", "torch")),
+        "least": LEAST,
+        "versions": [json.loads(text) for text in dict.fromkeys(versions)],
         "number": number,
         "points": points,
     }
@@ -129,19 +127,22 @@ def _by(shown: Sequence[Shown], key: str) -> list[tuple[str, list[Shown]]]:
     return [*made.items()]
 
 
-def _before(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+def _before(rows: Sequence[Row], asked: Container[str]) -> list[tuple[str, str, str]]:
     """The claims whose earlier design came out otherwise, or that are not asked any more: name, the
     earlier verdict, what became of it."""
     made = []
     for row in rows:
-        now = row["verdict"] if "study" in row else "not asked any more"
-        past = row["earlier"] if "study" in row else [row]
+        here = row["name"] in asked and "study" in row
+        now = row["verdict"] if here else "not asked any more"
+        past = row["earlier"] if here else [*row["earlier"], row]
         made += [(row["name"], old["verdict"], now) for old in past if old["verdict"] != now]
     return made
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """A number as the page writes it."""
+    if value is None:
+        return "-"
     return f"{value:,.3g}" if abs(value) >= 1 else f"{value:.3f}"
 
 

@@ -6,13 +6,14 @@ random numbers of a seed, are the same for all arms of a study, so that differen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opsd.grade.intervals import linearized
+from opsd.grade.intervals import estimate, linearized
 
 Array = NDArray[np.float64]
 
@@ -32,31 +33,45 @@ METRICS: dict[str, tuple[str, str, float]] = {
 }
 """Metric -> the two counts that it is the quotient of, and a factor. Tokens, nats, shares; markers
 per thousand tokens, or per sample (`markers_each`). `avg@k at N` counts what is right within N
-tokens; so do `pass@k at N` and `format_rate at N`."""
+tokens; so do the other `SHORTENED` ones."""
+
+SHORTENED = ("avg@k", "pass@k", "format_rate")
+PROBED = ("inside", "before")
+"""Metrics of a probe alone."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """An arm's counts at one checkpoint: an array [seed, problem, field] per language."""
+    """An arm's counts at one checkpoint: an array [seed, problem, field] per language. Problem i is
+    the same in every language; `clusters` numbers those that are variants of one another."""
 
     fields: tuple[str, ...]
     by_language: Mapping[str, Array]
+    clusters: tuple[int, ...] = ()
 
-    def quotient(self, metric: str) -> tuple[float, dict[str, Array]]:
-        """A metric, languages averaged, and what each [seed, problem] of a language adds to it to
-        first order (the delta method): zero on average."""
+    def quotient(self, metric: str) -> tuple[float, Array]:
+        """A metric, languages averaged, and what each [seed, problem] adds to it to first order
+        (the delta method): zero on average. NaN where there is nothing to divide by."""
         name, _, budget = metric.partition(" at ")
         above, below, factor = METRICS[name]
         i = self.fields.index(f"{above} at {budget}" if budget else above)
         j = self.fields.index(below)
         share = factor / len(self.by_language)
-        value, influence = 0.0, dict[str, Array]()
-        for code, cells in self.by_language.items():
-            a, b = cells[..., i], cells[..., j]
-            ratio = a.sum() / b.sum() if b.any() else np.nan
-            value += share * ratio
-            influence[code] = share * (a - ratio * b) / b.mean() if b.any() else a * np.nan
+        value, influence = 0.0, np.zeros(())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for cells in self.by_language.values():
+                a, b = cells[..., i], cells[..., j]
+                ratio = a.sum() / b.sum()
+                value += share * ratio
+                influence = influence + share * (a - ratio * b) / b.mean()
         return float(value), influence
+
+    def shares(self, metric: str) -> Array:
+        """A share's values [seed, problem], languages averaged."""
+        above, below, _ = METRICS[metric]
+        i, j = self.fields.index(above), self.fields.index(below)
+        every = [cells[..., i] / cells[..., j] for cells in self.by_language.values()]
+        return np.mean(every, axis=0)
 
 
 @dataclass(frozen=True)
@@ -66,9 +81,10 @@ class Effect:
     value: float
     interval: tuple[float, float]
 
-    def rounded(self) -> list[float]:
-        """Value, low and high end."""
-        return [round(float(x), 4) for x in (self.value, *self.interval)]
+    def rounded(self) -> list[float | None]:
+        """Value, low and high end; None for what cannot be measured."""
+        numbers = (self.value, *self.interval)
+        return [round(float(x), 4) if math.isfinite(x) else None for x in numbers]
 
 
 def effect(terms: Sequence[tuple[float, Counts, str]]) -> Effect:
@@ -79,19 +95,44 @@ def effect(terms: Sequence[tuple[float, Counts, str]]) -> Effect:
     sizes = {cells.shape[:2] for _, counts, _ in terms for cells in counts.by_language.values()}
     if len(sizes) != 1:
         raise ValueError("arms are compared on the same seeds and problems")
-    value, cells = 0.0, dict[str, Array]()
+    value, cells = 0.0, np.zeros(())
     for sign, counts, metric in terms:
         own, influence = counts.quotient(metric)
-        value += sign * own
-        for code, part in influence.items():
-            cells[code] = cells.get(code, np.zeros(())) + sign * part
-    return Effect(value, linearized(list(cells.values()), value).interval)
+        value, cells = value + sign * own, cells + sign * influence
+    if not math.isfinite(value):
+        return Effect(math.nan, (math.nan, math.nan))
+    together = _clustered(cells, terms[0][1].clusters)
+    return Effect(value, linearized([together], value).interval)
 
 
-def verdict(measured: Effect, at_least: float, gain: Effect | None) -> str:
-    """What an effect says of a claim: decided by where its interval lies, and by whether the winner
-    is above the untrained model (`gain`, where accuracy is measured)."""
+def level(counts: Counts, metric: str) -> Effect:
+    """A metric of one arm; a share's interval stays between 0 and 1."""
+    name = metric.partition(" at ")[0]
+    if metric not in SHORTENED:
+        return effect([(1.0, counts, metric)])
+    made = estimate([_clustered(counts.shares(name), counts.clusters)])
+    return Effect(counts.quotient(metric)[0], made.interval)
+
+
+def _clustered(cells: Array, clusters: Sequence[int]) -> Array:
+    """Cells [seed, problem] as [seed, cluster] with the same mean."""
+    if not clusters:
+        return cells
+    names = sorted(set(clusters))
+    member = np.array([[cluster == name for name in names] for cluster in clusters], dtype=float)
+    return cells @ member * (len(names) / len(clusters))
+
+
+def verdict(measured: Effect, at_least: float, gain: Effect | None, keeps: float = 0.0) -> str:
+    """What an effect says of a claim: decided by where its interval lies, and by whether the
+    claimed arm is above the untrained model (`gain`, where accuracy is measured), or not more than
+    `keeps` below it. Arms that are equal everywhere, with an interval of no width, say nothing."""
     low, high = measured.interval
+    if not math.isfinite(measured.value):
+        return "not measurable"
+    if low == high:
+        return "inconclusive"
     if low >= at_least:
-        return "reproduced" if gain is None or gain.interval[0] > 0 else "winner not above base"
+        above = gain is None or gain.interval[0] > (-keeps if keeps else 0.0)
+        return "reproduced" if above else "not above base"
     return "not reproduced" if high < at_least else "inconclusive"

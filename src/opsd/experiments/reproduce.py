@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -20,17 +20,17 @@ from rich.console import Console
 from rich.table import Table
 
 from opsd.console import log
-from opsd.experiments.measures import Effect, effect, verdict
+from opsd.experiments.measures import Counts, Effect, effect, level, verdict
 from opsd.experiments.pool import run_all
-from opsd.experiments.study import Claim, Source, Study, chosen, is_base
+from opsd.experiments.study import Claim, Study, chosen, is_base
 from opsd.experiments.trials import At, Trial, file_of, outcome, read, run
-from opsd.runs.files import write_atomically
+from opsd.runs.files import held, to_json, write_atomically
 
 Row = dict[str, Any]
 ROWS = "claims.json"
 
 COLLAPSED = 0.1
-"""Of accuracy: what an arm loses between the checkpoint that dev chooses and its last one, from
+"""Of accuracy: what a trial loses between the checkpoint that dev chooses and its last one, from
 which on it is called collapsed."""
 
 AT: tuple[At, ...] = ("chosen", "early", "final")
@@ -38,20 +38,26 @@ AT: tuple[At, ...] = ("chosen", "early", "final")
 
 def reproduce(names: Sequence[str], known: Mapping[str, Study], output: Path) -> list[Row]:
     """Runs what is missing of the named claims' trials (all claims by default), into `output`; a
-    row per claim, which
-    `claims.json` there keeps beside those of other claims.
+    row per claim, which `claims.json` there keeps beside those of other claims, as soon as its
+    study has been run.
 
     A claim that was designed anew keeps its earlier outcomes in its row, as `earlier`.
+
+    Raises UserError for a name that no claim has, and where another reproduction is at work in
+    `output`.
     """
     start = time.perf_counter()
     wanted = [Plan(known[study], claims) for study, claims in chosen(names, known).items()]
-    for plan in wanted:
-        log(f"{plan.study.name}: {len(plan.claims)} claims, {len(plan.arms)} arms")
-        _run("rates", plan.selection(), output)
-        _run("tests", plan.tests(output), output)
-    rows = [row_of(plan.study, name, output) for plan in wanted for name in plan.claims]
-    made = _joined(kept(output), rows)
-    write_atomically(output / ROWS, json.dumps(made, indent=1, ensure_ascii=False))
+    rows: list[Row] = []
+    with held(output, "reproduction"):
+        for plan in wanted:
+            log(f"{plan.study.name}: {len(plan.claims)} claims, {len(plan.arms)} arms")
+            _run("to choose rates", plan.selection(), output)
+            _run("to test", plan.tests(output), output)
+            own = [row_of(plan.study, name, output) for name in plan.claims]
+            made = _joined(kept(output), own)
+            write_atomically(output / ROWS, to_json(made, indent=1))
+            rows += own
     Console(stderr=True).print(_table(rows))
     log(f"{len(rows)} claims in {time.perf_counter() - start:.0f} s, kept in {output / ROWS}")
     return rows
@@ -119,73 +125,79 @@ def rate_of(study: Study, arm: str, output: Path) -> float:
     return max(made, key=lambda rate: (made[rate], -rate)) if made else 0.0
 
 
-@dataclass
 class Tested:
     """An arm's outcomes: the seeds of each language, in order."""
 
-    study: Study
-    name: str
-    output: Path
-    outcomes: dict[str, list[Row]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rate = rate_of(self.study, self.name, self.output)
+    def __init__(self, study: Study, name: str, output: Path) -> None:
+        self.study, self.name, self.output = study, name, output
+        self.scores = scores(study, name, output)
+        self.rate = rate_of(study, name, output)
         self.outcomes = {
             code: [
-                outcome(Trial(self.study, self.name, code, seed, self.rate), self.output)
-                for seed in range(self.study.seeds)
+                outcome(Trial(study, name, code, seed, self.rate), output)
+                for seed in range(study.seeds)
             ]
-            for code in self.study.languages_of(self.name)
+            for code in study.languages_of(name)
         }
 
-    def at(self, at: At) -> Any:
+    @property
+    def every(self) -> list[Row]:
+        return [one for group in self.outcomes.values() for one in group]
+
+    def at(self, at: At) -> Counts:
         return read(self.outcomes, at)
 
     def row(self, metrics: Sequence[str]) -> Row:
         """What the page says of it: metrics at each checkpoint that a claim may speak of, with
         their intervals, the learning rates tried, and what was spent."""
-        every = [one for group in self.outcomes.values() for one in group]
-        study = self.study
         made: Row = {
             "rate": self.rate,
-            "grid": {f"{r:.1e}": round(x, 4) for r, x in self._scores().items()},
-            "seconds": round(sum(one["seconds"] for one in every), 1),
-            "metrics": {
-                at: {m: effect([(1.0, self.at(at), m)]).rounded() for m in metrics} for at in AT
-            },
+            "languages": len(self.outcomes),
+            "grid": {f"{rate:.0e}": round(score, 4) for rate, score in self.scores.items()},
+            "at_the_edge": self.rate in (self.study.rates[0], self.study.rates[-1]),
+            "seconds": round(sum(one["seconds"] for one in self.every + self._selection()), 1),
+            "failed": sum(one["failed"] is not None for one in self.every),
+            "metrics": {at: {m: level(self.at(at), m).rounded() for m in metrics} for at in AT},
         }
-        courses = [one["checkpoints"] for one in every if one["checkpoints"]]
+        courses = [one["checkpoints"] for one in self.every if one["checkpoints"]]
         if courses:
             made["course"] = {
                 key: [round(fmean(p[key] for p in at), 4) for at in zip(*courses, strict=True)]
                 for key in ("share", "tokens", "steps", "dev")
             }
-            made["chosen"] = [max(course, key=lambda p: p["dev"])["share"] for course in courses]
-            made["seconds_of_grid"] = round(
-                sum(outcome(t, self.output)["seconds"] for t in grid(study, self.name)), 1
-            )
-        accuracy = made["metrics"]
-        if "avg@k" in metrics:
-            lost = accuracy["chosen"]["avg@k"][0] - accuracy["final"]["avg@k"][0]
-            made["collapsed"] = lost > COLLAPSED
+            made["collapsed"] = self._collapsed()
         return made
 
-    def _scores(self) -> dict[float, float]:
-        return scores(self.study, self.name, self.output)
+    def _selection(self) -> list[Row]:
+        return [outcome(trial, self.output) for trial in grid(self.study, self.name)]
+
+    def _collapsed(self) -> int:
+        """How many of its trials have lost `COLLAPSED` of accuracy since dev chose."""
+        right = self.at("chosen").fields.index("correct"), self.at("chosen").fields.index("n")
+        pairs = [
+            (self.at("chosen").by_language[code], self.at("final").by_language[code])
+            for code in self.outcomes
+        ]
+        return sum(
+            int((_share(best, right) - _share(last, right) > COLLAPSED).sum())
+            for best, last in pairs
+        )
+
+
+def _share(cells: Any, fields: tuple[int, int]) -> Any:
+    """The share of right samples, by seed."""
+    return cells[..., fields[0]].sum(1) / cells[..., fields[1]].sum(1)
 
 
 def row_of(study: Study, name: str, output: Path) -> Row:
     """A claim's row, from the stored trials alone."""
     source, claim = next((s, c) for own, s, c in study.claims() if own == name)
     arms = {arm: Tested(study, arm, output) for arm in study.arms_of(claim)}
-    terms = [(1.0, term) for term in claim.plus] + [(-1.0, term) for term in claim.minus]
-    measured = effect([(sign, arms[t.arm].at(t.at), t.metric or claim.metric) for sign, t in terms])
+    measured = effect([(sign, arms[t.arm].at(t.at), claim.metric_of(t)) for sign, t in claim.terms])
     gain = _gain(study, claim, arms)
-    said = verdict(measured, claim.at_least, gain)
-    shown = {
-        arm: tuple(dict.fromkeys([*(m for m in _metrics(claim, arm)), *_always(study, arm)]))
-        for arm in arms
-    }
+    said = verdict(measured, claim.at_least, gain, claim.keeps)
+    cells = next(iter(arms[claim.arms[0]].at("final").by_language.values()))
+    ran = [one["environment"]["versions"] for tested in arms.values() for one in tested.every]
     return {
         "name": name,
         "study": study.name,
@@ -193,24 +205,38 @@ def row_of(study: Study, name: str, output: Path) -> Row:
         "claim": claim.says,
         "published": claim.published,
         "note": claim.note,
-        "design": design_of(study, source, claim),
+        "design": design_of(study, claim),
+        "metric": claim.metric,
         "measured": _sum(claim),
         "effect": measured.rounded(),
         "at_least": claim.at_least,
-        "metric": claim.metric,
-        "gain": None if gain is None else {"arm": claim.winner, "effect": gain.rounded()},
+        "gain": None
+        if gain is None
+        else {"arm": claim.plus[0].arm, "effect": gain.rounded(), "keeps": claim.keeps},
         "verdict": said,
         "meaning": _meaning(claim, said),
-        "arms": {arm: tested.row(shown[arm]) for arm, tested in arms.items()},
+        "seeds": cells.shape[0],
+        "problems": cells.shape[1],
+        "samples": study.test.samples,
+        "versions": [json.loads(text) for text in sorted({*map(json.dumps, ran)})],
+        "arms": {arm: t.row(_shown(study, claim, arm)) for arm, t in arms.items()},
         "earlier": [],
     }
 
 
-def design_of(study: Study, source: Source, claim: Claim) -> str:
-    """A hash of what a claim compares, and how: another one is another experiment."""
-    about = study.model_dump(mode="json", exclude={"arms", "papers", "questions", "title"})
-    about["arms"] = {arm: study.arms[arm].model_dump(mode="json") for arm in study.arms_of(claim)}
-    about["claim"] = claim.model_dump(mode="json", exclude={"holds", "fails", "note", "shown"})
+def design_of(study: Study, claim: Claim) -> str:
+    """A hash of what a claim measures: another one is another experiment."""
+    measured = dict.fromkeys(term.arm for _, term in claim.terms)
+    bases = [study.base_of(arm) for arm in measured if not study.arms[arm].probe]
+    trials = [
+        trial.key
+        for arm in dict.fromkeys([*measured, *(base for base in bases if base)])
+        for trial in grid(study, arm)
+        or [Trial(study, arm, code, 0, 0.0) for code in study.languages_of(arm)]
+    ]
+    terms = [(sign, term.model_dump(), claim.metric_of(term)) for sign, term in claim.terms]
+    tested = [study.seeds, study.test.model_dump(), study.early]
+    about = [trials, terms, tested, claim.at_least, claim.keeps]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -218,10 +244,10 @@ def _sum(claim: Claim) -> str:
     """What is measured, as a sum of arms."""
     shares = {"chosen": "", "early": " early", "final": " at the end"}
     made = ""
-    for sign, terms in (("+", claim.plus), ("-", claim.minus)):
-        for term in terms:
-            metric = f"{term.metric} of " if term.metric else ""
-            made += f" {sign} {metric}[{term.arm}]{'' if is_base(term.arm) else shares[term.at]}"
+    for sign, term in claim.terms:
+        metric = f"{term.metric} of " if term.metric else ""
+        at = "" if is_base(term.arm) else shares[term.at]
+        made += f" {'+' if sign > 0 else '-'} {metric}[{term.arm}]{at}"
     return f"{claim.metric}: {made.removeprefix(' + ')}"
 
 
@@ -230,34 +256,28 @@ def _meaning(claim: Claim, said: str) -> str:
     return {
         "reproduced": claim.holds,
         "not reproduced": claim.fails,
-        "winner not above base": (
-            "Neither is worth its tokens here: the better arm is not above the untrained model."
-        ),
+        "not above base": "The difference is there, but the untrained model is as good.",
         "inconclusive": "Nothing: effects that count and effects that do not are both possible.",
+        "not measurable": "Nothing: there is nothing to measure it by.",
     }[said]
 
 
 def _gain(study: Study, claim: Claim, arms: Mapping[str, Tested]) -> Effect | None:
-    """What the winner has above the untrained model."""
-    if claim.winner is None or is_base(claim.winner):
+    """What the claimed arm has above the untrained model."""
+    term = claim.claimed
+    if term is None:
         return None
-    base = study.base_of(claim.winner)
+    base = study.base_of(term.arm)
     assert base is not None
-    term = claim.plus[0]
-    metric = term.metric or claim.metric
-    return effect(
-        [(1.0, arms[term.arm].at(term.at), metric), (-1.0, arms[base].at("final"), metric)]
-    )
+    above, below = arms[term.arm].at(term.at), arms[base].at("final")
+    return effect([(1.0, above, claim.metric_of(term)), (-1.0, below, claim.metric_of(term))])
 
 
-def _metrics(claim: Claim, arm: str) -> list[str]:
-    """The metrics that a claim measures of an arm, or of any."""
-    terms = (*claim.plus, *claim.minus)
-    return [t.metric or claim.metric for t in terms if t.arm == arm] or [claim.metric]
-
-
-def _always(study: Study, arm: str) -> tuple[str, ...]:
-    return () if study.arms[arm].probe else ("avg@k", "format_rate", "length")
+def _shown(study: Study, claim: Claim, arm: str) -> tuple[str, ...]:
+    """The metrics that a claim measures of an arm, or of any, and those that are always shown."""
+    own = [claim.metric_of(t) for _, t in claim.terms if t.arm == arm] or [claim.metric]
+    always = () if study.arms[arm].probe else ("avg@k", "format_rate", "length")
+    return tuple(dict.fromkeys([*own, *always]))
 
 
 def _joined(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
@@ -266,16 +286,15 @@ def _joined(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     for old in earlier:
         row = new.setdefault(old["name"], old)
         if row is not old:
-            outcome = {key: old[key] for key in ("design", "effect", "at_least", "verdict")}
-            changed = [outcome] if row["design"] != old["design"] else []
-            row["earlier"] = [*old["earlier"], *changed]
+            past = {key: old[key] for key in ("design", "effect", "at_least", "verdict")}
+            row["earlier"] = [*old["earlier"], *([past] if row["design"] != old["design"] else [])]
     return [*new.values()]
 
 
 def _run(what: str, trials: Sequence[Trial], output: Path) -> None:
     missing = {t.key: t for t in trials if not file_of(t, output).is_file()}
     said = len({t.key for t in trials})
-    log(f"{what}: {said} trials, {len(missing)} of them to run, in {output}")
+    log(f"{said} trials {what}, {len(missing)} of them to run, in {output}")
     for _ in run_all(list(missing.values()), partial(run, folder=output)):
         pass
 
@@ -285,12 +304,7 @@ def _table(rows: Sequence[Row]) -> Table:
     for heading in ("claim", "effect", "95 %", "at least", "verdict"):
         table.add_column(heading)
     for row in rows:
-        value, low, high = row["effect"]
-        table.add_row(
-            row["name"],
-            f"{value:.3g}",
-            f"{low:.3g} to {high:.3g}",
-            f"{row['at_least']:.3g}",
-            row["verdict"],
-        )
+        value, low, high = ("-" if x is None else f"{x:.3g}" for x in row["effect"])
+        interval = f"{low} to {high}"
+        table.add_row(row["name"], value, interval, f"{row['at_least']:.3g}", row["verdict"])
     return table

@@ -9,7 +9,7 @@ is refused when the file is read.
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -20,16 +20,18 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from opsd.experiments.measures import METRICS
+from opsd.experiments.measures import METRICS, PROBED, SHORTENED
+from opsd.grade.intervals import FEWEST
+from opsd.lm.built_in import model_path
+from opsd.methods import catalogue
+from opsd.runs.json_files import document
 from opsd.types import UserError
 
 BASE = "base"
 """What an arm is called that is not trained; other bases are `base, ...`."""
 
-LEAST_RATES, LEAST_SEEDS = 3, 8
-"""Of a study in the built-in world; a pretrained model costs a thousand times as much, and has
-`LEAST_RATES - 1` and `LEAST_SEEDS_PRETRAINED`."""
-LEAST_SEEDS_PRETRAINED = 3
+LEAST = {"built in": (3, 8), "pretrained": (2, 3)}
+"""Learning rates and seeds of a study: a pretrained model costs a thousand times as much."""
 
 _HALF_A_DECADE = (2.9, 3.5)
 
@@ -61,11 +63,6 @@ class Arm(Strict):
         """Where it is tested: arms that share it share a base."""
         return self.model, self.languages, self.test_on
 
-    @property
-    def budget(self) -> tuple[Any, ...]:
-        """What ends its training, and what it may train on."""
-        return self.steps, self.train_on
-
 
 def _term(given: Any) -> Any:
     return {"arm": given} if isinstance(given, str) else given
@@ -87,8 +84,10 @@ class Claim(Strict):
     """The metrics of some arms less those of others, languages averaged.
 
     `at_least` is the smallest effect that counts or, below what would be none, the margin of 'as
-    good as'; in the metric's unit. `shown` are arms beside those that are measured. `holds` and
-    `fails` say what either outcome means for somebody who trains a model.
+    good as'; in the metric's unit. `shown` are arms beside those that are measured. `keeps` is how
+    far below the base the claimed arm may end where a claim is about what is kept; in any other it
+    must end above. `holds` and `fails` say what either outcome means for somebody who trains a
+    model.
     """
 
     says: str
@@ -100,20 +99,30 @@ class Claim(Strict):
     published: str = ""
     metric: str = "avg@k"
     shown: tuple[str, ...] = ()
+    keeps: Annotated[float, Field(ge=0)] = 0.0
     note: str = ""
+
+    @property
+    def terms(self) -> tuple[tuple[float, _Term], ...]:
+        """What is added and subtracted, each with its sign."""
+        return (*((1.0, term) for term in self.plus), *((-1.0, term) for term in self.minus))
+
+    def metric_of(self, term: _Term) -> str:
+        return term.metric or self.metric
 
     @property
     def arms(self) -> tuple[str, ...]:
         """Its arms by name, those that are measured first."""
-        named = [term.arm for term in (*self.plus, *self.minus)]
+        named = [term.arm for _, term in self.terms]
         return tuple(dict.fromkeys([*named, *self.shown]))
 
     @property
-    def winner(self) -> str | None:
-        """The arm that must be above the base, where accuracy is measured."""
-        metrics = {term.metric or self.metric for term in (*self.plus, *self.minus)}
-        right = any(metric.startswith(("avg@k", "pass@k")) for metric in metrics)
-        return self.plus[0].arm if right else None
+    def claimed(self) -> _Term | None:
+        """What must be above the base: the first arm that is added, where accuracy is measured and
+        nothing is held against the base already."""
+        right = all(self.metric_of(t).startswith(("avg@k", "pass@k")) for _, t in self.terms)
+        against_base = all(is_base(term.arm) for term in self.minus)
+        return self.plus[0] if right and not against_base else None
 
 
 class Source(Strict):
@@ -146,7 +155,7 @@ class Study(Strict):
     place of the shipped ones. `tokens` are generated in training; `checkpoints` are the shares of
     them after which dev problems are scored, and `early` is the share up to which a checkpoint is
     an early one. `rates` are tried with `selection_seed`, which no test uses. A pretrained model is
-    recognised by the keys of its configuration in `architecture`.
+    recognised by the keys of its configuration in `architecture`, and by a hash of its `weights`.
     """
 
     name: str
@@ -154,12 +163,14 @@ class Study(Strict):
     world: str | None = None
     files: dict[Literal["train", "test"], str] = Field(default_factory=dict)
     architecture: dict[str, Any] = Field(default_factory=dict)
+    weights: str = ""
+    note: str = ""
     examples: tuple[Example, ...] = ()
     prompts: dict[str, str] = Field(default_factory=dict)
     recipe: dict[str, Any]
-    languages: tuple[str, ...]
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]
     tokens: Annotated[int, Field(gt=0)]
-    checkpoints: tuple[Annotated[float, Field(gt=0, le=1)], ...]
+    checkpoints: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
     early: Annotated[float, Field(gt=0, le=1)]
     rates: tuple[Annotated[float, Field(gt=0)], ...]
     seeds: int
@@ -217,7 +228,7 @@ def on_model(known: Mapping[str, Study], folder: str) -> dict[str, Study]:
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise UserError(f"--model {folder}: no folder of a model; config.json is not there")
-    config = json.loads(file.read_text("utf-8"))
+    config = document(file)
     made = {
         study.name: study.model_copy(update={"folder": folder})
         for study in known.values()
@@ -226,7 +237,23 @@ def on_model(known: Mapping[str, Study], folder: str) -> dict[str, Study]:
     if not made:
         said = [f"{s.name} ({s.recipe['model']['name']})" for s in known.values() if s.pretrained]
         raise UserError(f"--model {folder}: no study is of this model; there are {', '.join(said)}")
+    for study in made.values():
+        if study.weights and fingerprint(folder) != study.weights:
+            raise UserError(
+                f"--model {folder}: built like {study.recipe['model']['name']}, with other weights"
+                f" than those that {study.name} is of"
+            )
     return made
+
+
+@cache
+def fingerprint(model: str) -> str:
+    """A hash of a model's weights: a built-in one's, or those in a folder."""
+    made = hashlib.sha256()
+    for file in sorted((model_path(model) or Path(model)).glob("*.safetensors")):
+        with file.open("rb") as content:
+            made.update(hashlib.file_digest(content, "sha256").digest())
+    return made.hexdigest()[:16]
 
 
 def method_of(arm: str) -> str:
@@ -241,15 +268,16 @@ def is_base(arm: str) -> bool:
 
 def _unfair(study: Study) -> Iterator[str]:
     """What of a study a reader would object to."""
-    rates = LEAST_RATES - study.pretrained
+    rates, seeds = LEAST["pretrained" if study.pretrained else "built in"]
     if bool(study.files) == (study.world is not None):
         yield "world, or files: one of the two says where problems come from"
+    if study.pretrained and model_path(study.recipe["model"]["name"]) is not None:
+        yield "architecture: of a pretrained model alone; this one is built in"
     if len(study.rates) < rates:
         yield f"rates: at least {rates} learning rates, or the grid is none"
     low, high = _HALF_A_DECADE
     if any(not low <= b / a <= high for a, b in pairwise(study.rates)):
         yield "rates: each about half a decade (3 to 3.3 times) above the one before"
-    seeds = LEAST_SEEDS_PRETRAINED if study.pretrained else LEAST_SEEDS
     if study.seeds < seeds:
         yield f"seeds: at least {seeds}; fewer say too little of how much seeds differ"
     if 0 <= study.selection_seed < study.seeds:
@@ -258,17 +286,31 @@ def _unfair(study: Study) -> Iterator[str]:
         yield "checkpoints: rising shares of the tokens, the last of them 1"
     if study.early not in study.checkpoints:
         yield "early: one of the checkpoints"
+    if study.test.problems < FEWEST:
+        yield f"test: at least {FEWEST} problems, or no difference can be told from chance"
     for name, arm in study.arms.items():
-        yield from _misnamed(name, arm)
+        yield from (f"arms: '{name}' {problem}" for problem in _unfair_arm(name, arm))
+    names = [name for name, _, _ in study.claims()]
+    yield from (f"{name}: claimed twice" for name in set(names) if names.count(name) > 1)
     for name, _, claim in study.claims():
         yield from (f"{name}: {problem}" for problem in _unfair_claim(study, claim))
 
 
-def _misnamed(name: str, arm: Arm) -> Iterator[str]:
+def _unfair_arm(name: str, arm: Arm) -> Iterator[str]:
     """An arm is called by its method alone only where it is the method as shipped."""
+    if is_base(name):
+        if arm.change or arm.told != "own" or arm.steps or arm.train_on:
+            yield "is not trained: nothing of it can be changed but where it is tested"
+        return
+    if method_of(name) not in catalogue():
+        yield f"begins with no method; there are {', '.join(catalogue())}"
+    if "name" in arm.change:
+        yield "changes the name of its method, which is another one"
     differs = bool(arm.change) or arm.told != "own" or arm.model is not None or arm.probe
     if differs and "," not in name:
-        yield f"arms: '{name}' is not {name} as shipped; let its name say how it differs"
+        yield f"is not {name} as shipped; let its name say how it differs, after a comma"
+    if method_of(name) in READ_ONLY and arm.steps is None:
+        yield "generates nothing: `steps` says when it ends"
 
 
 def _unfair_claim(study: Study, claim: Claim) -> Iterator[str]:
@@ -276,29 +318,40 @@ def _unfair_claim(study: Study, claim: Claim) -> Iterator[str]:
     if missing:
         yield f"no arm '{missing[0]}' in this study"
         return
-    for term in (*claim.plus, *claim.minus):
-        metric = (term.metric or claim.metric).partition(" at ")[0]
-        if metric not in METRICS:
-            yield f"no metric '{metric}'; there are {', '.join(METRICS)}"
-    trained = [arm for arm in claim.arms if not is_base(arm) and not study.arms[arm].probe]
+    arms = study.arms
+    for _, term in claim.terms:
+        yield from _unknown(study, claim.metric_of(term), arms[term.arm].probe)
+    trained = [arm for arm in claim.arms if not is_base(arm) and not arms[arm].probe]
     for arm in trained:
-        shipped = [a for a in trained if method_of(a) == method_of(arm)]
-        if "divergence" in study.arms[arm].change and all(
-            "divergence" in study.arms[a].change for a in shipped
-        ):
+        if "divergence" in arms[arm].change and method_of(arm) not in claim.arms:
             yield (
                 f"'{arm}' changes the divergence: {method_of(arm)} with its own is an arm too"
                 " (`shown`)"
             )
-    if claim.winner is not None and study.base_of(claim.winner) is None:
-        yield f"'{claim.winner}' is held against no base: add the untrained model as an arm"
-    generating = [arm for arm in trained if method_of(arm) not in READ_ONLY]
-    budgets = {study.arms[arm].budget for arm in generating}
-    if len(budgets) > 1:
-        yield "its arms end after different budgets, or train on different problems"
-    for arm in trained:
-        if method_of(arm) in READ_ONLY and study.arms[arm].steps is None:
-            yield f"'{arm}' generates nothing: `steps` says when it ends"
+    if claim.claimed is not None and study.base_of(claim.claimed.arm) is None:
+        yield f"'{claim.claimed.arm}' is held against no base: add the untrained model as an arm"
+    signs: dict[Any, float] = {}
+    for sign, term in claim.terms:
+        place = arms[term.arm].place
+        signs[place] = signs.get(place, 0.0) + sign
+    if any(signs.values()):
+        yield "compares arms of different models, languages or test problems"
+    if len({arms[arm].train_on for arm in trained}) > 1:
+        yield "its arms train on different problems"
+    steps = {arms[arm].steps for arm in trained}
+    generating = {arms[arm].steps for arm in trained if method_of(arm) not in READ_ONLY}
+    if len(generating) > 1 or (generating != {None} and len(steps) > 1):
+        yield "its arms end after different budgets"
+    if any(term.at == "early" and not is_base(term.arm) for term in claim.minus):
+        yield "an arm that is subtracted at an early checkpoint is cut short"
+
+
+def _unknown(study: Study, metric: str, probe: bool) -> Iterator[str]:
+    name, _, budget = metric.partition(" at ")
+    if name not in METRICS or (name in PROBED) != probe:
+        yield f"no metric '{name}' of such an arm; there are {', '.join(METRICS)}"
+    if budget and not (name in SHORTENED and budget.isdigit() and int(budget) in study.budgets):
+        yield f"'{metric}': {', '.join(SHORTENED)} are counted at the study's budgets alone"
 
 
 READ_ONLY = ("sft",)
@@ -318,7 +371,12 @@ def studies() -> dict[str, Study]:
 
 def parse(text: str, name: str) -> Study:
     """A study from a file's text. UserError, one line, for one that cannot be run or is unfair."""
-    content = yaml.safe_load(text)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"studies/{name}: no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"studies/{name}: no mapping of keys to values")
     try:
         return Study(**content | {"name": name.removesuffix(".yaml")})
     except ValidationError as error:

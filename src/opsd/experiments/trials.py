@@ -15,9 +15,10 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,19 +33,32 @@ from opsd.experiments.measures import Counts
 from opsd.experiments.pool import tell
 from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
-from opsd.experiments.study import Arm, Scored, Study, is_base, method_of
+from opsd.experiments.study import Arm, Scored, Study, fingerprint, is_base, method_of
 from opsd.lm.built_in import model_path
 from opsd.prompts.contexts import with_prompts
 from opsd.recipe import schema as recipes
 from opsd.recipe.schema import Recipe
 from opsd.runs.environment import environment
 from opsd.runs.files import write_atomically
-from opsd.types import Finish, Problem, UserError
+from opsd.training.config import OPSDConfig
+from opsd.types import Finish, Problem, RunFailed, UserError
 
 DATA = "OPSD_DATA"
 """The environment variable that names the folder of benchmark data."""
 
 At = Literal["chosen", "early", "final"]
+Split = Literal["train", "dev", "test"]
+
+ENDLESS = 10_000
+"""Steps that no arm comes to whose tokens end it."""
+SETTINGS = {
+    **{"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
+    **{"gradient_checkpointing": False, "save_strategy": "no", "collapse": "ignore"},
+    **{"rollout_log_steps": 0, "trace_steps": 0, "disable_tqdm": True},
+}
+"""Arguments of training that a study does not say."""
+_SEARCHED = 20_000
+"""Stories among which those of rare families are looked for."""
 
 FIELDS = (
     *("problems", "n", "correct", "passed", "format_ok", "cut_off", "tokens"),
@@ -82,42 +96,50 @@ class Trial:
         return self.study.tokens
 
     def __post_init__(self) -> None:
-        study = self.study
-        how = [study.checkpoints, study.early, study.dev.model_dump(), study.test.model_dump()]
-        about = [how, study.budgets, self.arm.model_dump(mode="json"), self.language, self.seed]
-        weights, rows = fingerprint(study.folder or self.model["name"]), _problems_hash(study)
-        about += [recipes.dump(self.recipe()), self.tested, weights, rows]
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(self._decides(), sort_keys=True).encode()).hexdigest()
         object.__setattr__(self, "key", digest[:16])
+
+    def _decides(self) -> list[Any]:
+        """All that decides a trial's numbers, but for the code and its libraries, whose versions
+        are kept with them."""
+        study = self.study
+        recipe = self.recipe().model_dump(mode="json")
+        del recipe["method"]["paper"]
+        about = [recipe, self.arm.model_dump(mode="json"), self.language, self.seed]
+        about += [
+            _model_hash(study.folder or self.model["name"]),
+            _problems_hash(study),
+            _shipped(),
+        ]
+        if self.trained:
+            about += [study.checkpoints, study.dev.model_dump()]
+        if self.tested:
+            about += [study.early, study.test.model_dump(), study.budgets]
+        return about
 
     @property
     def model(self) -> dict[str, Any]:
-        """The recipe's section: by the name that others know the model by."""
+        """The recipe's section `model`; a pretrained one by its name on the hub, wherever it is."""
         own = {"name": self.arm.model} if self.arm.model else {}
         return {**self.study.recipe["model"], **own}
 
     def recipe(self) -> Recipe:
         """The study's recipe with the arm's method, the rate and the seed."""
         study = self.study
-        shared = study.recipe
-        train = {
-            **{"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
-            **{"gradient_checkpointing": False, "save_strategy": "no", "collapse": "ignore"},
-            **{"rollout_log_steps": 0, "trace_steps": 0, "disable_tqdm": True},
-            **shared.get("train", {}),
-            **{"seed": self.seed, "max_steps": self.arm.steps or 10_000},
+        content: dict[str, Any] = {
+            "model": self.model,
+            "method": {"name": method_of(self.name), **self.arm.change},
+            "data": {"source": study.files.get("train", "miniature"), "language": self.language},
+            "sampling": study.recipe["sampling"],
+            "train": SETTINGS | {"seed": self.seed},
         }
-        if self.trained:
-            train["learning_rate"] = self.rate
-        if self.arm.steps is None:
-            train["max_generated_tokens"] = study.tokens
-        method = "opsd" if is_base(self.name) else method_of(self.name)
-        data = {"source": study.files.get("train", "miniature"), "language": self.language}
-        content = {
-            **shared,
-            **{"model": self.model, "method": {"name": method, **self.arm.change}},
-            **{"data": data, "train": train},
-        }
+        if is_base(self.name):
+            content["method"] = "opsd"
+        else:
+            ending = {"max_steps": self.arm.steps or ENDLESS}
+            if self.arm.steps is None:
+                ending["max_generated_tokens"] = study.tokens
+            content["train"] |= study.recipe["train"] | ending | {"learning_rate": self.rate}
         made = recipes.parse(content, self.name)
         return made.model_copy(update={"method": prompted(made.method, study)})
 
@@ -131,35 +153,43 @@ def prompted(value: Any, study: Study) -> Any:
 
 
 @cache
-def _rows_hash(path: Path) -> str:
+def _shipped() -> str:
+    """A hash of the shipped prompts, and of what the arguments of training are unless they are
+    said."""
+    defaults = [(f.name, repr(f.default)) for f in fields(OPSDConfig)]
+    return _texts("opsd.prompts") + hashlib.sha256(repr(defaults).encode()).hexdigest()[:16]
+
+
+@cache
+def _texts(package: str) -> str:
+    """A hash of all texts of a package and below it."""
+    made = hashlib.sha256()
+    folder = Path(str(resources.files(package)))
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".py", ".yaml", ".jinja", ".json", ".txt"):
+            made.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
+    return made.hexdigest()[:16]
+
+
+@cache
+def _model_hash(model: str) -> str:
+    folder = model_path(model) or Path(model)
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.jinja")])
+    texts = b"".join(file.name.encode() + file.read_bytes() for file in files)
+    return fingerprint(model) + hashlib.sha256(texts).hexdigest()[:16]
+
+
+@cache
+def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _problems_hash(study: Study) -> str:
-    """A hash of what the problems are made of."""
-    if study.files:
-        hashes = [_rows_hash(data_file(study, split)) for split in ("train", "test")]
-        return json.dumps([hashes, [e.model_dump() for e in study.examples]])
-    return _rules()
-
-
-@cache
-def _rules() -> str:
-    """A hash of what the world's problems and its rule-based authors are made of."""
-    folder = resources.files("opsd.miniature")
-    names = ("stories.py", "world.py", "lexicon.py", "rules.py", "skills.yaml")
-    texts = [(folder / name).read_bytes() for name in names]
-    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
-
-
-@cache
-def fingerprint(model: str) -> str:
-    """A hash of a model's weights: a built-in one's, or those in a folder."""
-    made = hashlib.sha256()
-    for file in sorted((model_path(model) or Path(model)).glob("*.safetensors")):
-        with file.open("rb") as content:
-            made.update(hashlib.file_digest(content, "sha256").digest())
-    return made.hexdigest()[:16]
+def _problems_hash(study: Study) -> list[Any]:
+    """What the problems are made of."""
+    if study.world is not None:
+        return [study.world, _texts("opsd.miniature")]
+    hashes = [_file_hash(data_file(study, split)) for split in ("train", "test")]
+    return [hashes, [example.model_dump() for example in study.examples]]
 
 
 def data_file(study: Study, split: Literal["train", "test"]) -> Path:
@@ -173,28 +203,43 @@ def data_file(study: Study, split: Literal["train", "test"]) -> Path:
     return path
 
 
-def problems_of(study: Study, arm: Arm, split: str, language: str) -> list[Problem]:
+def problems_of(study: Study, arm: Arm, split: Split, language: str) -> list[Problem]:
     """The problems of a split that an arm trains on, or is scored on: of its families alone (the
-    stories' shapes) if any are named."""
-    if study.files:
-        return _of_files(study, split)
-    from opsd.miniature.world import problems
+    stories' shapes) if any are named. UserError where there are fewer than the study asks for."""
+    families = arm.test_on if split == "test" else arm.train_on
+    made = _of_files(study, split) if study.files else _of_world(study, split, language, families)
+    count = {"train": None, "dev": study.dev.problems, "test": study.test.problems}[split]
+    if len(made) < (count or 1):
+        raise UserError(f"{study.name}: {len(made)} {split} problems where {count} are asked for")
+    return made[:count]
 
-    families = arm.train_on if split in ("train", "dev") else arm.test_on
-    made = problems(str(study.world), split, language)
-    kept = [p for p in made if not families or p.metadata["template"].startswith(families)]
+
+def _of_world(
+    study: Study, split: Split, language: str, families: tuple[str, ...]
+) -> list[Problem]:
+    from opsd.miniature.stories import Story, stories
+    from opsd.miniature.world import WORLDS, problem, problems
+
+    assert study.world is not None
     if split == "train":
-        return kept
-    return kept[: (study.dev if split == "dev" else study.test).problems]
+        made = problems(study.world, split, language)
+        return [p for p in made if not families or p.metadata["template"].startswith(families)]
+    settings, count = WORLDS[study.world], max(study.dev.problems, study.test.problems)
+    found: dict[Any, Story] = {}
+    for story in islice(stories(study.world, split, settings.steps, settings.largest), _SEARCHED):
+        if not families or story.template.startswith(families):
+            found.setdefault((story.template, story.numbers), story)
+        if len(found) == count:
+            break
+    return [problem(study.world, language, story) for story in found.values()]
 
 
-def _of_files(study: Study, split: str) -> list[Problem]:
+def _of_files(study: Study, split: Split) -> list[Problem]:
     path = data_file(study, "test" if split == "test" else "train")
-    made = [
-        _after_examples(p, study) for p in read_problems(Data(source=str(path), instructed=True))
-    ]
+    rows = read_problems(Data(source=str(path), instructed=True))
+    made = [_after_examples(problem, study) for problem in rows]
     dev = study.dev.problems
-    return {"train": made[:-dev], "dev": made[-dev:], "test": made[: study.test.problems]}[split]
+    return {"train": made[:-dev], "dev": made[-dev:], "test": made}[split]
 
 
 def _after_examples(problem: Problem, study: Study) -> Problem:
@@ -207,6 +252,14 @@ def _after_examples(problem: Problem, study: Study) -> Problem:
     return replace(problem, prompt=tuple(turns), id="")
 
 
+def clusters(problems: Sequence[Problem]) -> list[int]:
+    """A number for each problem, the same for those that begin alike but for their numbers:
+    variants of one problem, which a model gets right together."""
+    beginnings = [re.sub(r"\d+", "", p.text.partition(".")[0]) for p in problems]
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(beginnings))}
+    return [numbers[text] for text in beginnings]
+
+
 def run(trial: Trial, folder: Path) -> Path:
     """Trains, scores and tests; the file with the counts, which is written last and whole."""
     from opsd.recipe.train import make_trainer, record
@@ -215,16 +268,20 @@ def run(trial: Trial, folder: Path) -> Path:
     study, arm, recipe = trial.study, trial.arm, trial.recipe()
     output = folder / "runs" / f"{_plain(trial.name)}-{trial.language}-{trial.seed}-{trial.key}"
     remove(output, RUN)
-    sets = {s: problems_of(study, arm, s, trial.language) for s in ("train", "dev", "test")}
-    train = told(sets["train"], arm, trial.seed)
-    course = _Course(trial, sets["dev"])
+    given = problems_of(study, arm, "train", trial.language)
+    course = _Course(trial, problems_of(study, arm, "dev", trial.language))
     placed = {"name": study.folder} if study.folder else {}
     here = recipe.model_copy(update={"model": recipe.model.model_copy(update=placed)})
+    train = told(given, arm, trial.seed)
     trainer = make_trainer(here, output, train, callbacks=[course.callback()])
     course.trainer = trainer
+    failed = None
     if trial.trained:
         record(recipe, output, trial.seed)
-        trainer.train()
+        try:
+            trainer.train()
+        except RunFailed as failure:  # a loss that is no number is an outcome, too
+            failed = str(failure)
         course.finish()
     about: dict[str, Any] = {
         "study": study.name,
@@ -233,16 +290,18 @@ def run(trial: Trial, folder: Path) -> Path:
         "seed": trial.seed,
         "rate": trial.rate,
         "recipe": recipes.dump(recipe),
-        "versions": environment()["versions"],
+        "environment": environment(),
+        "failed": failed,
         "checkpoints": [point.row() for point in course.points],
     }
+    tell(trial.label, trial.tokens, "testing" if trial.tested else "test left out")
     if trial.tested:
-        tell(trial.label, trial.tokens, "testing")
-        about |= {"fields": list(fields_of(study, arm)), "counts": course.tested(sets["test"])}
+        test = problems_of(study, arm, "test", trial.language)
+        about |= {"fields": list(fields_of(study, arm)), "counts": course.tested(test)}
+        about |= {"clusters": clusters(test) if study.files else []}
     about["seconds"] = round(time.perf_counter() - start, 1)
     written = file_of(trial, folder)
-    # Without a time of day, equal trials are equal files.
-    write_atomically(written, gzip.compress(json.dumps(about).encode(), mtime=0))
+    write_atomically(written, gzip.compress(json.dumps(about).encode()))
     return written
 
 
@@ -263,14 +322,16 @@ def told(problems: Sequence[Problem], arm: Arm, seed: int) -> list[Problem]:
 
 def wrong(problems: Sequence[Problem], seed: int) -> list[Problem]:
     """The problems with solutions that come to another problem's answer, wherever they name their
-    own."""
+    own. UserError for a solution that does not name it."""
     answers = [p.answer for p in problems]
     random.Random(seed).shuffle(answers)
     made = []
     for i, problem in enumerate(problems):
-        other = next(a for a in [*answers[i:], *answers[:i]] if a != problem.answer)
-        own = rf"(?<![\d.]){re.escape(str(problem.answer))}(?![\d])"
-        text = re.sub(own, str(other), str(problem.privileged["solution"]))
+        own, solution = str(problem.answer), str(problem.privileged["solution"])
+        others = [a for a in [*answers[i:], *answers[:i]] if a != problem.answer]
+        text = re.sub(rf"(?<![\d.]){re.escape(own)}(?!\d|\.\d)", str(others[0]), solution)
+        if text == solution:
+            raise UserError(f"{problem.name}: its solution does not name its answer, {own}")
         made.append(_with_solution(problem, text))
     return made
 
@@ -370,6 +431,8 @@ class _Course:
                 with torch.no_grad():
                     for name, weight in self._trained().items():
                         weight.copy_(point.weights[name])
+                self.trainer.generator.weights_changed()
+                self.trainer.generator.sync(self.trainer.state.global_step)
                 made[point.share] = self.counts(test)
         return {at: made[point.share] for at, point in named.items()}
 
@@ -433,9 +496,9 @@ def counted(group: Any, sampler: Any, budgets: Sequence[int]) -> list[float]:
 def read(outcomes: Mapping[str, Sequence[Mapping[str, Any]]], at: At) -> Counts:
     """An arm's counts at a checkpoint from its trials' outcomes: language -> those of its seeds, in
     order."""
-    fields = next(iter(outcomes.values()))[0]["fields"]
     arrays = {
         code: np.array([one["counts"][at] for one in group], dtype=float)
         for code, group in outcomes.items()
     }
-    return Counts(tuple(fields), arrays)
+    first = next(iter(outcomes.values()))[0]
+    return Counts(tuple(first["fields"]), arrays, tuple(first["clusters"]))
