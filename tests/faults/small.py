@@ -8,7 +8,8 @@ from opsd.experiments.study import Scored, Source, Study
 
 PLAN = quickstart.Plan(languages=("swa",), seeds=(0,), problems=4, tokens=700)
 SMALLEST = {
-    **{"languages": ("swa",), "tokens": 300, "checkpoints": (0.5, 1.0), "budgets": ()},
+    **{"languages": ("swa",), "tokens": 300, "checkpoints": (0.5, 1.0), "early": 0.5},
+    **{"seeds": 2, "rates": (1e-4,), "budgets": ()},
     **{"dev": Scored(problems=3, samples=1), "test": Scored(problems=3, samples=2)},
 }
 
