@@ -143,6 +143,7 @@ def preview_content(texts: list[str]) -> dict:
             "max_completion_length": 8,
             "prompt_too_long": "skip",
         },
+        "step": "8 rollouts",
         "tokens": {"begin": None, "end": end, "pad": None, "chat_template": True},
         "rows": [
             {

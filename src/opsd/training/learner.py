@@ -70,15 +70,16 @@ class Learner:
         results: Results = []
 
         def run(student: nn.Module) -> Tensor:
-            head = head_of(student, self.vocab)
             if not part:
                 nothing = [continued((self.pad_id,), ())]
                 hidden_ND = hidden_rows(student, self.layout.collate(nothing, self.pad_id))
+                head = head_of(student, self.vocab)
                 # Every trained parameter takes part, or the other processes wait for it forever.
                 parts = [hidden_ND, head.weight, *([] if head.bias is None else [head.bias])]
                 return sum(tensor.sum() * 0.0 for tensor in parts)  # pyright: ignore
             read = [example.input for example in part]
             hidden_ND = trained_rows(student, read, self.pad_id, self.layout)
+            head = head_of(student, self.vocab)  # after the pass, which gathers sharded weights
             self._tell_costs(inputs, hidden_ND, head)
             with self.metrics.timed("loss"):
                 loss, seen = total(
