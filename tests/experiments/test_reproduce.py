@@ -229,7 +229,7 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
     study = known["small"]
     best = max(copsd["grid"].values())
     rate = rate_of(study, "copsd", tmp_path)
-    assert copsd["grid"][f"{rate:.1e}"] == best
+    assert copsd["grid"][f"{rate:.0e}"] == best
     one = outcome(Trial(study, "copsd", "swa", 0, rate), tmp_path)
     first, last = one["checkpoints"]
     assert (first["share"], last["share"]) == (0.5, 1.0)
@@ -245,7 +245,7 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
     file.rename(file.with_suffix(".gz.part"))
     capsys.readouterr()
     (again,) = reproduce(["small"], known, tmp_path)
-    assert "32 trials, 1 of them to run" in capsys.readouterr().err
+    assert "32 trials to test, 1 of them to run" in capsys.readouterr().err
     assert before["counts"] == outcome(lost, tmp_path)["counts"]
     assert _timeless(again) == _timeless(row)
     # Designed anew, with the old outcome kept.
@@ -297,7 +297,7 @@ def pretrained(tmp_path: Path, **changes: Any) -> Study:
     """The small study of a model in a folder, and of rows in files."""
     rows = [
         {"problem": f"{n} + 2 = ?", "solution": f"\\boxed{{{n + 2}}}", "answer": n + 2}
-        for n in range(9)
+        for n in range(12)
     ]
     for name in ("train", "test"):
         text = "".join(json.dumps(row) + "\n" for row in rows)

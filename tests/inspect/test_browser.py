@@ -115,7 +115,9 @@ def test_the_keyboard_goes_everywhere(visit):
     words = [f" word{i}" for i in range(60)]
     driver = visit(row(tokens=words))
     cells(driver)
-    keys(driver, "TAB", "TAB", "TAB")  # past the skip link and the choice of a colour
+    # Where the first of all tabs goes is the browser's affair.
+    driver.execute_script("document.querySelector('.skip').focus()")
+    keys(driver, "TAB", "TAB")  # past the choice of a colour
     assert chosen(driver) == 0 and "token 1 of 60" in said(driver)
     keys(driver, "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_LEFT")
     assert chosen(driver) == 1 and "token 2 of 60" in said(driver)
