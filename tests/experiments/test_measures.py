@@ -64,15 +64,17 @@ def test_a_quotient_is_as_sure_as_its_linear_part():
         assert influence[place] / influence.size == pytest.approx(slope, abs=1e-6)
 
 
-@pytest.mark.parametrize("languages", [("a",), ("a", "b")])
-@pytest.mark.parametrize("between", [0.02, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize(
+    ("between", "languages"),
+    [(0.02, ("a",)), (0.05, ("a", "b")), (0.1, ("a",)), (0.2, ("a",)), (0.2, ("a", "b"))],
+)
 def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(between, languages):
     """Two arms whose seeds differ by `between` (a standard deviation of accuracy), and whose
     problems are hard for one more than for the other, alike in all languages."""
     draw = np.random.default_rng([round(1000 * between), len(languages)])
     held = []
-    for i in range(1000):
-        hard = 0.1 * draw.standard_normal((2, 1, 150))
+    for i in range(900):
+        hard = 0.1 * draw.standard_normal((2, 1, 60))
         chance = 0.5 + between * draw.standard_normal((2, SEEDS, 1)) + hard
         # What is cut off at 0 and 1 stays even about a half, so that the truth is 0.
         one, other = (counts(c.clip(0, 1), languages, 2 * i + j) for j, c in enumerate(chance))

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from benchmarks.real_shapes import TARGET, Case, Shape, compare, measure
 
-MIB = 2**20
 STORED = Path(__file__).parents[2] / "benchmarks" / "results" / "real_shapes.json"
 
 
@@ -29,7 +28,8 @@ def test_the_loss_adds_a_chunk_whatever_the_completion(dtype):
         added[length] = step["peak_bytes"] - backbone["peak_bytes"]
     logits = 16 * Shape.vocab * 4
     assert 2 * logits < added[96] < 4 * logits
-    assert abs(added[96] - added[32]) < MIB
+    # Their own logits would be four chunks more.
+    assert abs(added[96] - added[32]) < logits / 2
 
 
 def test_the_target_is_a_tenth_more_than_the_backbone():
