@@ -136,7 +136,7 @@ def test_an_adapter_reaches_the_server(server, tiny_folder, tokenizer, prompts):
     assert len(list(engine.folder.iterdir())) == 1
     warm = replace(PLAIN, temperature=1.3)
     told: list[int] = []
-    drawn = engine.generate(prompts, warm, SEEDS, told.append)
+    drawn = engine.generate(prompts, warm, SEEDS, lambda done, *tokens: told.append(done))
     assert sum(told) == len(prompts)
     assert_log_probs(model, prompts, drawn, len(tokenizer), 1.3)
     assert ids_of(engine.generate(prompts[::-1], warm, SEEDS[::-1])[::-1]) == ids_of(drawn)
