@@ -30,7 +30,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from benchmarks.rollouts import in_turns, transformers
+from benchmarks.rollouts import compared, in_turns, transformers
 from benchmarks.rows import Row, finish, judged, machine, note
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.miniature.world import problems
@@ -103,8 +103,7 @@ def writing_row(folder: str, few_shot: bool, horizon: int, rounds: int) -> Row:
 
     writers = {"own": own, "theirs": transformers(model, [never])}
     rates = in_turns(writers, shape, rounds, time.process_time)  # type: ignore[arg-type]
-    pairs = [o / t for o, t in zip(rates["own"], rates["theirs"], strict=True)]
-    ratio = statistics.median(pairs)
+    ratio, measured = compared(rates)
     return judged(
         "writing",
         ratio,
@@ -116,9 +115,7 @@ def writing_row(folder: str, few_shot: bool, horizon: int, rounds: int) -> Row:
         prompt_tokens=sum(map(len, shape.prompts)),
         horizon=horizon,
         rounds=rounds,
-        range=[round(min(pairs), 3), round(max(pairs), 3)],
-        own_tokens_per_cpu_s=round(statistics.median(rates["own"]), 1),
-        tokens_per_cpu_s=round(statistics.median(rates["theirs"]), 1),
+        **measured,
     )
 
 

@@ -159,6 +159,16 @@ def in_turns(
     return rates
 
 
+def compared(rates: dict[str, list[float]]) -> tuple[float, dict[str, Any]]:
+    """The median ratio of our rates to Transformers', pair by pair, and the figures of a row."""
+    pairs = [o / t for o, t in zip(rates["own"], rates["theirs"], strict=True)]
+    return statistics.median(pairs), {
+        "range": [round(min(pairs), 3), round(max(pairs), 3)],
+        "own_tokens_per_cpu_s": round(statistics.median(rates["own"]), 1),
+        "tokens_per_cpu_s": round(statistics.median(rates["theirs"]), 1),
+    }
+
+
 def rollout_row(case: Case, rounds: int) -> Row:
     """Our tokens per CPU second over Transformers'."""
     model = network(small(VOCAB)).eval()
@@ -166,8 +176,7 @@ def rollout_row(case: Case, rounds: int) -> Row:
     greedy = Sampling(temperature=0.0, max_tokens=min(case.horizon, 64))
     one, other = (write(case.prompts, greedy) for write in writers.values())
     rates = in_turns(writers, case, rounds, time.process_time)
-    pairs = [o / t for o, t in zip(rates["own"], rates["theirs"], strict=True)]
-    ratio = statistics.median(pairs)
+    ratio, measured = compared(rates)
     return judged(
         "rollouts",
         ratio,
@@ -177,9 +186,7 @@ def rollout_row(case: Case, rounds: int) -> Row:
         group=case.group,
         horizon=case.horizon,
         rollouts=case.rollouts,
-        range=[round(min(pairs), 3), round(max(pairs), 3)],
-        own_tokens_per_cpu_s=round(statistics.median(rates["own"]), 1),
-        tokens_per_cpu_s=round(statistics.median(rates["theirs"]), 1),
+        **measured,
         greedy_equal=one == other,
     )
 

@@ -104,3 +104,24 @@ def sampler_for(engine: Any, tokenizer: Any, **changes: Any) -> Sampler:
         "limit": 4096,
     }
     return Sampler(engine=engine, tokenizer=tokenizer, **{**settings, **changes})
+
+
+def small_recipe(model: dict[str, Any], method: str, language: str, **train: Any) -> dict[str, Any]:
+    """Short training of an adapter on the built-in problems."""
+    return {
+        "model": {**model, "lora": {"r": 4}},
+        "method": method,
+        "data": {"source": "miniature", "language": language, "limit": 6},
+        "sampling": {"max_completion_length": 6},
+        "train": {
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 0.05,
+            "save_steps": 1,
+            "report_to": [],
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "bf16": False,
+            **train,
+        },
+    }

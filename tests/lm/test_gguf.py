@@ -13,7 +13,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from peft import LoraConfig, PeftModel
-from tests.arrange import config, gap, problems, weights_of
+from tests.arrange import config, gap, problems, small_recipe, weights_of
 from tests.gguf_files import TOKENS, llama, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -227,24 +227,8 @@ def test_the_package_that_reads_them(monkeypatch, file):
 
 
 def recipe(file: Path, **train_: Any) -> dict[str, Any]:
-    return {
-        "model": {"name": str(file.parent), "gguf_file": file.name, "lora": {"r": 4}},
-        "method": "opsd",
-        "data": {"source": "miniature", "language": "eng", "limit": 6},
-        "sampling": {"max_completion_length": 6},
-        "train": {
-            "max_steps": 2,
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 1,
-            "learning_rate": 0.05,
-            "save_steps": 1,
-            "report_to": [],
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "bf16": False,
-            **train_,
-        },
-    }
+    model = {"name": str(file.parent), "gguf_file": file.name}
+    return small_recipe(model, "opsd", "eng", **{"max_steps": 2, **train_})
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from peft import (
 )
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.arrange import small_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opsd import methods
@@ -66,23 +67,7 @@ def half_base(tmp_path_factory, tiny_folder) -> str:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_folder) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    recipe = {
-        "model": {"name": str(tiny_folder), "lora": {"r": 4}},
-        "method": "copsd",
-        "data": {"source": "miniature", "language": "swa", "limit": 6},
-        "sampling": {"max_completion_length": 6},
-        "train": {
-            "max_steps": 1,
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 1,
-            "learning_rate": 0.05,
-            "save_steps": 1,
-            "report_to": [],
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "bf16": False,
-        },
-    }
+    recipe = small_recipe({"name": str(tiny_folder)}, "copsd", "swa", max_steps=1)
     train(parse(recipe), folder)
     return folder
 

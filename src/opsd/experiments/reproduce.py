@@ -119,10 +119,13 @@ def scores(study: Study, arm: str, output: Path) -> dict[float, float]:
 
 
 def rate_of(study: Study, arm: str, output: Path) -> float:
-    """The learning rate with the best dev score, the smallest of equals; 0 of what is not
-    trained."""
-    made = scores(study, arm, output)
-    return max(made, key=lambda rate: (made[rate], -rate)) if made else 0.0
+    """The learning rate that dev problems choose; 0 of what is not trained."""
+    return best(scores(study, arm, output))
+
+
+def best(made: Mapping[float, float]) -> float:
+    """The learning rate with the best score, the smallest of equals; 0 where there is none."""
+    return max(made, key=lambda rate: (made[rate], -rate), default=0.0)
 
 
 class Tested:
@@ -131,7 +134,7 @@ class Tested:
     def __init__(self, study: Study, name: str, output: Path) -> None:
         self.study, self.name, self.output = study, name, output
         self.scores = scores(study, name, output)
-        self.rate = rate_of(study, name, output)
+        self.rate = best(self.scores)
         self.outcomes = {
             code: [
                 outcome(Trial(study, name, code, seed, self.rate), output)
@@ -173,20 +176,15 @@ class Tested:
 
     def _collapsed(self) -> int:
         """How many of its trials have lost `COLLAPSED` of accuracy since dev chose."""
-        right = self.at("chosen").fields.index("correct"), self.at("chosen").fields.index("n")
-        pairs = [
-            (self.at("chosen").by_language[code], self.at("final").by_language[code])
-            for code in self.outcomes
-        ]
-        return sum(
-            int((_share(best, right) - _share(last, right) > COLLAPSED).sum())
-            for best, last in pairs
-        )
+        first, last = self.at("chosen"), self.at("final")
+        right, n = first.fields.index("correct"), first.fields.index("n")
 
+        def share(cells: Any) -> Any:
+            """Of right samples, by seed."""
+            return cells[..., right].sum(1) / cells[..., n].sum(1)
 
-def _share(cells: Any, fields: tuple[int, int]) -> Any:
-    """The share of right samples, by seed."""
-    return cells[..., fields[0]].sum(1) / cells[..., fields[1]].sum(1)
+        pairs = [(first.by_language[code], last.by_language[code]) for code in self.outcomes]
+        return sum(int((share(one) - share(other) > COLLAPSED).sum()) for one, other in pairs)
 
 
 def row_of(study: Study, name: str, output: Path) -> Row:

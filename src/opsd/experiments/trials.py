@@ -29,7 +29,7 @@ from opsd.data.problems import Data
 from opsd.data.problems import read as read_problems
 from opsd.experiments.arms import shuffled
 from opsd.experiments.leftovers import RUN, remove
-from opsd.experiments.measures import Counts
+from opsd.experiments.measures import METRICS, SHORTENED, Counts
 from opsd.experiments.pool import tell
 from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
@@ -462,7 +462,7 @@ def fields_of(study: Study, arm: Arm) -> tuple[str, ...]:
     """The names of a problem's counts."""
     if arm.probe:
         return PROBED
-    shortened = ("correct", "passed", "format_ok")
+    shortened = [METRICS[metric][0] for metric in SHORTENED]
     return (*FIELDS, *(f"{name} at {budget}" for budget in study.budgets for name in shortened))
 
 
