@@ -28,7 +28,7 @@ from opsd.evaluate.show import show_comparisons
 from opsd.evaluate.weighted import shares
 from opsd.grade.intervals import CHANGE, estimate
 from opsd.grade.metrics import false_discovery, mean, permutation_test
-from opsd.lm.loading import resolve
+from opsd.lm.built_in import resolve
 from opsd.runs.json_files import document
 from opsd.suites.labels import UPSTREAM
 from opsd.suites.loading import SUITES

@@ -23,7 +23,7 @@ from opsd.grade.format import answer_part, extract_boxed
 from opsd.grade.traits import repetition
 from opsd.grade.verifier import MathVerifier
 from opsd.languages.registry import language
-from opsd.lm.loading import resolve
+from opsd.lm.built_in import resolve
 from opsd.prompts.contexts import StudentPrompt
 from opsd.prompts.prompt import template_text
 from opsd.prompts.tokens import completion_text

@@ -25,3 +25,12 @@ def model_path(name: str) -> Path | None:
     if name not in NAMES:
         return None
     return Path(str(resources.files("opsd.miniature"))) / "models" / name
+
+
+def resolve(name: str) -> str:
+    """The folder of a built-in model, or the name as it is. A built-in model's folder in another
+    installation, which an adapter's configuration may remember, stands for its name."""
+    path = Path(name)
+    if path.parts[-4:-1] == ("opsd", "miniature", "models") and path.name in NAMES:
+        name = path.name
+    return str(model_path(name) or name)

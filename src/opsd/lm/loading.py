@@ -19,7 +19,7 @@ from opsd.console import log
 from opsd.credentials import cleaned
 from opsd.lm import gguf
 from opsd.lm.agreement import refuse_prompt_learning
-from opsd.lm.built_in import NAMES, model_path
+from opsd.lm.built_in import resolve
 from opsd.lm.diffusion import (
     PUBLISHED,
     look_both_ways,
@@ -74,15 +74,6 @@ _JSON = {
 """What Transformers and PEFT read of a model's folder."""
 
 _UNLOADABLE = (OSError, ValueError, ImportError, SafetensorError, hub.StrictDataclassError)
-
-
-def resolve(name: str) -> str:
-    """The folder of a built-in model, or the name as it is. A built-in model's folder in another
-    installation, which an adapter's configuration may remember, stands for its name."""
-    path = Path(name)
-    if path.parts[-4:-1] == ("opsd", "miniature", "models") and path.name in NAMES:
-        name = path.name
-    return str(model_path(name) or name)
 
 
 def locate(name: str, revision: str | None = None) -> tuple[str, str | None]:

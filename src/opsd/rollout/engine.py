@@ -6,13 +6,15 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
-from torch import nn
 
 from opsd.parts import lacking, part, refuse_lacking, tag
 from opsd.types import Finish, RunFailed, Trajectory, UserError
+
+if TYPE_CHECKING:  # comparisons and reports read what engines wrote, and need no torch
+    from torch import nn
 
 
 class Progress(Protocol):
