@@ -7,19 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from datetime import timedelta
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -38,6 +37,36 @@ class _Rate(ProgressColumn):
         text = f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
         return Text(text, style="dim")
 
+
+class _Done(ProgressColumn):
+    """How many units are done: whole ones, of a step that is under way as well."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{int(task.completed):,}/{int(task.total or 0):,}")
+
+
+class _Left(ProgressColumn):
+    """Time that is left at the pace from the beginning on: a step writes and learns, so that a
+    pace of the last seconds says little."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        seconds = remaining(task)
+        told = "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))
+        return Text(f"{told} left", style="cyan")
+
+
+def remaining(task: Task) -> float | None:
+    """Seconds that a task has left at its pace since it began; None before it has moved."""
+    moved = task.completed - task.fields.get("begun", 0)
+    if not (task.elapsed and moved > 0 and task.total):
+        return None
+    return task.elapsed * max(task.total - task.completed, 0) / moved
+
+
+SELDOM = 30.0
+"""Seconds between two lines, where standard error is no terminal."""
 
 _speaker: ContextVar[str] = ContextVar("speaker", default="")
 
@@ -59,11 +88,10 @@ def bar() -> Progress:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
-        MofNCompleteColumn(),
+        _Done(),
         _Rate(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
         # What is said of the step gives way first where the terminal is narrow.
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True)),
         expand=True,
@@ -72,20 +100,36 @@ def bar() -> Progress:
     )
 
 
+class Advance(Protocol):
+    """Told of units that are done and tokens that were written since, and of what is to be said of
+    them from now on."""
+
+    def __call__(self, done: int = 0, tokens: int = 0, told: str | None = None, /) -> None: ...
+
+
 @contextmanager
-def counting(description: str, total: int, unit: str) -> Iterator[Any]:
-    """A bar; yields the function that advances it by n units, which may have taken tokens."""
+def counting(description: str, total: int, unit: str) -> Iterator[Advance]:
+    """A bar, or where nobody is looking a line every `SELDOM` seconds; yields the function that
+    advances it."""
     with bar() as progress:
         task = progress.add_task(description, total=total, unit=unit, note="")
+        begun = spoken = time.monotonic()
+        written, about = 0, ""
 
-        begun, written = time.monotonic(), 0
-
-        def advance(n: int = 1, tokens: int = 0) -> None:
-            nonlocal written
+        def advance(done: int = 0, tokens: int = 0, told: str | None = None) -> None:
+            nonlocal written, about, spoken
             written += tokens
-            rate = written / max(time.monotonic() - begun, 1e-3)
-            note = f"{written:,} tokens, {rate:,.0f}/s" if written else ""
-            progress.update(task, advance=n, note=note)
+            about = about if told is None else told
+            now = time.monotonic()
+            rate = f"{written:,} tokens, {written / max(now - begun, 1e-3):,.0f}/s"
+            note = "  ".join(filter(None, (about, rate if written else "")))
+            progress.update(task, advance=done, note=note)
+            if progress.disable and now - spoken > SELDOM:
+                spoken = now
+                (own,) = progress.tasks
+                left = remaining(own)
+                told_left = "" if left is None else f", {timedelta(seconds=round(left))} left"
+                log(f"{description}  {int(own.completed):,}/{total:,}{told_left}  {note}".rstrip())
 
         yield advance
 

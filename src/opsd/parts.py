@@ -92,11 +92,11 @@ class Slot:
 
         one = chosen(choices)
         many = core_schema.tuple_variable_schema(one, min_length=1)
-        return chosen({**choices, _SEVERAL: many}) if self.several else one
+        return chosen({**choices, SEVERAL: many}) if self.several else one
 
     def _choice(self, value: Any) -> str | None:
         if self.several and isinstance(value, list | tuple):
-            return _SEVERAL
+            return SEVERAL
         if type(value) in self.shipped:
             return value.type
         if isinstance(value, Mapping):
@@ -122,7 +122,7 @@ class Slot:
         return value
 
 
-OWN, _SEVERAL = "part of one's own", "several"
+OWN, SEVERAL = "part of one's own", "several"
 """Steps in the places of pydantic's errors that are no keys."""
 UNKNOWN = "unknown_part"
 """The kind of pydantic's error for a part that is none of the shipped ones."""

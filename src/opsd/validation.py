@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from opsd.parts import OWN, UNKNOWN
+from opsd.parts import OWN, SEVERAL, UNKNOWN
 from opsd.types import UserError
 
 LONGEST = 4_000_000
@@ -125,8 +126,32 @@ def mapping(path: Path) -> dict[str, Any]:
     return found
 
 
-def explain(error: ValidationError, content: Any) -> str:
-    """The first mistake of a validation of `content`, as `key.path: what is wrong`."""
+def near(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Which of the known names was meant, as the end of a message; nothing where none is like it.
+    One of the same letters is nearest: two that were swapped.
+
+    >>> near("opds", ["topd", "opsd", "grpo"])
+    "; did you mean 'opsd'?"
+    """
+    found = difflib.get_close_matches(name, list(known), 3, cutoff)
+    found.sort(key=lambda other: sorted(other) != sorted(name))
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def unknown(what: str, name: Any, known: Iterable[str]) -> str:
+    """What is said of a name that is none of those known.
+
+    >>> unknown("method", "opds", ["opsd", "grpo"])
+    "unknown method 'opds'; did you mean 'opsd'? known: grpo, opsd"
+    """
+    names = sorted(known)
+    hint = near(str(name), names) or ";"
+    return f"unknown {what} '{name}'{hint} known: {', '.join(names)}"
+
+
+def explain(error: ValidationError, content: Any, kind: Any = None) -> str:
+    """The first mistake of a validation of `content` as a `kind`, as `key.path: what is wrong`; of
+    a mistyped key or part, which one was meant."""
     first = error.errors()[0]
     keys: list[str] = []
     level: Any = content
@@ -139,13 +164,47 @@ def explain(error: ValidationError, content: Any) -> str:
         if inside or (last and isinstance(steps, Mapping)):
             keys.append(str(key))
             level = steps[key] if inside else None  # pyright: ignore
-    unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
-    message = "unknown key" if unknown else first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        *above, key = first["loc"]
+        message = f"unknown key{near(str(key), _names_at(kind, above))}"
     if first["type"] == UNKNOWN:
         given = first["input"]
-        message += f", not {given.get('type') if isinstance(given, Mapping) else given!r}"
+        tag = given.get("type") if isinstance(given, Mapping) else given
+        message += f", not {tag if isinstance(given, Mapping) else repr(given)}"
+        message += near(str(tag), _names_at(kind, first["loc"]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{'.'.join(keys)}: {message}{more}"
+
+
+def _names_at(kind: Any, loc: Sequence[int | str]) -> list[str]:
+    """The keys, or the tags of parts, that pydantic knows at a place in a value of this kind; none
+    where the place is in a plain union, which its path does not tell apart."""
+    if kind is None:
+        return []
+    schema: Any = (kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)).core_schema
+    shared = {own["ref"]: own for own in schema.get("definitions", ())}
+    for step in loc:
+        schema = _inside(schema, shared).get(0 if isinstance(step, int) else step, {})
+    return [name for name in _inside(schema, shared) if name not in (0, OWN, SEVERAL)]
+
+
+def _inside(schema: Any, shared: Mapping[str, Any]) -> dict[Any, Any]:
+    """The schemas of what a value is made of, by key or tag; 0 stands for all that is in a list."""
+    match schema:
+        case {"type": "definition-ref", "schema_ref": ref}:
+            return _inside(shared[ref], shared)
+        case {"type": "model-fields", "fields": fields}:
+            return {name: field["schema"] for name, field in fields.items()}
+        case {"type": "dataclass-args", "fields": fields}:
+            return {field["name"]: field["schema"] for field in fields}
+        case {"type": "tagged-union", "choices": choices}:
+            return choices
+        case {"type": "tuple", "items_schema": items}:
+            return {0: items[-1]}  # of a term: its coefficient has nothing inside
+        case {"schema": inner}:
+            return _inside(inner, shared)
+    return {}
 
 
 def install(extra: str) -> str:

@@ -39,7 +39,7 @@ def test_the_command_prints_where_it_is(monkeypatch, capsys):
     with pytest.raises(SystemExit) as done:
         main()
     assert done.value.code == 2
-    assert "no launch configuration 'fsdp'; there are ddp, fsdp2" in capsys.readouterr().err
+    assert "unknown launch configuration 'fsdp'; did you mean 'fsdp2'?" in capsys.readouterr().err
 
 
 def setup(**changes) -> SimpleNamespace:

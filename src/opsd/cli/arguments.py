@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -128,3 +128,14 @@ def prepare(threads: int | None) -> None:
         torch.set_num_threads(threads)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+
+
+def load_recipe(name: str, settings: Sequence[str]) -> Any:
+    """A recipe; of one with a mistyped name, what is wrong is told before torch is imported."""
+    from opsd.recipe.content import check_names, read
+
+    check_names(*read(name, settings))
+    with importing():
+        from opsd.recipe.schema import load
+
+    return load(name, settings)

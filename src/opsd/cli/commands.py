@@ -19,9 +19,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from opsd.cli import evaluation
-from opsd.cli.arguments import Json, Settings, Threads, importing, numbers, prepare
+from opsd.cli.arguments import (
+    Json,
+    Settings,
+    Threads,
+    importing,
+    load_recipe,
+    numbers,
+    prepare,
+)
 from opsd.cli.failures import shown, told
 from opsd.cli.interruption import INTERRUPTED
+from opsd.types import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,10 +80,7 @@ def train(
 
     On several GPUs: accelerate launch --config_file $(opsd launcher fsdp2) -m opsd train RECIPE
     """
-    with importing():
-        from opsd.recipe import schema as recipes
-
-    loaded = recipes.load(recipe, set_ or ())
+    loaded = load_recipe(recipe, set_ or ())
     prepare(threads)
     with importing():
         from opsd.recipe.train import train as run
@@ -94,10 +100,7 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """See what student and teacher will read of real rows, before any training."""
-    with importing():
-        from opsd.recipe import schema as recipes
-
-    loaded = recipes.load(recipe, set_ or ())
+    loaded = load_recipe(recipe, set_ or ())
     prepare(None)
     with importing():
         from opsd.preview.rows import preview as look
@@ -124,6 +127,11 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """The catalogue: what each method is made of, its paper, its recipes."""
+    from opsd.recipe.names import methods as known
+    from opsd.validation import unknown
+
+    if name is not None and name not in known():
+        raise UserError(unknown("method", name, known()))
     with importing():
         from opsd.cli.catalogue import listing, show
 
@@ -260,6 +268,9 @@ def export(
     ] = False,
 ) -> None:
     """Write a trained model to a folder of its own, merged or as an adapter; push it to the hub."""
+    from opsd.lm.names import refuse_unknown
+
+    refuse_unknown(source)
     prepare(None)
     from opsd.publish.export import export as write
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +69,10 @@ def evaluate(
     """Sample and grade: avg@k, pass@k, format rate, with intervals; goes on where it stopped.
 
     What is not given is as the suite's published numbers were measured, else 4 x 1,024 tokens."""
+    spoken = names(language, "--language", "codes or names, as in swa,yor; or all")
+    budgets = numbers(budget, "--budget", "whole numbers of tokens, as in 1024,2048")
+    splits = names(split, "--split", "splits, as in low,medium")
+    _check_names(models if endpoint is None else [], suite, recipe, spoken, splits)
     prepare(threads)
     with importing():
         from opsd.evaluate.command import evaluate_models
@@ -77,12 +82,12 @@ def evaluate(
         suite=suite,
         data=data,
         data_dir=data_dir,
-        languages=names(language, "--language", "codes or names, as in swa,yor; or all"),
+        languages=spoken,
         columns=columns(column or []),
-        splits=names(split, "--split", "splits, as in low,medium"),
+        splits=splits,
         limit=limit,
         samples=samples,
-        budgets=numbers(budget, "--budget", "whole numbers of tokens, as in 1024,2048"),
+        budgets=budgets,
         temperature=temperature,
         top_p=top_p,
         thinking=thinking,
@@ -95,6 +100,31 @@ def evaluate(
     )
     if as_json:
         print(json.dumps(outcome, ensure_ascii=False))
+
+
+def _check_names(
+    models: Sequence[str],
+    suite: str | None,
+    recipe: str | None,
+    languages: Sequence[str],
+    splits: Sequence[str],
+) -> None:
+    """UserError for a name that there is nothing of, before torch is imported."""
+    from opsd.languages.registry import resolve
+    from opsd.lm.names import refuse_unknown
+    from opsd.recipe.files import find
+    from opsd.suites.loading import ALL, parts
+    from opsd.suites.loading import suite as named
+
+    if suite is not None:
+        parts(named(suite), splits)
+    for model in models:
+        refuse_unknown(model)
+    for language in languages:
+        if language != ALL:
+            resolve(language)
+    if recipe is not None:
+        find(recipe)
 
 
 def _engine(name: str, endpoint: str | None, key_variable: str, timeout: float) -> Any:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from opsd.methods import FUNCTIONS, Method
 from opsd.parts import laid_over
 from opsd.types import UserError
-from opsd.validation import explain
+from opsd.validation import explain, unknown
 
 _METHOD = TypeAdapter(Method)
 
@@ -28,7 +28,7 @@ def method(value: Any, where: str = "recipe") -> Method:
     given = {"name": value} if isinstance(value, str) else dict(value)
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in FUNCTIONS:
-        raise UserError(f"{where}: unknown method '{name}'; known: {', '.join(sorted(FUNCTIONS))}")
+        raise UserError(f"{where}: {unknown('method', name, FUNCTIONS)}")
     takes = inspect.signature(FUNCTIONS[name], eval_str=True).parameters
     arguments = {key: given.pop(key) for key in list(given) if key in takes}
     for key, argument in arguments.items():
@@ -36,7 +36,7 @@ def method(value: Any, where: str = "recipe") -> Method:
             arguments[key] = TypeAdapter(takes[key].annotation).validate_python(argument)
         except ValidationError as error:
             # pydantic knows the argument's own keys; the path starts with the argument's name.
-            told = explain(error, argument)
+            told = explain(error, argument, takes[key].annotation)
             dot = "" if told.startswith(": ") else "."
             raise UserError(f"{where}: method.{key}{dot}{told}") from error
     base = _METHOD.dump_python(FUNCTIONS[name](**arguments), mode="json")
@@ -44,4 +44,4 @@ def method(value: Any, where: str = "recipe") -> Method:
     try:
         return _METHOD.validate_python(content)
     except ValidationError as error:
-        raise UserError(f"{where}: method.{explain(error, content)}") from error
+        raise UserError(f"{where}: method.{explain(error, content, _METHOD)}") from error

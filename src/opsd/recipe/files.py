@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd.types import UserError
+from opsd.validation import near, unknown
 
 
 def shipped() -> dict[str, Path]:
@@ -21,7 +22,7 @@ def launcher(name: str) -> Path:
     """A shipped configuration of `accelerate launch`, by name. UserError where there is none."""
     known = _shipped("configs")
     if name not in known:
-        raise UserError(f"no launch configuration '{name}'; there are {', '.join(known)}")
+        raise UserError(unknown("launch configuration", name, known))
     return known[name]
 
 
@@ -31,10 +32,14 @@ def find(name: str) -> Path:
     if _is_file_name(name):
         if path.is_file():
             return path
-        raise UserError(f"no recipe file '{name}'")
+        beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
+        raise UserError(f"no recipe file '{name}'{near(name, map(str, beside))}")
     known = shipped()
     if name not in known:
-        raise UserError(f"no recipe '{name}': neither a .yaml file nor one of {', '.join(known)}")
+        raise UserError(
+            f"no recipe '{name}': neither a .yaml file nor a shipped recipe (`opsd recipes` lists"
+            f" them){near(name, known)}"
+        )
     return known[name]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from opsd.lm.loading import load_model
 from opsd.methods.description import describe
 from opsd.recipe import schema as recipes
 from opsd.recipe.schema import Recipe
+from opsd.recipe.summary import summary
 from opsd.runs import checkpoint
 from opsd.runs.disk import writing
 from opsd.runs.environment import environment
@@ -41,6 +43,7 @@ _MAY_CHANGE = {
     # How long the run is, and what is written down and shown of it from here on.
     *("max_steps", "num_train_epochs", "max_generated_tokens", "collapse", "collapse_patience"),
     *("logging_steps", "save_steps", "save_total_limit", "eval_steps", "eval_strategy"),
+    "eval_on_start",
     *("save_strategy", "trace_steps", "rollout_log_steps", "report_to", "run_name", "project"),
     *("disable_tqdm", "push_to_hub", "hub_model_id", "hub_strategy", "hub_token"),
     *("hub_private_repo", "hub_always_push", "load_best_model_at_end", "metric_for_best_model"),
@@ -61,9 +64,10 @@ def train(
     _refuse_pairs(recipe)
     with _holding(output) as run:
         _claim(recipe, run, resume)
+        begun = time.monotonic()
         trainer = _begin(recipe, run, resume, profile)
         trainer.train(resume_from_checkpoint=resume)
-        return _finish(trainer)
+        return _finish(trainer, recipe, begun)
 
 
 def train_pair(
@@ -81,6 +85,7 @@ def train_pair(
     refuse_unequal({name: (own.method, arguments[name]) for name, own in pair.items()})
     trainers = {}
     with contextlib.ExitStack() as stack:
+        begun = time.monotonic()
         runs = {name: stack.enter_context(_holding(output / name)) for name in pair}
         for name, own in pair.items():
             _claim(own, runs[name], resume)
@@ -89,7 +94,7 @@ def train_pair(
             with speaking(name):
                 trainers[name] = _begin(own, runs[name], resume, profile, model)
         train_peers(trainers, resume)
-        return {name: _finish(trainer) for name, trainer in trainers.items()}
+        return {name: _finish(own, pair[name], begun) for name, own in trainers.items()}
 
 
 @contextlib.contextmanager
@@ -144,10 +149,16 @@ def _begin(
     return trainer
 
 
-def _finish(trainer: OPSDTrainer) -> OPSDTrainer:
-    """Writes the trained model."""
+def _finish(trainer: OPSDTrainer, recipe: Recipe, begun: float) -> OPSDTrainer:
+    """Writes the trained model, and says what has become of the run."""
     trainer.save_model(str(trainer.run.path / "model"))
     trainer.create_model_card()
+    if trainer.args.should_save:
+        state = trainer.state
+        best = state.best_global_step if trainer.args.load_best_model_at_end else None
+        took = time.monotonic() - begun
+        for line in summary(recipe, trainer.run.path, state.log_history, took, best):
+            log(line)
     return trainer
 
 
@@ -236,14 +247,21 @@ def _arguments(recipe: Recipe, output: Path, *, dev: bool) -> OPSDConfig:
 
 
 def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
-    """With dev problems: scored before every checkpoint, and the best checkpoint is kept."""
+    """With dev problems: scored at the start and before every checkpoint, the best of which is
+    kept."""
     saved, scored = (train.get(f"{what}_strategy", "steps") for what in ("save", "eval"))
     every = train.get("save_steps", OPSDConfig.save_steps)
     steps = train.get("eval_steps", every)
     # The Trainer can only keep the best of the checkpoints that were scored.
     matching = saved != "steps" or (bool(steps) and every % steps == 0)
     best = saved == scored != "no" and matching
-    return {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
+    on_start = train.get("eval_strategy") != "no"
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "eval_on_start": on_start,
+        "load_best_model_at_end": best,
+    }
 
 
 def _claim(recipe: Recipe, run: RunFolder, resume: bool) -> None:

@@ -159,7 +159,7 @@ def parse(content: Mapping[str, Any], where: str) -> Suite:
         Data(source=suite.source, columns=suite.columns)  # knows which texts there are
         return suite
     except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, content)}") from error
+        raise UserError(f"{where}: {explain(error, content, _SUITE)}") from error
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
 

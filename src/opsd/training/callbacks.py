@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
-from opsd.console import bar, log
+from opsd.console import SELDOM, bar, log, remaining
 from opsd.rollout.engine import Progress, silent
 from opsd.runs import checkpoint
 from opsd.teacher.copies import TeacherWeights
@@ -23,31 +24,39 @@ from opsd.types import RunFailed
 
 
 class TrainingProgress(TrainerCallback):
-    """A bar over the optimizer steps, which moves within a step too, and where standard error is no
-    terminal a line per log, and one every `SELDOM` seconds that a step takes."""
+    """A bar over the optimizer steps, which moves within a step too and says what goes on: writing,
+    grading, teacher, student, dev, saving. Where standard error is no terminal, a line every
+    `SELDOM` seconds, and one for dev scores and for steps that were left out."""
 
-    SELDOM = 30.0
-    WRITING = 0.5
-    """The part of a step that its rollouts count for."""
+    PHASES: ClassVar = {"rollout": "writing", "eval": "dev"}
+    """What an engine call is called, where it is not called as its phase."""
 
     def __init__(self) -> None:
         self.progress = bar()
         self.task: Any = None
-        self.step = self.steps = self.passes = self.passed = 0
-        self._told = time.monotonic()
+        self.step = self.steps = self.passes = self.passed = self.learned = 0
+        self.writing_part = 0.5
+        """The part of a step that its rollouts take: as in the last step, once there is one."""
+        self.note = self.pace = ""
+        self.done = 0.0
+        """The part of a step's passes that are done."""
+        self._said = self._step_began = self._learning_began = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.step, self.steps = state.global_step, state.max_steps
             self.passes = args.gradient_accumulation_steps
             self.progress.start()
-            self.task = self.progress.add_task(
-                "training", total=state.max_steps, completed=state.global_step, unit="step", note=""
-            )
+            about = {"total": self.steps, "completed": self.step, "begun": self.step}
+            self.task = self.progress.add_task("training", **about, unit="step", note="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.step, self.passed = state.global_step, 0
-        self._told = time.monotonic()
+        self.step, self.passed, self.learned = state.global_step, 0, 0
+        now = time.monotonic()
+        if now > self._step_began:
+            wrote = self._learning_began - self._step_began
+            self.writing_part = min(max(wrote / (now - self._step_began), 0.0), 1.0)
+        self._step_began = now
         if self.task is not None:
             self.progress.update(self.task, completed=self.step, description="training")
 
@@ -57,43 +66,62 @@ class TrainingProgress(TrainerCallback):
         if self.task is None:
             return silent
         begun, ended, written = time.monotonic(), 0, 0
+        name = self.PHASES.get(phase, phase)
 
         def told(done: int, tokens: int = 0) -> None:
             nonlocal ended, written
             ended, written = ended + done, written + tokens
             rate = written / max(time.monotonic() - begun, 1e-3)
             part = max(ended / rollouts, written / (rollouts * horizon))
-            left = (rollouts * horizon - written) / max(rate, 1e-3)
-            self._tell(
-                f"{phase} {ended}/{rollouts}, {rate:,.1f} tokens/s",
-                f"{written:,} tokens so far, at most {left:,.0f} s left",
-                self.WRITING * part if phase == "rollout" else 0.0,
-            )
+            within = self.writing_part * part if phase == "rollout" else None
+            self._tell(f"{name} {ended}/{rollouts}, {rate:,.0f} tokens/s", within)
 
         return told
 
-    def learning(self, number: int, parts: int) -> None:
-        """A pass begins, so many of `parts` of a micro-batch being done."""
-        if self.task is None:
-            return
-        done = (self.passed + number / parts) / self.passes
-        self._tell(f"learning {done:.0%}", "", self.WRITING + (1 - self.WRITING) * done)
+    def learning(self, number: int, parts: int, tokens: int) -> None:
+        """A pass of so many tokens begins, `number` of the `parts` of a micro-batch being done."""
+        if not self.learned:
+            self._learning_began = time.monotonic()
+        rate = self.learned / max(time.monotonic() - self._learning_began, 1e-3)
+        self.done = (self.passed + number / parts) / self.passes if self.passes else 0.0
+        self.pace = f"{self.done:.0%}" + (f", {rate:,.0f} tokens/s" if self.learned else "")
+        self.learned += tokens
         self.passed += number == parts - 1
 
-    def _tell(self, what: str, more: str, part: float) -> None:
-        self.progress.update(self.task, completed=self.step + part, description=what)
-        if self.progress.disable and time.monotonic() - self._told > self.SELDOM:
-            self._told = time.monotonic()
-            log(f"step {self.step + 1}/{self.steps}  {what}{more and ', '}{more}")
+    def reading(self, who: str) -> None:
+        """The teacher, or the student, reads what the pass is of."""
+        if self.task is not None:
+            within = self.writing_part + (1 - self.writing_part) * self.done
+            self._tell(f"{who} {self.pace}", within)
+
+    def phase(self, name: str) -> None:
+        """Something else goes on: grading, saving."""
+        if self.task is not None:
+            self._tell(name)
+
+    def _tell(self, what: str, within: float | None = None) -> None:
+        """Says what goes on, and where it is known how far `within` the step."""
+        completed = None if within is None else self.step + within
+        self.progress.update(self.task, completed=completed, description=what)
+        if self.progress.disable and time.monotonic() - self._said > SELDOM:
+            self._line(what)
+
+    def _line(self, what: str) -> None:
+        self._said = time.monotonic()
+        left = remaining(next(task for task in self.progress.tasks if task.id == self.task))
+        told = f", {timedelta(seconds=round(left))} left" if left else ""
+        log("  ".join(filter(None, (f"step {self.step}/{self.steps}{told}", what, self.note))))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not logs:
+        note = _note(logs or {})
+        if self.task is None or not note:
             return
-        note = _note(logs)
-        if self.task is not None:
-            self.progress.update(self.task, completed=state.global_step, note=note)
-        if self.progress.disable and note:
-            log(f"step {state.global_step}/{state.max_steps}  {note}")
+        scored = "eval_avg@k" in logs or "nonfinite_steps" in logs
+        self.step, self.note = state.global_step, note
+        self.progress.update(self.task, completed=self.step, note=self.note)
+        seldom = time.monotonic() - self._said > SELDOM
+        if self.progress.disable and (scored or seldom or self.step in (1, self.steps)):
+            self._line("")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.stop()

@@ -264,7 +264,7 @@ class OPSDTrainer(Trainer):
         for i, part in enumerate(parts):
             self.stop.heed()
             last = i == len(parts) - 1
-            self.progress.learning(i, len(parts))
+            self.progress.learning(i, len(parts), sum(example.tokens for example in part))
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 loss += self._pass(model, part, plans[i])
         return self.finite.counted(loss)
@@ -273,7 +273,10 @@ class OPSDTrainer(Trainer):
         """One forward and backward. Gradients and the returned loss are multiplied by the number
         of processes, which DDP and the Trainer's log divide by again."""
         base = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        if plan.batches:
+            self.progress.reading("teacher")
         objective, results = self.learner.objective(part, base, self.args.device, plan)
+        self.progress.reading("student")
         with self.metrics.timed("student"):
             with self.compute_loss_context_manager():
                 loss = model(objective=objective) * self.args.world_size
@@ -406,6 +409,11 @@ class OPSDTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Transformers' own, but that a run which goes on was scored at its start already."""
+        at_start = kwargs.get("skip_scheduler", False)
+        return {} if at_start and self.state.global_step else super()._evaluate(*args, **kwargs)
 
     # What a checkpoint holds, and how a run goes on
 
@@ -554,6 +562,7 @@ class OPSDTrainer(Trainer):
     def _save_checkpoint(
         self, model: nn.Module, trial: Any, own: dict[str, Any] | None = None
     ) -> None:
+        self.progress.phase("saving")
         folder = self.run.path / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             checkpoint.clear(folder)
@@ -705,6 +714,7 @@ class OPSDTrainer(Trainer):
 
     def verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
         """The verifier's verdicts; ours has none where no answer is known."""
+        self.progress.phase("grading")
         with self._judging, record_function(f"{PHASE}grade"):
             many = getattr(self.verifier, "many", None)
             verdicts = many(attempts) if many else [self.verifier(*one) for one in attempts]

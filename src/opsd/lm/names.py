@@ -1,0 +1,28 @@
+"""Model names that can be no model's, told before anything heavy is imported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from opsd.lm.built_in import NAMES
+from opsd.lm.gguf import is_gguf
+from opsd.types import UserError
+from opsd.validation import near
+
+_OF_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(@[^@\s]+)?")
+"""`owner/repository`, or one of the first models, which have no owner; with a revision."""
+
+
+def refuse_unknown(name: str) -> None:
+    """Raises UserError for what is neither a folder here, nor a built-in model, nor a name that the
+    hub could have. Whether the hub has it is not asked."""
+    if Path(name).exists() or name in NAMES or is_gguf(name):
+        return
+    path = Path(name)
+    beside = path.parent if path.parent.is_dir() and len(path.parts) > 1 else None
+    folders = [str(other) for other in beside.iterdir() if other.is_dir()] if beside else []
+    hint = near(name, NAMES, 0.8) if "/" not in name else near(str(path), folders)
+    if not _OF_THE_HUB.fullmatch(name) or (hint and "/" not in name):
+        told = f"neither a folder here nor a name that the hub could have{hint}"
+        raise UserError(f"cannot load the model '{name}': {told}")
