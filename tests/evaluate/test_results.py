@@ -8,7 +8,7 @@ import pytest
 
 from opsd.evaluate.results import results, split_weights, write
 from opsd.evaluate.show import means, show_published, show_results
-from opsd.recipe.schema import Published
+from opsd.recipe.content import Published
 from opsd.suites.loading import SUITES
 from opsd.types import UserError
 

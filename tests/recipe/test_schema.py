@@ -19,8 +19,9 @@ from opsd.methods.signals import loss_terms
 from opsd.objective.divergences import PointwiseClip, jsd, reverse_kl
 from opsd.prompts.contexts import StudentPrompt
 from opsd.recipe import schema as recipe
+from opsd.recipe.content import Model, Sampling
 from opsd.recipe.files import shipped
-from opsd.recipe.schema import Model, Recipe, Sampling, dump, load, parse
+from opsd.recipe.schema import Recipe, dump, load, parse
 from opsd.teacher.weights import EMA
 from opsd.types import Group, UserError
 

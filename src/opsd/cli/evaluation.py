@@ -64,11 +64,24 @@ def evaluate(
     key_variable: KeyVariable = "OPENAI_API_KEY",
     timeout: Timeout = 600.0,
     threads: Threads = None,
+    regrade: Annotated[
+        bool,
+        typer.Option(
+            "--regrade", help="Judge the samples in these folders again; generates nothing."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Sample and grade: avg@k, pass@k, format rate, with intervals; goes on where it stopped.
 
     What is not given is as the suite's published numbers were measured, else 4 x 1,024 tokens."""
+    if regrade:
+        from opsd.evaluate.regrade import regrade as again
+
+        outcome = again([Path(folder) for folder in models])
+        if as_json:
+            print(json.dumps(outcome, ensure_ascii=False))
+        return
     spoken = names(language, "--language", "codes or names, as in swa,yor; or all")
     budgets = numbers(budget, "--budget", "whole numbers of tokens, as in 1024,2048")
     splits = names(split, "--split", "splits, as in low,medium")

@@ -11,7 +11,8 @@ from typing import Any
 from opsd.languages import registry as languages
 from opsd.prompts.contexts import StudentPrompt
 from opsd.recipe import schema as recipes
-from opsd.recipe.schema import Published, Recipe
+from opsd.recipe.content import Published
+from opsd.recipe.schema import Recipe
 from opsd.types import UserError
 
 

@@ -109,9 +109,10 @@ def draw(
     protocol: Protocol,
     problems: Mapping[str, Problem],
     missing: Sequence[Item],
-    keep: Callable[[Item, Completion], None],
+    keep: Callable[[Item, Completion], str],
 ) -> None:
-    """Asks for what is missing, several at a time; `keep` is given each as it comes.
+    """Asks for what is missing, several at a time; `keep` is given each as it comes, and
+    returns what is to be said of all so far.
 
     Raises UserError, at once where the endpoint refuses whatever is asked, or where none of the
     first questions has an answer, else in the end where some have none: what has come is kept, and
@@ -128,8 +129,11 @@ def draw(
         waiting = {pool.submit(ask, problems[item[0]], item): item for item in missing}
         try:
             for future in as_completed(waiting):
+                tokens, told = 0, None
                 try:
-                    keep(waiting[future], future.result())
+                    completion = future.result()
+                    told = keep(waiting[future], completion)
+                    tokens = len(completion.ids)
                     came += 1
                 except NoAnswer as error:
                     failed.append(str(error))
@@ -138,7 +142,7 @@ def draw(
                         raise UserError(
                             f"{who} at {shown(endpoint.base_url)} ({failed[-1]})"
                         ) from error
-                advance(1)
+                advance(1, tokens, told)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

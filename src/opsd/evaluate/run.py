@@ -7,9 +7,10 @@ are added to those that are there.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from opsd.evaluate.results import results, write
 from opsd.evaluate.samples import (
     SAMPLES,
     Protocol,
+    Row,
     described,
     done,
     judged_rows,
@@ -122,10 +124,14 @@ def _ask(
     missing: Sequence[Item],
     folder: RunFolder,
 ) -> None:
-    def keep(item: Item, completion: Completion) -> None:
+    right: Counter[bool] = Counter()
+
+    def keep(item: Item, completion: Completion) -> str:
         about = {"model": model, "suite": suite, "problem": item[0], "sample": item[1]}
         row = sample_row(about, problems[item[0]], completion, Pieces(), protocol)
         folder.append(SAMPLES, [row])
+        right.update([right_of(row)])
+        return so_far(right)
 
     draw(endpoint, model, protocol, problems, missing, keep)
 
@@ -158,6 +164,7 @@ class _Sampler:
     network: Any
     tokenizer: Any
     choice: EngineChoice
+    right: Counter[bool] = field(default_factory=Counter)
 
     def run(self, plan: Sequence[Item], missing: set[Item], skip_long: bool) -> None:
         """Draws, grades and writes down the missing samples. A batch is graded while the next one
@@ -184,10 +191,10 @@ class _Sampler:
                 )
                 drawn += sum(len(c.ids) for c in completions)
                 if graded is not None:
-                    graded.result()
+                    advance(0, 0, so_far(graded.result()))
                 graded = grader.submit(self.write_down, items, completions)
             if graded is not None:
-                graded.result()
+                log(f"{self.model} on {self.suite}: {so_far(graded.result())}")
         seconds = time.perf_counter() - start
         log(
             f"{self.model} on {self.suite}: {len(missing):,} samples, {drawn:,} tokens in"
@@ -232,13 +239,30 @@ class _Sampler:
             log(f"{self.suite}: {len(long)} of {len(made)} problems left out: too long")
         return {key: ids for key, ids in made.items() if key not in set(long)}
 
-    def write_down(self, items: Sequence[Item], completions: Sequence[Completion]) -> None:
+    def write_down(self, items: Sequence[Item], completions: Sequence[Completion]) -> Counter[bool]:
+        """Grades and keeps samples; returns how many of all so far are right, and are not."""
         rows = []
         for (key, i), completion in zip(items, completions, strict=True):
             about = {"model": self.model, "suite": self.suite, "problem": key, "sample": i}
             problem = self.problems[key]
             rows.append(sample_row(about, problem, completion, self.tokenizer, self.protocol))
         self.folder.append(SAMPLES, rows)
+        self.right.update(right_of(row) for row in rows)
+        return self.right.copy()
+
+
+def right_of(row: Row) -> bool:
+    """Whether a sample is right within the largest budget."""
+    return row["budgets"][max(row["budgets"], key=int)]["correct"]
+
+
+def so_far(right: Counter[bool]) -> str:
+    """The running score of samples that are right or not, under the suite's own labels.
+
+    >>> so_far(Counter({True: 3, False: 9}))
+    'right 0.250 (3 of 12)'
+    """
+    return f"right {right[True] / right.total():.3f} ({right[True]:,} of {right.total():,})"
 
 
 def make_engine(

@@ -35,7 +35,7 @@ from opsd.types import Finish, Problem, UserError
 from opsd.validation import mapping as yaml_mapping
 
 Row = dict[str, Any]
-_LONG = ("prompt", "completion")
+_LONG = ("prompt", "completion", "choices")
 _MERGED = ("languages", "splits")
 """Parts of a claim that later calls may add to."""
 _ASIDE = ("begun", "trained_from")
@@ -91,21 +91,22 @@ def sample_row(
 ) -> Row:
     """One sample, judged at every budget by what it has said by then. `about` holds the row's own
     keys: model, suite, problem, sample."""
-    options = options_of(problem)
-    judge = ChoiceVerifier if options else MathVerifier
-    verifier = judge(after_think=protocol.after_think)
+    whole = completion_text(tokenizer, completion.ids)
     budgets = {}
     for budget in protocol.budgets:
         ids = completion.ids[:budget]
         text = completion_text(tokenizer, ids)
-        verdict = verifier(problem, text)
+        cut = len(completion.ids) > budget
+        correct, format_ok, said = judgement(problem, text, protocol.after_think)
         budgets[str(budget)] = {
-            "correct": verdict.correct,
-            "format_ok": verdict.format_ok,
-            "cut_off": len(completion.ids) > budget or completion.finish is Finish.LENGTH,
-            "said": _said(answer_part(text, protocol.after_think), options),
+            "correct": correct,
+            "format_ok": format_ok,
+            "cut_off": cut or completion.finish is Finish.LENGTH,
+            "said": said,
             "repetition": repetition(ids),
             "fidelity": fidelity(text, problem.language),
+            # A character whose tokens were cut apart is not in the whole text as it is here.
+            **({"chars": _alike(whole, text)} if cut else {}),
         }
     row = {
         **about,
@@ -114,12 +115,28 @@ def sample_row(
         **({"split": problem.metadata["split"]} if "split" in problem.metadata else {}),
         "prompt": problem.text,
         "answer": problem.answer,
-        "completion": completion_text(tokenizer, completion.ids),
+        **({"choices": list(options)} if (options := options_of(problem)) else {}),
+        "completion": whole,
         "tokens": len(completion.ids),
         "finish": completion.finish.value,
         "budgets": budgets,
     }
     return sealed(row)
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts have in common from their beginning on."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def judgement(problem: Problem, text: str, after_think: bool) -> tuple[bool, bool, str | None]:
+    """Whether a text is right, whether it is well formed, and the answer that it states."""
+    options = options_of(problem)
+    judge = ChoiceVerifier if options else MathVerifier
+    verdict = judge(after_think=after_think)(problem, text)
+    said = _said(answer_part(text, after_think), options)
+    return verdict.correct, verdict.format_ok, said
 
 
 def _said(text: str, options: Sequence[str]) -> str | None:

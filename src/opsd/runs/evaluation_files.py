@@ -22,12 +22,13 @@ Interval = Annotated[list[float], Len(2, 2)]
 
 @with_config(_STRICT)
 class Verdict(TypedDict):
-    """Of a sample within one budget."""
+    """Of a sample within one budget; `chars` of its text are within one that cuts it."""
 
     correct: bool
     format_ok: bool
     cut_off: bool
     said: str | None
+    chars: NotRequired[int]
     repetition: NotRequired[Pair]
     fidelity: NotRequired[Pair]
 
@@ -44,6 +45,7 @@ class Sample(TypedDict):
     row: int | None
     split: NotRequired[str]
     answer: str
+    choices: NotRequired[list[str]]
     tokens: int
     budgets: dict[str, Verdict]
 
