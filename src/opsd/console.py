@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,7 +22,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from opsd.credentials import cleaned
@@ -67,6 +69,9 @@ def remaining(task: Task) -> float | None:
 
 SELDOM = 30.0
 """Seconds between two lines, where standard error is no terminal."""
+
+_FOLDED = 12
+"""Characters below which no text is folded within a word."""
 
 _speaker: ContextVar[str] = ContextVar("speaker", default="")
 
@@ -132,6 +137,34 @@ def counting(description: str, total: int, unit: str) -> Iterator[Advance]:
                 log(f"{description}  {int(own.completed):,}/{total:,}{told_left}  {note}".rstrip())
 
         yield advance
+
+
+def in_width(table: Table, width: int, keys: int = 1) -> Iterator[Table]:
+    """The table; where it is wider than so many characters though its texts are folded, its columns
+    in several tables, each of which begins with the first `keys` columns. Cells are texts."""
+    first = table.columns[:keys]
+    chosen, title = [*first], table.title
+    for column in table.columns[keys:]:
+        if len(chosen) > keys and sum(map(_least, [*chosen, column])) > width:
+            yield _of_columns(table, chosen, title)
+            chosen, title = [*first], None
+        chosen.append(column)
+    yield _of_columns(table, chosen, title)
+
+
+def _least(column: Column) -> int:
+    """The least width of a column, with the space beside it."""
+    texts = [str(column.header), *map(str, column.cells)]
+    if not column.no_wrap:
+        texts = [word for text in texts for word in text.split()]
+        texts = [text if column.overflow != "fold" else text[:_FOLDED] for text in texts]
+    return 3 + max(column.min_width or 0, *map(cell_len, texts), 0)
+
+
+def _of_columns(table: Table, columns: Sequence[Column], title: Any) -> Table:
+    part = copy(table)
+    part.columns, part.title = list(columns), title
+    return part
 
 
 def log(text: str) -> None:

@@ -57,11 +57,10 @@ def show(name: str | None = None) -> None:
         parts = yaml.safe_dump({k: row[k] for k in _PARTS}, sort_keys=False)
         console.print(f"\nPaper: {row['paper']}\nRecipes: {_names(row['recipes'])}\n\n{parts}")
         return
-    table = Table("method", "what it is", "paper", Column("recipes", overflow="fold"))
-    recipes = _recipes()
+    table = Table(Column("method", no_wrap=True), "what it is", "paper")
     for key, method in catalogue().items():
         first = (inspect.getdoc(FUNCTIONS[key]) or "").splitlines()[0]
-        table.add_row(key, first.partition(": ")[2], method.paper, _names(recipes.get(key, [])))
+        table.add_row(key, first.partition(": ")[2], method.paper)
     console.print(table)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from opsd.console import log
+from opsd.console import in_width, log
 from opsd.grade.intervals import FEWEST, Estimate, combined, recalled
 from opsd.grade.metrics import mean_of_known
 from opsd.suites.files import Suite
@@ -50,7 +50,7 @@ def _show_model(model: str, rows: Sequence[Row]) -> None:
             named = f"{_language(row)} {split} (x {scores['weight']:g})"
             _add_scores(table, named, {**scores, "budget": row["budget"]})
         _add_scores(table, f"{_language(row)}{' weighted' if splits else ''}", row)
-    _print(table)
+    _print(table, keys=2)
     _warn_of_few(least)
 
 
@@ -162,7 +162,7 @@ def show_comparisons(comparisons: Sequence[Row], baseline: str) -> None:
         for row in comparisons:
             if _key(row) == key:
                 _add_comparison(table, row)
-        _print(table)
+        _print(table, keys=2)
         _warn_of_few(min(r["n_problems"] for r in comparisons if _key(r) == key))
 
 
@@ -191,14 +191,12 @@ def _add_comparison(table: Table, row: Row) -> None:
     )
 
 
-def _print(table: Table) -> None:
+def _print(table: Table, keys: int = 1) -> None:
     # Names and sources are the user's: `[x]` and `:x:` in them are neither styles nor pictures.
     console = Console(stderr=True, markup=False, emoji=False)
-    # A narrow terminal breaks lines; cut-off numbers would be worse.
-    whole = console.measure(table, options=console.options.update(width=10_000)).maximum
-    console.width = max(console.width, whole)
     console.print()
-    console.print(table)
+    for part in in_width(table, console.width, keys):
+        console.print(part)
 
 
 def _table(texts: Sequence[str], numbers: Sequence[str], title: str = "") -> Table:

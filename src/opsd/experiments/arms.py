@@ -68,6 +68,8 @@ class ArmScores:
 
 def run(arm: Arm) -> ArmScores:
     """Trains the arm (all but `base`) and samples its held-out problems."""
+    news = _Tell(arm)
+    news("loading", 0)
     from opsd.miniature.world import problems
     from opsd.recipe import schema as recipes
     from opsd.recipe.train import make_trainer, record
@@ -86,7 +88,6 @@ def run(arm: Arm) -> ArmScores:
         train_set = shuffled(train_set, arm.seed)
     folder = Path(arm.output) / arm.label
     test = problems("miniature", arm.split, arm.language, arm.problems)
-    news = _Tell(arm)
     trainer = make_trainer(recipe, folder, train_set, callbacks=[news.callback()])
     if arm.method != "base":
         record(recipe, folder, arm.seed)

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from opsd.console import bar, log
+from opsd.console import SELDOM, bar, log
 from opsd.types import RunFailed
 
 
@@ -53,6 +53,7 @@ def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
         total = progress.add_task("all arms", total=len(jobs), unit="arm", note="")
         shown: dict[str, Any] = {}
         limits = {job.label: job.tokens for job in jobs}
+        spoken = time.monotonic()
         while waiting:
             while not news.empty():
                 _show(progress, shown, limits, *news.get())
@@ -60,6 +61,9 @@ def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
                 made = _result(future)
                 progress.advance(total)
                 yield waiting.pop(future), made
+            if progress.disable and time.monotonic() - spoken > SELDOM:
+                spoken = time.monotonic()
+                log(f"{len(jobs) - len(waiting)}/{len(jobs)} arms; {_under_way(progress, shown)}")
             time.sleep(0.1)
 
 
@@ -105,6 +109,18 @@ def _outlive_nobody() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def _under_way(progress: Any, shown: dict[str, Any]) -> str:
+    """How far the arms at work are, in words."""
+    labels = {number: label for label, number in shown.items()}
+    told = [
+        f"{labels[task.id]} {int(task.completed):,}/{int(task.total):,} tokens"
+        f" {task.fields['note']}".rstrip()
+        for task in progress.tasks
+        if task.id in labels
+    ]
+    return "; ".join(told) or "starting"
 
 
 def _show(

@@ -118,7 +118,7 @@ def run_arms(planned: Sequence[arms.Arm]) -> list[arms.ArmScores]:
 
 def _table(outcomes: Sequence[arms.ArmScores]) -> Table:
     """A row per language and method: means over seeds, intervals over problems and seeds."""
-    table = Table(title="held-out problems, after training")
+    table = Table(title="held-out problems, after training", box=None, padding=(0, 2, 0, 0))
     for heading in ("language", "method", "avg@4", "95 %", "pass@4", "format", "tokens"):
         table.add_column(heading, no_wrap=True)
     seen = dict.fromkeys((o.arm.language, o.arm.method) for o in outcomes)
