@@ -15,10 +15,41 @@ import typer
 from opsd.cli.interruption import leave
 from opsd.types import UserError
 
+
+def known_recipes() -> list[str]:
+    """What a shell completes a recipe's name to."""
+    from opsd.recipe.files import shipped
+
+    return list(shipped())
+
+
+def known_methods() -> list[str]:
+    """What a shell completes a method's name to."""
+    from opsd.recipe.names import methods
+
+    return list(methods())
+
+
+def known_suites() -> list[str]:
+    """What a shell completes a suite's name to."""
+    from opsd.suites.loading import SUITES
+
+    return list(SUITES)
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        help="A recipe file, or the name of a shipped recipe.", autocompletion=known_recipes
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Suite = Annotated[
     str | None,
-    typer.Option(help="A published suite (gsm8k, afrimgsm, aime25, ...), or a suite file (.yaml)."),
+    typer.Option(
+        help="A published suite (gsm8k, afrimgsm, aime25, ...), or a suite file (.yaml).",
+        autocompletion=known_suites,
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
@@ -86,14 +117,22 @@ def names(text: str | None, option: str, wanted: str) -> list[str]:
 
 
 def columns(pairs: Sequence[str]) -> dict[str, str]:
+    """`--column` options of an evaluation as a mapping."""
+    found = mapped(pairs)
+    for name, column in found.items():
+        if name not in ("prompt", "answer", "language"):
+            told = "write prompt=COLUMN, answer=COLUMN or language=COLUMN"
+            raise UserError(f"--column {name}={column}: {told}")
+    return found
+
+
+def mapped(pairs: Sequence[str]) -> dict[str, str]:
     """`--column` options as a mapping."""
     found = {}
     for pair in pairs:
         name, _, column = pair.partition("=")
-        if name not in ("prompt", "answer", "language") or not column:
-            raise UserError(
-                f"--column {pair}: write prompt=COLUMN, answer=COLUMN or language=COLUMN"
-            )
+        if not name or not column:
+            raise UserError(f"--column {pair}: write prompt=COLUMN, answer=COLUMN, and so on")
         found[name] = column
     return found
 

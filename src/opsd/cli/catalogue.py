@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,16 +11,15 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Column, Table
 
+from opsd.cli.recipes import named
 from opsd.methods import FUNCTIONS, Method, catalogue
 from opsd.methods.pseudocode import pseudocode
 from opsd.methods.signals import loss_terms
 from opsd.objective.divergences import formula_of
-from opsd.recipe.files import lineage, shipped
+from opsd.recipe.files import shipped
 
 _METHOD = TypeAdapter(Method)
 _PARTS = ("source", "student", "authors", "signal", "reuse")
-# The parser in C, where PyYAML has it, is ten times as fast on seventy files.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def listing(name: str | None = None) -> list[dict[str, Any]]:
@@ -69,15 +66,8 @@ def _names(recipes: Sequence[str]) -> str:
 
 
 def _recipes() -> dict[str, list[str]]:
-    """The shipped recipes of every method: those whose file, or one that it extends, says so."""
-
-    @cache
-    def read(path: Path) -> dict[str, Any]:
-        return yaml.load(path.read_text("utf-8"), _LOADER)
-
+    """The shipped recipes of every method."""
     found: dict[str, list[str]] = {}
     for stem, path in shipped().items():
-        chosen = [keys["method"] for _, keys in lineage(path, read) if "method" in keys]
-        names = (x.get("name") if isinstance(x, dict) else x for x in chosen)
-        found.setdefault(next(filter(None, names)), []).append(stem)
+        found.setdefault(named("method", path), []).append(stem)
     return found

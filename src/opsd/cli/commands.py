@@ -21,20 +21,25 @@ import typer
 from opsd.cli import evaluation
 from opsd.cli.arguments import (
     Json,
+    RecipeName,
     Settings,
     Threads,
     importing,
+    known_methods,
+    known_recipes,
     load_recipe,
+    mapped,
     numbers,
     prepare,
 )
 from opsd.cli.failures import shown, told
 from opsd.cli.interruption import INTERRUPTED
+from opsd.runs.environment import VERSION
 from opsd.types import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="On-policy self-distillation of language models.",
 )
@@ -44,6 +49,56 @@ languages_app = typer.Typer(
     help="The languages and their status; the check of a language file.",
 )
 app.add_typer(languages_app, name="languages")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def _opsd(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="The version, and exit."),
+    ] = False,
+) -> None:
+    """On-policy self-distillation of language models."""
+
+
+@app.command()
+def init(
+    output: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
+    model: Annotated[
+        str | None, typer.Option(help="A hub name, a folder, or a built-in model.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A file of problems, or a dataset of the hub.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Codes or names, comma-separated; rows: as each row says.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Default: what the columns allow.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Which column holds what, as in answer=final_answer."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing: the defaults for what is not said.")
+    ] = False,
+) -> None:
+    """Write a recipe: asks for model, data and language, and looks at the columns of the data."""
+    from opsd.cli.init import init as run
+
+    asks = not yes and sys.stdin.isatty()
+
+    def answer(question: str, given: str | None, default: str) -> str:
+        if given is not None or not asks:
+            return default if given is None else given
+        return typer.prompt(question, default or None, err=True)
+
+    run(output, model, data, language, method, mapped(column or []), answer)
 
 
 @app.command()
@@ -65,7 +120,7 @@ def quickstart(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    recipe: RecipeName,
     output: Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe>.")] = None,
     set_: Settings = None,
     resume: Annotated[
@@ -92,7 +147,7 @@ def train(
 
 @app.command()
 def preview(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    recipe: RecipeName,
     set_: Settings = None,
     rows: Annotated[int, typer.Option(help="Rows shown token by token.", min=0)] = 2,
     ids: Annotated[bool, typer.Option("--ids", help="Every token's id as well.")] = False,
@@ -123,7 +178,9 @@ for command in (evaluation.evaluate, evaluation.compare, evaluation.grade, evalu
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One method, in full.", autocompletion=known_methods)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The catalogue: what each method is made of, its paper, its recipes."""
@@ -134,6 +191,22 @@ def methods(
         raise UserError(unknown("method", name, known()))
     with importing():
         from opsd.cli.catalogue import listing, show
+
+    if as_json:
+        print(json.dumps(listing(name), ensure_ascii=False))
+    else:
+        show(name)
+
+
+@app.command()
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="One recipe, as its file is.", autocompletion=known_recipes)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The shipped recipes: method, model, and a number that a paper prints for each."""
+    from opsd.cli.recipes import listing, show
 
     if as_json:
         print(json.dumps(listing(name), ensure_ascii=False))

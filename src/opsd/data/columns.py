@@ -30,6 +30,13 @@ _USUAL = {
 }
 USUAL = {*_USUAL, "language"}
 """The names under which the package itself asks for a row's texts."""
+_ALIKE = {
+    "prompt": ("query", "instruction", "input", "task", "text"),
+    "answer": ("final_answer", "expected_answer", "target", "label", "gold", "result"),
+    "solution": ("rationale", "explanation", "reasoning", "response", "output", "cot"),
+    "translation": ("english", "problem_english", "question_en", "english_problem"),
+}
+"""Names that are no dataset's of this field, and yet say what a column holds."""
 _METADATA = ("id", "unique_id", "question_id", "level", "subject", "source", "tags", "answer_type")
 _GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")
 _GSM8K_ANSWER = re.compile(r"\n?####\s*([-+]?[^\w\s#]?-?\d[^\n#]{0,40}?)\s*$")
@@ -89,6 +96,31 @@ def problem(
             **(metadata or {}),
         },
     )
+
+
+def named(row: Row, lang: str) -> dict[str, str]:
+    """Which column of a row holds the problem, its answer and the privileged texts, as far as the
+    usual names say.
+
+    >>> named({"question": "1 + 1", "answer": 2, "id": 7}, "eng")
+    {'prompt': 'question', 'answer': 'answer'}
+    """
+    return _names(tuple(row), tuple(row), (), lang)
+
+
+def alike(row: Row, lang: str) -> dict[str, str]:
+    """What columns under other names may hold, of what the usual names do not say.
+
+    >>> alike({"question": "1 + 1", "final_answer": 2, "id": 7}, "eng")
+    {'answer': 'final_answer'}
+    """
+    found, made = named(row, lang), {}
+    free = {str(column).lower(): column for column in row if column not in found.values()}
+    for name, words in _ALIKE.items():
+        there = [word for word in words if word in free]
+        if there and name not in found:
+            made[name] = free.pop(there[0])
+    return made
 
 
 def wide_column(row: Row, lang: str) -> str | None:

@@ -11,7 +11,12 @@ from typing import Any
 
 VERSION = "0.1.0"
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "math-verify", "vllm")
+_PACKAGES = (
+    *("torch", "transformers", "peft", "accelerate", "datasets", "math-verify"),
+    *("vllm", "flash-attn", "bitsandbytes", "liger-kernel", "triton", "trl"),
+)
+"""What is told of, where it is installed."""
+_GIB = 1 << 30
 
 
 def environment() -> dict[str, Any]:
@@ -24,13 +29,15 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": [gpu.name for gpu in gpus],
+        "gpu_memory_gib": [round(gpu.total_memory / _GIB, 1) for gpu in gpus],
         "versions": versions,
         "git": _git(),
     }

@@ -1,0 +1,162 @@
+"""`opsd init`: a recipe from a few answers, and from what stands in the data."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from opsd.data.columns import alike, named, problem
+from opsd.data.rows import file_rows, is_file
+from opsd.languages.registry import resolve
+from opsd.lm.built_in import NAMES
+from opsd.recipe.content import check_names
+from opsd.runs.files import write_atomically
+from opsd.types import UserError
+
+ROWS = "rows"
+"""Said in place of a language where every row says its own."""
+_COUNTED = 1000
+"""Rows that are counted, to see how many can be spared for dev."""
+_ASKED = ("prompt", "answer", "solution", "translation")
+
+Ask = Callable[[str, str | None, str], str]
+"""A question, what was given as an option, the default -> the answer."""
+
+
+def init(
+    output: Path,
+    model: str | None,
+    data: str | None,
+    language: str | None,
+    method: str | None,
+    columns: Mapping[str, str],
+    ask: Ask,
+) -> None:
+    """Writes a recipe to `output`, and prints what to run next; what is not given is asked for.
+
+    Raises UserError where `output` is there already, and for names that there is nothing of.
+    """
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{output}: a recipe's file ends in .yaml")
+    if output.exists():
+        raise UserError(f"{output} is there already: name another file, or move it away")
+    model = ask("Model: a hub name, a folder, or miniature", model, "Qwen/Qwen3-1.7B")
+    source = ask("Data: a file of problems, a dataset (owner/name), or miniature", data, "")
+    if not source:
+        raise UserError("which data? opsd init --data problems.jsonl")
+    rows = _first_rows(source)
+    first = rows[0] if rows else {}
+    says = any(first.get(name) for name in ("language", "lang"))
+    default = ROWS if says else "swa" if source in NAMES else "eng"
+    language = ask(f"Language: a code or a name, or {ROWS}: as each row says", language, default)
+    spoken = [] if language == ROWS else [name.strip() for name in language.split(",")]
+    code = [*map(resolve, spoken), "eng"][0]
+    columns = _columns(first, code, columns, ask)
+    if first:
+        made = problem(first, columns, code, f"{source}, row 1")
+        texts = {*made.privileged, *(["answer"] if made.answer else [])}
+    else:  # not looked at: a dataset of the hub, or one that is built in
+        texts = {"solution", "translation", "answer"}
+    method = ask("Method: `opsd methods` lists them", method, _method(texts, code))
+    dev = _dev(len(rows)) if "answer" in texts else 0
+    text = draft(model, method, source, spoken, columns, dev)
+    check_names(yaml.safe_load(text), str(output))
+    write_atomically(output, text)
+    name = shlex.quote(str(output))
+    print(f"{output} is written. Next:\n  opsd preview {name}\n  opsd train {name}")
+
+
+def _first_rows(source: str) -> list[Mapping[str, Any]]:
+    """The rows of a file, at most so many as are counted; none of what is no file here."""
+    if source in NAMES or not is_file(source):
+        return []
+    rows = [row for _, row in itertools.islice(file_rows(Path(source)), _COUNTED)]
+    if not rows:
+        raise UserError(f"{source} holds no rows")
+    return rows
+
+
+def _columns(
+    row: Mapping[str, Any], code: str, given: Mapping[str, str], ask: Ask
+) -> dict[str, str]:
+    """The mapping that the data needs: what the usual names do not say already."""
+    if not row:
+        return dict(given)
+    usual = named(row, code)
+    likely = usual | alike(row, code) | given
+    have = ", ".join(map(str, row))
+    for name in _ASKED:
+        said = given.get(name) or ask(
+            f"Column of the {name} ({have}; - for none)", None, likely.get(name, "-")
+        )
+        likely[name] = said
+    mapping = {
+        name: column for name, column in likely.items() if column not in ("-", usual.get(name))
+    }
+    if likely["prompt"] == "-":
+        raise UserError(f"which column is the problem? --column prompt=NAME, of {have}")
+    return mapping
+
+
+def _method(texts: Collection[str], code: str) -> str:
+    """What the data is enough for."""
+    if "translation" in texts and code != "eng":
+        return "copsd"
+    return "opsd" if "solution" in texts else "grpo"
+
+
+def _dev(rows: int) -> int:
+    """Problems that are held out, to choose a checkpoint by."""
+    return min(50, rows // 10) if rows else 50
+
+
+def draft(
+    model: str,
+    method: str,
+    source: str,
+    languages: Sequence[str],
+    columns: Mapping[str, str],
+    dev: int,
+) -> str:
+    """A recipe's text. Without languages every row says its own; a built-in model is trained whole,
+    and on short completions."""
+    small = model in NAMES
+    language: Any = languages[0] if len(languages) == 1 else list(languages)
+    data = {"source": source} | ({"language": language} if languages else {})
+    data |= ({"columns": dict(columns)} if columns else {}) | ({"dev": dev} if dev else {})
+    inline = {name: _inline(value) for name, value in data.items()}
+    trained = _inline({"name": model} | ({} if small else {"lora": {"r": 64, "lora_alpha": 128}}))
+    lines = [
+        f"model: {trained}" + ("" if small else "  # an adapter; without lora all is trained"),
+        f"method: {_inline(method)}  # what it is: opsd methods {method}",
+        "data:",
+        *(f"  {name}: {value}{_ABOUT.get(name, '')}" for name, value in inline.items()),
+        "sampling:",
+        f"  max_completion_length: {64 if small else 2048}  # tokens",
+        "train:  # fields of OPSDConfig, a TrainingArguments",
+        "  learning_rate: 5.0e-6",
+        "  max_steps: 100",
+        "  rollouts_per_step: 32",
+        f"  per_device_train_batch_size: {8 if method == 'grpo' else 4}  # rollouts in memory at once",
+        "  save_steps: 20" + ("  # and the dev problems are scored" if dev else ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_ABOUT = {
+    "columns": "  # what it holds: the column's name",
+    "dev": "  # held out; the checkpoint that is best on them is kept",
+}
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML on one line."""
+    text = yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
