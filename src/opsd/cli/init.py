@@ -131,6 +131,7 @@ def draft(
     data |= ({"columns": dict(columns)} if columns else {}) | ({"dev": dev} if dev else {})
     inline = {name: _inline(value) for name, value in data.items()}
     trained = _inline({"name": model} | ({} if small else {"lora": {"r": 64, "lora_alpha": 128}}))
+    at_once = 8 if method == "grpo" else 4
     lines = [
         f"model: {trained}" + ("" if small else "  # an adapter; without lora all is trained"),
         f"method: {_inline(method)}  # what it is: opsd methods {method}",
@@ -142,7 +143,7 @@ def draft(
         "  learning_rate: 5.0e-6",
         "  max_steps: 100",
         "  rollouts_per_step: 32",
-        f"  per_device_train_batch_size: {8 if method == 'grpo' else 4}  # rollouts in memory at once",
+        f"  per_device_train_batch_size: {at_once}  # rollouts in memory at once",
         "  save_steps: 20" + ("  # and the dev problems are scored" if dev else ""),
     ]
     return "\n".join(lines) + "\n"

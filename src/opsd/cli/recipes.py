@@ -51,8 +51,8 @@ def show(name: str | None = None) -> None:
     if name is not None:
         print(find(name).read_text("utf-8"), end="")
         return
-    columns = [Column(name, no_wrap=True) for name in ("recipe", "method")]
-    columns += [Column("model", no_wrap=True, overflow="ellipsis"), Column("numbers", no_wrap=True)]
+    columns = [Column(name, no_wrap=True) for name in ("recipe", "method", "model", "numbers")]
+    columns[2].max_width = 19  # with the longest names of the others that is 80 characters
     table = Table(*columns, box=None, padding=(0, 1, 0, 0))
     for row in listing():
         status = "printed" if row["published"] else "ours"

@@ -1,0 +1,61 @@
+"""What a finished run says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opsd.recipe.schema import Recipe, parse
+from opsd.recipe.summary import next_command, summary
+
+OUT = Path("runs/mine")
+
+
+def recipe(**changes: Any) -> Recipe:
+    content = {"model": "org/base", "method": "opsd", "data": {"source": "x.jsonl"}}
+    return parse({**content, **changes})
+
+
+def test_it_says_where_the_model_is_what_was_gained_and_what_it_took():
+    history = [
+        {"step": 0, "eval_avg@k": 0.25},
+        {"step": 5, "loss": 0.1, "generated_tokens": 900},
+        {"step": 5, "eval_avg@k": 0.5},
+        {"step": 10, "loss": 0.1, "generated_tokens": 1800},
+        {"step": 10, "eval_avg@k": 0.375},
+    ]
+    lines = summary(recipe(), OUT, history, 3723.4, chosen=5)
+    assert lines == [
+        "the trained model: runs/mine/model",
+        "dev avg@k: 0.250 before, 0.500 after (step 5, the best on dev)",
+        "10 steps, 1,800 tokens written, 1:02:03",
+        "next: opsd report runs/mine",
+    ]
+    last = summary(recipe(), OUT, history[1:], 1.0)[1]
+    assert last == "dev avg@k: 0.500 at step 5, 0.375 after (step 10)"
+    assert len(summary(recipe(), OUT, history[1:2], 1.0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        (
+            {"data": {"source": "miniature", "language": ["swa", "yor"]}},
+            ["--data", "miniature", "--language", "swa,yor"],
+        ),
+        (
+            {
+                "data": {"source": "x.jsonl", "language": "Swahili"},
+                "published": [
+                    {"suite": "afrimgsm", "metric": "pass@12", "value": 1.0, "where": "a paper"}
+                ],
+            },
+            ["--suite", "afrimgsm", "--language", "swa"],
+        ),
+    ],
+)
+def test_the_next_command_measures_where_the_recipe_says_on_what(changes: Any, options: list[str]):
+    told = next_command(recipe(**changes), OUT)
+    assert told == ["opsd", "evaluate", "org/base", "runs/mine/model", *options]
