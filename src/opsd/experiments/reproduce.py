@@ -23,7 +23,7 @@ from opsd.console import log
 from opsd.experiments.measures import Counts, Effect, effect, level, verdict
 from opsd.experiments.pool import run_all
 from opsd.experiments.study import Claim, Study, chosen, is_base
-from opsd.experiments.trials import At, Trial, file_of, outcome, read, run
+from opsd.experiments.trials import At, Trial, is_kept, outcome, read, run
 from opsd.runs.files import held, to_json, write_atomically
 
 Row = dict[str, Any]
@@ -33,6 +33,9 @@ COLLAPSED = 0.1
 """Of accuracy: what a trial loses between the checkpoint that dev chooses and its last one, from
 which on it is called collapsed."""
 
+PAST = ("design", "effect", "at_least", "verdict")
+"""What is kept of a claim's earlier outcomes."""
+
 AT: tuple[At, ...] = ("chosen", "early", "final")
 
 
@@ -41,7 +44,8 @@ def reproduce(names: Sequence[str], known: Mapping[str, Study], output: Path) ->
     row per claim, which `claims.json` there keeps beside those of other claims, as soon as its
     study has been run.
 
-    A claim that was designed anew keeps its earlier outcomes in its row, as `earlier`.
+    A claim whose outcome is another one than before keeps the earlier ones in its row, as
+    `earlier`.
 
     Raises UserError for a name that no claim has, and where another reproduction is at work in
     `output`.
@@ -279,18 +283,19 @@ def _shown(study: Study, claim: Claim, arm: str) -> tuple[str, ...]:
 
 
 def _joined(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """The kept rows with the new ones in their places; the outcome of another design stays."""
+    """The kept rows with the new ones in their places; other outcomes than theirs stay."""
     new = {row["name"]: row for row in rows}
     for old in earlier:
         row = new.setdefault(old["name"], old)
         if row is not old:
-            past = {key: old[key] for key in ("design", "effect", "at_least", "verdict")}
-            row["earlier"] = [*old["earlier"], *([past] if row["design"] != old["design"] else [])]
+            past = {key: old[key] for key in PAST}
+            another = any(row[key] != old[key] for key in PAST)
+            row["earlier"] = [*old["earlier"], *([past] if another else [])]
     return [*new.values()]
 
 
 def _run(what: str, trials: Sequence[Trial], output: Path) -> None:
-    missing = {t.key: t for t in trials if not file_of(t, output).is_file()}
+    missing = {t.key: t for t in trials if not is_kept(t, output)}
     said = len({t.key for t in trials})
     log(f"{said} trials {what}, {len(missing)} of them to run, in {output}")
     for _ in run_all(list(missing.values()), partial(run, folder=output)):
