@@ -163,7 +163,7 @@ def test_a_shipped_study_can_be_run(name, tmp_path, monkeypatch):
     monkeypatch.setenv("OPSD_DATA", str(tmp_path))
     for file in study.files.values():
         (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).touch()
+        (tmp_path / file).write_text('{"problem": "1 + 1?", "solution": "2", "answer": "2"}\n')
     used = {arm for _, _, c in study.claims() for arm in study.arms_of(c)}
     assert used == set(study.arms)
     for arm in study.arms:

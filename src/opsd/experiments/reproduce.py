@@ -22,7 +22,7 @@ from rich.table import Table
 from opsd.console import log
 from opsd.experiments.measures import Counts, Effect, effect, level, verdict
 from opsd.experiments.pool import run_all
-from opsd.experiments.study import Claim, Study, chosen, is_base
+from opsd.experiments.study import Claim, Study, chosen, is_base, is_trained
 from opsd.experiments.trials import At, Trial, is_kept, outcome, read, run
 from opsd.runs.files import held, to_json, write_atomically
 
@@ -103,7 +103,7 @@ class Plan:
 
 def grid(study: Study, arm: str) -> list[Trial]:
     """The trials that choose an arm's learning rate; none of what is not trained."""
-    if is_base(arm) or study.arms[arm].probe:
+    if not is_trained(arm, study.arms[arm]):
         return []
     return [
         Trial(study, arm, language, study.selection_seed, rate, tested=False)

@@ -45,8 +45,10 @@ class Arm(Strict):
 
     `told` deals every problem another one's privileged texts, or a solution whose answer is
     another problem's. `train_on` and `test_on` are families of problems (all unless given).
-    `steps` ends training instead of the study's tokens; methods that generate nothing need it. A
-    `probe` is not trained: it counts where the method's teacher disagrees with wrong rollouts.
+    `steps` ends training instead of the study's tokens; methods that generate nothing need it.
+    `subject` is what is tested: the trained student; of what is not trained, the `teacher`, which
+    answers the test problems itself from what the method shows it of them; or its `disagreement`
+    with wrong rollouts, step by step.
     """
 
     change: dict[str, Any] = Field(default_factory=dict)
@@ -56,7 +58,12 @@ class Arm(Strict):
     train_on: tuple[str, ...] = ()
     test_on: tuple[str, ...] = ()
     steps: Annotated[int, Field(gt=0)] | None = None
-    probe: bool = False
+    subject: Literal["student", "teacher", "disagreement"] = "student"
+
+    @property
+    def probe(self) -> bool:
+        """Whether advantages are measured of it, and no answers."""
+        return self.subject == "disagreement"
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -209,8 +216,8 @@ class Study(Strict):
 
     def arms_of(self, claim: Claim) -> tuple[str, ...]:
         """All arms that a claim needs: its own, and the bases that they are held against."""
-        trained = [arm for arm in claim.arms if not self.arms[arm].probe]
-        bases = [base for base in map(self.base_of, trained) if base is not None]
+        answer = [arm for arm in claim.arms if not self.arms[arm].probe]
+        bases = [base for base in map(self.base_of, answer) if base is not None]
         return tuple(dict.fromkeys([*claim.arms, *bases]))
 
     def languages_of(self, arm: str) -> tuple[str, ...]:
@@ -266,6 +273,10 @@ def is_base(arm: str) -> bool:
     return method_of(arm) == BASE
 
 
+def is_trained(name: str, arm: Arm) -> bool:
+    return not is_base(name) and arm.subject == "student"
+
+
 def _unfair(study: Study) -> Iterator[str]:
     """What of a study a reader would object to."""
     rates, seeds = LEAST["pretrained" if study.pretrained else "built in"]
@@ -306,9 +317,12 @@ def _unfair_arm(name: str, arm: Arm) -> Iterator[str]:
         yield f"begins with no method; there are {', '.join(catalogue())}"
     if "name" in arm.change:
         yield "changes the name of its method, which is another one"
-    differs = bool(arm.change) or arm.told != "own" or arm.model is not None or arm.probe
+    differs = bool(arm.change) or arm.told != "own" or arm.model is not None
+    differs = differs or arm.subject != "student"
     if differs and "," not in name:
         yield f"is not {name} as shipped; let its name say how it differs, after a comma"
+    if arm.subject == "teacher" and not hasattr(catalogue()[method_of(name)].signal, "teacher"):
+        yield "has no teacher of its own that could be tested"
     if method_of(name) in READ_ONLY and arm.steps is None:
         yield "generates nothing: `steps` says when it ends"
 
@@ -321,7 +335,7 @@ def _unfair_claim(study: Study, claim: Claim) -> Iterator[str]:
     arms = study.arms
     for _, term in claim.terms:
         yield from _unknown(study, claim.metric_of(term), arms[term.arm].probe)
-    trained = [arm for arm in claim.arms if not is_base(arm) and not arms[arm].probe]
+    trained = [arm for arm in claim.arms if is_trained(arm, arms[arm])]
     for arm in trained:
         if "divergence" in arms[arm].change and method_of(arm) not in claim.arms:
             yield (

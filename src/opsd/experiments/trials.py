@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -33,7 +34,16 @@ from opsd.experiments.measures import METRICS, SHORTENED, Counts
 from opsd.experiments.pool import tell
 from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
-from opsd.experiments.study import Arm, Example, Scored, Study, fingerprint, is_base, method_of
+from opsd.experiments.study import (
+    Arm,
+    Example,
+    Scored,
+    Study,
+    fingerprint,
+    is_base,
+    is_trained,
+    method_of,
+)
 from opsd.lm.built_in import model_path
 from opsd.prompts.contexts import with_prompts
 from opsd.recipe import schema as recipes
@@ -60,6 +70,9 @@ SETTINGS = {
 _SEARCHED = 20_000
 """Stories among which those of rare families are looked for."""
 
+LOGGED = ("loss", "divergence", "entropy/student", "entropy/teacher")
+"""What is kept of training's log, a number per step."""
+
 FIELDS = (
     *("problems", "n", "correct", "passed", "format_ok", "cut_off", "tokens"),
     *("markers", "repeated", "grams", "surprisal"),
@@ -84,7 +97,7 @@ class Trial:
 
     @property
     def trained(self) -> bool:
-        return not is_base(self.name) and not self.arm.probe
+        return is_trained(self.name, self.arm)
 
     @property
     def label(self) -> str:
@@ -307,7 +320,7 @@ def run(trial: Trial, folder: Path) -> Path:
     """Trains, scores and tests; the file with the counts, which is written last and whole."""
     from opsd.recipe.train import make_trainer, record
 
-    start = time.perf_counter()
+    start = time.process_time()
     study, arm, recipe = trial.study, trial.arm, trial.recipe()
     output = folder / "runs" / f"{_plain(trial.name)}-{trial.language}-{trial.seed}-{trial.key}"
     remove(output, RUN)
@@ -337,16 +350,30 @@ def run(trial: Trial, folder: Path) -> Path:
         "environment": environment(),
         "failed": failed,
         "checkpoints": [point.row() for point in course.points],
+        "log": _columns(trainer.state.log_history),
     }
     tell(trial.label, trial.tokens, "testing" if trial.tested else "test left out")
     if trial.tested:
         test = problems_of(study, arm, "test", trial.language)
+        if arm.subject == "teacher":
+            test = told(test, arm, trial.seed)
         about |= {"fields": list(fields_of(study, arm)), "counts": course.tested(test)}
         about |= {"clusters": clusters(test) if study.files else []}
-    about["seconds"] = round(time.perf_counter() - start, 1)
+    about["seconds"] = round(time.process_time() - start, 1)
     written = file_of(trial, folder)
     write_atomically(written, gzip.compress(json.dumps(about).encode()))
     return written
+
+
+def _columns(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Of training's log, the columns that tell how teacher and student came together."""
+    steps = [line for line in log if "loss" in line]
+    shown = [key for key in LOGGED if any(key in line for line in steps)]
+    return {key: [_rounded(line.get(key)) for line in steps] for key in shown}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 def _plain(name: str) -> str:
@@ -491,18 +518,25 @@ class _Course:
 
     def counts(self, test: list[Problem]) -> list[list[float]]:
         study, arm = self.trial.study, self.trial.arm
-        groups = self.sampled(test, study.test, "test")
+        view = self.teacher() if arm.subject == "teacher" else None
+        groups = self.sampled(test, study.test, "test", view)
         if arm.probe:
             return probed(self.trainer, groups)
         sampler = self.trainer.generator.sampler
         return [counted(group, sampler, study.budgets) for group in groups]
 
-    def sampled(self, problems: list[Problem], how: Scored, phase: str) -> list[Any]:
+    def teacher(self) -> Any:
+        """What the method's teacher reads."""
+        return self.trial.recipe().method.signal.teacher.context
+
+    def sampled(
+        self, problems: list[Problem], how: Scored, phase: str, view: Any = None
+    ) -> list[Any]:
         from opsd.rollout.sources import OnPolicy
 
         # The same random numbers for every arm of a seed: their differences are paired.
         own = self.trainer.generator.sampler.outside_training(self.trial.seed)
-        return own.sample(problems, OnPolicy(group=how.samples), step=0, phase=phase)
+        return own.sample(problems, OnPolicy(group=how.samples, view=view), step=0, phase=phase)
 
     def _trained(self) -> dict[str, torch.Tensor]:
         return {n: p for n, p in self.trainer.model.named_parameters() if p.requires_grad}
