@@ -297,11 +297,11 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
         ["small"], {"small": small(**claim(at_least=-3.0)).model_copy(update=few)}, tmp_path
     )
     assert [old["at_least"] for old in new["earlier"]] == [-2.0]
-    write(kept(tmp_path), known, tmp_path / "page.md")
+    write(tmp_path, known, tmp_path / "page.md")
     for page in (tmp_path / "page.md", tmp_path / "page.html"):
         text = page.read_text()
         assert "Something is at least as good as nothing." in text and new["verdict"] in text
-        assert "An earlier design" in text
+        assert "Before:" in text
     assert json.loads((tmp_path / "page.json").read_text()) == [new]
 
 

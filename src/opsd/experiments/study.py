@@ -153,10 +153,19 @@ class Scored(Strict):
     samples: Annotated[int, Field(gt=0)]
 
 
+class First(Strict):
+    """A stage of training before all arms: what they start from, and what their base is."""
+
+    method: str
+    language: str
+    train: dict[str, Any]
+
+
 class Study(Strict):
     """Experiments on one model.
 
-    `recipe` is what all arms share; its `data` is overwritten. Problems are those of a built-in
+    `recipe` is what all arms share; its `data` is overwritten. `first` is what the model is trained
+    in before, once for all. Problems are those of a built-in
     `world`, or files of rows, `train` and `test`, whose last training rows are the dev problems.
     `examples` come before every problem, and `prompts` are templates by the context's type, in
     place of the shipped ones. `tokens` are generated in training; `checkpoints` are the shares of
@@ -175,6 +184,7 @@ class Study(Strict):
     examples: tuple[Example, ...] = ()
     prompts: dict[str, str] = Field(default_factory=dict)
     recipe: dict[str, Any]
+    first: First | None = None
     languages: Annotated[tuple[str, ...], Field(min_length=1)]
     tokens: Annotated[int, Field(gt=0)]
     checkpoints: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
@@ -187,6 +197,8 @@ class Study(Strict):
     budgets: tuple[Annotated[int, Field(gt=0)], ...] = ()
     folder: str = Field(default="", exclude=True)
     """Where the pretrained model is; excluded, as a model is told by its weights."""
+    start: str = Field(default="", exclude=True)
+    """Where the model is that the first stage has trained."""
     arms: dict[str, Arm]
     papers: tuple[Source, ...]
     questions: Source
@@ -282,6 +294,8 @@ def _unfair(study: Study) -> Iterator[str]:
     rates, seeds = LEAST["pretrained" if study.pretrained else "built in"]
     if bool(study.files) == (study.world is not None):
         yield "world, or files: one of the two says where problems come from"
+    if study.first is not None and study.first.method not in catalogue():
+        yield f"first: no method '{study.first.method}'; there are {', '.join(catalogue())}"
     if study.pretrained and model_path(study.recipe["model"]["name"]) is not None:
         yield "architecture: of a pretrained model alone; this one is built in"
     if len(study.rates) < rates:

@@ -118,6 +118,7 @@ class Trial:
         study, arm = self.study, self.arm
         splits: list[Split] = ["train", "dev"] * self.trained + ["test"] * self.tested
         about: list[Any] = [self.said(), study.prompts]
+        about += [study.first.model_dump(mode="json")] if study.first else []
         about += [arm.model_dump(mode="json", exclude_defaults=True), self.language, self.seed]
         about += [_model_hash(study.folder or self.model["name"])]
         about += [_hash(_asked(study, arm, split, self.language)) for split in splits]
@@ -326,10 +327,10 @@ def run(trial: Trial, folder: Path) -> Path:
     remove(output, RUN)
     given = problems_of(study, arm, "train", trial.language)
     course = _Course(trial, problems_of(study, arm, "dev", trial.language))
-    placed = {"name": study.folder} if study.folder else {}
-    here = recipe.model_copy(update={"model": recipe.model.model_copy(update=placed)})
     train = told(given, arm, trial.seed)
-    trainer = make_trainer(here, output, train, callbacks=[course.callback()])
+    trainer = make_trainer(
+        _placed(recipe, study.start or study.folder), output, train, callbacks=[course.callback()]
+    )
     course.trainer = trainer
     failed = None
     if trial.trained:
@@ -363,6 +364,54 @@ def run(trial: Trial, folder: Path) -> Path:
     written = file_of(trial, folder)
     write_atomically(written, gzip.compress(json.dumps(about).encode()))
     return written
+
+
+def _placed(recipe: Recipe, folder: str) -> Recipe:
+    """The recipe with its model where it is here, if anywhere."""
+    update = {"name": folder} if folder else {}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=update)})
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """What a study's model is trained in before all arms."""
+
+    study: Study
+    folder: Path
+    label: str = "first stage"
+    tokens: int = 0
+
+    def recipe(self) -> Recipe:
+        study = self.study
+        assert study.first is not None
+        content = {
+            "model": study.recipe["model"],
+            "method": study.first.method,
+            "data": {"source": "miniature", "language": study.first.language},
+            "sampling": study.recipe["sampling"],
+            "train": SETTINGS | study.recipe["train"] | {"seed": 0} | study.first.train,
+        }
+        made = recipes.parse(content, f"{study.name}: first")
+        return made.model_copy(update={"method": prompted(made.method, study)})
+
+    @property
+    def place(self) -> Path:
+        """Where its model is kept: under a hash of the recipe and of the model it begins with."""
+        said = [recipes.dump(self.recipe()), _model_hash(self.study.folder)]
+        return self.folder / "models" / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def train_first(stage: FirstStage) -> Path:
+    """Trains a first stage, unless its model is there; the folder of the whole model."""
+    from opsd.publish.export import export
+    from opsd.recipe.train import train
+
+    if not stage.place.is_dir():
+        output = stage.folder / "runs" / f"{stage.study.name}-first"
+        remove(output, RUN)
+        train(_placed(stage.recipe(), stage.study.folder), output)
+        export(output, stage.place)
+    return stage.place
 
 
 def _columns(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
