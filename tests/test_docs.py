@@ -162,9 +162,9 @@ def test_the_index_names_every_page_once():
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path):
     pytest.importorskip("sphinx", reason="the site is built with pip install -e '.[docs]'")
+    options = ["-q", "-n", "-W", "--keep-going", "-b", "dirhtml", "-d", str(tmp_path / "doctrees")]
     made = subprocess.run(
-        [sys.executable, *"-m sphinx -q -n -W --keep-going -b dirhtml -d".split()]
-        + [str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "site")],
+        [sys.executable, "-m", "sphinx", *options, str(DOCS), str(tmp_path / "site")],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
