@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,17 @@ from opsd.experiments.study import (
     parse,
     studies,
 )
-from opsd.experiments.trials import Trial, clusters, file_of, outcome, problems_of, run, told, wrong
+from opsd.experiments.trials import (
+    Trial,
+    clusters,
+    file_of,
+    is_kept,
+    outcome,
+    problems_of,
+    run,
+    told,
+    wrong,
+)
 from opsd.lm.built_in import model_path
 from opsd.methods.method import Method
 from opsd.miniature.world import problems
@@ -150,7 +163,7 @@ def test_a_shipped_study_can_be_run(name, tmp_path, monkeypatch):
     monkeypatch.setenv("OPSD_DATA", str(tmp_path))
     for file in study.files.values():
         (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).touch()
+        (tmp_path / file).write_text('{"problem": "1 + 1?", "solution": "2", "answer": "2"}\n')
     used = {arm for _, _, c in study.claims() for arm in study.arms_of(c)}
     assert used == set(study.arms)
     for arm in study.arms:
@@ -198,6 +211,38 @@ def test_trials_are_told_apart_by_what_decides_their_numbers():
     choosing = [Trial(s, "copsd", "swa", 0, 1e-4, tested=False) for s in (study, small(**tested))]
     bases = [Trial(s, "base", "swa", 0, 0.0) for s in (study, small(tokens=100))]
     assert choosing[0].key == choosing[1].key and bases[0].key == bases[1].key
+
+
+def test_a_trial_has_the_same_key_in_every_process():
+    code = (
+        "from opsd.experiments.study import studies; from opsd.experiments.trials import Trial;"
+        "trial = Trial(studies()['miniature'], 'copsd', 'swa', 0, 1e-4);"
+        "print(trial.key, trial.conditions())"
+    )
+    trial = Trial(studies()["miniature"], "copsd", "swa", 0, 1e-4)
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert made.strip() == f"{trial.key} {trial.conditions()}"
+
+
+def test_a_trial_is_run_again_where_a_default_has_changed_and_not_for_what_is_new(tmp_path):
+    trial = Trial(small(), "copsd", "swa", 0, 1e-4)
+    now = trial.conditions()
+    assert "method.signal.divergence.cap" in now and "OPSDConfig.learning_rate" in now
+    assert any(name.endswith("solution.jinja") for name in now)
+
+    def is_kept_with(conditions: dict[str, Any]) -> bool:
+        file = file_of(trial, tmp_path)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(gzip.compress(json.dumps({"conditions": conditions}).encode()))
+        return is_kept(trial, tmp_path)
+
+    assert not is_kept(trial, tmp_path)
+    assert is_kept_with(now) and is_kept_with({**now, "OPSDConfig.no_longer_there": "1"})
+    assert is_kept_with({key: now[key] for key in now if not key.startswith("OPSDConfig.lr")})
+    for key in ("method.signal.divergence.cap", "OPSDConfig.max_grad_norm"):
+        assert not is_kept_with({**now, key: "another"})
 
 
 def test_another_wording_is_the_same_design_and_another_margin_is_not():
@@ -252,11 +297,11 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
         ["small"], {"small": small(**claim(at_least=-3.0)).model_copy(update=few)}, tmp_path
     )
     assert [old["at_least"] for old in new["earlier"]] == [-2.0]
-    write(kept(tmp_path), known, tmp_path / "page.md")
+    write(tmp_path, known, tmp_path / "page.md")
     for page in (tmp_path / "page.md", tmp_path / "page.html"):
         text = page.read_text()
         assert "Something is at least as good as nothing." in text and new["verdict"] in text
-        assert "An earlier design" in text
+        assert "Before:" in text
     assert json.loads((tmp_path / "page.json").read_text()) == [new]
 
 
