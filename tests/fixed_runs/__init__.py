@@ -35,6 +35,7 @@ _STEPS = {
     "max_grad_norm": 1.0,
     "save_steps": 4,
     "eval_samples": 1,
+    "eval_on_start": False,
     "trace_steps": 2,
     "report_to": [],
     "use_cpu": True,
