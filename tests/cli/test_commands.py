@@ -88,9 +88,10 @@ def refused(outcome: tuple[int, str, list[str]]) -> str:
     ("changes", "told"),
     [
         ({"colour": "red"}, "recipe.yaml: colour: unknown key"),
+        ({"methd": "opsd"}, "recipe.yaml: methd: unknown key; did you mean 'method'?"),
         ({"train": {"max_stpes": 1}}, "did you mean 'max_steps'?"),
         ({"train": {"eval_strategy": "often"}}, "train"),
-        ({"method": "opsdd"}, "unknown method 'opsdd'; known:"),
+        ({"method": "opsdd"}, "unknown method 'opsdd'; did you mean 'opsd'? known:"),
         ({"data": {"source": "no/such.jsonl"}}, "data.source: no file 'no/such.jsonl'"),
         ({"data": {"columns": {"solution": "why"}}}, "no column 'why' for 'solution'"),
         ({"data": {"language": "xxx"}}, "unknown language 'xxx'"),
@@ -330,7 +331,9 @@ def test_methods_shows_the_table_and_one_method_in_full(command):
     assert all(name in out for name in FUNCTIONS)
     _, out, _ = command("methods", "opsd")
     assert "One command: opsd train opsd" in out and "Formula: 1 x" in out
-    assert refused(command("methods", "opds")).startswith("unknown method 'opds'; known: beta_opsd")
+    assert refused(command("methods", "opds")).startswith(
+        "unknown method 'opds'; did you mean 'opsd'? known: beta_opsd"
+    )
 
 
 def test_env_names_versions_and_hardware(command):
@@ -359,7 +362,7 @@ except SystemExit as stop:
     [
         (["--help"], "0"),
         (["train", "--help"], "0"),
-        (["train", "no/such.yaml"], "2 torch"),
+        (["train", "no/such.yaml"], "2"),
         (["methods", "--json"], "0 torch"),
     ],
 )

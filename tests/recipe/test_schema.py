@@ -285,7 +285,7 @@ def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str, told
         ({"engine": "vlm"}, "engine: it is hf, vllm, vllm_server"),
         ({"engine": {"type": "vllm", "sleeps": True}}, "engine.sleeps: unknown key"),
         ({"model": {"name": "m", "lora": {"rank": 8}}}, "model.lora.rank: unknown key"),
-        ({"method": "opsdd"}, "unknown method 'opsdd'; known: beta_opsd"),
+        ({"method": "opsdd"}, "unknown method 'opsdd'; did you mean 'opsd'? known: beta_opsd"),
         ({"method": None}, "method is a name, or a mapping"),
         ({"method": ["opsd"]}, "method is a name, or a mapping"),
         ({"method": {"name": ["opsd"]}}, "unknown method '['opsd']'"),
@@ -340,7 +340,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str):
 def test_names_and_files_that_are_not_there_are_refused():
     with pytest.raises(UserError, match=r"no recipe file 'no/such\.yaml'"):
         load("no/such.yaml")
-    with pytest.raises(UserError, match=r"no recipe 'opds': neither a \.yaml file nor one"):
+    with pytest.raises(UserError, match=r"no recipe 'opds': neither a \.yaml file nor a"):
         load("opds")
 
 
@@ -480,7 +480,7 @@ def test_paths_and_templates_are_of_the_folder_of_the_file_that_names_them(tmp_p
     [
         ({"child": {"extends": "no.yaml"}}, "extends: no file '{0}/no.yaml'; the path begins at"),
         ({"child": {"extends": f"{'x' * 300}.yaml"}}, "extends: no file '{0}/xxx"),
-        ({"child": {"extends": "opds"}}, "extends: no recipe 'opds': neither a .yaml file nor one"),
+        ({"child": {"extends": "opds"}}, "extends: no recipe 'opds': neither a .yaml file nor a"),
         ({"child": {"extends": ["opsd"]}}, "extends: a shipped recipe's name, or the path of a"),
         (
             {"child": {"extends": "a\nb"}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from opsd.recipe.schema import Recipe, parse
 from opsd.recipe.summary import next_command, summary
+from opsd.recipe.train import train
 
 OUT = Path("runs/mine")
 
@@ -59,3 +61,25 @@ def test_it_says_where_the_model_is_what_was_gained_and_what_it_took():
 def test_the_next_command_measures_where_the_recipe_says_on_what(changes: Any, options: list[str]):
     told = next_command(recipe(**changes), OUT)
     assert told == ["opsd", "evaluate", "org/base", "runs/mine/model", *options]
+
+
+def test_a_run_is_scored_once_before_its_first_step_and_ends_with_both_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    steps = {"max_steps": 1, "save_steps": 1, "eval_samples": 1, "use_cpu": True}
+    steps |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+    made = recipe(
+        model="miniature-tiny",
+        data={"source": "miniature", "language": "swa", "limit": 4, "dev": 2},
+        sampling={"max_completion_length": 4},
+        train=steps,
+    )
+    train(made, tmp_path / "run")
+    longer = made.model_copy(update={"train": made.train | {"max_steps": 2}})
+    train(longer, tmp_path / "run", resume=True)
+    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert [row["step"] for row in rows if "eval_avg@k" in row] == [0, 1, 2]
+    last = capsys.readouterr().err.splitlines()[-4:]
+    assert last[0] == f"the trained model: {tmp_path / 'run' / 'model'}"
+    assert last[1].startswith("dev avg@k: 0.000 before, 0.000 after (step ")
+    assert last[2].startswith("2 steps, ") and last[3].startswith("next: opsd evaluate miniature-")
