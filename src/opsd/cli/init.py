@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from opsd.data.rows import file_rows, is_file
 from opsd.languages.registry import resolve
 from opsd.lm.built_in import NAMES
 from opsd.recipe.content import check_names
+from opsd.recipe.names import usual_method
 from opsd.runs.files import write_atomically
 from opsd.types import UserError
 
@@ -62,7 +63,9 @@ def init(
         texts = {*made.privileged, *(["answer"] if made.answer else [])}
     else:  # not looked at: a dataset of the hub, or one that is built in
         texts = {"solution", "translation", "answer"}
-    method = ask("Method: `opsd methods` lists them", method, _method(texts, code))
+    method = ask(
+        "Method: `opsd methods` lists them", method, usual_method(texts, english=code == "eng")
+    )
     dev = _dev(len(rows)) if "answer" in texts else 0
     text = draft(model, method, source, spoken, columns, dev)
     check_names(yaml.safe_load(text), str(output))
@@ -103,13 +106,6 @@ def _columns(
     return mapping
 
 
-def _method(texts: Collection[str], code: str) -> str:
-    """What the data is enough for."""
-    if "translation" in texts and code != "eng":
-        return "copsd"
-    return "opsd" if "solution" in texts else "grpo"
-
-
 def _dev(rows: int) -> int:
     """Problems that are held out, to choose a checkpoint by."""
     return min(50, rows // 10) if rows else 50
@@ -131,7 +127,6 @@ def draft(
     data |= ({"columns": dict(columns)} if columns else {}) | ({"dev": dev} if dev else {})
     inline = {name: _inline(value) for name, value in data.items()}
     trained = _inline({"name": model} | ({} if small else {"lora": {"r": 64, "lora_alpha": 128}}))
-    at_once = 8 if method == "grpo" else 4
     lines = [
         f"model: {trained}" + ("" if small else "  # an adapter; without lora all is trained"),
         f"method: {_inline(method)}  # what it is: opsd methods {method}",
@@ -143,7 +138,7 @@ def draft(
         "  learning_rate: 5.0e-6",
         "  max_steps: 100",
         "  rollouts_per_step: 32",
-        f"  per_device_train_batch_size: {at_once}  # rollouts in memory at once",
+        "  per_device_train_batch_size: 8  # rollouts in memory at once",
         "  save_steps: 20" + ("  # and the dev problems are scored" if dev else ""),
     ]
     return "\n".join(lines) + "\n"

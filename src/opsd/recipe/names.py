@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
+
+import yaml
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -34,6 +37,14 @@ def methods() -> dict[str, frozenset[str]]:
         for function in functions
         if isinstance(function.returns, ast.Name) and function.returns.id == "Method"
     }
+
+
+def usual_method(texts: Collection[str], *, english: bool) -> str:
+    """The method that data with these texts of a problem (`solution`, `answer`, ...) is usually
+    trained by; the last of the list where it has none."""
+    usual = yaml.safe_load((_PACKAGE / "methods" / "usual.yaml").read_text("utf-8"))
+    fit = [row for row in usual if not (english and row.get("foreign")) and row["needs"] in texts]
+    return [*fit, usual[-1]][0]["method"]
 
 
 @cache
