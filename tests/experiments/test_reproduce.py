@@ -13,17 +13,19 @@ import pytest
 import yaml
 
 from opsd.experiments.claims_page import write
-from opsd.experiments.reproduce import design_of, grid, kept, rate_of, reproduce
+from opsd.experiments.reproduce import Plan, design_of, grid, kept, rate_of, reproduce
 from opsd.experiments.study import (
     Study,
     built_in,
     chosen,
+    fingerprint,
     is_base,
     on_model,
     parse,
     studies,
 )
 from opsd.experiments.trials import (
+    FirstStage,
     Trial,
     clusters,
     file_of,
@@ -32,6 +34,7 @@ from opsd.experiments.trials import (
     problems_of,
     run,
     told,
+    train_first,
     wrong,
 )
 from opsd.lm.built_in import model_path
@@ -391,3 +394,28 @@ def test_a_pretrained_model_is_recognised_and_run_from_its_folder(tmp_path, monk
     monkeypatch.delenv("OPSD_DATA")
     with pytest.raises(UserError, match="set OPSD_DATA to the folder of it"):
         problems_of(placed, placed.arms["copsd"], "dev", "eng")
+
+
+def test_a_first_stage_is_trained_once_and_all_arms_start_from_it(tmp_path):
+    first = {"method": "sft", "language": "eng", "train": {"max_steps": 2, "learning_rate": 0.01}}
+    changes = {"world": "miniature", "files": {}, "languages": ["swa"], "examples": []}
+    known = {"small": pretrained(tmp_path, **changes, first=first)}
+    (study,) = on_model(known, str(model_path("miniature-tiny"))).values()
+    plan = Plan(study, ["anything"]).started(tmp_path)
+    place = Path(plan.study.start)
+    assert fingerprint(str(place)) != fingerprint("miniature-tiny")
+    made = (place / "model.safetensors").stat()
+    again = FirstStage(study, tmp_path)
+    assert train_first(again) == place and (place / "model.safetensors").stat() == made
+    # Where the stage's model lies is no part of what a trial is; that there is a stage is.
+    bases = [Trial(s, "base", "swa", 0, 0.0) for s in (study, plan.study)]
+    assert bases[0].key == bases[1].key
+    without = pretrained(tmp_path, **changes).model_copy(update={"folder": study.folder})
+    other = Trial(without, "base", "swa", 0, 0.0)
+    assert other.key != bases[1].key
+    for trial in (bases[1], other):
+        run(trial, tmp_path)
+    staged, plain = (outcome(trial, tmp_path)["counts"]["final"] for trial in (bases[1], other))
+    assert len(staged) == len(plain) == 6 and staged != plain
+    with pytest.raises(UserError, match="first: no method 'sfft'"):
+        pretrained(tmp_path, **changes, first=first | {"method": "sfft"})

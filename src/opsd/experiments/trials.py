@@ -408,7 +408,7 @@ def train_first(stage: FirstStage) -> Path:
 
     if not stage.place.is_dir():
         output = stage.folder / "runs" / f"{stage.study.name}-first"
-        remove(output, RUN)
+        remove(output, ".+")
         train(_placed(stage.recipe(), stage.study.folder), output)
         export(output, stage.place)
     return stage.place
