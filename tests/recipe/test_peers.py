@@ -141,7 +141,7 @@ def test_a_command_that_is_ended_goes_on_bit_for_bit(number, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     _, errors = start(recipe, whole).communicate(timeout=300)
     assert "swahili: step 4/4" in errors and "yoruba: step 4/4" in errors
-    code, errors = stopped(recipe, broken, number, after=2)
+    code, errors = stopped(recipe, broken, number, after=3)
     names = ("swahili", "yoruba")
     saved = [set(checkpoint.complete(broken / name)) for name in names]
     assert saved[0] & saved[1]
