@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from opsd.credentials import without_credentials
 from opsd.data.problems import Data
 from opsd.grade.verifier import MathVerifier
+from opsd.grade.verifiers import AnyVerifier
 from opsd.lm.gguf import joined
 from opsd.methods import Method
 from opsd.methods.parsing import method
@@ -27,7 +28,7 @@ from opsd.validation import explain, mapping, parsed
 _SHOWN = 100
 """Characters of an override that a message quotes."""
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
-_SHORT = {"method": "name", "model": "name", "engine": "type"}
+_SHORT = {"method": "name", "model": "name", "engine": "type", "verifier": "type"}
 """The key that a value stands for where it is given instead of a group of keys."""
 _OF_THE_REPOSITORY = ("revision", "trust_remote_code", "gguf_file")
 
@@ -109,7 +110,7 @@ class Recipe(Strict):
     data: Data
     sampling: Sampling = Sampling()
     engine: AnyEngine = HF()
-    verifier: MathVerifier = MathVerifier()
+    verifier: AnyVerifier = MathVerifier()
     train: dict[str, Any] = Field(default_factory=dict)
     published: list[Published] = Field(default_factory=list)
     peers: dict[str, Recipe] = Field(default_factory=dict)

@@ -30,6 +30,7 @@ from opsd.data.curriculum import Curriculum, outcomes
 from opsd.data.problems import as_problems
 from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
+from opsd.grade.judge import Verifier, judge
 from opsd.grade.verifier import MathVerifier
 from opsd.languages.registry import resolve
 from opsd.lm import sharded_files
@@ -61,7 +62,6 @@ from opsd.training.checks import (
     refuse_missing_logprobs,
     refuse_other_step,
     refuse_unjudged,
-    refuse_verdict,
     settings_errors,
 )
 from opsd.training.config import OPSDConfig
@@ -70,10 +70,10 @@ from opsd.training.examples import TrainingExample, training_examples
 from opsd.training.learner import passes
 from opsd.training.metrics import PHASE, Metrics, rollout_row
 from opsd.training.monitor import CollapseMonitor
-from opsd.training.setup import Setup, Verifier
+from opsd.training.setup import Setup
 from opsd.training.stopping import Stopped, StopSignal
 from opsd.training.traces import trace
-from opsd.types import Group, Problem, RunFailed, UserError, Verdict
+from opsd.types import Attempt, Group, Problem, RunFailed, UserError, Verdict
 
 
 class OPSDTrainer(Trainer):
@@ -140,7 +140,12 @@ class OPSDTrainer(Trainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         self.progress = TrainingProgress()
-        self.verifier = verifier or MathVerifier()
+        self.verifier = MathVerifier() if verifier is None else verifier
+        self._scoring_dev = False
+        begin = getattr(self.verifier, "begin", None)
+        self._verifier_at_work = (
+            begin(lambda: self.state, self._log_metric) if begin else self.verifier
+        )
         shares = language_weights or {}
         self.setup = Setup(
             method=method,
@@ -394,7 +399,7 @@ class OPSDTrainer(Trainer):
         self.stop.heed()
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
-        with self.metrics.timed("evaluate"):
+        with self.metrics.timed("evaluate"), self._dev_scored():
             own = list(problems)[args.process_index :: args.world_size]
             with self.generator.full_params():
                 self.generator.sync(self.state.global_step)
@@ -406,6 +411,14 @@ class OPSDTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    @contextlib.contextmanager
+    def _dev_scored(self) -> Iterator[None]:
+        self._scoring_dev = True
+        try:
+            yield
+        finally:
+            self._scoring_dev = False
 
     # What a checkpoint holds, and how a run goes on
 
@@ -703,14 +716,15 @@ class OPSDTrainer(Trainer):
 
     # What is put together at the start
 
-    def verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
+    def verdicts(self, attempts: Sequence[Attempt]) -> list[Verdict | None]:
         """The verifier's verdicts; ours has none where no answer is known."""
         with self._judging, record_function(f"{PHASE}grade"):
-            many = getattr(self.verifier, "many", None)
-            verdicts = many(attempts) if many else [self.verifier(*one) for one in attempts]
-        for (problem, _), verdict in zip(attempts, verdicts, strict=True):
-            refuse_verdict(problem, verdict)
-        return verdicts
+            return judge(self._verifier_at_work, attempts)
+
+    def _log_metric(self, name: str, value: float) -> None:
+        """What a verifier measures of rollouts that are learned from; dev problems' are not."""
+        if not self._scoring_dev:
+            self.metrics.add(name, value, 1)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A tied head is not stored: that it is missing is no news."""
