@@ -21,12 +21,13 @@ from opsd.evaluate.results import results, write
 from opsd.evaluate.samples import (
     SAMPLES,
     Protocol,
+    Sample,
     described,
     done,
     judged_rows,
     keyed,
     locked,
-    sample_row,
+    sample_rows,
 )
 from opsd.lm.loading import (
     context_length,
@@ -80,7 +81,8 @@ def evaluate(
     problems out.
     """
     start = time.perf_counter()
-    gradable = keyed(p for p in problems if p.answer)
+    needed = getattr(protocol.verifier, "needs_answer", False)
+    gradable = keyed(p for p in problems if p.answer or not needed)
     if not gradable:
         raise UserError(f"{suite}: no problem has an answer to grade against")
     if len(gradable) < len(problems):
@@ -124,8 +126,8 @@ def _ask(
 ) -> None:
     def keep(item: Item, completion: Completion) -> None:
         about = {"model": model, "suite": suite, "problem": item[0], "sample": item[1]}
-        row = sample_row(about, problems[item[0]], completion, Pieces(), protocol)
-        folder.append(SAMPLES, [row])
+        sample = Sample(about, problems[item[0]], completion)
+        folder.append(SAMPLES, sample_rows([sample], Pieces(), protocol))
 
     draw(endpoint, model, protocol, problems, missing, keep)
 
@@ -233,12 +235,12 @@ class _Sampler:
         return {key: ids for key, ids in made.items() if key not in set(long)}
 
     def write_down(self, items: Sequence[Item], completions: Sequence[Completion]) -> None:
-        rows = []
-        for (key, i), completion in zip(items, completions, strict=True):
-            about = {"model": self.model, "suite": self.suite, "problem": key, "sample": i}
-            problem = self.problems[key]
-            rows.append(sample_row(about, problem, completion, self.tokenizer, self.protocol))
-        self.folder.append(SAMPLES, rows)
+        about = {"model": self.model, "suite": self.suite}
+        samples = [
+            Sample(about | {"problem": key, "sample": i}, self.problems[key], completion)
+            for (key, i), completion in zip(items, completions, strict=True)
+        ]
+        self.folder.append(SAMPLES, sample_rows(samples, self.tokenizer, self.protocol))
 
 
 def make_engine(

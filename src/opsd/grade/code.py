@@ -29,8 +29,8 @@ class UnitTestVerifier:
     tests that pass. `format_ok` where it is Python at all. The feedback is the first failure.
 
     Each completion has a process of its own (`opsd.sandbox.code`): `cpu_s` and `wall_s` are seconds
-    of CPU and of the clock for a solution with all its tests, `memory_mib` its memory. `after_think`
-    as in `MathVerifier`.
+    of CPU and of the clock for a solution with all its tests, `memory_mib` is its memory.
+    `after_think` as in `MathVerifier`.
     """
 
     tests: str = "tests"

@@ -21,7 +21,7 @@ class Verifier(Protocol):
 
     - `many(attempts)`: verdicts on a step's `Attempt`s at once, in their order, in place of a call
       for each.
-    - `said(problem, completion)`: the answer that a completion states, or None: what `maj@k` counts.
+    - `said(problem, completion)`: the answer that a completion states, or None; `maj@k` counts it.
     - `needs_answer`: whether it compares with the problems' own answers, which each then needs.
     - `begin(trainer_state, log_metric)`: the verifier at work in a training run, in its place;
       `trainer_state()` is the Trainer's state by now, `log_metric(name, value)` logs a mean.

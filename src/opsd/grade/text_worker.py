@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from functools import lru_cache
 from typing import Any
 
@@ -21,12 +22,9 @@ _SHOWN = 300
 def found(request: dict[str, Any]) -> dict[str, Any]:
     """What a pattern finds last: its group `answer`, or all of it; None where it finds nothing."""
     pattern = re.compile(request["pattern"])
-    last = None
-    for last in pattern.finditer(request["text"]):
-        pass
-    if last is None:
-        return {"found": None}
-    return {"found": last["answer"] if "answer" in pattern.groupindex else last[0]}
+    matches = deque(pattern.finditer(request["text"]), maxlen=1)
+    group = "answer" if "answer" in pattern.groupindex else 0
+    return {"found": matches[0][group] if matches else None}
 
 
 @lru_cache

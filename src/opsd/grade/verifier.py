@@ -39,7 +39,7 @@ class MathVerifier:
     needs_answer: ClassVar[bool] = True
     """Whether a problem without an answer cannot be graded."""
     reads_boxes: ClassVar[bool] = True
-    r"""Whether the gold answer in a `\boxed{}` is a right completion, so that golds can be tried."""
+    r"""Whether the gold answer in a `\boxed{}` is a right completion, so that it can be tried."""
 
     def __call__(self, problem: Problem, completion: str) -> Verdict:
         """Grade one completion; `ValueError` for a problem that has no gold answer."""

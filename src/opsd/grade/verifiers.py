@@ -22,6 +22,8 @@ SHIPPED = (
     *(JSONVerifier, UnitTestVerifier, RewardFuncs),
 )
 
+DEFAULT = MathVerifier()
+
 
 def _typed(value: Any) -> Any:
     """A name alone is a verifier's; keys without one are the default's."""

@@ -27,7 +27,8 @@ class Verdict(TypedDict):
     correct: bool
     format_ok: bool
     cut_off: bool
-    said: str | None
+    said: NotRequired[str | None]
+    reward: NotRequired[float]
     repetition: NotRequired[Pair]
     fidelity: NotRequired[Pair]
 
@@ -43,7 +44,7 @@ class Sample(TypedDict):
     language: str
     row: int | None
     split: NotRequired[str]
-    answer: str
+    answer: str | None
     tokens: int
     budgets: dict[str, Verdict]
 
@@ -90,6 +91,7 @@ Scores = with_config(_STRICT)(
             "language_fidelity": NotRequired[float | None],
             "interval": NotRequired[Interval],
             "weight": NotRequired[float],
+            "reward": NotRequired[float | None],
         },
     )
 )

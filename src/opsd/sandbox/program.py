@@ -1,9 +1,9 @@
 """The process in which a model's Python code meets its tests; run as a script, once for each.
 
 It reads a request from its input, `{"source", "tests", "cpu_s", "memory_bytes", "token"}`, and
-writes a line `[token, null]` once it has read the code, `[token, why]` where that is no Python; then
-such a line per test that came to its end, where it passed, or did not. Code that ends the process
-has passed no further test.
+writes a line `[token, null]` once it has read the code, `[token, why]` where that is no Python;
+then such a line for each test that came to its end. Code that ends the process has passed no
+further test.
 
 What the kernel offers is used: limits, namespaces without a network and with no other process in
 sight, Landlock's rules for files. Where it offers less, an audit hook still refuses what Python

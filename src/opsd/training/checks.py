@@ -4,7 +4,6 @@ hour in vain."""
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
