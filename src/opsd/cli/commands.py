@@ -56,8 +56,12 @@ def quickstart(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
-    output: Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe>.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, the name of a shipped recipe, or a run's folder.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder; default runs/<recipe>, or the run's own.")
+    ] = None,
     set_: Settings = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
@@ -73,14 +77,16 @@ def train(
     """
     with importing():
         from opsd.recipe import schema as recipes
+        from opsd.recipe.files import output_of
 
+    recipes.refuse_unwritten(recipe)
     loaded = recipes.load(recipe, set_ or ())
     prepare(threads)
     with importing():
         from opsd.recipe.train import train as run
         from opsd.recipe.train import train_pair
 
-    folder = output or Path("runs") / Path(recipe).stem
+    folder = output or output_of(recipe)
     (train_pair if loaded.peers else run)(loaded, folder, resume=resume, profile=profile)
 
 

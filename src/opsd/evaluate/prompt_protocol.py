@@ -87,6 +87,8 @@ def _judge(found: Mapping[str, Any], chosen: Any) -> Any:
                 f"{first} and {name} are judged by different verifiers ({called(judge)} and"
                 f" {called(other)}): choose one with --verifier"
             )
+    if judge is recipes.unnamed:
+        raise UserError(f"{first}: its verifier has no name: say who judges with --verifier")
     return judge
 
 
@@ -113,7 +115,7 @@ def recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
     for model in models:
         folder = Path(model) if (Path(model) / "recipe.yaml").is_file() else run_folder(model)
         if folder is not None:
-            recipe = recipes.load(str(folder / "recipe.yaml"))
+            recipe = recipes.load_asking(str(folder / "recipe.yaml"))
             own = languages.recalled(folder)
             known = [x for x in recipe.data.spellings if Path(x).suffix not in languages.SUFFIXES]
             data = recipe.data.model_copy(update={"language": (*own, *known) or None})

@@ -11,6 +11,9 @@ from typing import Any
 
 from opsd.types import UserError
 
+RECIPE = "recipe.yaml"
+"""In a run's folder."""
+
 
 def shipped() -> dict[str, Path]:
     """The shipped recipes' files, by name."""
@@ -26,16 +29,28 @@ def launcher(name: str) -> Path:
 
 
 def find(name: str) -> Path:
-    """The file of a recipe: a path, or a shipped recipe's name. UserError where it is neither."""
+    """The file of a recipe: a path, a run's folder, or a shipped recipe's name. UserError where it
+    is none of them."""
     path = Path(name)
     if _is_file_name(name):
         if path.is_file():
             return path
         raise UserError(f"no recipe file '{name}'")
     known = shipped()
+    if name not in known and (path / RECIPE).is_file():
+        return path / RECIPE
     if name not in known:
-        raise UserError(f"no recipe '{name}': neither a .yaml file nor one of {', '.join(known)}")
+        raise UserError(
+            f"no recipe '{name}': neither a .yaml file, nor a run's folder, nor one of"
+            f" {', '.join(known)}"
+        )
     return known[name]
+
+
+def output_of(name: str) -> Path:
+    """Where a run of a recipe goes unless that is said: of a run, the folder of that run."""
+    own = find(name).parent
+    return own if Path(name).is_dir() and own.samefile(name) else Path("runs") / Path(name).stem
 
 
 def lineage(

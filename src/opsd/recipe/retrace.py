@@ -36,6 +36,7 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     """
     steps = sorted(set(steps))
     _refuse_missing(run, steps)
+    recipes.refuse_unwritten(str(run / "recipe.yaml"))
     recipe = recipes.load(str(run / "recipe.yaml"))
     quiet = {"report_to": [], "push_to_hub": False, "disable_tqdm": True, "async_rollouts": False}
     recipe = recipe.model_copy(update={"train": recipe.train | quiet})

@@ -15,7 +15,7 @@ from opsd.data.problems import Data
 from opsd.grade.verifier import MathVerifier
 from opsd.grade.verifiers import AnyVerifier
 from opsd.lm.gguf import joined
-from opsd.methods import Method
+from opsd.methods import FUNCTIONS, Method
 from opsd.methods.parsing import method
 from opsd.parts import laid_over
 from opsd.prompts.prompt import without_files
@@ -103,7 +103,9 @@ class Published(Strict):
 
 class Recipe(Strict):
     """A training run. `train` holds fields of `OPSDConfig`. `peers` are two runs, by name, of
-    models that write for each other: each the recipe with what a peer's own keys change."""
+    models that write for each other: each the recipe with what a peer's own keys change.
+    `unwritten` is what a run in Python had that no recipe can name, a line each: it cannot be
+    trained by this recipe."""
 
     model: Model
     method: Method
@@ -114,6 +116,7 @@ class Recipe(Strict):
     train: dict[str, Any] = Field(default_factory=dict)
     published: list[Published] = Field(default_factory=list)
     peers: dict[str, Recipe] = Field(default_factory=dict)
+    unwritten: list[str] = Field(default_factory=list)
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -130,6 +133,40 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(content, override)
     return parse(without_files(content), str(path))
+
+
+def load_asking(path: str) -> Recipe:
+    """The recipe of a run, as far as asking its model needs it: where the method has parts without
+    a name, its student prompt alone; where the verifier has none, `unnamed`."""
+    content = mapping(find(path))
+    for key in {line.partition(":")[0].partition(".")[0] for line in content.get("unwritten", ())}:
+        if key == "method":
+            own = {k: x for k, x in content[key].items() if k in ("name", "student")}
+            name = f"{own['name']}, in part" if own["name"] in FUNCTIONS else own["name"]
+            content[key] = {**own, "name": name, "signal": {"type": "likelihood"}}
+        elif key == "verifier":
+            content[key] = {"type": f"{__name__}:{unnamed.__name__}"}
+        elif key == "data":
+            content[key].pop("curriculum", None)
+        elif key == "engine":
+            del content[key]
+    return parse(content, path)
+
+
+def unnamed(problem: Any, completion: str) -> None:
+    """Stands for a verifier that no recipe can name."""
+    raise UserError("the run's verifier has no name that can be imported: choose a --verifier")
+
+
+def refuse_unwritten(name: str) -> None:
+    """Raises UserError for the recipe of a run in Python that no recipe can go on with."""
+    path = find(name)
+    lost = mapping(path).get("unwritten")
+    if lost:
+        raise UserError(
+            f"{path}: a run in Python, with what no recipe can name ({'; '.join(map(str, lost))}):"
+            " go on there, by trainer.train(resume_from_checkpoint=True)"
+        )
 
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -152,8 +189,9 @@ def dump(recipe: Recipe) -> str:
     which are never written, and with the text of templates that are files."""
     content = without_credentials(without_files(recipe.model_dump(mode="json")))
     for own in (content, *content["peers"].values()):
-        if not own["peers"]:
-            del own["peers"]
+        for key in ("peers", "unwritten"):
+            if not own[key]:
+                del own[key]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
@@ -213,7 +251,7 @@ def _extended(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, 
     """A recipe's keys laid over its parent's. A method that is given by its name alone, or of
     another name, replaces the parent's. What the parent says of one model's repository says nothing
     of another's, and `published` is never inherited: a paper prints its numbers for one setting."""
-    made = {key: value for key, value in parent.items() if key != "published"}
+    made = {key: value for key, value in parent.items() if key not in ("published", "unwritten")}
     for key, value in child.items():
         below = _in_full(key, made.get(key))
         above = value if key == "method" else _in_full(key, value)

@@ -27,7 +27,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from opsd.console import log
 from opsd.data.batches import ProblemLoader, StreamLoader
 from opsd.data.curriculum import Curriculum, outcomes
-from opsd.data.problems import as_problems
+from opsd.data.problems import Data, as_problems, load_problems
 from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
 from opsd.grade.judge import Verifier, judge
@@ -70,6 +70,7 @@ from opsd.training.examples import TrainingExample, training_examples
 from opsd.training.learner import passes
 from opsd.training.metrics import PHASE, Metrics, rollout_row
 from opsd.training.monitor import CollapseMonitor
+from opsd.training.record import Given, record
 from opsd.training.setup import Setup
 from opsd.training.stopping import Stopped, StopSignal
 from opsd.training.traces import trace
@@ -81,10 +82,17 @@ class OPSDTrainer(Trainer):
 
     `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
     (`opsd.methods.opsd()`). Datasets hold `Problem`s, or rows with the usual column names
-    (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `verifier` judges
-    completions: a callable from problem and completion to a verdict. `engine` generates instead of
-    the model itself: `VLLM()`, `VLLMServer(url)`, or one of your own; `language_weights` draws
-    problems of some languages more often, a `curriculum` (`Frontier()`) those that are worth it.
+    (`prompt`, `solution` or `privileged_context`, `answer`, `language`); `Data(source=...)`
+    (`opsd.data.problems`) names where they are, as a recipe does, its dev problems included.
+    `verifier` judges completions: a callable from problem and completion to a `Verdict`, or a
+    shipped one (`opsd.grade.verifiers`); without one a box is compared with the answer. `engine`
+    generates instead of the model itself: `VLLM()`, `VLLMServer(url)`, or one of your own;
+    `language_weights` draws problems of some languages more often, a `curriculum` (`Frontier()`)
+    those that are worth it.
+
+    A run leaves what `opsd train` leaves: `recipe.yaml`, `env.json`, and at its end `model/`. What
+    has no name that a recipe could write (a lambda, problems given as objects) stands there under
+    `unwritten`.
     """
 
     _tag_names = ("opsd", "on-policy-self-distillation")
@@ -99,7 +107,7 @@ class OPSDTrainer(Trainer):
         model: str | nn.Module,
         method: Method,
         args: OPSDConfig | None = None,
-        train_dataset: Iterable[Problem | Row] | None = None,
+        train_dataset: Iterable[Problem | Row] | Data | None = None,
         eval_dataset: Iterable[Problem | Row] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         verifier: Verifier | None = None,
@@ -111,6 +119,10 @@ class OPSDTrainer(Trainer):
         curriculum: Curriculum | None = None,
     ) -> None:
         args = args or OPSDConfig(output_dir="runs/opsd")
+        named = train_dataset if isinstance(train_dataset, Data) else None
+        if isinstance(train_dataset, Data):
+            train_dataset, dev = load_problems(train_dataset)
+            eval_dataset = dev or None if eval_dataset is None else eval_dataset
         student, tokenizer = make_student(model, args, processing_class, peft_config)
         self.method = method
         self.hub = HubPush(args, method, base=self._base_name)
@@ -162,6 +174,22 @@ class OPSDTrainer(Trainer):
         self.finite = FiniteSteps(self.accelerator, self.run.path)
         self.monitor = CollapseMonitor(self.setup, self.log)
         refuse(self.setup)
+        self.records = True
+        self._given = Given(
+            model=model if isinstance(model, str) else _name(model),
+            lora=peft_config,
+            wrapped=hasattr(model, "peft_config"),
+            tokenizer=None if processing_class is None else processing_class.name_or_path,
+            optimizer=any(x is not None for x in optimizers),
+            engine=engine,
+            verifier=self.verifier,
+            weights=shares,
+            curriculum=curriculum,
+            data=named,
+            problems=None if isinstance(train_set, ProblemStream) else len(train_set or ()),
+            languages=_languages(train_set),
+            dev=None if self.eval_dataset is None else len(self.eval_dataset),
+        )
         self.curriculum = curriculum and curriculum.begin(train_set or (), self.setup.data_seed)
         self.starting_weights = fingerprint(self.model)
         authors = begin_authors(self.setup)
@@ -434,6 +462,8 @@ class OPSDTrainer(Trainer):
         with self.run.held() if main else contextlib.nullcontext(), self.stop.listening():
             folder = self._on_first(lambda: self._starts_from(resume_from_checkpoint))
             self._clear()
+            if self.records and main:
+                self._record()
             try:
                 result = self._train(folder, **kwargs)
             except Stopped:
@@ -444,7 +474,23 @@ class OPSDTrainer(Trainer):
                 self._begun = True
             if self.stop.number is not None:  # it came after the last step
                 raise self.stop.ending
+            if self.records:
+                self.finish()
             return result
+
+    def _record(self) -> None:
+        """Writes down what runs; says what of it has no name."""
+        lost = record(self.run.path, self._given, self.method, self.args)
+        if lost:
+            log(
+                f"{self.run.path / 'recipe.yaml'} lacks what has no name ({'; '.join(lost)}): this"
+                " run goes on in Python alone, by train(resume_from_checkpoint=True)"
+            )
+
+    def finish(self) -> None:
+        """Writes the trained model and its card, `<output_dir>/model`."""
+        self.save_model(str(self.run.path / "model"))
+        self.create_model_card()
 
     def _on_first(self, ask: Callable[[], Any]) -> Any:
         """What the first process finds out, on all of them; what it refuses, all refuse."""
@@ -735,6 +781,17 @@ class OPSDTrainer(Trainer):
     def floating_point_ops(self, inputs: list[TrainingExample]) -> float:
         """6 x parameters x tokens of the student's sequences."""
         return 6.0 * self.model.num_parameters() * sum(example.tokens for example in inputs)
+
+
+def _name(model: Any) -> str:
+    """What a model was loaded from; empty of one that was made."""
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+
+
+def _languages(problems: Any) -> tuple[str, ...]:
+    """The languages of a training set; a stream does not say beforehand."""
+    known = () if isinstance(problems, ProblemStream) else problems or ()
+    return tuple(dict.fromkeys(problem.language for problem in known))
 
 
 def _file_name(choice: Weights) -> str:
