@@ -9,6 +9,7 @@ No method's name appears here.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -123,6 +124,7 @@ class OPSDTrainer(Trainer):
         if isinstance(train_dataset, Data):
             train_dataset, dev = load_problems(train_dataset)
             eval_dataset = dev or None if eval_dataset is None else eval_dataset
+        lora = copy.deepcopy(peft_config)  # before PEFT fills in what it found
         student, tokenizer = make_student(model, args, processing_class, peft_config)
         self.method = method
         self.hub = HubPush(args, method, base=self._base_name)
@@ -177,7 +179,7 @@ class OPSDTrainer(Trainer):
         self.records = True
         self._given = Given(
             model=model if isinstance(model, str) else _name(model),
-            lora=peft_config,
+            lora=lora,
             wrapped=hasattr(model, "peft_config"),
             tokenizer=None if processing_class is None else processing_class.name_or_path,
             optimizer=any(x is not None for x in optimizers),
