@@ -40,7 +40,8 @@ def pages() -> dict[str, str]:
         f" before it. {WRITTEN}\n\n{_exports(package)}\n\n"
         "| room | what is in it |\n| --- | --- |\n"
     )
-    return {"index.md": top + "\n".join(rows) + "\n", **made}
+    tree = "\n".join(["", "", "```{toctree}", ":hidden:", "", *FLOORS, "```", ""])
+    return {"index.md": top + "\n".join(rows) + tree, **made}
 
 
 def _exports(package: Any) -> str:
@@ -62,7 +63,7 @@ def _room(room: Any) -> str:
             parts.append(f"## `{path}`")
         parts += _prose(module)
         for member in names:
-            parts += _member(member)
+            parts += _member(member, "##" if module is room else "###")
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,12 +79,12 @@ def _is_shown(member: Any) -> bool:
     return member.is_class or member.is_function or member.is_attribute
 
 
-def _member(member: Any) -> Iterator[str]:
+def _member(member: Any, heading: str) -> Iterator[str]:
     if member.is_attribute:
         told = " ".join(_prose(member))
         yield f"**`{_attribute(member)}`**" + (f" {told}" if told else "")
         return
-    yield f"### `{member.name}`"
+    yield f"{heading} `{member.name}`"
     if member.is_class:
         yield _fenced(_class(member))
         yield from _prose(member)

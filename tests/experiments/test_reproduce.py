@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,30 @@ import pytest
 import yaml
 
 from opsd.experiments.claims_page import write
-from opsd.experiments.reproduce import design_of, grid, kept, rate_of, reproduce
+from opsd.experiments.reproduce import Plan, design_of, grid, kept, rate_of, reproduce
 from opsd.experiments.study import (
     Study,
     built_in,
     chosen,
+    fingerprint,
     is_base,
     on_model,
     parse,
     studies,
 )
-from opsd.experiments.trials import Trial, clusters, file_of, outcome, problems_of, run, told, wrong
+from opsd.experiments.trials import (
+    FirstStage,
+    Trial,
+    clusters,
+    file_of,
+    is_kept,
+    outcome,
+    problems_of,
+    run,
+    told,
+    train_first,
+    wrong,
+)
 from opsd.lm.built_in import model_path
 from opsd.methods.method import Method
 from opsd.miniature.world import problems
@@ -150,7 +166,7 @@ def test_a_shipped_study_can_be_run(name, tmp_path, monkeypatch):
     monkeypatch.setenv("OPSD_DATA", str(tmp_path))
     for file in study.files.values():
         (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).touch()
+        (tmp_path / file).write_text('{"problem": "1 + 1?", "solution": "2", "answer": "2"}\n')
     used = {arm for _, _, c in study.claims() for arm in study.arms_of(c)}
     assert used == set(study.arms)
     for arm in study.arms:
@@ -198,6 +214,38 @@ def test_trials_are_told_apart_by_what_decides_their_numbers():
     choosing = [Trial(s, "copsd", "swa", 0, 1e-4, tested=False) for s in (study, small(**tested))]
     bases = [Trial(s, "base", "swa", 0, 0.0) for s in (study, small(tokens=100))]
     assert choosing[0].key == choosing[1].key and bases[0].key == bases[1].key
+
+
+def test_a_trial_has_the_same_key_in_every_process():
+    code = (
+        "from opsd.experiments.study import studies; from opsd.experiments.trials import Trial;"
+        "trial = Trial(studies()['miniature'], 'copsd', 'swa', 0, 1e-4);"
+        "print(trial.key, trial.conditions())"
+    )
+    trial = Trial(studies()["miniature"], "copsd", "swa", 0, 1e-4)
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert made.strip() == f"{trial.key} {trial.conditions()}"
+
+
+def test_a_trial_is_run_again_where_a_default_has_changed_and_not_for_what_is_new(tmp_path):
+    trial = Trial(small(), "copsd", "swa", 0, 1e-4)
+    now = trial.conditions()
+    assert "method.signal.divergence.cap" in now and "OPSDConfig.learning_rate" in now
+    assert any(name.endswith("solution.jinja") for name in now)
+
+    def is_kept_with(conditions: dict[str, Any]) -> bool:
+        file = file_of(trial, tmp_path)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(gzip.compress(json.dumps({"conditions": conditions}).encode()))
+        return is_kept(trial, tmp_path)
+
+    assert not is_kept(trial, tmp_path)
+    assert is_kept_with(now) and is_kept_with({**now, "OPSDConfig.no_longer_there": "1"})
+    assert is_kept_with({key: now[key] for key in now if not key.startswith("OPSDConfig.lr")})
+    for key in ("method.signal.divergence.cap", "OPSDConfig.max_grad_norm"):
+        assert not is_kept_with({**now, key: "another"})
 
 
 def test_another_wording_is_the_same_design_and_another_margin_is_not():
@@ -252,11 +300,11 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
         ["small"], {"small": small(**claim(at_least=-3.0)).model_copy(update=few)}, tmp_path
     )
     assert [old["at_least"] for old in new["earlier"]] == [-2.0]
-    write(kept(tmp_path), known, tmp_path / "page.md")
+    write(tmp_path, known, tmp_path / "page.md")
     for page in (tmp_path / "page.md", tmp_path / "page.html"):
         text = page.read_text()
         assert "Something is at least as good as nothing." in text and new["verdict"] in text
-        assert "An earlier design" in text
+        assert "Before:" in text
     assert json.loads((tmp_path / "page.json").read_text()) == [new]
 
 
@@ -346,3 +394,28 @@ def test_a_pretrained_model_is_recognised_and_run_from_its_folder(tmp_path, monk
     monkeypatch.delenv("OPSD_DATA")
     with pytest.raises(UserError, match="set OPSD_DATA to the folder of it"):
         problems_of(placed, placed.arms["copsd"], "dev", "eng")
+
+
+def test_a_first_stage_is_trained_once_and_all_arms_start_from_it(tmp_path):
+    first = {"method": "sft", "language": "eng", "train": {"max_steps": 2, "learning_rate": 0.01}}
+    changes = {"world": "miniature", "files": {}, "languages": ["swa"], "examples": []}
+    known = {"small": pretrained(tmp_path, **changes, first=first)}
+    (study,) = on_model(known, str(model_path("miniature-tiny"))).values()
+    plan = Plan(study, ["anything"]).started(tmp_path)
+    place = Path(plan.study.start)
+    assert fingerprint(str(place)) != fingerprint("miniature-tiny")
+    made = (place / "model.safetensors").stat()
+    again = FirstStage(study, tmp_path)
+    assert train_first(again) == place and (place / "model.safetensors").stat() == made
+    # Where the stage's model lies is no part of what a trial is; that there is a stage is.
+    bases = [Trial(s, "base", "swa", 0, 0.0) for s in (study, plan.study)]
+    assert bases[0].key == bases[1].key
+    without = pretrained(tmp_path, **changes).model_copy(update={"folder": study.folder})
+    other = Trial(without, "base", "swa", 0, 0.0)
+    assert other.key != bases[1].key
+    for trial in (bases[1], other):
+        run(trial, tmp_path)
+    staged, plain = (outcome(trial, tmp_path)["counts"]["final"] for trial in (bases[1], other))
+    assert len(staged) == len(plain) == 6 and staged != plain
+    with pytest.raises(UserError, match="first: no method 'sfft'"):
+        pretrained(tmp_path, **changes, first=first | {"method": "sfft"})

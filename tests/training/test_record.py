@@ -62,9 +62,11 @@ def test_a_method_is_written_as_a_recipe_writes_it(name: str):
 def test_its_recipe_is_the_trainer_and_the_command_goes_on_bit_for_bit(
     tmp_path, tiny_folder, monkeypatch
 ):
-    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
-    whole = trained(tmp_path / "whole", tiny_folder, 4, peft_config=lora)
-    begun = trained(tmp_path / "run", tiny_folder, 2, peft_config=lora)
+    def lora() -> LoraConfig:  # which PEFT fills in
+        return LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
+
+    whole = trained(tmp_path / "whole", tiny_folder, 4, peft_config=lora())
+    begun = trained(tmp_path / "run", tiny_folder, 2, peft_config=lora())
     recipe = recipes.load(str(tmp_path / "run"))
     assert not recipe.unwritten and recipe.verifier == BOXED and recipe.data == DATA
     assert recipe.method == begun.method and recipe.model.name == str(tiny_folder)
@@ -81,7 +83,7 @@ def test_its_recipe_is_the_trainer_and_the_command_goes_on_bit_for_bit(
         [row for row in metrics(tmp_path / name) if "loss" in row] for name in ("run", "whole")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 4
-    again = trained(tmp_path / "run", tiny_folder, 4, resume=True, peft_config=lora)
+    again = trained(tmp_path / "run", tiny_folder, 4, resume=True, peft_config=lora())
     assert gap(weights_of(again.model), weights_of(whole.model)) == 0
 
 

@@ -153,14 +153,16 @@ def reproduce(
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option(help="Also write this page: Markdown, HTML, and JSON beside one another."),
+        typer.Option(
+            help="Also write this page: Markdown, HTML, and JSON beside one another; with --model,"
+            " of pretrained models alone."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """The papers' claims, tried in the built-in world, or on a pretrained model: a verdict each,
     computed from the run."""
     with importing():
-        from opsd.experiments.reproduce import kept
         from opsd.experiments.reproduce import reproduce as run
         from opsd.experiments.study import built_in, on_model, studies
 
@@ -169,7 +171,8 @@ def reproduce(
     if page is not None:
         from opsd.experiments.claims_page import write
 
-        write(kept(output), studies(), page)
+        shown = {n: s for n, s in studies().items() if model is None or s.pretrained}
+        write(output, shown, page)
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from opsd.experiments.reproduce import COLLAPSED
+from opsd.experiments.reproduce import COLLAPSED, OVERVIEW, kept, kept_arms
 from opsd.experiments.study import LEAST, Study
 from opsd.pages.html import render
 from opsd.runs.files import to_json, write_atomically
@@ -28,9 +28,12 @@ VERDICTS = {
 """Every verdict, and the class of its colour."""
 
 
-def write(rows: Sequence[Row], studies: Mapping[str, Study], page: Path) -> None:
-    """Writes `page` as Markdown and as HTML beside it, and the rows as `.json`."""
-    known = _known(rows, studies, page)
+def write(output: Path, studies: Mapping[str, Study], page: Path) -> None:
+    """Writes what was run into `output` of some studies as a page: `page` as Markdown, the same as
+    HTML beside it, and its rows as `.json`."""
+    toys = any(not study.pretrained for study in studies.values())
+    rows = [r for r in kept(output) if (r["study"] in studies if "study" in r else toys)]
+    known = _known(rows, kept_arms(output), studies, page)
     write_atomically(page.with_suffix(".html"), render(FOLDER, "claims", **known))
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -75,11 +78,63 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Gained:
+    """What an arm came to, and how far that is above the untrained model."""
+
+    row: Row
+    at_least: float = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return self.row[name]
+
+    @property
+    def effect(self) -> Sequence[float | None]:
+        """Of accuracy."""
+        return self.row["gains"]["avg@k"]
+
+    @property
+    def verdict(self) -> str:
+        _, low, high = self.effect
+        if low is None or high is None or low <= 0 <= high:
+            return "cannot tell"
+        return "helped" if low > 0 else "hurt"
+
+    @property
+    def colour(self) -> str:
+        return {"helped": "good", "hurt": "bad", "cannot tell": "muted"}[self.verdict]
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What the arms of a study came to."""
+
+    rows: Sequence[Row]
+
+    @cached_property
+    def trained(self) -> list[Gained]:
+        made = [Gained(row) for row in self.rows if "course" in row and row["gains"]]
+        return sorted(made, key=lambda arm: -(arm.effect[0] or 0.0))
+
+    @property
+    def all(self) -> list[Row]:
+        """Those that were trained last, the best first."""
+        return [row for row in self.rows if "course" not in row] + [a.row for a in self.trained]
+
+    @property
+    def unit(self) -> Unit:
+        return Unit("avg@k", self.trained)
+
+    def that(self, verdict: str) -> list[Gained]:
+        """The trained arms with a verdict."""
+        return [arm for arm in self.trained if arm.verdict == verdict]
+
+
+@dataclass(frozen=True)
 class Unit:
-    """Claims that are drawn on one scale: those of a study in one metric."""
+    """Effects that are drawn on one scale: a study's claims in one metric, or its arms."""
 
     metric: str
-    claims: Sequence[Shown]
+    claims: Sequence[Shown | Gained]
 
     @cached_property
     def ends(self) -> tuple[float, float]:
@@ -98,7 +153,9 @@ class Unit:
         return round(100 * (value - low) / (high - low), 2)
 
 
-def _known(rows: Sequence[Row], studies: Mapping[str, Study], page: Path) -> dict[str, Any]:
+def _known(
+    rows: Sequence[Row], arms: Mapping[str, list[Row]], studies: Mapping[str, Study], page: Path
+) -> dict[str, Any]:
     asked = {name for study in studies.values() for name, _, _ in study.claims()}
     now = [Shown(row) for row in rows if row["name"] in asked and "study" in row]
     versions = [json.dumps(v, sort_keys=True) for one in now for v in one.versions]
@@ -107,9 +164,14 @@ def _known(rows: Sequence[Row], studies: Mapping[str, Study], page: Path) -> dic
         "page": page.with_suffix(".html").name,
         "counts": [(v, sum(s.verdict == v for s in now), VERDICTS[v]) for v in VERDICTS],
         "parts": [
-            (studies[name], _by(group, "paper"), [Unit(m, own) for m, own in _by(group, "metric")])
+            (
+                *(studies[name], _by(group, "paper")),
+                [Unit(metric, own) for metric, own in _by(group, "metric")],
+                Arms(arms.get(name, [])),
+            )
             for name, group in _by(now, "study")
         ],
+        "metrics": OVERVIEW,
         "before": _before(rows, asked),
         "collapsed": COLLAPSED,
         "least": LEAST,

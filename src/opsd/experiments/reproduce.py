@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -22,16 +22,23 @@ from rich.table import Table
 from opsd.console import log
 from opsd.experiments.measures import Counts, Effect, effect, level, verdict
 from opsd.experiments.pool import run_all
-from opsd.experiments.study import Claim, Study, chosen, is_base
-from opsd.experiments.trials import At, Trial, file_of, outcome, read, run
+from opsd.experiments.study import Claim, Study, chosen, is_base, is_trained
+from opsd.experiments.trials import At, FirstStage, Trial, is_kept, outcome, read, run, train_first
 from opsd.runs.files import held, to_json, write_atomically
 
 Row = dict[str, Any]
 ROWS = "claims.json"
+ARMS = "arms.json"
 
 COLLAPSED = 0.1
 """Of accuracy: what a trial loses between the checkpoint that dev chooses and its last one, from
 which on it is called collapsed."""
+
+OVERVIEW = ("avg@k", "pass@k", "format_rate", "right_given_format", "cut_off", "length")
+"""The metrics of an arm that its study's table shows."""
+
+PAST = ("design", "effect", "at_least", "verdict")
+"""What is kept of a claim's earlier outcomes."""
 
 AT: tuple[At, ...] = ("chosen", "early", "final")
 
@@ -39,9 +46,10 @@ AT: tuple[At, ...] = ("chosen", "early", "final")
 def reproduce(names: Sequence[str], known: Mapping[str, Study], output: Path) -> list[Row]:
     """Runs what is missing of the named claims' trials (all claims by default), into `output`; a
     row per claim, which `claims.json` there keeps beside those of other claims, as soon as its
-    study has been run.
+    study has been run; `arms.json` keeps what every arm came to.
 
-    A claim that was designed anew keeps its earlier outcomes in its row, as `earlier`.
+    A claim whose outcome is another one than before keeps the earlier ones in its row, as
+    `earlier`.
 
     Raises UserError for a name that no claim has, and where another reproduction is at work in
     `output`.
@@ -52,11 +60,14 @@ def reproduce(names: Sequence[str], known: Mapping[str, Study], output: Path) ->
     with held(output, "reproduction"):
         for plan in wanted:
             log(f"{plan.study.name}: {len(plan.claims)} claims, {len(plan.arms)} arms")
+            plan = plan.started(output)
             _run("to choose rates", plan.selection(), output)
             _run("to test", plan.tests(output), output)
             own = [row_of(plan.study, name, output) for name in plan.claims]
             made = _joined(kept(output), own)
             write_atomically(output / ROWS, to_json(made, indent=1))
+            arms = kept_arms(output) | {plan.study.name: overview(plan.study, output)}
+            write_atomically(output / ARMS, to_json(arms, indent=1))
             rows += own
     Console(stderr=True).print(_table(rows))
     log(f"{len(rows)} claims in {time.perf_counter() - start:.0f} s, kept in {output / ROWS}")
@@ -67,6 +78,12 @@ def kept(output: Path) -> list[Row]:
     """The rows of all claims that were ever run into a folder."""
     file = output / ROWS
     return json.loads(file.read_text("utf-8")) if file.is_file() else []
+
+
+def kept_arms(output: Path) -> dict[str, list[Row]]:
+    """Of every study that was ever run into a folder, what its arms came to."""
+    file = output / ARMS
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,14 @@ class Plan:
         own = {name: claim for name, _, claim in self.study.claims()}
         needed = [self.study.arms_of(own[name]) for name in self.claims]
         return tuple(dict.fromkeys(arm for arms in needed for arm in arms))
+
+    def started(self, output: Path) -> Plan:
+        """The plan with the model that its study's first stage has trained, if it has one."""
+        if self.study.first is None:
+            return self
+        stage = FirstStage(self.study, output)
+        ((_, place),) = run_all([stage], train_first)
+        return replace(self, study=self.study.model_copy(update={"start": str(place)}))
 
     def selection(self) -> list[Trial]:
         """Every arm at every rate of the grid, with the seed that chooses."""
@@ -99,7 +124,7 @@ class Plan:
 
 def grid(study: Study, arm: str) -> list[Trial]:
     """The trials that choose an arm's learning rate; none of what is not trained."""
-    if is_base(arm) or study.arms[arm].probe:
+    if not is_trained(arm, study.arms[arm]):
         return []
     return [
         Trial(study, arm, language, study.selection_seed, rate, tested=False)
@@ -169,6 +194,11 @@ class Tested:
                 for key in ("share", "tokens", "steps", "dev")
             }
             made["collapsed"] = self._collapsed()
+        logs = [one["log"] for one in self.every if "divergence" in one.get("log", {})]
+        if logs:
+            made["divergence"] = [
+                round(fmean(x["divergence"][i] for x in logs), 4) for i in (0, -1)
+            ]
         return made
 
     def _selection(self) -> list[Row]:
@@ -238,6 +268,29 @@ def design_of(study: Study, claim: Claim) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def overview(study: Study, output: Path) -> list[Row]:
+    """A row per arm that answers test problems and whose trials have all been run: the metrics of
+    the checkpoint that dev chose, and what it has above the untrained model."""
+    tested = [Tested(study, arm, output) for arm in study.arms if _is_run(study, arm, output)]
+    return [one.row(OVERVIEW) | {"arm": one.name, "gains": _gains(one, tested)} for one in tested]
+
+
+def _is_run(study: Study, arm: str, output: Path) -> bool:
+    if study.arms[arm].probe or not all(is_kept(t, output) for t in grid(study, arm)):
+        return False
+    rate = rate_of(study, arm, output)
+    made = [(code, seed) for code in study.languages_of(arm) for seed in range(study.seeds)]
+    return all(is_kept(Trial(study, arm, code, seed, rate), output) for code, seed in made)
+
+
+def _gains(one: Tested, tested: Sequence[Tested]) -> dict[str, list[float | None]]:
+    base = next((other for other in tested if other.name == one.study.base_of(one.name)), one)
+    if base is one:
+        return {}
+    above, below = one.at("chosen"), base.at("final")
+    return {m: effect([(1.0, above, m), (-1.0, below, m)]).rounded() for m in OVERVIEW}
+
+
 def _sum(claim: Claim) -> str:
     """What is measured, as a sum of arms."""
     shares = {"chosen": "", "early": " early", "final": " at the end"}
@@ -279,18 +332,19 @@ def _shown(study: Study, claim: Claim, arm: str) -> tuple[str, ...]:
 
 
 def _joined(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """The kept rows with the new ones in their places; the outcome of another design stays."""
+    """The kept rows with the new ones in their places; other outcomes than theirs stay."""
     new = {row["name"]: row for row in rows}
     for old in earlier:
         row = new.setdefault(old["name"], old)
         if row is not old:
-            past = {key: old[key] for key in ("design", "effect", "at_least", "verdict")}
-            row["earlier"] = [*old["earlier"], *([past] if row["design"] != old["design"] else [])]
+            past = {key: old[key] for key in PAST}
+            another = any(row[key] != old[key] for key in PAST)
+            row["earlier"] = [*old["earlier"], *([past] if another else [])]
     return [*new.values()]
 
 
 def _run(what: str, trials: Sequence[Trial], output: Path) -> None:
-    missing = {t.key: t for t in trials if not file_of(t, output).is_file()}
+    missing = {t.key: t for t in trials if not is_kept(t, output)}
     said = len({t.key for t in trials})
     log(f"{said} trials {what}, {len(missing)} of them to run, in {output}")
     for _ in run_all(list(missing.values()), partial(run, folder=output)):

@@ -45,8 +45,10 @@ class Arm(Strict):
 
     `told` deals every problem another one's privileged texts, or a solution whose answer is
     another problem's. `train_on` and `test_on` are families of problems (all unless given).
-    `steps` ends training instead of the study's tokens; methods that generate nothing need it. A
-    `probe` is not trained: it counts where the method's teacher disagrees with wrong rollouts.
+    `steps` ends training instead of the study's tokens; methods that generate nothing need it.
+    `subject` is what is tested: the trained student; of what is not trained, the `teacher`, which
+    answers the test problems itself from what the method shows it of them; or its `disagreement`
+    with wrong rollouts, step by step.
     """
 
     change: dict[str, Any] = Field(default_factory=dict)
@@ -56,7 +58,12 @@ class Arm(Strict):
     train_on: tuple[str, ...] = ()
     test_on: tuple[str, ...] = ()
     steps: Annotated[int, Field(gt=0)] | None = None
-    probe: bool = False
+    subject: Literal["student", "teacher", "disagreement"] = "student"
+
+    @property
+    def probe(self) -> bool:
+        """Whether advantages are measured of it, and no answers."""
+        return self.subject == "disagreement"
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -146,10 +153,19 @@ class Scored(Strict):
     samples: Annotated[int, Field(gt=0)]
 
 
+class First(Strict):
+    """A stage of training before all arms: what they start from, and what their base is."""
+
+    method: str
+    language: str
+    train: dict[str, Any]
+
+
 class Study(Strict):
     """Experiments on one model.
 
-    `recipe` is what all arms share; its `data` is overwritten. Problems are those of a built-in
+    `recipe` is what all arms share; its `data` is overwritten. `first` is what the model is trained
+    in before, once for all. Problems are those of a built-in
     `world`, or files of rows, `train` and `test`, whose last training rows are the dev problems.
     `examples` come before every problem, and `prompts` are templates by the context's type, in
     place of the shipped ones. `tokens` are generated in training; `checkpoints` are the shares of
@@ -168,6 +184,7 @@ class Study(Strict):
     examples: tuple[Example, ...] = ()
     prompts: dict[str, str] = Field(default_factory=dict)
     recipe: dict[str, Any]
+    first: First | None = None
     languages: Annotated[tuple[str, ...], Field(min_length=1)]
     tokens: Annotated[int, Field(gt=0)]
     checkpoints: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
@@ -180,6 +197,8 @@ class Study(Strict):
     budgets: tuple[Annotated[int, Field(gt=0)], ...] = ()
     folder: str = Field(default="", exclude=True)
     """Where the pretrained model is; excluded, as a model is told by its weights."""
+    start: str = Field(default="", exclude=True)
+    """Where the model is that the first stage has trained."""
     arms: dict[str, Arm]
     papers: tuple[Source, ...]
     questions: Source
@@ -209,8 +228,8 @@ class Study(Strict):
 
     def arms_of(self, claim: Claim) -> tuple[str, ...]:
         """All arms that a claim needs: its own, and the bases that they are held against."""
-        trained = [arm for arm in claim.arms if not self.arms[arm].probe]
-        bases = [base for base in map(self.base_of, trained) if base is not None]
+        answer = [arm for arm in claim.arms if not self.arms[arm].probe]
+        bases = [base for base in map(self.base_of, answer) if base is not None]
         return tuple(dict.fromkeys([*claim.arms, *bases]))
 
     def languages_of(self, arm: str) -> tuple[str, ...]:
@@ -266,11 +285,17 @@ def is_base(arm: str) -> bool:
     return method_of(arm) == BASE
 
 
+def is_trained(name: str, arm: Arm) -> bool:
+    return not is_base(name) and arm.subject == "student"
+
+
 def _unfair(study: Study) -> Iterator[str]:
     """What of a study a reader would object to."""
     rates, seeds = LEAST["pretrained" if study.pretrained else "built in"]
     if bool(study.files) == (study.world is not None):
         yield "world, or files: one of the two says where problems come from"
+    if study.first is not None and study.first.method not in catalogue():
+        yield f"first: no method '{study.first.method}'; there are {', '.join(catalogue())}"
     if study.pretrained and model_path(study.recipe["model"]["name"]) is not None:
         yield "architecture: of a pretrained model alone; this one is built in"
     if len(study.rates) < rates:
@@ -306,9 +331,12 @@ def _unfair_arm(name: str, arm: Arm) -> Iterator[str]:
         yield f"begins with no method; there are {', '.join(catalogue())}"
     if "name" in arm.change:
         yield "changes the name of its method, which is another one"
-    differs = bool(arm.change) or arm.told != "own" or arm.model is not None or arm.probe
+    differs = bool(arm.change) or arm.told != "own" or arm.model is not None
+    differs = differs or arm.subject != "student"
     if differs and "," not in name:
         yield f"is not {name} as shipped; let its name say how it differs, after a comma"
+    if arm.subject == "teacher" and not hasattr(catalogue()[method_of(name)].signal, "teacher"):
+        yield "has no teacher of its own that could be tested"
     if method_of(name) in READ_ONLY and arm.steps is None:
         yield "generates nothing: `steps` says when it ends"
 
@@ -321,7 +349,7 @@ def _unfair_claim(study: Study, claim: Claim) -> Iterator[str]:
     arms = study.arms
     for _, term in claim.terms:
         yield from _unknown(study, claim.metric_of(term), arms[term.arm].probe)
-    trained = [arm for arm in claim.arms if not is_base(arm) and not arms[arm].probe]
+    trained = [arm for arm in claim.arms if is_trained(arm, arms[arm])]
     for arm in trained:
         if "divergence" in arms[arm].change and method_of(arm) not in claim.arms:
             yield (

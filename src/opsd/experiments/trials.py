@@ -10,11 +10,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
@@ -33,7 +34,16 @@ from opsd.experiments.measures import METRICS, SHORTENED, Counts
 from opsd.experiments.pool import tell
 from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
-from opsd.experiments.study import Arm, Scored, Study, fingerprint, is_base, method_of
+from opsd.experiments.study import (
+    Arm,
+    Example,
+    Scored,
+    Study,
+    fingerprint,
+    is_base,
+    is_trained,
+    method_of,
+)
 from opsd.lm.built_in import model_path
 from opsd.prompts.contexts import with_prompts
 from opsd.recipe import schema as recipes
@@ -60,6 +70,9 @@ SETTINGS = {
 _SEARCHED = 20_000
 """Stories among which those of rare families are looked for."""
 
+LOGGED = ("loss", "divergence", "entropy/student", "entropy/teacher")
+"""What is kept of training's log, a number per step."""
+
 FIELDS = (
     *("problems", "n", "correct", "passed", "format_ok", "cut_off", "tokens"),
     *("markers", "repeated", "grams", "surprisal"),
@@ -84,7 +97,7 @@ class Trial:
 
     @property
     def trained(self) -> bool:
-        return not is_base(self.name) and not self.arm.probe
+        return is_trained(self.name, self.arm)
 
     @property
     def label(self) -> str:
@@ -100,17 +113,15 @@ class Trial:
         object.__setattr__(self, "key", digest[:16])
 
     def _decides(self) -> list[Any]:
-        """All that decides a trial's numbers, but for the code and its libraries, whose versions
-        are kept with them."""
-        study = self.study
-        recipe = self.recipe().model_dump(mode="json")
-        del recipe["method"]["paper"]
-        about = [recipe, self.arm.model_dump(mode="json"), self.language, self.seed]
-        about += [
-            _model_hash(study.folder or self.model["name"]),
-            _problems_hash(study),
-            _shipped(),
-        ]
+        """All that decides a trial's numbers and is said: by the study, in its problems, by the
+        model. What it takes from the library is compared when it is read (`conditions`)."""
+        study, arm = self.study, self.arm
+        splits: list[Split] = ["train", "dev"] * self.trained + ["test"] * self.tested
+        about: list[Any] = [self.said(), study.prompts]
+        about += [study.first.model_dump(mode="json")] if study.first else []
+        about += [arm.model_dump(mode="json", exclude_defaults=True), self.language, self.seed]
+        about += [_model_hash(study.folder or self.model["name"])]
+        about += [_hash(_asked(study, arm, split, self.language)) for split in splits]
         if self.trained:
             about += [study.checkpoints, study.dev.model_dump()]
         if self.tested:
@@ -123,8 +134,9 @@ class Trial:
         own = {"name": self.arm.model} if self.arm.model else {}
         return {**self.study.recipe["model"], **own}
 
-    def recipe(self) -> Recipe:
-        """The study's recipe with the arm's method, the rate and the seed."""
+    def said(self) -> dict[str, Any]:
+        """The study's recipe with the arm's method, the rate and the seed, as it would be written
+        in a file."""
         study = self.study
         content: dict[str, Any] = {
             "model": self.model,
@@ -140,8 +152,18 @@ class Trial:
             if self.arm.steps is None:
                 ending["max_generated_tokens"] = study.tokens
             content["train"] |= study.recipe["train"] | ending | {"learning_rate": self.rate}
-        made = recipes.parse(content, self.name)
-        return made.model_copy(update={"method": prompted(made.method, study)})
+        return content
+
+    def recipe(self) -> Recipe:
+        made = recipes.parse(self.said(), self.name)
+        return made.model_copy(update={"method": prompted(made.method, self.study)})
+
+    def conditions(self) -> dict[str, Any]:
+        """What decides a trial's numbers without being said: every value of the resolved recipe by
+        its key, what the arguments of training are by default, and hashes of the shipped texts."""
+        recipe = self.recipe().model_dump(mode="json", exclude={"published": True})
+        del recipe["method"]["paper"]
+        return _shipped() | dict(_values("", recipe))
 
 
 def prompted(value: Any, study: Study) -> Any:
@@ -153,22 +175,24 @@ def prompted(value: Any, study: Study) -> Any:
 
 
 @cache
-def _shipped() -> str:
-    """A hash of the shipped prompts, and of what the arguments of training are unless they are
-    said."""
-    defaults = [(f.name, repr(f.default)) for f in fields(OPSDConfig)]
-    return _texts("opsd.prompts") + hashlib.sha256(repr(defaults).encode()).hexdigest()[:16]
+def _shipped() -> dict[str, str]:
+    """The arguments of training by default, and a hash of each text that a prompt is made of."""
+    made = {f"OPSDConfig.{f.name}": repr(f.default) for f in fields(OPSDConfig) if f.init}
+    made = {name: value for name, value in made.items() if "object at" not in value}
+    for package in ("opsd.prompts", "opsd.miniature"):
+        folder = Path(str(resources.files(package)))
+        for file in sorted([*folder.glob("*.yaml"), *folder.glob("templates/*.jinja")]):
+            made[f"{package}/{file.relative_to(folder)}"] = _file_hash(file)
+    return made
 
 
-@cache
-def _texts(package: str) -> str:
-    """A hash of all texts of a package and below it."""
-    made = hashlib.sha256()
-    folder = Path(str(resources.files(package)))
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".py", ".yaml", ".jinja", ".json", ".txt"):
-            made.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
-    return made.hexdigest()[:16]
+def _values(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values of a mapping by their full keys; a list is one value."""
+    if isinstance(value, Mapping):
+        for name, own in value.items():
+            yield from _values(f"{key}.{name}" if key else name, own)
+    else:
+        yield key, value
 
 
 @cache
@@ -184,14 +208,6 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _problems_hash(study: Study) -> list[Any]:
-    """What the problems are made of."""
-    if study.world is not None:
-        return [study.world, _texts("opsd.miniature")]
-    hashes = [_file_hash(data_file(study, split)) for split in ("train", "test")]
-    return [hashes, [example.model_dump() for example in study.examples]]
-
-
 def data_file(study: Study, split: Literal["train", "test"]) -> Path:
     """A study's file of rows. UserError where it is not there."""
     folder = os.environ.get(DATA)
@@ -203,49 +219,90 @@ def data_file(study: Study, split: Literal["train", "test"]) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Which problems: the first `count`, all where it is None. `held_out` are asked for as dev
+    problems, `file` is what they are read from where no world makes them."""
+
+    split: Split
+    language: str
+    families: tuple[str, ...]
+    count: int | None
+    held_out: int
+    most: int
+    world: str | None
+    file: Path | None
+    examples: tuple[Example, ...]
+
+
+def _asked(study: Study, arm: Arm, split: Split, language: str) -> _Asked:
+    dev, test = study.dev.problems, study.test.problems
+    return _Asked(
+        **{"split": split, "language": language},
+        families=arm.test_on if split == "test" else arm.train_on,
+        count={"train": None, "dev": dev, "test": test}[split],
+        **{"held_out": dev, "most": max(dev, test), "world": study.world},
+        file=data_file(study, "test" if split == "test" else "train") if study.files else None,
+        examples=study.examples,
+    )
+
+
 def problems_of(study: Study, arm: Arm, split: Split, language: str) -> list[Problem]:
     """The problems of a split that an arm trains on, or is scored on: of its families alone (the
     stories' shapes) if any are named. UserError where there are fewer than the study asks for."""
-    families = arm.test_on if split == "test" else arm.train_on
-    made = _of_files(study, split) if study.files else _of_world(study, split, language, families)
-    count = {"train": None, "dev": study.dev.problems, "test": study.test.problems}[split]
-    if len(made) < (count or 1):
-        raise UserError(f"{study.name}: {len(made)} {split} problems where {count} are asked for")
-    return made[:count]
+    asked = _asked(study, arm, split, language)
+    made = _problems(asked)
+    if len(made) < (asked.count or 1):
+        raise UserError(
+            f"{study.name}: {len(made)} {split} problems where {asked.count} are asked for"
+        )
+    return made
 
 
-def _of_world(
-    study: Study, split: Split, language: str, families: tuple[str, ...]
-) -> list[Problem]:
+@cache
+def _hash(asked: _Asked) -> str:
+    """A hash of all that is in the problems."""
+    made = hashlib.sha256()
+    for p in _problems(asked):
+        made.update(repr((p.prompt, p.language, p.answer, p.privileged, p.metadata)).encode())
+    return made.hexdigest()[:16]
+
+
+def _problems(asked: _Asked) -> list[Problem]:
+    made = _of_world(asked) if asked.file is None else _of_file(asked)
+    return made[: asked.count]
+
+
+def _of_world(asked: _Asked) -> list[Problem]:
     from opsd.miniature.stories import Story, stories
     from opsd.miniature.world import WORLDS, problem, problems
 
-    assert study.world is not None
+    assert asked.world is not None
+    world, split, families = asked.world, asked.split, asked.families
     if split == "train":
-        made = problems(study.world, split, language)
+        made = problems(world, split, asked.language)
         return [p for p in made if not families or p.metadata["template"].startswith(families)]
-    settings, count = WORLDS[study.world], max(study.dev.problems, study.test.problems)
+    settings = WORLDS[world]
     found: dict[Any, Story] = {}
-    for story in islice(stories(study.world, split, settings.steps, settings.largest), _SEARCHED):
+    for story in islice(stories(world, split, settings.steps, settings.largest), _SEARCHED):
         if not families or story.template.startswith(families):
             found.setdefault((story.template, story.numbers), story)
-        if len(found) == count:
+        if len(found) == asked.most:
             break
-    return [problem(study.world, language, story) for story in found.values()]
+    return [problem(world, asked.language, story) for story in found.values()]
 
 
-def _of_files(study: Study, split: Split) -> list[Problem]:
-    path = data_file(study, "test" if split == "test" else "train")
-    rows = read_problems(Data(source=str(path), instructed=True))
-    made = [_after_examples(problem, study) for problem in rows]
-    dev = study.dev.problems
-    return {"train": made[:-dev], "dev": made[-dev:], "test": made}[split]
+def _of_file(asked: _Asked) -> list[Problem]:
+    rows = read_problems(Data(source=str(asked.file), instructed=True))
+    made = [_after_examples(problem, asked.examples) for problem in rows]
+    held_out = asked.held_out
+    return {"train": made[:-held_out], "dev": made[-held_out:], "test": made}[asked.split]
 
 
-def _after_examples(problem: Problem, study: Study) -> Problem:
+def _after_examples(problem: Problem, examples: Sequence[Example]) -> Problem:
     """The problem as the last turn of a conversation of worked examples."""
     turns: list[dict[str, str]] = []
-    for example in study.examples:
+    for example in examples:
         turns.append({"role": "user", "content": example.problem})
         turns.append({"role": "assistant", "content": example.solution})
     turns.append({"role": "user", "content": problem.text})
@@ -264,16 +321,16 @@ def run(trial: Trial, folder: Path) -> Path:
     """Trains, scores and tests; the file with the counts, which is written last and whole."""
     from opsd.recipe.train import make_trainer, record
 
-    start = time.perf_counter()
+    start = time.process_time()
     study, arm, recipe = trial.study, trial.arm, trial.recipe()
     output = folder / "runs" / f"{_plain(trial.name)}-{trial.language}-{trial.seed}-{trial.key}"
     remove(output, RUN)
     given = problems_of(study, arm, "train", trial.language)
     course = _Course(trial, problems_of(study, arm, "dev", trial.language))
-    placed = {"name": study.folder} if study.folder else {}
-    here = recipe.model_copy(update={"model": recipe.model.model_copy(update=placed)})
     train = told(given, arm, trial.seed)
-    trainer = make_trainer(here, output, train, callbacks=[course.callback()])
+    trainer = make_trainer(
+        _placed(recipe, study.start or study.folder), output, train, callbacks=[course.callback()]
+    )
     course.trainer = trainer
     failed = None
     if trial.trained:
@@ -290,19 +347,82 @@ def run(trial: Trial, folder: Path) -> Path:
         "seed": trial.seed,
         "rate": trial.rate,
         "recipe": recipes.dump(recipe),
+        "conditions": trial.conditions(),
         "environment": environment(),
         "failed": failed,
         "checkpoints": [point.row() for point in course.points],
+        "log": _columns(trainer.state.log_history),
     }
     tell(trial.label, trial.tokens, "testing" if trial.tested else "test left out")
     if trial.tested:
         test = problems_of(study, arm, "test", trial.language)
+        if arm.subject == "teacher":
+            test = told(test, arm, trial.seed)
         about |= {"fields": list(fields_of(study, arm)), "counts": course.tested(test)}
         about |= {"clusters": clusters(test) if study.files else []}
-    about["seconds"] = round(time.perf_counter() - start, 1)
+    about["seconds"] = round(time.process_time() - start, 1)
     written = file_of(trial, folder)
     write_atomically(written, gzip.compress(json.dumps(about).encode()))
     return written
+
+
+def _placed(recipe: Recipe, folder: str) -> Recipe:
+    """The recipe with its model where it is here, if anywhere."""
+    update = {"name": folder} if folder else {}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=update)})
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """What a study's model is trained in before all arms."""
+
+    study: Study
+    folder: Path
+    label: str = "first stage"
+    tokens: int = 0
+
+    def recipe(self) -> Recipe:
+        study = self.study
+        assert study.first is not None
+        content = {
+            "model": study.recipe["model"],
+            "method": study.first.method,
+            "data": {"source": "miniature", "language": study.first.language},
+            "sampling": study.recipe["sampling"],
+            "train": SETTINGS | study.recipe["train"] | {"seed": 0} | study.first.train,
+        }
+        made = recipes.parse(content, f"{study.name}: first")
+        return made.model_copy(update={"method": prompted(made.method, study)})
+
+    @property
+    def place(self) -> Path:
+        """Where its model is kept: under a hash of the recipe and of the model it begins with."""
+        said = [recipes.dump(self.recipe()), _model_hash(self.study.folder)]
+        return self.folder / "models" / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def train_first(stage: FirstStage) -> Path:
+    """Trains a first stage, unless its model is there; the folder of the whole model."""
+    from opsd.publish.export import export
+    from opsd.recipe.train import train
+
+    if not stage.place.is_dir():
+        output = stage.folder / "runs" / f"{stage.study.name}-first"
+        remove(output, ".+")
+        train(_placed(stage.recipe(), stage.study.folder), output)
+        export(output, stage.place)
+    return stage.place
+
+
+def _columns(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Of training's log, the columns that tell how teacher and student came together."""
+    steps = [line for line in log if "loss" in line]
+    shown = [key for key in LOGGED if any(key in line for line in steps)]
+    return {key: [_rounded(line.get(key)) for line in steps] for key in shown}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 def _plain(name: str) -> str:
@@ -343,6 +463,15 @@ def _with_solution(problem: Problem, text: str) -> Problem:
 def file_of(trial: Trial, folder: Path) -> Path:
     """Where a trial's outcome is kept."""
     return folder / "trials" / f"{trial.key}.json.gz"
+
+
+def is_kept(trial: Trial, folder: Path) -> bool:
+    """Whether a trial was run, and nothing that decides its numbers has changed since: what the
+    library has learned meanwhile changes nothing, another default does."""
+    if not file_of(trial, folder).is_file():
+        return False
+    then, now = outcome(trial, folder)["conditions"], trial.conditions()
+    return all(then[name] == now[name] for name in then.keys() & now.keys())
 
 
 def outcome(trial: Trial, folder: Path) -> dict[str, Any]:
@@ -438,18 +567,25 @@ class _Course:
 
     def counts(self, test: list[Problem]) -> list[list[float]]:
         study, arm = self.trial.study, self.trial.arm
-        groups = self.sampled(test, study.test, "test")
+        view = self.teacher() if arm.subject == "teacher" else None
+        groups = self.sampled(test, study.test, "test", view)
         if arm.probe:
             return probed(self.trainer, groups)
         sampler = self.trainer.generator.sampler
         return [counted(group, sampler, study.budgets) for group in groups]
 
-    def sampled(self, problems: list[Problem], how: Scored, phase: str) -> list[Any]:
+    def teacher(self) -> Any:
+        """What the method's teacher reads."""
+        return self.trial.recipe().method.signal.teacher.context
+
+    def sampled(
+        self, problems: list[Problem], how: Scored, phase: str, view: Any = None
+    ) -> list[Any]:
         from opsd.rollout.sources import OnPolicy
 
         # The same random numbers for every arm of a seed: their differences are paired.
         own = self.trainer.generator.sampler.outside_training(self.trial.seed)
-        return own.sample(problems, OnPolicy(group=how.samples), step=0, phase=phase)
+        return own.sample(problems, OnPolicy(group=how.samples, view=view), step=0, phase=phase)
 
     def _trained(self) -> dict[str, torch.Tensor]:
         return {n: p for n, p in self.trainer.model.named_parameters() if p.requires_grad}
