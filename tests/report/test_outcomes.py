@@ -44,8 +44,13 @@ def outcome(tmp_path: Path) -> outcomes.Outcome:
 
 def test_the_outcome_is_said_in_words(outcome: outcomes.Outcome):
     first, second, third = outcomes.sentences(outcome)
-    assert "trained on suite within 8 tokens: avg@k went from 12.5% to 56.2%" in first
-    assert "mean over 2 languages (+43.8 points" in first and "p < 0.001" in first
+    assert "trained on suite: 56.2% of attempts are right after training, 12.5% before" in first
+    assert "+43.8 points, as a mean over 2 languages" in first and "p < 0.001" in first
+    low, high = outcome.pooled["interval"]
+    assert (
+        f"over 24 problems within 8 tokens. With so many, differences below about {50 * (high - low):.0f} points"
+        in first
+    )
     assert "Allowing for 2 languages, better in 1 (Swahili), worse in 0," in second
     assert "not to be told from chance in 1." in second
     # Here whatever is stated is right: all of the change is of form.
@@ -118,7 +123,8 @@ def test_languages_that_are_there_for_reference_are_in_no_mean(tmp_path: Path):
         write(place, 1.0, results(model, "afrimgsm", made, (4, 8), 2))
     (found,) = outcomes.outcomes(load_runs([run]).runs)
     first, _, third = outcomes.sentences(found)
-    assert "from 12.5% to 56.2%, mean over 2 languages" in first and "+43.8 points" in third
+    assert "56.2% of attempts are right after training, 12.5% before" in first
+    assert "as a mean over 2 languages" in first and "+43.8 points" in third
     scaling, tries, _ = outcomes.panels(found)
     assert "trained: 56.2% to 56.2%" in scaling.alt and "trained: 56.2%" in tries.alt
     assert dict(zip("LPBT", outcomes.table(found).rows[-1], strict=False))["T"] == 0.5625

@@ -14,6 +14,7 @@ import jinja2
 from opsd.experiments.reproduce import COLLAPSED, OVERVIEW, kept, kept_arms
 from opsd.experiments.study import LEAST, Study
 from opsd.pages.html import render
+from opsd.pages.scale import Scale, scale
 from opsd.runs.files import to_json, write_atomically
 
 Row = Mapping[str, Any]
@@ -137,20 +138,8 @@ class Unit:
     claims: Sequence[Shown | Gained]
 
     @cached_property
-    def ends(self) -> tuple[float, float]:
-        """The scale's ends; nought is on it."""
-        numbers = [0.0]
-        for claim in self.claims:
-            numbers += [*(x for x in claim.effect if x is not None), claim.at_least]
-        low, high = min(numbers), max(numbers)
-        margin = 0.04 * (high - low or 1.0)
-        return low - margin, high + margin
-
-    def x(self, value: float | None) -> float:
-        """Where a value lies on a scale that is 100 wide; one that is none lies at nought."""
-        low, high = self.ends
-        value = value or 0.0
-        return round(100 * (value - low) / (high - low), 2)
+    def scale(self) -> Scale:
+        return scale(x for claim in self.claims for x in (*claim.effect, claim.at_least))
 
 
 def _known(

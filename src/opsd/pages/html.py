@@ -13,6 +13,9 @@ from markupsafe import Markup
 from opsd.pages.templates import templates, writable
 from opsd.runs.environment import VERSION
 
+STYLE = Path(__file__).with_name("page.css")
+"""What all pages look like."""
+
 
 def render(
     folder: Path,
@@ -20,15 +23,24 @@ def render(
     data: str = "",
     scripts: Sequence[str] = (),
     filters: Mapping[str, Callable[..., Any]] | None = None,
+    figures: bool = False,
     **values: Any,
 ) -> str:
-    """The template `<name>.html.jinja` of a folder with the style of all pages, and the folder's
-    `scripts`, in this order, on `data`, which is JSON. Everything else in `values` is escaped."""
+    """The template `<name>.html.jinja` of a folder with the style of all pages, what `<name>.css`
+    adds to it, and the folder's `scripts`, in this order, on `data`, which is JSON. Everything else
+    in `values` is escaped. The shapes of `figures` have styles of their own, which no hash names.
+    """
     environment = templates(folder)
     environment.filters |= filters or {}
-    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    added = folder / f"{name}.css"
+    style = STYLE.read_text("utf-8") + (added.read_text("utf-8") if added.exists() else "")
     script = "".join((folder / f"{script}.js").read_text("utf-8") for script in scripts)
-    policy = ["default-src 'none'", f"style-src {_named(style)}", "base-uri 'none'"]
+    inline = "'unsafe-inline'"
+    policy = [
+        "default-src 'none'",
+        f"style-src {inline if figures else _named(style)}",
+        "base-uri 'none'",
+    ]
     policy += ["form-action 'none'", *([f"script-src {_named(script)}"] if script else [])]
     html = environment.get_template(f"{name}.html.jinja").render(
         policy="; ".join(policy),

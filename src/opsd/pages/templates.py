@@ -10,9 +10,9 @@ from opsd.pages.visible import visible
 
 
 def templates(folder: Path) -> Environment:
-    """The templates of a folder. Whatever they are given is escaped."""
+    """The templates of a folder, and those of all pages. Whatever they are given is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -54,9 +54,10 @@ def _tables(evidence: Evidence, found: Sequence[Outcome]) -> Iterator[tuple[str,
 def _panels(evidence: Evidence, found: Sequence[Outcome]) -> Iterator[tuple[str, Panel]]:
     for outcome in found:
         for panel in outcomes.panels(outcome):
-            yield f"{outcome.suite} {panel.title}", panel
+            if panel.draw is not None:
+                yield f"{outcome.suite} {panel.title}", panel
     for section in sections(evidence.runs):
-        yield from ((panel.title, panel) for panel in section.panels)
+        yield from ((panel.title, panel) for panel in section.panels if panel.draw is not None)
 
 
 def _numbered(named: Iterator[tuple[str, Table]] | Iterator[tuple[str, Panel]]) -> Iterator:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from opsd.pages.html import STYLE
 from opsd.report.series import Curve, Third, smoothed
 
 
@@ -42,6 +44,7 @@ _VARIABLES = {
     **{colour: f"var(--series-{i})" for i, colour in enumerate(_PAGE.series)},
 }
 Draw = Callable[[Axes, Palette], None]
+Point = tuple[float, float, str]
 
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -76,22 +79,29 @@ STEPS, TOKENS = "optimizer step", "generated tokens"
 
 @dataclass(frozen=True)
 class Panel:
-    """One small figure. `alt` says in words what it shows; `labels` name its lines, by style."""
+    """One small figure. `alt` says in words what it shows; `labels` name its lines, by style;
+    `points` are places in its own coordinates, with what is told of each to who points at it.
+
+    Where nothing moves there is nothing to `draw`, and the words are all.
+    """
 
     title: str
     alt: str
-    draw: Draw
+    draw: Draw | None
     labels: tuple[tuple[str, int], ...] = ()
+    points: tuple[Point, ...] = ()
 
     @property
     def svg(self) -> str:
         """The figure as safe markup for a page, which has the title and the legend."""
-        return _svg(self.draw)
+        return "" if self.draw is None else _svg(self.draw, points=self.points)
 
 
 def save(panel: Panel, path: Path) -> None:
     """The figure as a file of its own, PNG or SVG by its ending, with its title and its legend, in
-    the page's light colours."""
+    the page's light colours. ValueError for one that has nothing to draw."""
+    if panel.draw is None:
+        raise ValueError(f"nothing to draw: {panel.alt}")
     palette = _light()
     with matplotlib.rc_context(_settings(palette)):
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
@@ -123,6 +133,10 @@ def lines(
     drawn = [curve for curve in curves if curve is not None]
     if not drawn:
         return []
+    form = "{:.1%}" if share else "{:.3g}"
+    if all(_constant(curve.y) for curve in drawn):
+        values = [(curve.label, form.format(curve.y[0])) for curve in drawn]
+        return [_still(title, values, max(len(curve.y) for curve in drawn))]
 
     def draw(axes: Axes, palette: Palette) -> None:
         for curve in drawn:
@@ -139,12 +153,16 @@ def lines(
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
 
-    form = "{:.1%}" if share else "{:.3g}"
     said = "; ".join(
         f"{curve.label}: {form.format(curve.y[0])} to {form.format(curve.y[-1])}" for curve in drawn
     )
     alt = f"Line chart: {title}, by {x}. From first to last point: {said}."
-    return [Panel(title, alt, draw, _labels(drawn))]
+    points = tuple(
+        (a, b, f"{x} {a:,.3g}: {form.format(b)}" if a % 1 else f"{x} {a:,.0f}: {form.format(b)}")
+        for curve in drawn
+        for a, b in _some(list(zip(curve.x, curve.y, strict=True)))
+    )
+    return [Panel(title, alt, draw, _labels(drawn), points)]
 
 
 def scatter(title: str, clouds: Sequence[Curve | None], *, x: str, y: str) -> list[Panel]:
@@ -152,6 +170,9 @@ def scatter(title: str, clouds: Sequence[Curve | None], *, x: str, y: str) -> li
     drawn = [cloud for cloud in clouds if cloud is not None]
     if not drawn:
         return []
+    places = [place for cloud in drawn for place in cloud.x]
+    if _constant(places):
+        return [_still(f"{x[0].upper()}{x[1:]}", [("", f"{places[0]:.1%}")], len(places))]
 
     def draw(axes: Axes, palette: Palette) -> None:
         for cloud in drawn:
@@ -162,7 +183,14 @@ def scatter(title: str, clouds: Sequence[Curve | None], *, x: str, y: str) -> li
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
     said = "; ".join(f"{cloud.label}: {len(cloud.x)} points" for cloud in drawn)
-    return [Panel(title, f"Scatter plot: {title}, {y} by {x}. {said}.", draw, _labels(drawn))]
+    points = tuple(
+        (a, b, f"{x} {a:.1%}, {y} {b:.1%}")
+        for cloud in drawn
+        for a, b in _some(list(zip(cloud.x, cloud.y, strict=True)))
+    )
+    return [
+        Panel(title, f"Scatter plot: {title}, {y} by {x}. {said}.", draw, _labels(drawn), points)
+    ]
 
 
 def positions(title: str, thirds: Sequence[Third], style: int) -> list[Panel]:
@@ -179,11 +207,19 @@ def positions(title: str, thirds: Sequence[Third], style: int) -> list[Panel]:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
 
+    points = tuple(
+        (place, value, f"{third.stage}, {place}% of the way: {value:.3g} nats")
+        for third in thirds
+        for place, value in zip(range(5, 100, 10), third.deciles, strict=True)
+        if value == value
+    )
     said = "; ".join(
         f"{third.stage} (steps {third.steps[0]} to {third.steps[1]}): {_ends(third.deciles)}"
         for third in thirds
     )
-    return [Panel(title, f"Line chart: divergence by position, {title}. {said}.", draw)]
+    return [
+        Panel(title, f"Line chart: divergence by position, {title}. {said}.", draw, points=points)
+    ]
 
 
 def swatch(style: int) -> str:
@@ -210,6 +246,25 @@ def stage_swatch(stage: str) -> str:
 def placed(svg: str, number: int) -> str:
     """The figure with ids of its own: the same one may stand in several places of a page."""
     return svg.replace(_OWN, f"figure-{number}-")
+
+
+def _constant(values: Sequence[float]) -> bool:
+    """Whether they do not differ by more than rounding."""
+    return max(values) - min(values) <= 1e-9 * max(map(abs, values))
+
+
+def _still(title: str, values: Sequence[tuple[str, str]], count: int) -> Panel:
+    """What would be a flat line, in words; `values` with the names of their runs."""
+    several = len({value for _, value in values}) > 1
+    told = ", ".join(f"{value} ({label})" for label, value in values) if several else values[0][1]
+    return Panel(
+        title, f"{title}: {told}{' throughout' if count > 1 else ', measured once'}.", None
+    )
+
+
+def _some(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """At most some sixty of a curve's points, evenly chosen: pointers are no finer."""
+    return points[:: max(1, len(points) // 60)]
 
 
 def _labels(curves: Sequence[Curve]) -> tuple[tuple[str, int], ...]:
@@ -260,8 +315,8 @@ def _settings(palette: Palette) -> dict[Any, Any]:
 
 
 def _light() -> Palette:
-    """The light colours of the page, as its style sheet has them first."""
-    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    """The light colours of all pages, as their style sheet has them first."""
+    style = STYLE.read_text("utf-8")
     found: dict[str, str] = {}
     for name, colour in re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style):
         found.setdefault(name, colour)
@@ -274,8 +329,10 @@ def _svg(
     width: float = 4.3,
     height: float = 2.5,
     frame: tuple[float, float, float, float] = (0.155, 0.175, 0.83, 0.795),
+    points: Sequence[Point] = (),
 ) -> str:
-    """An SVG of a size in inches, which the page scales; `frame` is the axes' share of it."""
+    """An SVG of a size in inches, which the page scales; `frame` is the axes' share of it, `points`
+    have a title each."""
     with matplotlib.rc_context(_settings(_PAGE)):
         figure = Figure(figsize=(width, height))
         # Fixed margins: panels side by side keep their axes on one line.
@@ -283,7 +340,17 @@ def _svg(
         draw(axes, _PAGE)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    return _for_a_page(buffer.getvalue())
+        marks = "".join(_mark(axes, figure, point) for point in points)
+    svg = _for_a_page(buffer.getvalue())
+    return svg.replace("</svg>", f'<g class="points">{marks}</g>\n</svg>') if marks else svg
+
+
+def _mark(axes: Axes, figure: Figure, point: Point) -> str:
+    """A place to point at, unseen until then."""
+    x, y, told = point
+    across, up = axes.transData.transform((x, y)) * 72 / figure.dpi
+    down = figure.get_figheight() * 72 - up
+    return f'<circle cx="{across:.1f}" cy="{down:.1f}" r="5"><title>{escape(told)}</title></circle>'
 
 
 def _for_a_page(text: str) -> str:

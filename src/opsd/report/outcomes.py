@@ -15,7 +15,7 @@ from opsd.grade.intervals import FEWEST
 from opsd.report.figures import Panel, lines, scatter
 from opsd.report.runs import Row, Run, language_name
 from opsd.report.series import Curve
-from opsd.report.tables import Column, Table
+from opsd.report.tables import Column, Table, points
 from opsd.runs.json_files import Damaged, number
 from opsd.suites.labels import UPSTREAM
 from opsd.types import UserError
@@ -37,6 +37,16 @@ class Outcome:
     results: tuple[Row, ...]
     # Languages that are there for reference, and in no mean.
     aside: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The trained model as people call it: a folder's name, and its run's where that says
+        more."""
+        return _called(self.model, self.run)
+
+    @property
+    def base_name(self) -> str:
+        return _called(self.base)
 
     @property
     def languages(self) -> list[str]:
@@ -70,6 +80,16 @@ class Outcome:
             if (row["model"], row["budget"]) == (model, budget or self.budget)
             and row["language"] in spoken
         ]
+
+
+def _called(model: str, run: str = "") -> str:
+    """A model's folder by its name, one of the run's own by the run's; a name of the Hub stays."""
+    path = Path(model)
+    if not (path.is_absolute() or path.exists() or model.startswith(".")):
+        return model
+    if path.name == "model" and run:
+        return run
+    return f"{run}, {path.name}" if run and path.name.startswith("checkpoint-") else path.name
 
 
 def outcomes(runs: Sequence[Run]) -> list[Outcome]:
@@ -108,18 +128,17 @@ def _of_run(run: Run) -> Iterator[Outcome]:
 
 def sentences(outcome: Outcome) -> Iterator[str]:
     """The outcome in words: how much, how surely, where, and by what."""
+    (_, lead), *others = told(outcome)
+    yield f"{outcome.name} on {outcome.suite}: {lead} {sureness(outcome)}"
+    yield from (text for _, text in others)
+
+
+def told(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """Sentences with what each one answers, the first by how much."""
     row = outcome.pooled
     languages = [own for own in outcome.at() if own["language"] in outcome.languages]
-    mean = f", mean over {len(languages)} languages" if len(languages) > 1 else ""
-    low, high = row["interval"]
-    yield (
-        f"{outcome.model} on {outcome.suite} within {outcome.budget:,} tokens: avg@k went from"
-        f" {row['baseline']:.1%} to {row['value']:.1%}{mean}"
-        f" ({100 * row['difference']:+.1f} points, 95% interval {100 * low:+.1f} to"
-        f" {100 * high:+.1f}, {_p(row['p'])})."
-    )
-    if row["n_problems"] < FEWEST:
-        yield f"That is too few problems to tell: {row['n_problems']}."
+    mean = f", as a mean over {len(languages)} languages" if len(languages) > 1 else ""
+    yield "By how much", f"{lead(row['baseline'], row['value'], row['difference'])}{mean}."
     if len(languages) > 1:
         sure = [own for own in languages if own["p_adjusted"] <= LEVEL]
         better, worse = (
@@ -127,17 +146,43 @@ def sentences(outcome: Outcome) -> Iterator[str]:
             for sign in (1, -1)
         )
         yield (
+            "Where",
             f"Allowing for {len(languages)} languages, better in {len(better)}{_named(better)},"
             f" worse in {len(worse)}{_named(worse)}, not to be told from chance in"
-            f" {len(languages) - len(sure)}."
+            f" {len(languages) - len(sure)}.",
         )
     parts = by_form_and_reasoning(outcome)
     # Another number of samples or problems in the results than is compared would not add up.
     if parts is not None and abs(sum(parts) - row["difference"]) < 1e-6:
         yield (
-            f"Of the change, {_points(parts[0])} points come from how often an answer is stated,"
-            f" {_points(parts[1])} from how often a stated one is right."
+            "By what",
+            f"Of the change, {points(parts[0])} points come from how often an answer is stated,"
+            f" {points(parts[1])} from how often a stated one is right.",
         )
+
+
+def lead(before: float, after: float, difference: float) -> str:
+    """By how much, as the beginning of a sentence."""
+    change = f"{points(difference)} points"
+    return f"{after:.1%} of attempts are right after training, {before:.1%} before: {change}"
+
+
+def sureness(outcome: Outcome) -> str:
+    """How surely, and what so many problems cannot show."""
+    row = outcome.pooled
+    low, high = row["interval"]
+    return (
+        f"The 95% interval is {points(low)} to {points(high)} points ({_p(row['p'])}), over"
+        f" {row['n_problems']} problems within {outcome.budget:,} tokens."
+        f" {unseen(row['n_problems'], low, high)}"
+    )
+
+
+def unseen(problems: int, low: float, high: float) -> str:
+    """The size below which a difference could not be told from chance: half the interval."""
+    if problems < FEWEST:
+        return f"That is too few problems to tell anything: {problems}."
+    return f"With so many, differences below about {50 * (high - low):.0f} points cannot be seen."
 
 
 def by_form_and_reasoning(outcome: Outcome) -> tuple[float, float] | None:
@@ -163,7 +208,7 @@ def by_form_and_reasoning(outcome: Outcome) -> tuple[float, float] | None:
 def table(outcome: Outcome) -> Table:
     """Every language, and all of them, at the largest budget."""
     return Table(
-        caption=f"{outcome.model} against {outcome.base} on {outcome.suite},"
+        caption=f"{outcome.name} against {outcome.base_name} on {outcome.suite},"
         f" {outcome.budget:,} tokens",
         columns=(
             Column("Language"),
@@ -201,14 +246,14 @@ def _row(outcome: Outcome, row: Row) -> tuple[Any, ...]:
 def panels(outcome: Outcome) -> list[Panel]:
     """Accuracy against the test-time budget, and against the number of tries, means over languages;
     accuracy against format rate, a point per language."""
-    models = dict.fromkeys((outcome.base, outcome.model))
+    models = {outcome.base: outcome.base_name, outcome.model: outcome.name}
     budgets = sorted({row["budget"] for row in outcome.rows})
     scaling = [
-        _curve(model, i, budgets, [_mean_of(outcome.of(model, b), "avg@k") for b in budgets])
-        for i, model in enumerate(models)
+        _curve(named, i, budgets, [_mean_of(outcome.of(model, b), "avg@k") for b in budgets])
+        for i, (model, named) in enumerate(models.items())
     ]
-    tries = [_tries(outcome, model, i) for i, model in enumerate(models)]
-    clouds = [_cloud(outcome, model, i) for i, model in enumerate(models)]
+    tries = [_tries(outcome, m, n, i) for i, (m, n) in enumerate(models.items())]
+    clouds = [_cloud(outcome, m, n, i) for i, (m, n) in enumerate(models.items())]
     look = {"y": "accuracy", "share": True}
     return [
         *(lines("Test-time budget", scaling, x="tokens", **look) if len(budgets) > 1 else []),
@@ -217,19 +262,19 @@ def panels(outcome: Outcome) -> list[Panel]:
     ]
 
 
-def _tries(outcome: Outcome, model: str, style: int) -> Curve | None:
+def _tries(outcome: Outcome, model: str, named: str, style: int) -> Curve | None:
     curves = [row.get("pass_curve") for row in outcome.of(model)]
     if not curves or not all(curves):
         return None
     most = min(map(len, curves))
     means = np.mean([curve[:most] for curve in curves], axis=0)
-    return _curve(model, style, range(1, most + 1), list(means)) if most > 1 else None
+    return _curve(named, style, range(1, most + 1), list(means)) if most > 1 else None
 
 
-def _cloud(outcome: Outcome, model: str, style: int) -> Curve | None:
+def _cloud(outcome: Outcome, model: str, named: str, style: int) -> Curve | None:
     rows = outcome.of(model)
     formats, scores = ([row["format_rate"] for row in rows], [row["avg@k"] for row in rows])
-    return _curve(model, style, formats, scores) if len(rows) > 1 else None
+    return _curve(named, style, formats, scores) if len(rows) > 1 else None
 
 
 def _curve(label: str, style: int, x: Sequence[float], y: Sequence[float | None]) -> Curve | None:
@@ -244,10 +289,6 @@ def _mean_of(rows: Sequence[Row], name: str) -> float | None:
 
 def _named(names: Sequence[str]) -> str:
     return f" ({', '.join(names)})" if names else ""
-
-
-def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _p(value: float) -> str:

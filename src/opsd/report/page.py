@@ -15,13 +15,13 @@ from typing import Any
 from markupsafe import Markup
 
 from opsd.grade.intervals import FEWEST
-from opsd.pages.templates import templates, writable
+from opsd.pages.html import render
 from opsd.report import outcomes, series, tables
 from opsd.report.figures import placed, swatch
 from opsd.report.rollouts import LEVELS, Shown, samples
-from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, load_runs
+from opsd.report.runs import Comparison, Evidence, Row, Run, language_name, listed, load_runs
 from opsd.report.sections import bars, sections
-from opsd.runs.environment import VERSION
+from opsd.report.verdicts import common_scale, verdicts
 from opsd.runs.files import write_atomically
 from opsd.runs.json_files import number
 
@@ -48,8 +48,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     """
     evidence = load_runs(runs)
     output = Path(output)
-    html = page(evidence)
-    write_atomically(output, writable(html))
+    write_atomically(output, page(evidence))
     return output
 
 
@@ -59,14 +58,18 @@ def page(evidence: Evidence) -> str:
     figures = count(1)
     shared, differing = tables.provenance(runs)
     found = outcomes.outcomes(runs)
-    environment = templates(Path(__file__).parent)
-    environment.filters |= {
+    answered = verdicts(evidence, found)
+    filters = {
         "swatch": swatch,
         "figure": lambda svg: Markup(placed(svg, next(figures))),
         "cell": tables.text,
         "language": language_name,
     }
-    return environment.get_template("page.html.jinja").render(
+    return render(
+        Path(__file__).parent,
+        "report",
+        filters=filters,
+        figures=True,
         title=title(evidence),
         summary=list(summary(evidence)),
         **_scores(evidence),
@@ -74,14 +77,13 @@ def page(evidence: Evidence) -> str:
         bars=bars(runs),
         answers=[a for c in evidence.comparisons for a in answers(c)],
         shown=list(_shown(runs)),
-        outcomes=[
-            (list(outcomes.sentences(x)), outcomes.table(x), outcomes.panels(x)) for x in found
-        ],
+        verdicts=answered,
+        scale=common_scale(answered),
+        outcomes=[(outcomes.table(x), outcomes.panels(x)) for x in found],
         levels=LEVELS,
         shared=shared,
         differing=differing,
         recipes=[(run.label, run.recipe_text) for run in runs if run.recipe_text],
-        version=VERSION,
     )
 
 
@@ -102,7 +104,7 @@ def _scores(evidence: Evidence) -> dict[str, Any]:
 
 def title(evidence: Evidence) -> str:
     """What the report is about, in a few words."""
-    methods = _listed([m for m in dict.fromkeys(run.method for run in evidence.runs) if m])
+    methods = listed([m for m in dict.fromkeys(run.method for run in evidence.runs) if m])
     if evidence.comparisons:
         return f"{methods or 'Training'} against the base model"
     if len(evidence.runs) == 1:
@@ -177,8 +179,8 @@ def _about(run: Run) -> Iterator[str]:
 
 
 def _about_all(runs: Sequence[Run]) -> Iterator[str]:
-    models = _listed([m for m in dict.fromkeys(run.model for run in runs) if m])
-    methods = _listed([m for m in dict.fromkeys(run.method for run in runs) if m])
+    models = listed([m for m in dict.fromkeys(run.model for run in runs) if m])
+    methods = listed([m for m in dict.fromkeys(run.method for run in runs) if m])
     start = f", starting from {models}" if models else ""
     of = f" of {methods}" if methods else ""
     yield f"{len(runs)} training runs{of}{start}{_spoken(runs)}."
@@ -190,7 +192,7 @@ def _about_all(runs: Sequence[Run]) -> Iterator[str]:
     unfinished = [run.label for run in runs if run.unfinished]
     if unfinished:
         verb = "is" if len(unfinished) == 1 else "are"
-        yield f"{_listed(unfinished)} {verb} still going, or stopped early."
+        yield f"{listed(unfinished)} {verb} still going, or stopped early."
 
 
 def _outcome(comparison: Comparison) -> Iterator[str]:
@@ -205,7 +207,7 @@ def _outcome(comparison: Comparison) -> Iterator[str]:
         for method, values in means.items()
     ]
     if parts:
-        yield f"Mean accuracy{' over the languages' if several else ''}: {_listed(parts)}."
+        yield f"Mean accuracy{' over the languages' if several else ''}: {listed(parts)}."
     problems = [len(score.scores) for score in comparison.scores if score.scores]
     if problems and min(problems) < FEWEST:
         yield f"Too few problems to tell methods apart: {min(problems)} in a language."
@@ -226,16 +228,9 @@ def _spoken(runs: Sequence[Run]) -> str:
     """` in Swahili and Yoruba`; nothing where no run names its language."""
     found = [code for run in runs for code in run.language.split(", ") if code]
     names = [language_name(code) for code in dict.fromkeys(found)]
-    return f" in {_listed(names)}" if names else ""
+    return f" in {listed(names)}" if names else ""
 
 
 def _between(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -78,6 +78,14 @@ class Shown:
     after: tuple[Sample, ...]
     darkest: float | None
 
+    @property
+    def pairs(self) -> list[tuple[Sample, Sample | None]]:
+        """Each of the first with what was written last, if anything was."""
+        return [
+            (sample, self.after[i] if i < len(self.after) else None)
+            for i, sample in enumerate(self.before)
+        ]
+
 
 def samples(run: Run) -> Shown | None:
     """Rollouts of the first step, and of the last one: of the same problems where they recur."""

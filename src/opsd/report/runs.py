@@ -157,6 +157,13 @@ def language_name(code: str) -> str:
     return language(code).name if code in codes() else code
 
 
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 def _runs_inside(path: Path) -> Iterator[Path]:
     """Run folders in a folder; those that have not logged a line yet are left out."""
     for folder in sorted(path.iterdir()):

@@ -63,11 +63,11 @@ def text(value: Any, kind: Kind) -> str:
     if kind == "share":
         return f"{100 * value:.1f}%"
     if kind == "points":
-        return f"{100 * value:+.1f}".replace("-", "\u2212")
+        return points(value)
     if kind == "interval":
         return f"{100 * value[0]:.1f}{NOTHING}{100 * value[1]:.1f}%"
     if kind == "span":
-        return f"{100 * value[0]:+.1f} to {100 * value[1]:+.1f}".replace("-", "\u2212")
+        return f"{points(value[0])} to {points(value[1])}"
     if kind == "p":
         return "<0.001" if value < 0.001 else f"{value:.3f}"
     if kind == "count":
@@ -75,6 +75,11 @@ def text(value: Any, kind: Kind) -> str:
     if kind == "seconds":
         return f"{value:,.2f}" if value < 10 else f"{value:,.1f}"
     return str(value)
+
+
+def points(share: float) -> str:
+    """A change in percentage points, with its sign."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "\u2212")
 
 
 def markdown(table: Table) -> str:

@@ -185,7 +185,10 @@ class OPSDConfig(TrainingArguments):
     )
     eval_samples: int = field(default=4, metadata={"help": "Samples per dev problem (k of avg@k)."})
     trace_steps: int = field(
-        default=25, metadata={"help": "Steps between traces (top tokens per position); 0: never."}
+        default=25,
+        metadata={
+            "help": "Steps between traces (top tokens per position), the last step besides; 0: never."
+        },
     )
     rollout_log_steps: int = field(
         default=1, metadata={"help": "Steps between rollouts written out; 0: never."}

@@ -264,7 +264,7 @@ class OPSDTrainer(Trainer):
         self.learner.denominators(made, self.args.max_completion_length, self._summed)
         made = [example for example in made if example.taught]
         self.metrics.add("rollouts_learned", len({(x.group, x.sample) for x in made}), 1)
-        if self._due(self.args.trace_steps):
+        if self._due(self.args.trace_steps) or (self.args.trace_steps and self._last_rollouts):
             with self.generator.full_params(self.weights):
                 self._trace(made if self.args.process_index == 0 else [])
         made.sort(key=lambda example: -example.tokens)
@@ -393,6 +393,12 @@ class OPSDTrainer(Trainer):
         """Whether this step's rollouts are new, and one of `every` steps to be written out."""
         step = self.state.global_step
         return bool(every) and step % every == 0 and step % self.method.reuse == 0
+
+    @property
+    def _last_rollouts(self) -> bool:
+        """Whether this step's rollouts are new, and the last that training learns from."""
+        step, reuse = self.state.global_step, self.method.reuse
+        return step % reuse == 0 and step + reuse >= self.state.max_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the step measured; writes training and evaluation lines to metrics.jsonl."""

@@ -1,0 +1,27 @@
+"""Where numbers lie on a line that is 100 wide, for plots that are drawn in templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A line from `low` to `high`, in the numbers' own unit."""
+
+    low: float
+    high: float
+
+    def x(self, value: float | None) -> float:
+        """A number's place, 0 to 100; one that is none lies at nought."""
+        value = value or 0.0
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+
+def scale(numbers: Iterable[float | None]) -> Scale:
+    """A line with all of these numbers, and nought, on it, and a margin."""
+    known = [0.0, *(x for x in numbers if x is not None)]
+    low, high = min(known), max(known)
+    margin = 0.04 * (high - low or 1.0)
+    return Scale(low - margin, high + margin)
