@@ -65,16 +65,32 @@ function numbers(rollout, position) {
   return rows;
 }
 
-function choose(card, position, scroll = true) {
+function choose(card, position, scroll = true, focus = true) {
   unmark();
   chosen = { card, position };
   const cell = card.cells[position];
   card.text.querySelectorAll("[tabindex]").forEach((other) => other.removeAttribute("tabindex"));
   cell.tabIndex = 0;
-  cell.focus({ preventScroll: true });
+  if (focus) cell.focus({ preventScroll: true });
   cell.setAttribute("aria-current", "true");
   detail(card, position);
   if (scroll) cell.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+// What a reader would look for first: the token with the largest value. On a phone the panel would
+// cover the text that nobody has read yet.
+function preselect() {
+  const measure = measures.get(byId("measure").value);
+  if (!measure || !matchMedia("(min-width: 60rem)").matches) return;
+  let best = null, most = 0;
+  for (const [element, { rollout }] of cards) {
+    (rollout.values[measure.key] || []).forEach((value, position) => {
+      if (Math.abs(value) > most) [most, best] = [Math.abs(value), { element, position }];
+    });
+  }
+  if (!best) return;
+  draw(best.element);
+  choose(cards.get(best.element), best.position, true, false);
 }
 
 function unmark() {
@@ -174,3 +190,4 @@ new ResizeObserver(([bar]) =>
 setUp();
 legend();
 arrange();
+preselect();

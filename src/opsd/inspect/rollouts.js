@@ -76,6 +76,9 @@ const verdict = (correct) => (correct === true ? "right" : correct === false ? "
 
 function setUp() {
   fill(byId("measure"), data.measures.map((m) => [m.key, m.label, m.group]));
+  // Where the first one says nothing, as the advantages of a group whose answers are all alike.
+  const first = data.measures.find((m) => m.largest > 0);
+  if (first) byId("measure").value = first.key;
   fill(byId("run"), choices("run"));
   fill(byId("step"), choices("step").sort((a, b) => a[0] - b[0]));
   fill(byId("language"), choices("language", (_, r) => r.language_name || "unknown"));

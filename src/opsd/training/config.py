@@ -187,7 +187,7 @@ class OPSDConfig(TrainingArguments):
     trace_steps: int = field(
         default=25,
         metadata={
-            "help": "Steps between traces (top tokens per position), the last step besides; 0: never."
+            "help": "Steps between traces (top tokens per position), and the last; 0: never."
         },
     )
     rollout_log_steps: int = field(
