@@ -118,6 +118,8 @@ def test_the_keyboard_goes_everywhere(visit):
     # Where the first of all tabs goes is the browser's affair.
     driver.execute_script("document.querySelector('.skip').focus()")
     keys(driver, "TAB", "TAB")  # past the choice of a colour
+    assert chosen(driver) == 3 and "token 4 of 60" in said(driver)  # the strongest one
+    keys(driver, "HOME")
     assert chosen(driver) == 0 and "token 1 of 60" in said(driver)
     keys(driver, "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_LEFT")
     assert chosen(driver) == 1 and "token 2 of 60" in said(driver)
@@ -134,6 +136,16 @@ def test_the_keyboard_goes_everywhere(visit):
     assert chosen(driver) == 2
     keys(driver, "ESCAPE")
     assert driver.switch_to.active_element.tag_name == "body"
+
+
+def test_the_strongest_token_is_chosen_from_the_start(visit):
+    weak, strong = row(), row(problem="other")
+    strong["signals"][0]["pairs"][0]["divergence"][1] = 7.5
+    driver = visit(weak, strong)
+    (marked,) = driver.find_elements("css selector", ".t[aria-current]")
+    cards = driver.find_elements("css selector", ".card .text")
+    assert marked.get_attribute("data-at") == "1" and "7.5 nats" in said(driver)
+    assert [len(c.find_elements("css selector", "[aria-current]")) for c in cards] == [0, 1]
 
 
 def test_signals_are_switched_by_keyboard_and_by_mouse(visit):
@@ -189,6 +201,7 @@ def test_a_denoising_is_gone_through_state_by_state(visit):
     assert all("masked" in name for name in classes(driver))
     cells(driver)[0].click()
     assert "this token 74.1%" in driver.find_element("css selector", ".reader").text
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
     slider.click()
     slider.send_keys("\ue014")  # the right arrow
     assert told.text == "step 3 of writing, 1 token to come"
