@@ -171,10 +171,13 @@ class Trial:
 
     def conditions(self) -> dict[str, Any]:
         """What decides a trial's numbers without being said: every value of the resolved recipe by
-        its key, what the arguments of training are by default, and hashes of the shipped texts."""
+        its key, what the other arguments of training are by default, and hashes of the shipped
+        texts."""
         recipe = self.recipe().model_dump(mode="json", exclude={"published": True})
         del recipe["method"]["paper"]
-        return _shipped() | dict(_values("", recipe))
+        said = {f"OPSDConfig.{name}" for name in recipe["train"]}
+        usual = {name: value for name, value in _shipped().items() if name not in said}
+        return usual | dict(_values("", recipe))
 
 
 def prompted(value: Any, study: Study) -> Any:
