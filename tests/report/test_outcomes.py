@@ -48,7 +48,7 @@ def test_the_outcome_is_said_in_words(outcome: outcomes.Outcome):
     assert "+43.8 points, as a mean over 2 languages" in first and "p < 0.001" in first
     low, high = outcome.pooled["interval"]
     assert "over 24 problems within 8 tokens. With so many" in first
-    assert f"below about {50 * (high - low):.0f} points cannot be seen" in first
+    assert f"below about {50 * (high - low):.2g} points cannot be seen" in first
     assert "Allowing for 2 languages, better in 1 (Swahili), worse in 0," in second
     assert "not to be told from chance in 1." in second
     # Here whatever is stated is right: all of the change is of form.

@@ -182,7 +182,7 @@ def unseen(problems: int, low: float, high: float) -> str:
     """The size below which a difference could not be told from chance: half the interval."""
     if problems < FEWEST:
         return f"That is too few problems to tell anything: {problems}."
-    return f"With so many, differences below about {50 * (high - low):.0f} points cannot be seen."
+    return f"With so many, differences below about {50 * (high - low):.2g} points cannot be seen."
 
 
 def by_form_and_reasoning(outcome: Outcome) -> tuple[float, float] | None:
