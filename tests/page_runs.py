@@ -81,8 +81,11 @@ that has imported everything: Python, recipes (loaded), commands."""
 
 
 def read(page: Path) -> Iterator[Block]:
-    """A page's blocks; a YAML one that says model, method and data is a recipe."""
+    """A page's blocks. A YAML one that says model, method and data is a recipe, and a `.csv` file is a
+    table: the highlighter knows no such language, so the page calls it text."""
     for block in blocks(page):
+        if block.file and block.file.endswith(".csv"):
+            block = replace(block, kind="csv")
         if (
             block.kind == "yaml"
             and {"model", "method", "data"} <= yaml.safe_load(block.text).keys()
