@@ -81,7 +81,7 @@ that has imported everything: Python, recipes (loaded), commands."""
 
 
 def read(page: Path) -> Iterator[Block]:
-    """A page's blocks. A YAML one that says model, method and data is a recipe, and a `.csv` file is a
+    """A page's blocks. A YAML one that says model, method and data is a recipe, a `.csv` file is a
     table: the highlighter knows no such language, so the page calls it text."""
     for block in blocks(page):
         if block.file and block.file.endswith(".csv"):
