@@ -102,7 +102,10 @@ def write_files(page: Sequence[Block], folder: Path) -> None:
 
 
 def run_pages(
-    folder: Path, pages: Mapping[Path, Mapping[str, str]], instead: Mapping[str, str]
+    folder: Path,
+    pages: Mapping[Path, Mapping[str, str]],
+    instead: Mapping[str, str],
+    environment: Mapping[str, str],
 ) -> None:
     """Runs pages, each in a folder of its name, with options for their commands. `instead` is what
     stands in the place of texts of theirs."""
@@ -119,7 +122,7 @@ def run_pages(
         [sys.executable, "-W", "error::DeprecationWarning:opsd", "-c", DRIVER],
         input=json.dumps(shown),
         cwd=folder,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": paths},
+        env=os.environ | {"PYTHONPATH": paths, **environment},
         text=True,
         timeout=1800,
         check=True,

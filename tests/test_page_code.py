@@ -8,12 +8,13 @@ import importlib
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.command_lines import commands, parse, parse_opsd
+from tests.fake_hub import TOKENS, Hub, Repository, serving
 from tests.page_runs import MODEL, ONE_STEP, SHORT, ended_well, read, run_pages, write_files
 from tools.blocks import INDENTED, Block, spans
 from typer.main import get_command
@@ -40,6 +41,9 @@ RUN = [
 ]
 """Pages that run, block by block, on the built-in model. The others' commands would take hours, a
 GPU, a hub or a cluster."""
+TOKEN = next(iter(TOKENS))
+BASE_MODEL = f"{TOKENS[TOKEN]}/base"
+"""What the built-in model is called on the hub, in the place of `MODEL`."""
 BASE = {"model": "miniature", "method": "copsd", "data": {"source": "miniature"}}
 """What a page's piece of a recipe is laid over."""
 NOT_RUN = {"quickstart", "reproduce"}
@@ -47,11 +51,27 @@ NOT_RUN = {"quickstart", "reproduce"}
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> Path:
+def hub() -> Iterator[Hub]:
+    """A hub that has the built-in model under the name of somebody's."""
+    files = Path(model_folder("miniature")).iterdir()
+    with serving() as running:
+        content = {file.name: file.read_bytes() for file in files if file.is_file()}
+        running.repositories[BASE_MODEL] = Repository(commits=[content])
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, hub) -> Path:
     """The folder in which every page's blocks have run, each page's in one of its name."""
     folder = tmp_path_factory.mktemp("pages")
-    short = {page: SHORT if page == TUTORIAL else ONE_STEP for page in RUN}
-    run_pages(folder, short, {MODEL: model_folder("miniature")})
+    less = {page: SHORT if page == TUTORIAL else ONE_STEP for page in RUN}
+    environment = {
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": TOKEN,
+    }
+    run_pages(folder, less, {MODEL: BASE_MODEL, "ME/": f"{TOKENS[TOKEN]}/"}, environment)
     return folder
 
 
@@ -83,7 +103,16 @@ def test_what_a_page_shows_can_be_read_by_what_it_is_for(page: Path, tmp_path, m
 def test_the_tutorial_shows_the_recipe_that_it_writes(ran: Path):
     (shown,) = (b.text for b in read(TUTORIAL) if b.kind == "recipe")
     text = (ran / "tutorial" / "mine.yaml").read_text("utf-8")
-    assert text == shown.replace(MODEL, model_folder("miniature"))
+    assert text == shown.replace(MODEL, BASE_MODEL)
+
+
+def test_the_tutorial_pushes_the_adapter_that_it_exports(ran: Path, hub: Hub):
+    pushed = hub.files(f"{TOKENS[TOKEN]}/mine")
+    own = (ran / "tutorial" / "mine-adapter" / "adapter_model.safetensors").read_bytes()
+    assert pushed["adapter_model.safetensors"] == own
+    about = json.loads(pushed["adapter_config.json"])
+    assert about["base_model_name_or_path"] == BASE_MODEL
+    assert hub.repositories[f"{TOKENS[TOKEN]}/mine"].private and hub.unknown == []
 
 
 def test_every_command_is_run_by_a_page_or_takes_too_long():

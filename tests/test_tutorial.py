@@ -19,8 +19,13 @@ pytestmark = pytest.mark.slow
 def ran(tmp_path_factory) -> Path:
     """The folder in which the page's blocks have run."""
     model, folder = fetched("smollm2"), tmp_path_factory.mktemp("pages")
-    instead = {MODEL: str(model), "max_new_tokens=256": "max_new_tokens=8"}
-    run_pages(folder, {ROOT / "docs" / "tutorial.md": SHORT}, instead)
+    instead = {
+        MODEL: str(model),
+        "max_new_tokens=256": "max_new_tokens=8",
+        " --push ME/mine --private": "",  # its base is a folder of this machine
+    }
+    offline = {"HF_HUB_OFFLINE": "1"}
+    run_pages(folder, {ROOT / "docs" / "tutorial.md": SHORT}, instead, offline)
     return folder / "tutorial"
 
 
