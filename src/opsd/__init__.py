@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from opsd.rollout.engines import VLLM, VLLMServer
     from opsd.training.config import OPSDConfig
     from opsd.training.trainer import OPSDTrainer
-    from opsd.types import Problem
+    from opsd.types import Problem, Verdict
 
-__all__ = ["VLLM", "OPSDConfig", "OPSDTrainer", "Problem", "VLLMServer", "methods"]
+__all__ = ["VLLM", "OPSDConfig", "OPSDTrainer", "Problem", "VLLMServer", "Verdict", "methods"]
 
 _HOMES = {
     "OPSDConfig": "opsd.training.config",
@@ -22,6 +22,7 @@ _HOMES = {
     "Problem": "opsd.types",
     "VLLM": "opsd.rollout.engines",
     "VLLMServer": "opsd.rollout.engines",
+    "Verdict": "opsd.types",
 }
 
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Message = dict[str, str]
 Messages = tuple[Message, ...]
 
 WHERE = "where"
 """Where a problem's row stands, among its metadata: a file and a line."""
+COLUMNS = "columns"
+"""The row itself among a problem's metadata: its values by column, as verifiers may read them."""
 
 
 class Finish(StrEnum):
@@ -63,6 +65,28 @@ class Problem:
     def text(self) -> str:
         """The problem itself: the prompt, or the last user turn of a conversation."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
+
+    def column(self, name: str) -> Any:
+        """What its row says in a column, or what it is told under that name; None where there is
+        nothing of the name.
+
+        >>> Problem("?", metadata={"columns": {"tests": ["assert f(1)"]}}).column("tests")
+        ['assert f(1)']
+        """
+        own = {"prompt": self.prompt, "answer": self.answer, "language": self.language}
+        for said in (self.metadata.get(COLUMNS, {}), self.privileged, self.metadata, own):
+            if name in said:
+                return said[name]
+        return None
+
+
+class Attempt(NamedTuple):
+    """A completion of a problem, to be judged; its token ids are empty where it is only known as
+    text."""
+
+    problem: Problem
+    completion: str
+    completion_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

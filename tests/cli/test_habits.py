@@ -63,7 +63,7 @@ def asked(*commands: list[str], columns: int = 200, folder: Path | None = None) 
 
 
 MISTAKES = {
-    "train opds": "no recipe 'opds': neither a .yaml file nor a shipped recipe",
+    "train opds": "no recipe 'opds': neither a .yaml file, nor a run's folder, nor a shipped",
     "preview copds": "did you mean 'copsd'?",
     "recipes copds": "did you mean 'copsd'?",
     "methods opds": "unknown method 'opds'; did you mean 'opsd'? known: beta_opsd,",

@@ -13,6 +13,7 @@ import pytest
 from opsd.evaluate.compare import compare
 from opsd.evaluate.results import results, write
 from opsd.grade.intervals import CHANGE, estimate
+from opsd.grade.verifier import MathVerifier
 from opsd.types import UserError
 
 from .folders import evaluated, rows
@@ -204,7 +205,11 @@ def test_corrected_labels_are_compared_too_and_reference_languages_not_pooled(tm
         ),
         ({name: [True] for name in ONE}, {}, "1 samples of a problem here, 2 there"),
         (TWO, {"temperature": 0.5}, r"asked in different ways \(sampling"),
-        (TWO, {"after_think": True}, r"asked in different ways \(after_think"),
+        (
+            TWO,
+            {"verifier": MathVerifier(after_think=True)},
+            r"asked in different ways \(after_think",
+        ),
         (TWO, {"budgets": (4,)}, r"other budgets than the baseline's \(8 on one side only\)"),
     ],
 )

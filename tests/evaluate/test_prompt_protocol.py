@@ -10,6 +10,7 @@ import yaml
 
 from opsd.evaluate.command import _output
 from opsd.evaluate.prompt_protocol import prompt_protocol
+from opsd.grade.verifier import MathVerifier
 from opsd.languages import registry as languages
 from opsd.types import UserError
 
@@ -34,14 +35,14 @@ def test_models_outside_runs_are_asked_plainly(tmp_path: Path):
     for thinking in (None, False, True):
         asked = prompt_protocol(["miniature", str(tmp_path)], None, False, thinking)
         assert asked.prompt.template_options == {"enable_thinking": thinking is True}
-        assert (asked.after_think, asked.published) == (False, ())
+        assert (asked.verifier, asked.published) == (MathVerifier(), ())
 
 
 def test_all_models_are_asked_as_the_trained_one(tmp_path: Path):
     model = run_folder(tmp_path / "run", prefill="<think>\n", template_options={"a": 1})
     asked = prompt_protocol(["miniature", model], None, False, None)
     assert (asked.prompt.prefill, asked.prompt.template_options) == ("<think>\n", {"a": 1})
-    assert asked.after_think and [p.where for p in asked.published] == ["run"]
+    assert asked.verifier.after_think and [p.where for p in asked.published] == ["run"]
     assert asked.said.endswith(f"prompt of {tmp_path / 'run' / 'recipe.yaml'}")
 
 

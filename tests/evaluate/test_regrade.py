@@ -11,7 +11,7 @@ from tests.evaluate.folders import evaluated, sample
 
 from opsd.evaluate.regrade import regrade
 from opsd.evaluate.results import results, write
-from opsd.evaluate.samples import judgement, protocol, sample_row, sampled_rows
+from opsd.evaluate.samples import Sample, protocol, sample_rows, sampled_rows
 from opsd.grade.verifier import MathVerifier
 from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Completion, Sampling
@@ -60,7 +60,8 @@ def test_options_are_stored_and_read_again(tmp_path: Path, tokenizer):
     ids = tuple(tokenizer(r"It is \boxed{blue}.", add_special_tokens=False)["input_ids"])
     about = {"model": "m", "suite": "suite", "problem": "a", "sample": 0}
     how = protocol(StudentPrompt(), Sampling(), (4, len(ids)))
-    row = sample_row(about, problem, Completion(ids, None, Finish.STOP), tokenizer, how)
+    made = Sample(about, problem, Completion(ids, None, Finish.STOP))
+    (row,) = sample_rows([made], tokenizer, how)
     assert row["choices"] == ["red", "blue"] and row["budgets"][str(len(ids))]["correct"]
     place = evaluated(
         tmp_path / "m",
@@ -76,13 +77,14 @@ def test_the_text_within_a_budget_is_the_one_that_was_judged(tokenizer):
     ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     how = protocol(StudentPrompt(), Sampling(), range(1, len(ids) + 1))
     about = {"model": "m", "suite": "suite", "problem": "a", "sample": 0}
-    row = sample_row(about, problem, Completion(ids, None, Finish.STOP), tokenizer, how)
+    made = Sample(about, problem, Completion(ids, None, Finish.STOP))
+    (row,) = sample_rows([made], tokenizer, how)
     seen = set()
     for budget, verdict in row["budgets"].items():
         within = row["completion"][: verdict.get("chars")]
         by_ids = tokenizer.decode(ids[: int(budget)])
         assert MathVerifier()(problem, by_ids).correct is verdict["correct"]
-        assert judgement(problem, within, False)[0] is verdict["correct"]
+        assert MathVerifier()(problem, within).correct is verdict["correct"]
         seen.add(verdict["correct"])
     assert seen == {True, False}
 

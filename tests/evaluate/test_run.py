@@ -18,7 +18,9 @@ from tests.conftest import tiny_model
 
 from opsd.evaluate import run
 from opsd.evaluate.run import batches, evaluate, make_engine
-from opsd.evaluate.samples import Protocol, described, locked, protocol, sample_row
+from opsd.evaluate.samples import Protocol, Sample, described, locked, protocol, sample_rows
+from opsd.grade.texts import MatchVerifier
+from opsd.grade.verifier import MathVerifier
 from opsd.lm.loading import load_model
 from opsd.miniature.tokenizer import build_tokenizer
 from opsd.prompts.contexts import StudentPrompt
@@ -149,7 +151,8 @@ def test_smaller_budgets_are_prefixes_of_the_largest(
     for row in rows:
         same = long[row["problem"], row["sample"]]
         assert same["completion"].startswith(row["completion"])
-        assert same["budgets"]["4"] == row["budgets"]["4"]
+        within = {name: x for name, x in same["budgets"]["4"].items() if name != "chars"}
+        assert within == {name: x for name, x in row["budgets"]["4"].items() if name != "chars"}
         assert same["budgets"]["4"]["cut_off"] is (same["tokens"] > 4 or row["finish"] == "length")
     assert any(
         len(row["completion"]) < len(long[row["problem"], row["sample"]]["completion"])
@@ -163,7 +166,9 @@ def test_a_sample_is_judged_by_what_it_has_said_within_each_budget(tokenizer):
     early = len(tokenizer("so \\boxed{4} or")["input_ids"])
     budgets = (2, early, len(said))
     completion = Completion(said, (), Finish.STOP)
-    row = sample_row({"sample": 0}, problem, completion, tokenizer, asked(budgets=budgets))
+    [row] = sample_rows(
+        [Sample({"sample": 0}, problem, completion)], tokenizer, asked(budgets=budgets)
+    )
     judged = [tuple(row["budgets"][str(b)].values())[:4] for b in budgets]
     grams = [row["budgets"][str(b)]["repetition"][1] for b in budgets]
     assert grams == [max(0, b - 3) for b in budgets]
@@ -181,8 +186,8 @@ def test_thinking_is_seen_also_where_its_tags_are_special_tokens():
     thinking.add_special_tokens({"extra_special_tokens": ["<think>", "</think>"]})
     said = r"<think>\boxed{5}?</think> \boxed{4}<|im_end|>"
     made = Completion(tuple(thinking(said)["input_ids"]), (), Finish.STOP)
-    how = asked(budgets=(len(made.ids),), after_think=True)
-    row = sample_row({"sample": 0}, Problem("2 + 2?", answer="4"), made, thinking, how)
+    how = asked(budgets=(len(made.ids),), verifier=MathVerifier(after_think=True))
+    [row] = sample_rows([Sample({"sample": 0}, Problem("2 + 2?", answer="4"), made)], thinking, how)
     assert row["completion"] == said.removesuffix("<|im_end|>")
     (judged,) = row["budgets"].values()
     assert (judged["correct"], judged["format_ok"], judged["said"]) == (True, True, "4")
@@ -209,7 +214,8 @@ def test_a_think_prefix_is_prompt_and_not_part_of_the_budget(tmp_path: Path, tin
         {"sampling": Sampling(temperature=0.5, max_tokens=8)},
         {"budgets": (8,)},
         {"prompt": StudentPrompt(template_options={"enable_thinking": True})},
-        {"after_think": True},
+        {"verifier": MathVerifier(after_think=True)},
+        {"verifier": MatchVerifier()},
     ],
 )
 def test_a_folder_holds_samples_of_one_protocol(whole: Path, tiny_folder: Path, change: Any):

@@ -340,7 +340,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str):
 def test_names_and_files_that_are_not_there_are_refused():
     with pytest.raises(UserError, match=r"no recipe file 'no/such\.yaml'"):
         load("no/such.yaml")
-    with pytest.raises(UserError, match=r"no recipe 'opds': neither a \.yaml file nor a"):
+    with pytest.raises(UserError, match=r"no recipe 'opds': neither a \.yaml file"):
         load("opds")
 
 
@@ -480,7 +480,7 @@ def test_paths_and_templates_are_of_the_folder_of_the_file_that_names_them(tmp_p
     [
         ({"child": {"extends": "no.yaml"}}, "extends: no file '{0}/no.yaml'; the path begins at"),
         ({"child": {"extends": f"{'x' * 300}.yaml"}}, "extends: no file '{0}/xxx"),
-        ({"child": {"extends": "opds"}}, "extends: no recipe 'opds': neither a .yaml file nor a"),
+        ({"child": {"extends": "opds"}}, "extends: no recipe 'opds': neither a .yaml file"),
         ({"child": {"extends": ["opsd"]}}, "extends: a shipped recipe's name, or the path of a"),
         (
             {"child": {"extends": "a\nb"}},

@@ -16,7 +16,7 @@ from opsd.prompts.contexts import AnyPlainContext, Solution
 from opsd.rollout.engine import Sampling
 from opsd.rollout.sources import Sampler
 from opsd.teacher.weights import AnyWeights, Frozen
-from opsd.types import Finish, Group, UserError
+from opsd.types import Attempt, Finish, Group, UserError
 
 
 @part
@@ -81,7 +81,10 @@ class AttemptAuthor(Author, AtWork):
         phase = f"author {self.name}"
         made = sampler.generated(rows, sampling, self.weights, step, phase) if rows else []
         texts = [sampler.text(completion.ids) for completion in made]
-        asked = [(problem, text) for (problem, _, _), text in zip(rows, texts, strict=True)]
+        asked = [
+            Attempt(problem, text, completion.ids)
+            for (problem, _, _), text, completion in zip(rows, texts, made, strict=True)
+        ]
         right = {
             number: text
             for number, text, one, verdict in zip(

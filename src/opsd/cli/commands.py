@@ -121,7 +121,9 @@ def quickstart(
 @app.command()
 def train(
     recipe: RecipeName,
-    output: Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe>.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder; default runs/<recipe>, or the run's own.")
+    ] = None,
     set_: Settings = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
@@ -135,13 +137,18 @@ def train(
 
     On several GPUs: accelerate launch --config_file $(opsd launcher fsdp2) -m opsd train RECIPE
     """
+    with importing():
+        from opsd.recipe.content import refuse_unwritten
+        from opsd.recipe.files import output_of
+
+    refuse_unwritten(recipe)
     loaded = load_recipe(recipe, set_ or ())
     prepare(threads)
     with importing():
         from opsd.recipe.train import train as run
         from opsd.recipe.train import train_pair
 
-    folder = output or Path("runs") / Path(recipe).stem
+    folder = output or output_of(recipe)
     (train_pair if loaded.peers else run)(loaded, folder, resume=resume, profile=profile)
 
 
@@ -275,7 +282,7 @@ def check(path: Annotated[Path, typer.Argument(help="A language file, .yaml.")])
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or checkpoints in them.")],
     output: Annotated[
         Path | None, typer.Option(help="Default: report.html in the first folder.")
     ] = None,
@@ -286,7 +293,9 @@ def report(
 ) -> None:
     """Curves and tables of one or more runs, in one self-contained HTML file."""
     from opsd.report.page import write_report
+    from opsd.runs.folder import run_of
 
+    runs = [run_of(run) for run in runs]
     if files is not None:
         from opsd.report.export import export
 
@@ -296,7 +305,9 @@ def report(
 
 @app.command()
 def inspect(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or a folder of such.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, checkpoints, or a folder of runs.")
+    ],
     output: Annotated[
         Path | None, typer.Option(help="Default: inspect.html in the first folder.")
     ] = None,
@@ -310,18 +321,25 @@ def inspect(
     problems: Annotated[int, typer.Option(help="Problems that a checkpoint is asked.", min=1)] = 8,
     threads: Threads = None,
 ) -> None:
-    """What the teacher says of a run's rollouts, token by token: one self-contained HTML file."""
+    """What the teacher says of a run's rollouts, token by token: one self-contained HTML file.
+
+    A checkpoint's folder is its run, with traces made from that checkpoint."""
     from opsd.inspect.page import write_inspector
+    from opsd.runs.folder import run_of, step_of
 
     chosen = numbers(steps, "--steps", "steps, as in 0,100", least=0)
     stops = numbers(checkpoint, "--checkpoint", "steps, as in 0,100", least=0)
-    if stops:
-        prepare(threads)
-        from opsd.recipe.retrace import retrace
+    asked: dict[Path, list[int]] = {}
+    for folder in runs:
+        asked.setdefault(run_of(folder), []).extend([*stops, *step_of(folder)])
+    for run, own in asked.items():
+        if own:
+            prepare(threads)
+            from opsd.recipe.retrace import retrace
 
-        for run in runs:
-            retrace(run, stops, problems)
-    print(write_inspector(runs, output or runs[0] / "inspect.html", chosen))
+            retrace(run, own, problems)
+    first, *_ = asked
+    print(write_inspector(list(asked), output or first / "inspect.html", chosen))
 
 
 @app.command()

@@ -36,7 +36,7 @@ from opsd.types import UserError
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Models or adapters: names or folders.")],
+    models: Annotated[list[str], typer.Argument(help="Models, adapters, runs: names or folders.")],
     suite: Suite = None,
     data: Annotated[
         str | None, typer.Option(help="A file of your own, a dataset, or miniature, instead.")
@@ -53,6 +53,10 @@ def evaluate(
     thinking: Annotated[bool | None, typer.Option(help="The chat template's thinking.")] = None,
     plain: Plain = False,
     recipe: AskAs = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option(help="Who judges: a shipped name, package.module:Name, or {type: ...}."),
+    ] = None,
     skip_long: SkipLong = False,
     seed: Annotated[int, typer.Option()] = 0,
     output: Annotated[
@@ -89,6 +93,7 @@ def evaluate(
     prepare(threads)
     with importing():
         from opsd.evaluate.command import evaluate_models
+        from opsd.grade.verifiers import verifier as read_verifier
 
     outcome = evaluate_models(
         models,
@@ -110,6 +115,7 @@ def evaluate(
         seed=seed,
         output=output,
         engine=_engine(engine, endpoint, key_variable, timeout),
+        verifier=None if verifier is None else read_verifier(verifier),
     )
     if as_json:
         print(json.dumps(outcome, ensure_ascii=False))

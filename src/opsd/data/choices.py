@@ -31,6 +31,12 @@ class Choices(BaseModel):
     key: str | None = None
     ask: str = "Choose one of the options above. The answer is its letter alone."
 
+    @property
+    def columns(self) -> set[str]:
+        """The columns that are read."""
+        options = (self.options,) if isinstance(self.options, str) else self.options
+        return {*options, *filter(None, [self.key])}
+
     def fault(self, row: Row, where: str) -> str | None:
         """Why a row is left out, or None: it has fewer than two options, an empty one, or none that
         is right. UserError for columns that are not there."""

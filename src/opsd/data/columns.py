@@ -18,7 +18,7 @@ from opsd.data.rows import Row
 from opsd.grade.answer import gold_answer
 from opsd.grade.format import extract_boxed
 from opsd.languages.registry import codes, language
-from opsd.types import Problem, UserError
+from opsd.types import COLUMNS, Problem, UserError
 
 _USUAL = {
     "prompt": ("prompt", "problem_translated", "problem", "question", "messages"),
@@ -93,6 +93,7 @@ def problem(
         privileged=privileged,
         metadata={
             **{name: row[name] for name in _METADATA if not _empty(row.get(name))},
+            COLUMNS: _own(row),
             **(metadata or {}),
         },
     )
@@ -146,6 +147,17 @@ def translations(row: Row) -> tuple[str, ...]:
 @lru_cache
 def _has_wide(columns: tuple[str, ...]) -> bool:
     return any(str(column).lower().startswith("problem_") for column in columns)
+
+
+def _own(row: Row) -> dict[str, Any]:
+    """What a row says in its columns, but for its translations, of which a problem is one."""
+    aside = _wide_columns(tuple(row)) if _has_wide(tuple(row)) else ()
+    return {name: x for name, x in row.items() if name not in aside and not _empty(x)}
+
+
+@lru_cache
+def _wide_columns(columns: tuple[str, ...]) -> frozenset[str | None]:
+    return frozenset(_wide_column(columns, code) for code in codes())
 
 
 @lru_cache

@@ -21,6 +21,7 @@ from opsd.evaluate.show import show_published, show_results, show_selection
 from opsd.lm.loading import adapter_folder, locate
 from opsd.recipe.schema import Recipe
 from opsd.rollout.engine import EngineChoice
+from opsd.runs.folder import trained_model
 from opsd.suites import loading as suites
 from opsd.suites.files import Suite
 from opsd.suites.published import reference, together
@@ -48,26 +49,36 @@ def evaluate_models(
     seed: int = 0,
     output: Path | None = None,
     engine: Endpoint | EngineChoice | None = None,
+    verifier: Any = None,
 ) -> dict[str, Any]:
     """Evaluates every model on one suite (or file) under one protocol; prints a table, returns all
-    results. What is not said is as the suite's published numbers were measured, or as usual: 4
-    samples, 1,024 tokens, temperature 1, top-p 0.95. `output` is by default the run's own `eval`
-    folder where all trained models lie in one run, else `runs/eval`. At an endpoint, models are
-    names that it knows."""
+    results. A model is a name, a folder, or a run folder, which stands for its trained model; at an
+    endpoint, a name that it knows. They are asked, and judged, as in training, where that is known;
+    `verifier` judges them instead. What is not said is as the suite's published numbers were
+    measured, or as usual: 4 samples, 1,024 tokens, temperature 1, top-p 0.95. `output` is by
+    default the run's own `eval` folder where all trained models lie in one run, else `runs/eval`.
+    """
     said = Settings(samples, budgets, temperature, top_p)
     models = list(models) if isinstance(engine, Endpoint) else _there(models)
     whole = _suite(suite, data, columns or {}, splits)
     asked = prompt_protocol(
-        models, recipe, plain, thinking, getattr(whole.protocol, "thinking", None)
+        *(models, recipe, plain, thinking, getattr(whole.protocol, "thinking", None)),
+        verifier=verifier,
     )
     if data is not None:
-        whole = suites.own(data, *splits, columns=columns or {}, trained_columns=asked.columns)
+        whole = suites.own(
+            *(data, *splits),
+            columns=columns or {},
+            trained_columns=asked.columns,
+            trained_choices=asked.choices,
+            instructed=asked.instructed,
+        )
         languages = _trained_on(asked, languages)
     chosen = whole if data is not None else suites.parts(whole, splits)
     problems = suites.read(chosen, languages, data_dir, limit)
     settings = said.over(whole.protocol)
     _say_how(whole, settings, asked)
-    rest = {"seed": seed, "after_think": asked.after_think}
+    rest = {"seed": seed, "verifier": asked.verifier}
     how = protocol(asked.prompt, settings.sampling, settings.budgets, **rest)
     output = output or _output(models)
     _warn(chosen, models, output, trained_by := recipes_of(models))
@@ -97,8 +108,9 @@ def evaluate_models(
 
 
 def _there(models: Sequence[str]) -> list[str]:
-    """The models; UserError for one that is not there, before the first is evaluated."""
-    models = [os.path.normpath(x) if Path(x).exists() else x for x in models]
+    """The models, of runs the trained ones; UserError for one that is not there, before the first
+    is evaluated."""
+    models = [os.path.normpath(trained_model(x)) if Path(x).exists() else x for x in models]
     for model in models:
         adapter_folder(*locate(model))
     return models

@@ -18,6 +18,7 @@ from opsd.evaluate.contamination import shared
 from opsd.evaluate.results import (
     METRICS,
     Judged,
+    counted,
     groups,
     label_sets,
     refuse_missing,
@@ -288,7 +289,9 @@ def _compared(
     ones of the others."""
     aside = {*one.aside, *two.aside}  # the same ones, unless an older folder does not say
     weights = one.weights | two.weights
-    for metric, score in METRICS.items():
+    samples = [s for cell in pairs[UPSTREAM].values() for own in cell[0].values() for s in own]
+    for metric in counted(samples):
+        score = METRICS[metric]
         for labels, by_language in pairs.items():
             scores = {
                 language: _strata(cells, score, two.parts(language, cells[0], weights))

@@ -194,12 +194,14 @@ def _lm_eval_row(task: Task, doc: Doc) -> dict[str, Any]:
         "target": first["answer"],
         "arguments": {"gen_args_0": {"arg_0": first["prompt"], "arg_1": options}},
         "resps": [completions],
-        "filtered_resps": [[row["budgets"][str(task.budget)]["said"] or "" for row in doc.rows]],
+        "filtered_resps": [
+            [row["budgets"][str(task.budget)].get("said") or "" for row in doc.rows]
+        ],
         "filter": "none",
         "metrics": list(METRICS),
         "doc_hash": _hash(json.dumps(about, ensure_ascii=False)),
         "prompt_hash": _hash(first["prompt"]),
-        "target_hash": _hash(first["answer"]),
+        "target_hash": _hash(first["answer"] or ""),
         **doc.scores,
     }
 
@@ -242,7 +244,7 @@ def _lighteval_name(task: Task) -> str:
 
 def _lighteval_row(task: Task, doc: Doc) -> dict[str, Any]:
     first = doc.rows[0]
-    asked = {"query": first["prompt"], "choices": [first["answer"]], "gold_index": 0}
+    asked = {"query": first["prompt"], "choices": [first["answer"] or ""], "gold_index": 0}
     return {
         "doc": asked | {"task_name": _lighteval_name(task), "id": first["problem"]},
         "metric": dict(doc.scores),

@@ -1,5 +1,5 @@
-"""With which prompt models are asked, and how a file of the user's own is read: as the trained one
-among them was asked in training, on rows of that form."""
+"""With which prompt models are asked, who judges them, and how a file of the user's own is read: as
+the trained one among them was asked and judged in training, on rows of that form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from opsd.data.choices import Choices
+from opsd.data.columns import USUAL
+from opsd.grade.verifier import MathVerifier
+from opsd.grade.verifiers import DEFAULT
 from opsd.languages import registry as languages
+from opsd.parts import called
 from opsd.prompts.contexts import StudentPrompt
 from opsd.recipe import schema as recipes
 from opsd.recipe.content import Published
@@ -18,15 +23,17 @@ from opsd.types import UserError
 
 @dataclass(frozen=True)
 class PromptProtocol:
-    """One prompt for all models of a call, whether an answer counts only after `</think>`, and what
-    papers print for the setting; the languages and columns that were trained on; and all that in a
+    """One prompt and one verifier for all models of a call, and what papers print for the setting;
+    the languages and columns that were trained on, and how their rows were read; and all that in a
     line for people."""
 
     prompt: StudentPrompt
-    after_think: bool = False
+    verifier: Any = DEFAULT
     published: tuple[Published, ...] = ()
     languages: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
+    choices: Choices | None = None
+    instructed: bool = False
     said: str = ""
 
 
@@ -36,33 +43,65 @@ def prompt_protocol(
     plain: bool,
     thinking: bool | None,
     usual: bool | None = None,
+    verifier: Any = None,
 ) -> PromptProtocol:
     """The student prompt of `recipe`; without one, that of the runs in which the models lie, if any
     does; without such, or with `plain`, the problem and its language's instruction, with the chat
-    template's thinking mode as `thinking` says, else as is `usual` for the suite.
+    template's thinking mode as `thinking` says, else as is `usual` for the suite. Judged by
+    `verifier`, without one by the recipe's or the runs'.
 
-    Raises UserError where two runs asked differently, and for options that contradict.
+    Raises UserError where two runs asked or judged differently, and for options that contradict.
     """
     if recipe is not None and plain:
         raise UserError("--recipe names a prompt and --plain says to use none: leave one out")
     found = {recipe: recipes.load(recipe)} if recipe else recipes_of(models)
+    judge = _judge({name: one.verifier for name, one in found.items()}, verifier)
     if plain or not found:
         chosen = usual if thinking is None else thinking
-        return replace(_plainly(chosen), **_reading(found.values()))
+        asked = _plainly(chosen, judge if verifier is not None else _outside_thoughts(judge))
+        return replace(asked, **_reading(found.values()))
     if thinking is not None:
         raise UserError(
             f"--thinking, but {next(iter(found))} says how to ask: add --plain, or leave it out"
         )
-    (first, asked), *others = [(name, _asking(one)) for name, one in found.items()]
+    (first, prompt), *others = [(name, one.method.student) for name, one in found.items()]
     for name, other in others:
-        if (other.prompt, other.after_think) != (asked.prompt, asked.after_think):
+        if other != prompt:
             raise UserError(
                 f"{first} and {name} ask with different student prompts: choose one with --recipe,"
                 " or --plain"
             )
     published = dict.fromkeys(number for one in found.values() for number in one.published)
     said = f"every model is asked with the student prompt of {first}"
-    return replace(asked, published=tuple(published), said=said, **_reading(found.values()))
+    asked = PromptProtocol(prompt, judge, tuple(published), said=said + _by(judge))
+    return replace(asked, **_reading(found.values()))
+
+
+def _judge(found: Mapping[str, Any], chosen: Any) -> Any:
+    """The verifier that was chosen, else the one that all runs were trained with."""
+    if chosen is not None or not found:
+        return MathVerifier() if chosen is None else chosen
+    (first, judge), *others = found.items()
+    for name, other in others:
+        if other != judge:
+            raise UserError(
+                f"{first} and {name} are judged by different verifiers ({called(judge)} and"
+                f" {called(other)}): choose one with --verifier"
+            )
+    if judge is recipes.unnamed:
+        raise UserError(f"{first}: its verifier has no name: say who judges with --verifier")
+    return judge
+
+
+def _outside_thoughts(judge: Any) -> Any:
+    """A verifier for a prompt that it was not made for: that may not open any thoughts."""
+    return replace(judge, after_think=False) if getattr(judge, "after_think", False) else judge
+
+
+def _by(judge: Any) -> str:
+    """Who judges, where that is not as ever."""
+    usual = judge in (MathVerifier(), MathVerifier(after_think=True))
+    return "" if usual else f"; judged by {called(judge)}"
 
 
 def run_folder(model: str) -> Path | None:
@@ -77,7 +116,7 @@ def recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
     for model in models:
         folder = Path(model) if (Path(model) / "recipe.yaml").is_file() else run_folder(model)
         if folder is not None:
-            recipe = recipes.load(str(folder / "recipe.yaml"))
+            recipe = recipes.load_asking(str(folder / "recipe.yaml"))
             own = languages.recalled(folder)
             known = [x for x in recipe.data.spellings if Path(x).suffix not in languages.SUFFIXES]
             data = recipe.data.model_copy(update={"language": (*own, *known) or None})
@@ -85,25 +124,27 @@ def recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
     return found
 
 
-def _asking(recipe: Recipe) -> PromptProtocol:
-    return PromptProtocol(recipe.method.student, recipe.verifier.after_think)
-
-
 def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
-    """The languages of all recipes; the columns that evaluation reads, where all recipes agree."""
+    """The languages of all recipes; how evaluation reads rows, as far as all recipes agree."""
     asked: dict[str, None] = {}
-    read = []
+    read: list[dict[str, Any]] = []
     for recipe in found:
         asked |= dict.fromkeys(recipe.data.spellings)
-        read.append({n: c for n, c in recipe.data.columns.items() if n in _READ})
-    agreed = read[0] if read and all(columns == read[0] for columns in read) else {}
-    return {"languages": tuple(asked), "columns": agreed}
+        columns = {n: c for n, c in recipe.data.columns.items() if _evaluated(n)}
+        choices, instructed = recipe.data.choices, recipe.data.instructed
+        read.append({"columns": columns, "choices": choices, "instructed": instructed})
+    agreed = {n: x for n, x in (read or [{}])[0].items() if all(one[n] == x for one in read)}
+    return {"languages": tuple(asked), **agreed}
 
 
-_READ = ("prompt", "answer", "language")
+def _evaluated(name: str) -> bool:
+    """Whether evaluation reads the texts of a name: verifiers may ask for a user's own, and only
+    teachers for the rest."""
+    told = name in USUAL or name.startswith(("translation_", "solution_"))
+    return name in ("prompt", "answer", "language") or not told
 
 
-def _plainly(thinking: bool | None) -> PromptProtocol:
+def _plainly(thinking: bool | None, judge: Any) -> PromptProtocol:
     said = "every model is asked plainly: the problem and its language's instruction, thinking"
     prompt = StudentPrompt(template_options={"enable_thinking": bool(thinking)})
-    return PromptProtocol(prompt, said=f"{said} {'on' if thinking else 'off'}")
+    return PromptProtocol(prompt, judge, said=f"{said} {'on' if thinking else 'off'}{_by(judge)}")

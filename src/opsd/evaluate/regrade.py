@@ -10,13 +10,15 @@ from typing import Any
 
 from opsd.console import counting, log
 from opsd.evaluate.results import results, write
-from opsd.evaluate.samples import SAMPLES, Row, claims, judgement, sampled_rows
+from opsd.evaluate.samples import SAMPLES, Row, claims, sampled_rows
 from opsd.evaluate.show import show_results
-from opsd.runs.evaluation_files import read
+from opsd.grade.judge import judge
+from opsd.grade.verifiers import verifier
+from opsd.runs.evaluation_files import PROTOCOL, read
 from opsd.runs.files import held, to_json, write_atomically
 from opsd.runs.json_files import sealed
 from opsd.suites.loading import SUITES
-from opsd.types import Problem, UserError
+from opsd.types import Attempt, Problem, UserError
 
 SHOWN = 5
 """Changed verdicts that are printed."""
@@ -45,10 +47,13 @@ def _again(place: Path, claim: Row) -> tuple[list[Row], int]:
     with held(place, "evaluation"):
         before = list(sampled_rows(place))
         suite = before[0]["suite"]
+        asked = claim["protocol"]
+        usual = {"type": "math", "after_think": asked.get("after_think", False)}
+        judging = verifier(to_json(asked.get("verifier", usual)), f"{place / PROTOCOL}: verifier")
         rows = []
         with counting(f"grading {claim['model']} on {suite}", len(before), "sample") as advance:
             for row in before:
-                rows.append(_judged(row, claim["protocol"].get("after_think", False), place))
+                rows.append(_judged(row, judging, place))
                 advance(1)
         known = SUITES.get(suite)
         splits = known.splits if known else claim["splits"]
@@ -77,7 +82,7 @@ def _again(place: Path, claim: Row) -> tuple[list[Row], int]:
     return scores, len(changes)
 
 
-def _judged(row: Row, after_think: bool, place: Path) -> Row:
+def _judged(row: Row, judging: Any, place: Path) -> Row:
     """A sample with new verdicts. At a budget that cut it, it is judged by the text up to there;
     samples of earlier versions do not say how far that is, and keep what they said by then."""
     about = f"{place / SAMPLES}: problem {row['problem']}, sample {row['sample']}"
@@ -94,19 +99,27 @@ def _judged(row: Row, after_think: bool, place: Path) -> Row:
     budgets: dict[str, Mapping[str, Any]] = {}
     for budget, old in row["budgets"].items():
         if row["tokens"] <= int(budget) or "chars" in old:
-            text = whole[: old.get("chars")]
-            names = ("correct", "format_ok", "said")
-            budgets[budget] = old | dict(
-                zip(names, judgement(problem, text, after_think), strict=True)
-            )
+            budgets[budget] = old | _verdict(judging, problem, whole[: old.get("chars")])
         else:
             box = "" if old["said"] is None else rf"</think>\boxed{{{old['said']}}}"
-            budgets[budget] = old | {"correct": judgement(problem, box, after_think)[0]}
+            budgets[budget] = old | {"correct": _verdict(judging, problem, box)["correct"]}
     return {**row, "budgets": budgets}
+
+
+def _verdict(judging: Any, problem: Problem, text: str) -> Row:
+    """What a verifier says of a text, under the names that samples have for it."""
+    (verdict,) = judge(judging, [Attempt(problem, text)])
+    if verdict is None:
+        raise UserError(f"{problem.name}: no verdict; evaluate again")
+    made: Row = {"correct": verdict.correct, "format_ok": verdict.format_ok}
+    if not getattr(judging, "reads_boxes", False):
+        made["reward"] = float(verdict.reward)
+    said = getattr(judging, "said", None)
+    return made | ({"said": said(problem, text)} if said else {})
 
 
 def _change(old: Row, new: Row, budget: str) -> str:
     was, now = ("right" if row["budgets"][budget]["correct"] else "wrong" for row in (old, new))
-    said = new["budgets"][budget]["said"]
+    said = new["budgets"][budget].get("said")
     where = f"problem {new['problem']}, sample {new['sample']} at {int(budget):,} tokens"
     return f"{where}: {said!r} against {new['answer']!r} was {was}, is {now}"

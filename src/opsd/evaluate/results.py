@@ -38,6 +38,10 @@ class Judged:
     format_ok: bool
     cut_off: bool
     said: str | None = None
+    votes: bool = True
+    """Whether its verifier can say what it answers."""
+    reward: float | None = None
+    """The verifier's, where that is not the same as `correct`."""
     language: str = "eng"
     tokens: int = 0
     repetition: tuple[int, int] = (0, 0)
@@ -63,16 +67,27 @@ def majority_right(group: Sequence[Judged]) -> float:
     return 0.0 if first is None else float(group[first].correct)
 
 
+def counted(samples: Iterable[Judged]) -> list[str]:
+    """The metrics that there are of samples: a majority needs answers to count."""
+    votes = any(sample.votes for sample in samples)
+    return [name for name in METRICS if votes or name != MAJORITY]
+
+
+MAJORITY = "maj@k"
 METRICS: dict[str, Callable[[Sequence[Judged]], float]] = {
     "avg@k": average,
     "pass@k": passes,
-    "maj@k": majority_right,
+    MAJORITY: majority_right,
 }
 
 
 def label_sets(rows: Iterable[Row]) -> list[str]:
     """The labels that samples are scored under: the corrected ones where some are wrong."""
-    wrong = any(fix_of(row["suite"], row["language"], row["row"], row["answer"]) for row in rows)
+    wrong = any(
+        fix_of(row["suite"], row["language"], row["row"], row["answer"])
+        for row in rows
+        if "verifier" not in row  # another verifier than the mathematical one
+    )
     return [UPSTREAM, CORRECTED] if wrong else [UPSTREAM]
 
 
@@ -95,7 +110,9 @@ def judged(row: Row, budget: int, labels: str) -> Judged | None:
         correct,
         by_then["format_ok"],
         by_then["cut_off"],
-        by_then["said"],
+        by_then.get("said"),
+        "said" in by_then,
+        by_then.get("reward"),
         row["language"],
         min(row["tokens"], budget),
         tuple(by_then.get("repetition", (0, 0))),
@@ -167,11 +184,16 @@ def _scores(found: Mapping[str, Sequence[Judged]], samples: int) -> dict[str, An
     formed = [sample.format_ok for sample in every]
     averages = [average(group) for group in found.values()]
     repeated, grams = (sum(s.repetition[i] for s in every) for i in (0, 1))
+    rewards = [s.reward for s in every if s.reward is not None]
     told = [s.fidelity[0] / s.fidelity[1] for s in every if s.fidelity[1]]
     return {
         "n_problems": len(found),
         "samples": samples,
-        **{name: mean(map(score, found.values())) for name, score in METRICS.items()},
+        **{
+            name: mean(map(score, found.values())) if name in counted(every) else None
+            for name, score in METRICS.items()
+        },
+        **({"reward": mean(rewards)} if rewards else {}),
         "pass_curve": pass_curve(found.values(), samples),
         "mean_length": mean(s.tokens for s in every),
         "repetition": repeated / grams if grams else None,

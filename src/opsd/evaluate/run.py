@@ -23,12 +23,13 @@ from opsd.evaluate.samples import (
     SAMPLES,
     Protocol,
     Row,
+    Sample,
     described,
     done,
     judged_rows,
     keyed,
     locked,
-    sample_row,
+    sample_rows,
 )
 from opsd.lm.loading import (
     context_length,
@@ -82,7 +83,8 @@ def evaluate(
     problems out.
     """
     start = time.perf_counter()
-    gradable = keyed(p for p in problems if p.answer)
+    needed = getattr(protocol.verifier, "needs_answer", False)
+    gradable = keyed(p for p in problems if p.answer or not needed)
     if not gradable:
         raise UserError(f"{suite}: no problem has an answer to grade against")
     if len(gradable) < len(problems):
@@ -128,7 +130,7 @@ def _ask(
 
     def keep(item: Item, completion: Completion) -> str:
         about = {"model": model, "suite": suite, "problem": item[0], "sample": item[1]}
-        row = sample_row(about, problems[item[0]], completion, Pieces(), protocol)
+        (row,) = sample_rows([Sample(about, problems[item[0]], completion)], Pieces(), protocol)
         folder.append(SAMPLES, [row])
         right.update([right_of(row)])
         return so_far(right)
@@ -241,11 +243,12 @@ class _Sampler:
 
     def write_down(self, items: Sequence[Item], completions: Sequence[Completion]) -> Counter[bool]:
         """Grades and keeps samples; returns how many of all so far are right, and are not."""
-        rows = []
-        for (key, i), completion in zip(items, completions, strict=True):
-            about = {"model": self.model, "suite": self.suite, "problem": key, "sample": i}
-            problem = self.problems[key]
-            rows.append(sample_row(about, problem, completion, self.tokenizer, self.protocol))
+        about = {"model": self.model, "suite": self.suite}
+        samples = [
+            Sample(about | {"problem": key, "sample": i}, self.problems[key], completion)
+            for (key, i), completion in zip(items, completions, strict=True)
+        ]
+        rows = sample_rows(samples, self.tokenizer, self.protocol)
         self.folder.append(SAMPLES, rows)
         self.right.update(right_of(row) for row in rows)
         return self.right.copy()

@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opsd.grade.choice import ChoiceVerifier, chosen, options_of
+from opsd.grade.choice import options_of
 from opsd.grade.fidelity import fidelity
-from opsd.grade.format import answer_part, extract_boxed
+from opsd.grade.judge import judge, named
 from opsd.grade.traits import repetition
-from opsd.grade.verifier import MathVerifier
+from opsd.grade.verifiers import DEFAULT, written
 from opsd.languages.registry import language
 from opsd.lm.built_in import resolve
+from opsd.parts import tag
 from opsd.prompts.contexts import StudentPrompt
 from opsd.prompts.prompt import template_text
 from opsd.prompts.tokens import completion_text
@@ -31,7 +32,7 @@ from opsd.rollout.engine import Completion, Sampling
 from opsd.runs.evaluation_files import CLAIM, PROTOCOL, RESULT, SAMPLE, SAMPLES
 from opsd.runs.files import held, write_atomically
 from opsd.runs.json_files import Damaged, as_type, document, mapping, rows, sealed
-from opsd.types import Finish, Problem, UserError
+from opsd.types import Attempt, Finish, Problem, UserError, Verdict
 from opsd.validation import mapping as yaml_mapping
 
 Row = dict[str, Any]
@@ -46,7 +47,8 @@ _TEXTS = {"instruction", "transition", "think_prefix", "labels"}
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is asked: prompt, sampling, budgets in tokens, seed.
+    """How a model is asked, and by whom it is judged: prompt, sampling, budgets in tokens, seed,
+    verifier.
 
     `sampling.max_tokens` is the largest budget: one generation serves the smaller ones, which are
     its prefixes. Results compare only under one protocol.
@@ -56,7 +58,7 @@ class Protocol:
     sampling: Sampling
     budgets: tuple[int, ...]
     seed: int = 0
-    after_think: bool = False
+    verifier: Any = DEFAULT
 
 
 def protocol(
@@ -82,40 +84,71 @@ def keyed(problems: Iterable[Problem]) -> dict[str, Problem]:
     return keys
 
 
-def sample_row(
-    about: Mapping[str, Any],
-    problem: Problem,
-    completion: Completion,
+@dataclass(frozen=True)
+class Sample:
+    """A completion of a problem; `about` holds its row's keys: model, suite, problem, sample."""
+
+    about: Mapping[str, Any]
+    problem: Problem
+    completion: Completion
+
+
+def sample_rows(samples: Sequence[Sample], tokenizer: Any, protocol: Protocol) -> list[Row]:
+    """Samples as rows, each judged at every budget by what it has said by then. UserError where the
+    verifier has no verdict on one."""
+    attempts = [
+        Attempt(s.problem, completion_text(tokenizer, ids), tuple(ids))
+        for s in samples
+        for ids in (s.completion.ids[:budget] for budget in protocol.budgets)
+    ]
+    verdicts = judge(protocol.verifier, attempts)
+    pairs = list(zip(attempts, verdicts, strict=True))
+    each = len(protocol.budgets)
+    return [
+        _row(sample, pairs[i * each : (i + 1) * each], tokenizer, protocol)
+        for i, sample in enumerate(samples)
+    ]
+
+
+def _row(
+    sample: Sample,
+    judged: Sequence[tuple[Attempt, Verdict | None]],
     tokenizer: Any,
     protocol: Protocol,
 ) -> Row:
-    """One sample, judged at every budget by what it has said by then. `about` holds the row's own
-    keys: model, suite, problem, sample."""
+    problem, completion = sample.problem, sample.completion
+    boxed = getattr(protocol.verifier, "reads_boxes", False)
+    said = getattr(protocol.verifier, "said", None)
     whole = completion_text(tokenizer, completion.ids)
+    options = options_of(problem)
     budgets = {}
-    for budget in protocol.budgets:
-        ids = completion.ids[:budget]
-        text = completion_text(tokenizer, ids)
+    for budget, (attempt, verdict) in zip(protocol.budgets, judged, strict=True):
+        if verdict is None:
+            raise UserError(
+                f"{named(protocol.verifier)} gave no verdict on {problem.name}: an evaluation"
+                " needs one of every completion; leave such problems out, or choose a --verifier"
+            )
         cut = len(completion.ids) > budget
-        correct, format_ok, said = judgement(problem, text, protocol.after_think)
         budgets[str(budget)] = {
-            "correct": correct,
-            "format_ok": format_ok,
+            "correct": verdict.correct,
+            "format_ok": verdict.format_ok,
             "cut_off": cut or completion.finish is Finish.LENGTH,
-            "said": said,
-            "repetition": repetition(ids),
-            "fidelity": fidelity(text, problem.language),
+            **({"said": said(problem, attempt.completion)} if said else {}),
+            **({} if boxed else {"reward": float(verdict.reward)}),
+            "repetition": repetition(attempt.completion_ids),
+            "fidelity": fidelity(attempt.completion, problem.language),
             # A character whose tokens were cut apart is not in the whole text as it is here.
-            **({"chars": _alike(whole, text)} if cut else {}),
+            **({"chars": _alike(whole, attempt.completion)} if cut else {}),
         }
     row = {
-        **about,
+        **sample.about,
+        **({} if boxed else {"verifier": tag(protocol.verifier)}),
         "language": problem.language,
         "row": problem.metadata.get("row"),
         **({"split": problem.metadata["split"]} if "split" in problem.metadata else {}),
         "prompt": problem.text,
         "answer": problem.answer,
-        **({"choices": list(options)} if (options := options_of(problem)) else {}),
+        **({"choices": list(options)} if options else {}),
         "completion": whole,
         "tokens": len(completion.ids),
         "finish": completion.finish.value,
@@ -128,19 +161,6 @@ def _alike(one: str, other: str) -> int:
     """How many characters two texts have in common from their beginning on."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def judgement(problem: Problem, text: str, after_think: bool) -> tuple[bool, bool, str | None]:
-    """Whether a text is right, whether it is well formed, and the answer that it states."""
-    options = options_of(problem)
-    judge = ChoiceVerifier if options else MathVerifier
-    verdict = judge(after_think=after_think)(problem, text)
-    said = _said(answer_part(text, after_think), options)
-    return verdict.correct, verdict.format_ok, said
-
-
-def _said(text: str, options: Sequence[str]) -> str | None:
-    return chosen(text, options) if options else extract_boxed(text)
 
 
 def sampled_rows(folder: Path) -> Iterator[Row]:
@@ -279,6 +299,16 @@ def trained_from(model: Path) -> str | None:
     return base_of(model)
 
 
+def _written(protocol: Protocol) -> Row:
+    """A protocol as plain values; of the default verifier only whether it reads after thinking."""
+    verifier = written(protocol.verifier)
+    plain = asdict(replace(protocol, verifier=None))
+    plain |= {"after_think": verifier.get("after_think", False), "verifier": verifier}
+    if verifier["type"] == DEFAULT.type:
+        del plain["verifier"]
+    return plain
+
+
 def described(
     protocol: Protocol,
     model: str,
@@ -299,7 +329,7 @@ def described(
         "model": model,
         "source": source,
         "weights": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files],
-        "protocol": asdict(protocol),
+        "protocol": _written(protocol),
         "template": template_text(protocol.prompt.template),
         "languages": {c: hashlib.sha256(t.encode()).hexdigest()[:16] for c, t in texts.items()},
         "splits": dict(splits or {}),

@@ -22,6 +22,7 @@ _SHARES = (
     *("avg@k", "pass@k", "maj@k", "format_rate", "accuracy_given_format", "cut_off"),
     *("repetition", "language_fidelity"),
 )
+_REWARD = "reward"
 
 
 def show_results(results: Sequence[Row], aside: Sequence[str]) -> None:
@@ -36,11 +37,12 @@ def _show_model(model: str, rows: Sequence[Row]) -> None:
     counts = [row["n_problems"] for row in rows if row["language"] != MEAN]
     least, most = min(counts), max(counts)
     asked = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    rewarded = any(_REWARD in row for row in rows)
     table = _table(
         ("language",),
         (
             *("budget", "avg@k", "95 %", "pass@k", "maj@k", "format", "if boxed", "cut off"),
-            *("repeats", "in lang.", "tokens"),
+            *("repeats", "in lang.", "tokens", *([_REWARD] if rewarded else [])),
         ),
         title=f"{model}: {asked} problems x {rows[0]['samples']} samples",
     )
@@ -48,13 +50,13 @@ def _show_model(model: str, rows: Sequence[Row]) -> None:
         splits = (row.get("splits") or {}).items()
         for split, scores in splits:
             named = f"{_language(row)} {split} (x {scores['weight']:g})"
-            _add_scores(table, named, {**scores, "budget": row["budget"]})
-        _add_scores(table, f"{_language(row)}{' weighted' if splits else ''}", row)
+            _add_scores(table, named, {**scores, "budget": row["budget"]}, rewarded)
+        _add_scores(table, f"{_language(row)}{' weighted' if splits else ''}", row, rewarded)
     _print(table, keys=2)
     _warn_of_few(least)
 
 
-def _add_scores(table: Table, named: str, row: Row) -> None:
+def _add_scores(table: Table, named: str, row: Row, rewarded: bool) -> None:
     table.add_row(
         named,
         f"{row['budget']:,}",
@@ -62,6 +64,7 @@ def _add_scores(table: Table, named: str, row: Row) -> None:
         _interval(row["interval"]),
         *(_share(row.get(name)) for name in _SHARES[1:]),
         "" if row.get("mean_length") is None else f"{row['mean_length']:,.0f}",
+        *(["" if row.get(_REWARD) is None else f"{row[_REWARD]:.3f}"] if rewarded else []),
     )
 
 
@@ -98,7 +101,7 @@ def means(results: Sequence[Row], aside: Sequence[str] = ()) -> list[dict[str, A
                     "interval": list(combined(list(map(_estimate, chosen.values()))).interval),
                     **{
                         name: mean_of_known(row.get(name) for row in chosen.values())
-                        for name in (*_SHARES, "mean_length")
+                        for name in (*_SHARES, "mean_length", *({_REWARD} & own[0].keys()))
                     },
                 }
             )

@@ -51,7 +51,7 @@ from opsd.recipe.schema import Recipe
 from opsd.runs.environment import environment
 from opsd.runs.files import write_atomically
 from opsd.training.config import OPSDConfig
-from opsd.types import Finish, Problem, RunFailed, UserError
+from opsd.types import Attempt, Finish, Problem, RunFailed, UserError
 
 DATA = "OPSD_DATA"
 """The environment variable that names the folder of benchmark data."""
@@ -622,8 +622,8 @@ def counted(group: Any, sampler: Any, budgets: Sequence[int]) -> list[float]:
         round(-sum(sum(r.logprobs) for r in rollouts), 3),
     ]
     for budget in budgets:
-        texts = [(group.problem, sampler.text(r.completion_ids[:budget])) for r in rollouts]
-        verdicts = sampler.verify(texts)
+        ids = [r.completion_ids[:budget] for r in rollouts]
+        verdicts = sampler.verify([Attempt(group.problem, sampler.text(x), x) for x in ids])
         right = sum(verdict.correct for verdict in verdicts)
         row += [right, right > 0, sum(verdict.format_ok for verdict in verdicts)]
     return [float(x) if x % 1 else int(x) for x in row]

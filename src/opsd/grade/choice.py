@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from string import ascii_uppercase
-from typing import Literal
+from typing import ClassVar, Literal
 
 from opsd.grade.answer import MAX_ANSWER_CHARS
 from opsd.grade.format import answer_part, last_box
@@ -91,13 +91,19 @@ class ChoiceVerifier:
     1.0
     """
 
-    type: Literal["choice"] = "choice"
+    type: Literal["multiple_choice"] = "multiple_choice"
     after_think: bool = False
+    needs_answer: ClassVar[bool] = True
+    reads_boxes: ClassVar[bool] = True
 
     def __call__(self, problem: Problem, completion: str) -> Verdict:
         """Grade one completion; `ValueError` for a problem without options or a right letter."""
         options = options_of(problem)
         if not problem.answer or problem.answer not in _letters(options):
             raise ValueError(f"{problem.name} is no multiple choice with a right letter")
-        said = chosen(answer_part(completion, self.after_think), options)
+        said = self.said(problem, completion)
         return Verdict(float(said == problem.answer), said == problem.answer, said is not None)
+
+    def said(self, problem: Problem, completion: str) -> str | None:
+        """The letter of the option that is chosen last."""
+        return chosen(answer_part(completion, self.after_think), options_of(problem))

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from opsd.grade.answer import is_correct
 from opsd.grade.choice import ChoiceVerifier, options_of
-from opsd.grade.format import format_ok
+from opsd.grade.format import answer_part, extract_boxed, format_ok
 from opsd.grade.numerals import DecimalMark
 from opsd.languages.registry import codes, language
 from opsd.parts import part
-from opsd.types import Problem, Verdict
+from opsd.types import Attempt, Problem, Verdict
 
 
 def decimal_mark(code: str) -> DecimalMark:
@@ -38,6 +38,8 @@ class MathVerifier:
     after_think: bool = False
     needs_answer: ClassVar[bool] = True
     """Whether a problem without an answer cannot be graded."""
+    reads_boxes: ClassVar[bool] = True
+    r"""Whether the gold answer in a `\boxed{}` is a right completion, so that it can be tried."""
 
     def __call__(self, problem: Problem, completion: str) -> Verdict:
         """Grade one completion; `ValueError` for a problem that has no gold answer."""
@@ -50,9 +52,16 @@ class MathVerifier:
         correct = is_correct(completion, problem.answer, self.after_think, mark)
         return Verdict(float(correct), correct, format_ok(completion, self.after_think))
 
-    def many(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
+    def many(self, attempts: Sequence[Attempt | tuple[Problem, str]]) -> list[Verdict | None]:
         """Grade many (problem, completion) pairs, in their order; None where no answer is known."""
-        return [self.of(p)(p, completion) if p.answer else None for p, completion in attempts]
+        pairs = [(problem, completion) for problem, completion, *_ in attempts]
+        return [self.of(p)(p, completion) if p.answer else None for p, completion in pairs]
+
+    def said(self, problem: Problem, completion: str) -> str | None:
+        """The answer that is boxed last, or the letter of the option that is chosen last."""
+        if options_of(problem):
+            return self.of(problem).said(problem, completion)
+        return extract_boxed(answer_part(completion, self.after_think))
 
     def of(self, problem: Problem) -> MathVerifier | ChoiceVerifier:
         """What judges a problem: of multiple choice, who reads letters."""

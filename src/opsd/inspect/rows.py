@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from opsd.runs.files import distinct_names
+from opsd.runs.folder import run_of
 from opsd.runs.json_files import as_type, rows
 from opsd.types import UserError
 
@@ -109,7 +110,8 @@ def load_traces(runs: Sequence[Path], steps: Sequence[int] = ()) -> list[Traced]
     """
     if not runs:
         raise UserError("no run to inspect: name at least one run folder")
-    folders = [folder for path in dict.fromkeys(runs) for folder in _with_traces(Path(path))]
+    named = dict.fromkeys(run_of(Path(path)) for path in runs)
+    folders = [folder for path in named for folder in _with_traces(path)]
     labels = distinct_names(folders, deepest=4)
     found = [traced for f, label in zip(folders, labels, strict=True) for traced in _read(f, label)]
     there = sorted({traced.step for traced in found})

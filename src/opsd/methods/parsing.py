@@ -21,12 +21,15 @@ def method(value: Any, where: str = "recipe") -> Method:
 
     Keys that the catalogue's function takes (`beta` of grpo) are its arguments; the others replace
     parts of the method, key by key, or whole where the `type` changes. Plain mappings
-    (`template_options`) are replaced whole.
+    (`template_options`) are replaced whole. A name that is not the catalogue's is a method of one's
+    own, which says its `signal`.
     """
     if not isinstance(value, str | Mapping):
         raise UserError(f"{where}: method is a name, or a mapping with a name and changed parts")
     given = {"name": value} if isinstance(value, str) else dict(value)
     name = given.pop("name", None)
+    if isinstance(name, str) and name not in FUNCTIONS and "signal" in given:
+        return _validated({"name": name, **given}, where)
     if not isinstance(name, str) or name not in FUNCTIONS:
         raise UserError(f"{where}: {unknown('method', name, FUNCTIONS)}")
     takes = inspect.signature(FUNCTIONS[name], eval_str=True).parameters
@@ -41,6 +44,10 @@ def method(value: Any, where: str = "recipe") -> Method:
             raise UserError(f"{where}: method.{key}{dot}{told}") from error
     base = _METHOD.dump_python(FUNCTIONS[name](**arguments), mode="json")
     content = {**base, **{key: laid_over(base.get(key), part) for key, part in given.items()}}
+    return _validated(content, where)
+
+
+def _validated(content: Mapping[str, Any], where: str) -> Method:
     try:
         return _METHOD.validate_python(content)
     except ValidationError as error:

@@ -30,6 +30,7 @@ from opsd.lm.loading import (
 from opsd.publish.card import card, shown
 from opsd.runs.disk import writing
 from opsd.runs.files import write_atomically
+from opsd.runs.folder import trained_model
 from opsd.types import UserError
 
 _PROBE = "A train leaves at 9 and arrives at 12. How long is it under way? 12 - 9 = 3 hours."
@@ -60,7 +61,9 @@ def export(
         raise UserError(f"--max-shard {max_shard}: write a size, as in 5GB or 500MB")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there already: choose another folder")
-    name, run = _trained(source)
+    name = trained_model(source)
+    beside = (Path(name), Path(name).parent) if Path(name).is_dir() else ()
+    run = next((folder for folder in beside if (folder / "recipe.yaml").is_file()), None)
     adapter = adapter_folder(*locate(name))
     if adapter is None and not merge:
         raise UserError(f"{name} is a whole model: it has no adapter to export")
@@ -86,22 +89,6 @@ def export(
         draft.replace(output)
     log(f"{output}: {sum(f.stat().st_size for f in output.iterdir()) / 1e6:,.1f} MB")
     return output
-
-
-def _trained(source: str | Path) -> tuple[str, Path | None]:
-    """A model's folder or name, and the run folder that it belongs to, if any."""
-    path = Path(source)
-    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-        beside = [folder for folder in (path, path.parent) if (folder / "recipe.yaml").is_file()]
-        return str(source), next(iter(beside), None)
-    if (path / "recipe.yaml").is_file() or (path / "metrics.jsonl").is_file():
-        if not (path / "model").is_dir():
-            raise UserError(
-                f"{path} has no model yet: let it finish (opsd train --resume), or export one of"
-                " its checkpoint folders"
-            )
-        return str(path / "model"), path
-    return str(source), None
 
 
 def _whole(

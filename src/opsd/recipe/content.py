@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from opsd.data.problems import Data
-from opsd.grade.verifier import MathVerifier
+from opsd.grade.verifiers import DEFAULT, AnyVerifier
 from opsd.lm.gguf import joined
 from opsd.lm.names import refuse_unknown
 from opsd.parts import laid_over
@@ -22,7 +22,7 @@ from opsd.validation import explain, mapping, near, parsed, unknown
 
 SHOWN = 100
 """Characters of an override that a message quotes."""
-_SHORT = {"method": "name", "model": "name", "engine": "type"}
+_SHORT = {"method": "name", "model": "name", "engine": "type", "verifier": "type"}
 """The key that a value stands for where it is given instead of a group of keys."""
 _OF_THE_REPOSITORY = ("revision", "trust_remote_code", "gguf_file")
 
@@ -103,10 +103,11 @@ class Content(Strict):
     data: Data
     sampling: Sampling = Sampling()
     engine: Any = None
-    verifier: MathVerifier = MathVerifier()
+    verifier: AnyVerifier = DEFAULT
     train: dict[str, Any] = Field(default_factory=dict)
     published: list[Published] = Field(default_factory=list)
     peers: Any = None
+    unwritten: list[str] = Field(default_factory=list)
 
 
 def read(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
@@ -125,15 +126,27 @@ def read(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]
     return without_files(content), str(path)
 
 
+def refuse_unwritten(name: str) -> None:
+    """Raises UserError for the recipe of a run in Python that no recipe can go on with."""
+    path = find(name)
+    lost = mapping(path).get("unwritten")
+    if lost:
+        raise UserError(
+            f"{path}: a run in Python, with what no recipe can name ({'; '.join(map(str, lost))}):"
+            " go on there, by trainer.train(resume_from_checkpoint=True)"
+        )
+
+
 def check_names(content: Mapping[str, Any], where: str) -> None:
     """Raises UserError for a method, a key or a model that there is not, and for values that are
     none of their keys'; what only torch's modules can tell, `schema.parse` does."""
     content = {key: in_full(key, value) for key, value in content.items()}
     given = content.get("method")
     if isinstance(given, Mapping) and isinstance(name := given.get("name"), str):
-        if name not in methods():
+        if name in methods():
+            _refuse_keys(given, {"name"} | methods()[name], f"{where}: method")
+        elif "signal" not in given:  # one of one's own says its signal
             raise UserError(f"{where}: {unknown('method', name, methods())}")
-        _refuse_keys(given, {"name"} | methods()[name], f"{where}: method")
     if isinstance(train := content.get("train"), Mapping):
         _refuse_keys(train, train_keys() | set(Sampling.model_fields), f"{where}: train")
     try:
@@ -154,7 +167,7 @@ def extended(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, A
     """A recipe's keys laid over its parent's. A method that is given by its name alone, or of
     another name, replaces the parent's. What the parent says of one model's repository says nothing
     of another's, and `published` is never inherited: a paper prints its numbers for one setting."""
-    made = {key: value for key, value in parent.items() if key != "published"}
+    made = {key: value for key, value in parent.items() if key not in ("published", "unwritten")}
     for key, value in child.items():
         below = in_full(key, made.get(key))
         above = value if key == "method" else in_full(key, value)

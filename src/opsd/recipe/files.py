@@ -12,6 +12,9 @@ from typing import Any
 from opsd.types import UserError
 from opsd.validation import near, unknown
 
+RECIPE = "recipe.yaml"
+"""In a run's folder."""
+
 
 def shipped() -> dict[str, Path]:
     """The shipped recipes' files, by name."""
@@ -27,7 +30,8 @@ def launcher(name: str) -> Path:
 
 
 def find(name: str) -> Path:
-    """The file of a recipe: a path, or a shipped recipe's name. UserError where it is neither."""
+    """The file of a recipe: a path, a run's folder, or a shipped recipe's name. UserError where it
+    is none of them."""
     path = Path(name)
     if _is_file_name(name):
         if path.is_file():
@@ -35,12 +39,20 @@ def find(name: str) -> Path:
         beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
         raise UserError(f"no recipe file '{name}'{near(name, map(str, beside))}")
     known = shipped()
+    if name not in known and (path / RECIPE).is_file():
+        return path / RECIPE
     if name not in known:
         raise UserError(
-            f"no recipe '{name}': neither a .yaml file nor a shipped recipe (`opsd recipes` lists"
-            f" them){near(name, known)}"
+            f"no recipe '{name}': neither a .yaml file, nor a run's folder, nor a shipped recipe"
+            f" (`opsd recipes` lists them){near(name, known)}"
         )
     return known[name]
+
+
+def output_of(name: str) -> Path:
+    """Where a run of a recipe goes unless that is said: of a run, the folder of that run."""
+    own = find(name).parent
+    return own if Path(name).is_dir() and own.samefile(name) else Path("runs") / Path(name).stem
 
 
 def lineage(

@@ -15,6 +15,7 @@ from opsd.data.filters import DataReport
 from opsd.data.problems import SCANNED, varied
 from opsd.data.stream import ProblemStream
 from opsd.recipe import schema as recipes
+from opsd.recipe.content import refuse_unwritten
 from opsd.recipe.train import make_trainer
 from opsd.rollout.engines import HF
 from opsd.runs import checkpoint
@@ -36,6 +37,7 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     """
     steps = sorted(set(steps))
     _refuse_missing(run, steps)
+    refuse_unwritten(str(run / "recipe.yaml"))
     recipe = recipes.load(str(run / "recipe.yaml"))
     quiet = {"report_to": [], "push_to_hub": False, "disable_tqdm": True, "async_rollouts": False}
     recipe = recipe.model_copy(update={"train": recipe.train | quiet})

@@ -11,20 +11,23 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from opsd.credentials import without_credentials
-from opsd.methods import Method
+from opsd.methods import FUNCTIONS, Method
 from opsd.methods.parsing import method
 from opsd.prompts.prompt import without_files
 from opsd.recipe.content import SHOWN, Content, Sampling, extended, in_full, read
+from opsd.recipe.files import find
 from opsd.rollout.engines import HF, AnyEngine
 from opsd.types import UserError
-from opsd.validation import explain, near
+from opsd.validation import explain, mapping, near
 
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 
 class Recipe(Content):
     """A training run. `train` holds fields of `OPSDConfig`. `peers` are two runs, by name, of
-    models that write for each other: each the recipe with what a peer's own keys change."""
+    models that write for each other: each the recipe with what a peer's own keys change.
+    `unwritten` is what a run in Python had that no recipe can name, a line each: it cannot be
+    trained by this recipe."""
 
     method: Method  # pyright: ignore[reportGeneralTypeIssues]
     engine: AnyEngine = HF()
@@ -39,6 +42,29 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises UserError, one line, for whatever is wrong with it.
     """
     return parse(*read(name, overrides))
+
+
+def load_asking(path: str) -> Recipe:
+    """The recipe of a run, as far as asking its model needs it: where the method has parts without
+    a name, its student prompt alone; where the verifier has none, `unnamed`."""
+    content = mapping(find(path))
+    for key in {line.partition(":")[0].partition(".")[0] for line in content.get("unwritten", ())}:
+        if key == "method":
+            own = {k: x for k, x in content[key].items() if k in ("name", "student")}
+            name = f"{own['name']}, in part" if own["name"] in FUNCTIONS else own["name"]
+            content[key] = {**own, "name": name, "signal": {"type": "likelihood"}}
+        elif key == "verifier":
+            content[key] = {"type": f"{__name__}:{unnamed.__name__}"}
+        elif key == "data":
+            content[key].pop("curriculum", None)
+        elif key == "engine":
+            del content[key]
+    return parse(content, path)
+
+
+def unnamed(problem: Any, completion: str) -> None:
+    """Stands for a verifier that no recipe can name."""
+    raise UserError("the run's verifier has no name that can be imported: choose a --verifier")
 
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -61,8 +87,9 @@ def dump(recipe: Recipe) -> str:
     which are never written, and with the text of templates that are files."""
     content = without_credentials(without_files(recipe.model_dump(mode="json")))
     for own in (content, *content["peers"].values()):
-        if not own["peers"]:
-            del own["peers"]
+        for key in ("peers", "unwritten"):
+            if not own[key]:
+                del own[key]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 

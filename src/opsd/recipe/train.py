@@ -151,8 +151,7 @@ def _begin(
 
 def _finish(trainer: OPSDTrainer, recipe: Recipe, begun: float) -> OPSDTrainer:
     """Writes the trained model, and says what has become of the run."""
-    trainer.save_model(str(trainer.run.path / "model"))
-    trainer.create_model_card()
+    trainer.finish()
     if trainer.args.should_save:
         state = trainer.state
         best = state.best_global_step if trainer.args.load_best_model_at_end else None
@@ -217,13 +216,13 @@ def make_trainer(
     model: Any = None,
 ) -> OPSDTrainer:
     """The trainer that a recipe describes, on problems already loaded; `model` is the recipe's,
-    where it is loaded already."""
+    where it is loaded already. Whoever has the recipe writes it down, and the model at the end."""
     adapter = None
     if recipe.model.lora is not None:
         from peft import LoraConfig
 
         adapter = LoraConfig(task_type="CAUSAL_LM", **recipe.model.lora.model_dump())
-    return OPSDTrainer(
+    trainer = OPSDTrainer(
         model=recipe.model.name if model is None else model,
         method=recipe.method,
         args=_arguments(recipe, output, dev=bool(dev_set)),
@@ -236,6 +235,8 @@ def make_trainer(
         language_weights=recipe.data.shares(),
         curriculum=recipe.data.curriculum,
     )
+    trainer.records = False
+    return trainer
 
 
 def _arguments(recipe: Recipe, output: Path, *, dev: bool) -> OPSDConfig:

@@ -15,6 +15,7 @@ from opsd.data.filters import languages_of
 from opsd.languages.registry import codes, language
 from opsd.runs.evaluation_files import RESULT, read
 from opsd.runs.files import distinct_names
+from opsd.runs.folder import run_of
 from opsd.runs.json_files import document, finite, mapping, number, rows, sequence
 from opsd.types import UserError
 from opsd.validation import mapping as yaml_mapping
@@ -133,7 +134,7 @@ def load_runs(paths: Sequence[Path]) -> Evidence:
     comparisons: list[Comparison] = []
     if not paths:
         raise UserError("no run to report on: name at least one run folder")
-    for path in dict.fromkeys(map(Path, paths)):
+    for path in dict.fromkeys(run_of(Path(path)) for path in paths):
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; a report needs the folder of a run")
         if (path / "metrics.jsonl").exists():

@@ -26,13 +26,13 @@ from opsd.rollout.engine import (
 from opsd.rollout.horizon import AnyHorizon, FullHorizon
 from opsd.rollout.rows import TOKENS, AnyRows, Canvas, Rows, States
 from opsd.teacher.weights import AnyWeights, Weights
-from opsd.types import Finish, Group, Problem, Rollout, UserError, View
+from opsd.types import Attempt, Finish, Group, Problem, Rollout, UserError, View
 
 Watch = Callable[[str, int, int], Progress]
 """Of an engine call's phase, how many rollouts it is to write, and their horizon in tokens: what is
 told how far it is."""
 UseWeights = Callable[[Weights], contextlib.AbstractContextManager[Any]]
-Verify = Callable[[Sequence[tuple[Problem, str]]], Sequence[Any]]
+Verify = Callable[[Sequence[Attempt]], Sequence[Any]]
 
 
 def _no_others(weights: Weights) -> contextlib.AbstractContextManager[Any]:
@@ -312,7 +312,9 @@ class Sampler:
     ) -> list[Group]:
         """Groups of `size` consecutive rollouts, with the verifier's verdicts on them."""
         owners = [problem for problem in problems for _ in range(size)]
-        verdicts = self.verify([(p, r.text) for p, r in zip(owners, rollouts, strict=True)])
+        verdicts = self.verify(
+            [Attempt(p, r.text, r.completion_ids) for p, r in zip(owners, rollouts, strict=True)]
+        )
         judged = [replace(r, verdict=v) for r, v in zip(rollouts, verdicts, strict=True)]
         return [
             Group(problem, tuple(judged[i * size : (i + 1) * size]))

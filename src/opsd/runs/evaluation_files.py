@@ -27,8 +27,9 @@ class Verdict(TypedDict):
     correct: bool
     format_ok: bool
     cut_off: bool
-    said: str | None
+    said: NotRequired[str | None]
     chars: NotRequired[int]
+    reward: NotRequired[float]
     repetition: NotRequired[Pair]
     fidelity: NotRequired[Pair]
 
@@ -44,7 +45,7 @@ class Sample(TypedDict):
     language: str
     row: int | None
     split: NotRequired[str]
-    answer: str
+    answer: str | None
     choices: NotRequired[list[str]]
     tokens: int
     budgets: dict[str, Verdict]
@@ -92,6 +93,7 @@ Scores = with_config(_STRICT)(
             "language_fidelity": NotRequired[float | None],
             "interval": NotRequired[Interval],
             "weight": NotRequired[float],
+            "reward": NotRequired[float | None],
         },
     )
 )

@@ -124,6 +124,37 @@ class RunFolder:
         return [f for f in files if _JOURNAL.fullmatch(str(f.relative_to(self.path)))]
 
 
+def trained_model(source: str | Path) -> str:
+    """The model that a run folder, a model's folder or a model's name stands for: of a run the one
+    that it ended with. UserError for a run that has not ended."""
+    path = Path(source)
+    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return str(source)
+    if not any((path / name).is_file() for name in ("recipe.yaml", "metrics.jsonl")):
+        return str(source)
+    if not (path / "model").is_dir():
+        raise UserError(
+            f"{path} has no model yet: let it finish (opsd train --resume), or name one of its"
+            " checkpoint folders"
+        )
+    return str(path / "model")
+
+
+def run_of(path: Path) -> Path:
+    """The run folder that a folder of a model lies in (a checkpoint, `model`), or the folder
+    itself."""
+    own = path.name == "model" or path.name.startswith("checkpoint-")
+    above = path.resolve().parent
+    return path.parent if own and (above / "metrics.jsonl").is_file() else path
+
+
+def step_of(path: Path) -> list[int]:
+    """The step of a checkpoint that lies in a run folder, under the Trainer's name; none of any
+    other folder."""
+    found = re.fullmatch(r"checkpoint-(\d+)", path.name)
+    return [int(found[1])] if found and run_of(path) != path else []
+
+
 def _written(path: Path) -> bool:
     """Whether this is a file that holds anything: a kill can come between making one and the first
     write."""

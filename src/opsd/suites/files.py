@@ -71,8 +71,8 @@ class Suite:
     split. `splits` are several parts that are scored on their own, with their weights in the
     suite's score. `size` is the number of rows of each language and split. Languages `aside` are
     there for reference and not in the published mean. `columns`, `only`, `choices` and `instructed`
-    are those of `data`; `trained_columns` are those that were trained on, which a file of the
-    user's own may have.
+    are those of `data`; `trained_columns` and `trained_choices` are those that were trained on,
+    which a file of the user's own may have.
     """
 
     name: Name
@@ -90,6 +90,7 @@ class Suite:
     size: Count | None = None
     columns: dict[str, str] = field(default_factory=dict)
     trained_columns: dict[str, str] = field(default_factory=dict)
+    trained_choices: Choices | None = None
     only: dict[str, tuple[str | int | bool, ...]] = field(default_factory=dict)
     choices: Choices | None = None
     instructed: bool = False
@@ -117,7 +118,7 @@ class Suite:
 
 
 _SUITE = TypeAdapter(Suite)
-_OURS = {"trained_columns"}
+_OURS = {"trained_columns", "trained_choices"}
 
 
 def shipped() -> dict[str, Suite]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from opsd.console import log
 from opsd.data import problems
@@ -40,13 +41,13 @@ def suite(name: str) -> Suite:
     return SUITES[name]
 
 
-def own(data: str, split: str = "test", **columns: Mapping[str, str]) -> Suite:
-    """A file of the user's own, or a dataset, as a suite that is named after it; `columns` and
-    `trained_columns` are the suite's."""
+def own(data: str, split: str = "test", **about: Any) -> Suite:
+    """A file of the user's own, or a dataset, as a suite that is named after it; `about` are other
+    fields of the suite's."""
     name = re.sub(r"\.(jsonl?|csv|tsv|parquet)$", "", Path(data).name)
     name = name.replace("{language}", "").strip("-_. ") or "data"
     name = re.sub(r"[^\w.-]+", "_", name)
-    return _renamed(Suite(name=name, source=data, split=split, **columns))  # pyright: ignore
+    return _renamed(Suite(name=name, source=data, split=split, **about))
 
 
 def _renamed(suite: Suite) -> Suite:
@@ -115,11 +116,13 @@ def _data(suite: Suite, limit: int | None) -> Data:
 def _own_data(suite: Suite, names: Sequence[str], limit: int | None) -> Data:
     """A file whose rows say their language, or are all in one of those asked for."""
     data = _data(suite, limit).model_copy(update={"language": tuple(names) or None})
-    trained = dict(suite.trained_columns)
-    if trained:
+    trained, choices = dict(suite.trained_columns), suite.trained_choices
+    if trained or choices:
         row = problems.first_row(data.model_copy(update={"columns": trained}))
         spelled = names[0] if names else ""
         trained = {n: c for n, c in trained.items() if c.replace("{language}", spelled) in row}
+        if choices is not None and choices.columns <= row.keys():
+            data = data.model_copy(update={"choices": choices})
     return data.model_copy(update={"columns": {**trained, **suite.columns}})
 
 

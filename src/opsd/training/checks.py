@@ -4,7 +4,6 @@ hour in vain."""
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -30,7 +29,7 @@ from opsd.training.build import make_loader
 from opsd.training.config import without_effect
 from opsd.training.generator import Generator, writers
 from opsd.training.setup import Setup
-from opsd.types import Group, Problem, UserError, Verdict
+from opsd.types import Group, Problem, UserError
 
 
 def refuse(setup: Setup) -> None:
@@ -149,17 +148,6 @@ def refuse_missing_answers(setup: Setup) -> None:
             f" {lacking[0].name}); map a column to 'answer', or leave such rows out with"
             " data.filters.answered"
         )
-
-
-def refuse_verdict(problem: Problem, verdict: Any) -> None:
-    """What a verifier of the user's own must not say."""
-    if verdict is None or (isinstance(verdict, Verdict) and math.isfinite(verdict.reward)):
-        return
-    said = f"the reward {verdict.reward}" if isinstance(verdict, Verdict) else repr(verdict)[:80]
-    raise UserError(
-        f"the verifier gave {said} for {problem.name}: it returns a Verdict whose reward is"
-        " a finite number, or None for no verdict"
-    )
 
 
 def nothing_to_resume(run: RunFolder) -> str:
@@ -328,7 +316,7 @@ def _prompts(setup: Setup) -> Iterator[str]:
 
 def _golds(setup: Setup) -> Iterator[str]:
     """Gold answers that no rollout can match. A stream's are not read ahead for it."""
-    if not setup.needs_answers:
+    if not getattr(setup.verifier, "reads_boxes", False):
         return
     for problems in (setup.train_set or (), setup.dev_set or ()):
         if not isinstance(problems, ProblemStream):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from opsd.rollout.engine import LEAST_TEMPERATURE
 
@@ -192,11 +193,8 @@ class OPSDConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that cannot be."""
-        import torch
-
         if self.bf16 is None:
-            gpu = torch.cuda.is_available() and not self.use_cpu
-            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+            self.bf16 = bf16_by_default(self)
         check_values(self)
         if self.rollouts_per_step is not None:
             self._divide(self.rollouts_per_step)
@@ -222,6 +220,37 @@ class OPSDConfig(TrainingArguments):
                 f" on {self.world_size} process(es), not {given}: leave one of the two out"
             )
         self.gradient_accumulation_steps = passes
+
+
+def bf16_by_default(args: OPSDConfig) -> bool:
+    """Whether the run is in bfloat16 where nobody says so."""
+    import torch
+
+    gpu = torch.cuda.is_available() and not args.use_cpu
+    return gpu and not args.fp16 and torch.cuda.is_bf16_supported()
+
+
+def settled(args: OPSDConfig) -> dict[str, Any]:
+    """The values of the arguments that are not as they would be if nobody had said anything."""
+    alone: dict[str, Any] = {
+        "bf16": bf16_by_default(args),
+        "gradient_accumulation_steps": DEFAULT_PASSES,
+        "disable_tqdm": False,
+        "report_to": [],
+        "debug": [],
+        "accelerator_config": AcceleratorConfig(),
+        **dict.fromkeys(("remove_unused_columns", "logging_nan_inf_filter"), False),
+        "dataloader_pin_memory": not args.use_cpu,
+    }
+    found = {}
+    for one in fields(args):
+        usual = one.default_factory() if one.default_factory is not MISSING else one.default
+        value = getattr(args, one.name)
+        if value != alone.get(one.name, usual):
+            found[one.name] = value
+    if args.rollouts_per_step is not None:
+        found.pop("gradient_accumulation_steps", None)  # it follows
+    return found
 
 
 def passes_per_step(rollouts: int, batch: int, processes: int) -> int:

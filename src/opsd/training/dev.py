@@ -38,6 +38,12 @@ def summarise(scores: Sequence[Score]) -> dict[str, float]:
     third also as `avg@k/<language>` and `format_rate/<language>` where there are several."""
     if not scores:
         raise UserError("no dev problem fits the length limit; raise max_length")
+    scores = [score for score in scores if score[0]]
+    if not scores:
+        raise UserError(
+            "dev problems cannot be scored: the verifier gave no verdict on any of their"
+            " completions; let it judge them, or leave the dev problems out"
+        )
     n = sum(score[0] for score in scores)
     summary = {
         "avg@k": _share(scores, 1),

@@ -3,7 +3,7 @@ everything at work is built from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,14 @@ from torch import nn
 from opsd.data.batches import StepShape
 from opsd.data.curriculum import Curriculum
 from opsd.data.stream import ProblemStream
+from opsd.grade.judge import Verifier
 from opsd.lm.loading import context_length, vocabulary
 from opsd.methods.method import Method
 from opsd.methods.signals import LossTerm, Teacher
 from opsd.prompts.boundary import eos_ids
 from opsd.rollout.engine import EngineSetup
 from opsd.training.config import OPSDConfig
-from opsd.types import Problem, Verdict
-
-Verifier = Callable[[Problem, str], Verdict]
+from opsd.types import Problem
 
 
 @dataclass(frozen=True)

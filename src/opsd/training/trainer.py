@@ -9,6 +9,7 @@ No method's name appears here.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,9 +28,10 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from opsd.console import log
 from opsd.data.batches import ProblemLoader, StreamLoader
 from opsd.data.curriculum import Curriculum, outcomes
-from opsd.data.problems import as_problems
+from opsd.data.problems import Data, as_problems, load_problems
 from opsd.data.rows import Row
 from opsd.data.stream import ProblemStream
+from opsd.grade.judge import Verifier, judge
 from opsd.grade.verifier import MathVerifier
 from opsd.languages.registry import resolve
 from opsd.lm import sharded_files
@@ -61,7 +63,6 @@ from opsd.training.checks import (
     refuse_missing_logprobs,
     refuse_other_step,
     refuse_unjudged,
-    refuse_verdict,
     settings_errors,
 )
 from opsd.training.config import OPSDConfig
@@ -70,10 +71,11 @@ from opsd.training.examples import TrainingExample, training_examples
 from opsd.training.learner import passes
 from opsd.training.metrics import PHASE, Metrics, rollout_row
 from opsd.training.monitor import CollapseMonitor
-from opsd.training.setup import Setup, Verifier
+from opsd.training.record import Given, record
+from opsd.training.setup import Setup
 from opsd.training.stopping import Stopped, StopSignal
 from opsd.training.traces import trace
-from opsd.types import Group, Problem, RunFailed, UserError, Verdict
+from opsd.types import Attempt, Group, Problem, RunFailed, UserError, Verdict
 
 
 class OPSDTrainer(Trainer):
@@ -81,10 +83,17 @@ class OPSDTrainer(Trainer):
 
     `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
     (`opsd.methods.opsd()`). Datasets hold `Problem`s, or rows with the usual column names
-    (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `verifier` judges
-    completions: a callable from problem and completion to a verdict. `engine` generates instead of
-    the model itself: `VLLM()`, `VLLMServer(url)`, or one of your own; `language_weights` draws
-    problems of some languages more often, a `curriculum` (`Frontier()`) those that are worth it.
+    (`prompt`, `solution` or `privileged_context`, `answer`, `language`); `Data(source=...)`
+    (`opsd.data.problems`) names where they are, as a recipe does, its dev problems included.
+    `verifier` judges completions: a callable from problem and completion to a `Verdict`, or a
+    shipped one (`opsd.grade.verifiers`); without one a box is compared with the answer. `engine`
+    generates instead of the model itself: `VLLM()`, `VLLMServer(url)`, or one of your own;
+    `language_weights` draws problems of some languages more often, a `curriculum` (`Frontier()`)
+    those that are worth it.
+
+    A run leaves what `opsd train` leaves: `recipe.yaml`, `env.json`, and at its end `model/`. What
+    has no name that a recipe could write (a lambda, problems given as objects) stands there under
+    `unwritten`.
     """
 
     _tag_names = ("opsd", "on-policy-self-distillation")
@@ -99,7 +108,7 @@ class OPSDTrainer(Trainer):
         model: str | nn.Module,
         method: Method,
         args: OPSDConfig | None = None,
-        train_dataset: Iterable[Problem | Row] | None = None,
+        train_dataset: Iterable[Problem | Row] | Data | None = None,
         eval_dataset: Iterable[Problem | Row] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         verifier: Verifier | None = None,
@@ -111,6 +120,11 @@ class OPSDTrainer(Trainer):
         curriculum: Curriculum | None = None,
     ) -> None:
         args = args or OPSDConfig(output_dir="runs/opsd")
+        named = train_dataset if isinstance(train_dataset, Data) else None
+        if isinstance(train_dataset, Data):
+            train_dataset, dev = load_problems(train_dataset)
+            eval_dataset = dev or None if eval_dataset is None else eval_dataset
+        lora = copy.deepcopy(peft_config)  # before PEFT fills in what it found
         student, tokenizer = make_student(model, args, processing_class, peft_config)
         self.method = method
         self.hub = HubPush(args, method, base=self._base_name)
@@ -140,7 +154,12 @@ class OPSDTrainer(Trainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         self.progress = TrainingProgress()
-        self.verifier = verifier or MathVerifier()
+        self.verifier = MathVerifier() if verifier is None else verifier
+        self._scoring_dev = False
+        begin = getattr(self.verifier, "begin", None)
+        self._verifier_at_work = (
+            begin(lambda: self.state, self._log_metric) if begin else self.verifier
+        )
         shares = language_weights or {}
         self.setup = Setup(
             method=method,
@@ -157,6 +176,22 @@ class OPSDTrainer(Trainer):
         self.finite = FiniteSteps(self.accelerator, self.run.path)
         self.monitor = CollapseMonitor(self.setup, self.log)
         refuse(self.setup)
+        self.records = True
+        self._given = Given(
+            model=model if isinstance(model, str) else _name(model),
+            lora=lora,
+            wrapped=hasattr(model, "peft_config"),
+            tokenizer=None if processing_class is None else processing_class.name_or_path,
+            optimizer=any(x is not None for x in optimizers),
+            engine=engine,
+            verifier=self.verifier,
+            weights=shares,
+            curriculum=curriculum,
+            data=named,
+            problems=None if isinstance(train_set, ProblemStream) else len(train_set or ()),
+            languages=_languages(train_set),
+            dev=None if self.eval_dataset is None else len(self.eval_dataset),
+        )
         self.curriculum = curriculum and curriculum.begin(train_set or (), self.setup.data_seed)
         self.starting_weights = fingerprint(self.model)
         authors = begin_authors(self.setup)
@@ -397,7 +432,7 @@ class OPSDTrainer(Trainer):
         self.stop.heed()
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
-        with self.metrics.timed("evaluate"):
+        with self.metrics.timed("evaluate"), self._dev_scored():
             own = list(problems)[args.process_index :: args.world_size]
             with self.generator.full_params():
                 self.generator.sync(self.state.global_step)
@@ -415,6 +450,14 @@ class OPSDTrainer(Trainer):
         at_start = kwargs.get("skip_scheduler", False)
         return {} if at_start and self.state.global_step else super()._evaluate(*args, **kwargs)
 
+    @contextlib.contextmanager
+    def _dev_scored(self) -> Iterator[None]:
+        self._scoring_dev = True
+        try:
+            yield
+        finally:
+            self._scoring_dev = False
+
     # What a checkpoint holds, and how a run goes on
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -429,6 +472,8 @@ class OPSDTrainer(Trainer):
         with self.run.held() if main else contextlib.nullcontext(), self.stop.listening():
             folder = self._on_first(lambda: self._starts_from(resume_from_checkpoint))
             self._clear()
+            if self.records and main:
+                self._record()
             try:
                 result = self._train(folder, **kwargs)
             except Stopped:
@@ -439,7 +484,23 @@ class OPSDTrainer(Trainer):
                 self._begun = True
             if self.stop.number is not None:  # it came after the last step
                 raise self.stop.ending
+            if self.records:
+                self.finish()
             return result
+
+    def _record(self) -> None:
+        """Writes down what runs; says what of it has no name."""
+        lost = record(self.run.path, self._given, self.method, self.args)
+        if lost:
+            log(
+                f"{self.run.path / 'recipe.yaml'} lacks what has no name ({'; '.join(lost)}): this"
+                " run goes on in Python alone, by train(resume_from_checkpoint=True)"
+            )
+
+    def finish(self) -> None:
+        """Writes the trained model and its card, `<output_dir>/model`."""
+        self.save_model(str(self.run.path / "model"))
+        self.create_model_card()
 
     def _on_first(self, ask: Callable[[], Any]) -> Any:
         """What the first process finds out, on all of them; what it refuses, all refuse."""
@@ -712,15 +773,16 @@ class OPSDTrainer(Trainer):
 
     # What is put together at the start
 
-    def verdicts(self, attempts: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
+    def verdicts(self, attempts: Sequence[Attempt]) -> list[Verdict | None]:
         """The verifier's verdicts; ours has none where no answer is known."""
         self.progress.phase("grading")
         with self._judging, record_function(f"{PHASE}grade"):
-            many = getattr(self.verifier, "many", None)
-            verdicts = many(attempts) if many else [self.verifier(*one) for one in attempts]
-        for (problem, _), verdict in zip(attempts, verdicts, strict=True):
-            refuse_verdict(problem, verdict)
-        return verdicts
+            return judge(self._verifier_at_work, attempts)
+
+    def _log_metric(self, name: str, value: float) -> None:
+        """What a verifier measures of rollouts that are learned from; dev problems' are not."""
+        if not self._scoring_dev:
+            self.metrics.add(name, value, 1)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A tied head is not stored: that it is missing is no news."""
@@ -731,6 +793,17 @@ class OPSDTrainer(Trainer):
     def floating_point_ops(self, inputs: list[TrainingExample]) -> float:
         """6 x parameters x tokens of the student's sequences."""
         return 6.0 * self.model.num_parameters() * sum(example.tokens for example in inputs)
+
+
+def _name(model: Any) -> str:
+    """What a model was loaded from; empty of one that was made."""
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+
+
+def _languages(problems: Any) -> tuple[str, ...]:
+    """The languages of a training set; a stream does not say beforehand."""
+    known = () if isinstance(problems, ProblemStream) else problems or ()
+    return tuple(dict.fromkeys(problem.language for problem in known))
 
 
 def _file_name(choice: Weights) -> str:

@@ -1,0 +1,225 @@
+"""Verifiers of texts: an answer that matches, a pattern that is found, JSON of a schema."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator
+
+from opsd.grade.format import answer_part, extract_boxed
+from opsd.parts import part
+from opsd.sandbox.process import Limited, WorkerError
+from opsd.types import Problem, RunFailed, Verdict
+from opsd.validation import install
+
+WORKER = Path(__file__).with_name("text_worker.py")
+WALL_LIMIT_S = 4.0
+# Patterns and schemas are the user's, the texts a model's: together they can take forever.
+_worker = Limited("text grader", WORKER, WorkerError)
+
+Ignored = Literal["case", "punctuation", "articles", "accents"]
+
+_IN_NUMBER = re.compile(r"[-\u2212.,](?=\d)")
+"""A sign, or a mark within a number: -5 is not 5."""
+_ARTICLE = re.compile(r"\b(?:an?|the)\b", re.IGNORECASE)
+
+
+def normalized(text: str, ignore: tuple[Ignored, ...]) -> str:
+    """A text in which what is ignored is gone: runs of space are one, compatible characters the
+    same (NFKC), and without case, punctuation and symbols, English articles, or accents.
+
+    >>> normalized("The  Nile!", ("case", "punctuation", "articles"))
+    'nile'
+    """
+    text = unicodedata.normalize("NFKC", text)
+    if "accents" in ignore:
+        parts = unicodedata.normalize("NFD", text)
+        text = "".join(c for c in parts if not unicodedata.combining(c))
+    if "case" in ignore:
+        text = text.casefold()
+    if "punctuation" in ignore:
+        kept = {found.start() for found in _IN_NUMBER.finditer(text)}
+        text = "".join(
+            " " if unicodedata.category(c)[0] == "P" and i not in kept else c
+            for i, c in enumerate(text)
+        )
+    if "articles" in ignore:
+        text = _ARTICLE.sub(" ", text)
+    return " ".join(text.split())
+
+
+def _golds(problem: Problem, column: str) -> list[str]:
+    """The right answers of a problem: of a list, each of them."""
+    told = problem.column(column)
+    found = list(told) if isinstance(told, list | tuple) else [told]
+    if not found or any(gold is None or not str(gold).strip() for gold in found):
+        raise ValueError(f"{problem.name} has no '{column}' to compare with: map a column to it")
+    return [str(gold) for gold in found]
+
+
+@part
+class MatchVerifier:
+    r"""Reward 1 where what the completion answers is the right text, else 0.
+
+    `answer` is where it answers: its `box`, the last complete `\boxed{}`; its `last_line`; or `all`
+    of it. Both texts are stripped, and `ignore` says what does not count (`case`, `punctuation`,
+    `articles`, `accents`); empty, they must be the same to the letter. `column` holds the right
+    text, or a list of which any is right. `after_think` as in `MathVerifier`.
+
+    >>> MatchVerifier(answer="all")(Problem("Capital?", answer="Nairobi"), "nairobi.").correct
+    True
+    """
+
+    answer: Literal["box", "last_line", "all"] = "box"
+    ignore: tuple[Ignored, ...] = ("case", "punctuation")
+    column: str = "answer"
+    after_think: bool = False
+    type: Literal["match"] = "match"
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether a problem without an answer cannot be graded."""
+        return self.column == "answer"
+
+    def __call__(self, problem: Problem, completion: str) -> Verdict:
+        """Grade one completion; `ValueError` for a problem without a right text."""
+        golds = {self._form(gold) for gold in _golds(problem, self.column)}
+        said = self.said(problem, completion)
+        right = said is not None and self._form(said) in golds
+        return Verdict(float(right), right, said is not None)
+
+    def said(self, problem: Problem, completion: str) -> str | None:
+        """The text that is compared; None where there is none."""
+        text = answer_part(completion, self.after_think).strip()
+        if self.answer == "box":
+            return extract_boxed(text)
+        return (text if self.answer == "all" else text.rpartition("\n")[2].strip()) or None
+
+    def _form(self, text: str) -> str:
+        return normalized(text, self.ignore) if self.ignore else text.strip()
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return pattern
+
+
+@part
+class RegexVerifier:
+    r"""Reward 1 where a regular expression (Python's `re`) is found in the completion, else 0. With
+    a group called `answer`, what that holds where it is found last must be the right text too,
+    compared as `MatchVerifier` does. A search that takes longer than a second finds nothing.
+
+    >>> verifier = RegexVerifier(r"Answer: (?P<answer>\w+)")
+    >>> verifier(Problem("Capital?", answer="Nairobi"), "Answer: Nairobi").correct
+    True
+    """
+
+    pattern: Annotated[str, AfterValidator(_compiles)]
+    ignore: tuple[Ignored, ...] = ("case", "punctuation")
+    column: str = "answer"
+    after_think: bool = False
+    type: Literal["regex"] = "regex"
+
+    @property
+    def compares(self) -> bool:
+        """Whether what is found is compared with a right text."""
+        return "answer" in re.compile(self.pattern).groupindex
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether a problem without an answer cannot be graded."""
+        return self.compares and self.column == "answer"
+
+    def __call__(self, problem: Problem, completion: str) -> Verdict:
+        """Grade one completion; `ValueError` for a problem without a right text."""
+        found = self._found(completion)
+        right = found is not None
+        if self.compares:
+            golds = {normalized(gold, self.ignore) for gold in _golds(problem, self.column)}
+            right = right and normalized(found or "", self.ignore) in golds
+        return Verdict(float(right), right, found is not None)
+
+    def said(self, problem: Problem, completion: str) -> str | None:
+        """What the group `answer` holds, or all that is found; None where nothing is."""
+        return self._found(completion)
+
+    def _found(self, completion: str) -> str | None:
+        text = answer_part(completion, self.after_think)
+        return _worker.ask({"pattern": self.pattern, "text": text}, WALL_LIMIT_S).get("found")
+
+
+@part
+class JSONVerifier:
+    """Reward 1 where the completion is JSON of a JSON Schema, else 0; `format_ok` where it is JSON
+    at all; the feedback says what is wrong, and where.
+
+    The JSON is the last block fenced as such, or all of the completion. `schema` holds for all
+    problems; without it, each brings its own in the column `column`, as a mapping or as text.
+    References lead nowhere outside a schema. Needs the package jsonschema. `after_think` as in
+    `MathVerifier`.
+    """
+
+    schema: Mapping[str, Any] | None = None
+    column: str = "schema"
+    after_think: bool = False
+    type: Literal["json_schema"] = "json_schema"
+    needs_answer: ClassVar[bool] = False
+
+    def __call__(self, problem: Problem, completion: str) -> Verdict:
+        """Grade one completion; `ValueError` for a problem without a schema, or with a bad one."""
+        text = fenced(answer_part(completion, self.after_think), "json")
+        request = {"schema": self._schema(problem), "text": text}
+        reply = _worker.ask(request, WALL_LIMIT_S)
+        if reply.get("missing"):
+            raise RunFailed(f"JSON schemas need the package jsonschema: {install('schema')}")
+        if "refused" in reply:
+            raise ValueError(f"{problem.name}: its schema is none ({reply['refused']})")
+        wrong = reply.get("wrong", "it takes too long to read")
+        return Verdict(float(wrong is None), wrong is None, bool(reply.get("json")), wrong)
+
+    def _schema(self, problem: Problem) -> Any:
+        if self.schema is not None:
+            return dict(self.schema)
+        told = problem.column(self.column)
+        try:
+            schema = json.loads(told) if isinstance(told, str) else told
+        except ValueError as error:
+            raise ValueError(f"{problem.name}: its '{self.column}' is not JSON") from error
+        if not isinstance(schema, Mapping):
+            raise ValueError(
+                f"{problem.name} has no schema in a column '{self.column}': give it one, or"
+                " the verifier a `schema` for all"
+            )
+        return dict(schema)
+
+
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)")
+
+
+def fenced(text: str, language: str) -> str:
+    r"""The last block of a text that is fenced as of a language; without one the last fenced block
+    of no language, else all of the text. A block that does not end is none.
+
+    >>> fenced("So:\n```json\n{}\n```\nDone.", "json")
+    '{}\n'
+    """
+    last: dict[str, str] = {}
+    fence, kind, inside = "", "", list[str]()
+    for line in text.splitlines(keepends=True):
+        found = _FENCE.match(line)
+        if not fence and found:
+            fence, kind, inside = found[1], found[2].lower(), []
+        elif fence and line.strip() == fence:
+            last[kind], fence = "".join(inside), ""
+        elif fence:
+            inside.append(line)
+    return last.get(language, last.get("", text))
