@@ -43,7 +43,7 @@ def test_it_learns_two_steps_of_eight_rollouts(ran):
 
 def test_base_and_trained_model_are_evaluated_and_compared(ran):
     results = list((ran / "runs" / "mine" / "eval").glob("*/*/samples.jsonl"))
-    assert [sum(1 for _ in read_jsonl(file)) for file in results] == [3, 3]
+    assert [sum(1 for _ in read_jsonl(file)) for file in results] == [6, 6]
     said = (ran / "stdout.txt").read_text("utf-8")
     assert "$ opsd compare runs/mine/eval" in said
 

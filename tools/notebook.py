@@ -9,6 +9,7 @@ writes.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -45,7 +46,7 @@ def _code(block: Block) -> str | None:
     if block.file:
         return f"%%writefile {block.file}\n{text}"
     if block.kind == "sh":
-        return "\n".join(f"!{line}" for line in text.splitlines())
+        return re.sub(r"(?<!\\\n)^", "!", text, flags=re.M)  # a line that goes on is one command
     return text if block.kind == "python" else None
 
 
