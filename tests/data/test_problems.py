@@ -534,3 +534,28 @@ def test_whatever_number_ends_a_gsm8k_solution_is_boxed(end: str):
 def test_a_heading_is_no_answer():
     row = {"problem": "p", "answer": "7", "solution": "It is 7.\n#### In closing"}
     assert as_problems([row])[0].privileged["solution"] == row["solution"]
+
+
+def test_worked_examples_come_before_every_problem_behind_a_system_message(tmp_path: Path):
+    rows = [
+        {"problem": "2 + 2?", "answer": "4"},
+        {
+            "prompt": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "3 + 3?"},
+            ],
+            "answer": "6",
+        },
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = [{"problem": "1 + 1?", "solution": r"\boxed{2}"}]
+    plain, behind = (read(Data(source=str(file), examples=e)) for e in ((), shown))
+    said = [[(turn["role"], turn["content"]) for turn in p.prompt] for p in behind]
+    example = [("user", "1 + 1?"), ("assistant", r"\boxed{2}")]
+    assert said == [
+        [*example, ("user", "2 + 2?")],
+        [("system", "Be brief."), *example, ("user", "3 + 3?")],
+    ]
+    assert [p.text for p in plain] == [p.text for p in behind]
+    assert [p.id for p in plain] == [p.id for p in behind]

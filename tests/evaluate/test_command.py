@@ -8,6 +8,7 @@ import os
 import shutil
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,11 @@ from opsd.evaluate import contamination
 from opsd.evaluate.command import evaluate_models
 from opsd.evaluate.compare import compare
 from opsd.languages import registry as known_languages
+from opsd.prompts.prompt import read
 from opsd.recipe.schema import parse
 from opsd.recipe.train import train
 from opsd.runs.files import read_jsonl
-from opsd.types import UserError
+from opsd.types import UserError, View
 
 SHIPPED = resources.files("opsd.languages")
 REAL = os.environ.get("OPSD_DATA")
@@ -174,6 +176,32 @@ def test_a_file_of_ones_own_is_read_as_the_trained_models_was(
         evaluate_models([model], data=str(other), **about)
     with pytest.raises(UserError, match="no column 'q' for 'prompt'"):
         evaluate_models([model], data=str(test), **{**about, "columns": {"prompt": "q"}})
+
+
+def test_a_model_that_was_trained_behind_worked_examples_is_asked_behind_them(
+    tmp_path: Path, tiny_folder: Path, monkeypatch
+):
+    run, test = tmp_path / "run", tmp_path / "test.jsonl"
+    shutil.copytree(tiny_folder, run / "model")
+    test.write_text(json.dumps({"problem": "1 + 1", "answer": "2"}) + "\n")
+    shown = [{"problem": "2 + 2", "solution": "4"}]
+    recipe = {"model": {"name": str(tiny_folder)}, "method": "opsd"}
+    recipe["data"] = {"source": str(test), "examples": shown}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    about = {"data": str(test), "samples": 1, "budgets": [2], "output": tmp_path / "out"}
+    asked = []
+
+    def watched(tokenizer: Any, view: View, room: int, limit: int) -> Any:
+        asked.append([turn["content"] for turn in view.messages])
+        return read(tokenizer, view, room, limit)
+
+    monkeypatch.setattr("opsd.evaluate.run.read", watched)
+    evaluate_models([str(run)], **about)
+    assert asked[0][:2] == ["2 + 2", "4"] and len(asked[0]) == 3
+    (claim,) = (json.loads(p.read_text()) for p in (tmp_path / "out").rglob("protocol.json"))
+    assert claim["protocol"]["examples"] == shown
+    with pytest.raises(UserError, match="samples of another kind"):
+        evaluate_models([str(run)], **about, plain=True)
 
 
 def test_the_built_in_world_is_data_too(tmp_path: Path, tiny_folder: Path):

@@ -232,7 +232,8 @@ def test_a_trial_has_the_same_key_in_every_process():
 def test_a_trial_is_run_again_where_a_default_has_changed_and_not_for_what_is_new(tmp_path):
     trial = Trial(small(), "copsd", "swa", 0, 1e-4)
     now = trial.conditions()
-    assert "method.signal.divergence.cap" in now and "OPSDConfig.learning_rate" in now
+    assert "method.signal.divergence.cap" in now and "OPSDConfig.weight_decay" in now
+    assert "train.learning_rate" in now and "OPSDConfig.learning_rate" not in now
     assert any(name.endswith("solution.jinja") for name in now)
 
     def is_kept_with(conditions: dict[str, Any]) -> bool:
@@ -244,7 +245,7 @@ def test_a_trial_is_run_again_where_a_default_has_changed_and_not_for_what_is_ne
     assert not is_kept(trial, tmp_path)
     assert is_kept_with(now) and is_kept_with({**now, "OPSDConfig.no_longer_there": "1"})
     assert is_kept_with({key: now[key] for key in now if not key.startswith("OPSDConfig.lr")})
-    for key in ("method.signal.divergence.cap", "OPSDConfig.max_grad_norm"):
+    for key in ("method.signal.divergence.cap", "OPSDConfig.weight_decay"):
         assert not is_kept_with({**now, key: "another"})
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from opsd.data.choices import Choices
 from opsd.data.columns import USUAL, problem, translations, wide_column
 from opsd.data.curriculum import AnyCurriculum
+from opsd.data.examples import Example, after
 from opsd.data.filters import DataReport, Filters
 from opsd.data.rows import Row, file_rows, hub_rows, is_file, refuse_halves
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
@@ -41,8 +42,10 @@ class Data(BaseModel):
     per language; `dev` sets that many problems (or that share) aside for evaluation during
     training, chosen by their hash, the same in all languages. `choices` makes rows of multiple
     choice into problems; `instructed` says that the problems' own texts say how to answer, so that
-    no instruction is added. `streaming` reads rows while training, for sets larger than memory. A
-    `curriculum` draws problems by how their rollouts came out, in place of one after another.
+    no instruction is added. `examples` (`problem`, `solution`) are worked examples that come before
+    every problem, as earlier turns. `streaming` reads rows while training, for sets larger than
+    memory. A `curriculum` draws problems by how their rollouts came out, in place of one after
+    another.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +62,7 @@ class Data(BaseModel):
     dev: Annotated[float, Field(ge=0)] = 0
     choices: Choices | None = None
     instructed: bool = False
+    examples: tuple[Example, ...] = ()
     streaming: bool = False
     curriculum: AnyCurriculum | None = None
 
@@ -226,7 +230,7 @@ def _problems(
                 made = data.choices.posed(made, row, where)
             reason = data.filters.problem_fault(made, where)
             if reason is None:
-                yield made
+                yield after(made, data.examples)
         if reason is not None:
             account.drop(reason, where)
 

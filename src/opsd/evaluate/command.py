@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd.console import log
+from opsd.data.examples import after
 from opsd.evaluate import contamination
 from opsd.evaluate.checkpoints import selections
 from opsd.evaluate.prompt_protocol import PromptProtocol, prompt_protocol, recipes_of, run_folder
@@ -75,10 +76,11 @@ def evaluate_models(
         )
         languages = _trained_on(asked, languages)
     chosen = whole if data is not None else suites.parts(whole, splits)
-    problems = suites.read(chosen, languages, data_dir, limit)
+    read = suites.read(chosen, languages, data_dir, limit)
+    problems = [after(problem, asked.examples) for problem in read]
     settings = said.over(whole.protocol)
     _say_how(whole, settings, asked)
-    rest = {"seed": seed, "verifier": asked.verifier}
+    rest = {"seed": seed, "verifier": asked.verifier, "examples": asked.examples}
     how = protocol(asked.prompt, settings.sampling, settings.budgets, **rest)
     output = output or _output(models)
     _warn(chosen, models, output, trained_by := recipes_of(models))

@@ -10,6 +10,7 @@ from typing import Any
 
 from opsd.data.choices import Choices
 from opsd.data.columns import USUAL
+from opsd.data.examples import Example
 from opsd.grade.verifier import MathVerifier
 from opsd.grade.verifiers import DEFAULT
 from opsd.languages import registry as languages
@@ -34,6 +35,7 @@ class PromptProtocol:
     columns: Mapping[str, str] = field(default_factory=dict)
     choices: Choices | None = None
     instructed: bool = False
+    examples: tuple[Example, ...] = ()
     said: str = ""
 
 
@@ -59,14 +61,14 @@ def prompt_protocol(
     if plain or not found:
         chosen = usual if thinking is None else thinking
         asked = _plainly(chosen, judge if verifier is not None else _outside_thoughts(judge))
-        return replace(asked, **_reading(found.values()))
+        return replace(asked, **{**_reading(found.values()), "examples": ()})
     if thinking is not None:
         raise UserError(
             f"--thinking, but {next(iter(found))} says how to ask: add --plain, or leave it out"
         )
     (first, prompt), *others = [(name, one.method.student) for name, one in found.items()]
     for name, other in others:
-        if other != prompt:
+        if other != prompt or found[name].data.examples != found[first].data.examples:
             raise UserError(
                 f"{first} and {name} ask with different student prompts: choose one with --recipe,"
                 " or --plain"
@@ -133,6 +135,7 @@ def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
         columns = {n: c for n, c in recipe.data.columns.items() if _evaluated(n)}
         choices, instructed = recipe.data.choices, recipe.data.instructed
         read.append({"columns": columns, "choices": choices, "instructed": instructed})
+        read[-1]["examples"] = recipe.data.examples
     agreed = {n: x for n, x in (read or [{}])[0].items() if all(one[n] == x for one in read)}
     return {"languages": tuple(asked), **agreed}
 

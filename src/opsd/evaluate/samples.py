@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opsd.data.examples import Example
 from opsd.grade.choice import options_of
 from opsd.grade.fidelity import fidelity
 from opsd.grade.judge import judge, named
@@ -48,7 +49,7 @@ _TEXTS = {"instruction", "transition", "think_prefix", "labels"}
 @dataclass(frozen=True)
 class Protocol:
     """How a model is asked, and by whom it is judged: prompt, sampling, budgets in tokens, seed,
-    verifier.
+    verifier, and the worked examples that come before every problem.
 
     `sampling.max_tokens` is the largest budget: one generation serves the smaller ones, which are
     its prefixes. Results compare only under one protocol.
@@ -59,6 +60,7 @@ class Protocol:
     budgets: tuple[int, ...]
     seed: int = 0
     verifier: Any = DEFAULT
+    examples: tuple[Example, ...] = ()
 
 
 def protocol(
@@ -306,6 +308,9 @@ def _written(protocol: Protocol) -> Row:
     plain |= {"after_think": verifier.get("after_think", False), "verifier": verifier}
     if verifier["type"] == DEFAULT.type:
         del plain["verifier"]
+    del plain["examples"]
+    if protocol.examples:
+        plain["examples"] = [example.model_dump() for example in protocol.examples]
     return plain
 
 

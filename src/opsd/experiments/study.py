@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from opsd.data.examples import Example
 from opsd.experiments.measures import METRICS, PROBED, SHORTENED
 from opsd.grade.intervals import FEWEST
 from opsd.lm.built_in import model_path
@@ -137,13 +138,6 @@ class Source(Strict):
 
     title: str
     claims: dict[str, Claim]
-
-
-class Example(Strict):
-    """A worked example, shown as an earlier turn of the conversation."""
-
-    problem: str
-    solution: str
 
 
 class Scored(Strict):

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from opsd.data.examples import Example
 from opsd.data.problems import Data
 from opsd.data.problems import read as read_problems
 from opsd.experiments.arms import shuffled
@@ -36,7 +37,6 @@ from opsd.experiments.probe import FIELDS as PROBED
 from opsd.experiments.probe import probed
 from opsd.experiments.study import (
     Arm,
-    Example,
     Scored,
     Study,
     fingerprint,
@@ -67,6 +67,8 @@ SETTINGS = {
     **{"rollout_log_steps": 0, "trace_steps": 0, "disable_tqdm": True},
 }
 """Arguments of training that a study does not say."""
+_OF_WORLD = ("world", "template", "numbers", "tags", "trace")
+"""Of a problem's metadata, what the built-in world says of it."""
 _SEARCHED = 20_000
 """Stories among which those of rare families are looked for."""
 
@@ -141,7 +143,7 @@ class Trial:
         content: dict[str, Any] = {
             "model": self.model,
             "method": {"name": method_of(self.name), **self.arm.change},
-            "data": {"source": study.files.get("train", "miniature"), "language": self.language},
+            "data": self.data(),
             "sampling": study.recipe["sampling"],
             "train": SETTINGS | {"seed": self.seed},
         }
@@ -154,16 +156,28 @@ class Trial:
             content["train"] |= study.recipe["train"] | ending | {"learning_rate": self.rate}
         return content
 
+    def data(self) -> dict[str, Any]:
+        """The recipe's section `data`."""
+        study = self.study
+        if not study.files:
+            return {"source": "miniature", "language": self.language}
+        shown = [example.model_dump() for example in study.examples]
+        about = {"source": study.files["train"], "language": self.language, "instructed": True}
+        return about | {"examples": shown}
+
     def recipe(self) -> Recipe:
         made = recipes.parse(self.said(), self.name)
         return made.model_copy(update={"method": prompted(made.method, self.study)})
 
     def conditions(self) -> dict[str, Any]:
         """What decides a trial's numbers without being said: every value of the resolved recipe by
-        its key, what the arguments of training are by default, and hashes of the shipped texts."""
+        its key, what the other arguments of training are by default, and hashes of the shipped
+        texts."""
         recipe = self.recipe().model_dump(mode="json", exclude={"published": True})
         del recipe["method"]["paper"]
-        return _shipped() | dict(_values("", recipe))
+        said = {f"OPSDConfig.{name}" for name in recipe["train"]}
+        usual = {name: value for name, value in _shipped().items() if name not in said}
+        return usual | dict(_values("", recipe))
 
 
 def prompted(value: Any, study: Study) -> Any:
@@ -264,7 +278,8 @@ def _hash(asked: _Asked) -> str:
     """A hash of all that is in the problems."""
     made = hashlib.sha256()
     for p in _problems(asked):
-        made.update(repr((p.prompt, p.language, p.answer, p.privileged, p.metadata)).encode())
+        of_world = {name: p.metadata[name] for name in _OF_WORLD if name in p.metadata}
+        made.update(repr((p.prompt, p.language, p.answer, p.privileged, of_world)).encode())
     return made.hexdigest()[:16]
 
 
@@ -293,20 +308,9 @@ def _of_world(asked: _Asked) -> list[Problem]:
 
 
 def _of_file(asked: _Asked) -> list[Problem]:
-    rows = read_problems(Data(source=str(asked.file), instructed=True))
-    made = [_after_examples(problem, asked.examples) for problem in rows]
+    made = read_problems(Data(source=str(asked.file), instructed=True, examples=asked.examples))
     held_out = asked.held_out
     return {"train": made[:-held_out], "dev": made[-held_out:], "test": made}[asked.split]
-
-
-def _after_examples(problem: Problem, examples: Sequence[Example]) -> Problem:
-    """The problem as the last turn of a conversation of worked examples."""
-    turns: list[dict[str, str]] = []
-    for example in examples:
-        turns.append({"role": "user", "content": example.problem})
-        turns.append({"role": "assistant", "content": example.solution})
-    turns.append({"role": "user", "content": problem.text})
-    return replace(problem, prompt=tuple(turns), id="")
 
 
 def clusters(problems: Sequence[Problem]) -> list[int]:
