@@ -1,4 +1,5 @@
-"""Writes the tables of the pages from what there is: methods, their parts, shipped recipes.
+"""Writes the tables of the pages from what there is: methods, their parts, shipped recipes,
+settings, and what runs cost.
 
     python -m tools.tables
 
@@ -11,10 +12,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
+
+from benchmarks.costs import SETTINGS, estimate
+from benchmarks.shapes import SHAPES
 
 from opsd.authors.authors import AnyAuthor
 from opsd.methods import FUNCTIONS
@@ -26,15 +31,20 @@ from opsd.objective.targets import AnyTarget
 from opsd.objective.weighting import AnyWeighting
 from opsd.parts import Slot
 from opsd.prompts.contexts import AnyContext
+from opsd.recipe.content import Sampling
 from opsd.recipe.files import shipped
 from opsd.recipe.schema import Recipe, load
 from opsd.rollout.engines import AnyEngine
 from opsd.rollout.horizon import AnyHorizon
 from opsd.rollout.sources import AnyRows, AnySource
 from opsd.teacher.weights import AnyWeights
+from opsd.training.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md", ROOT / "docs" / "recipes.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("choosing", "config", "methods", "recipes")),
+)
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -67,6 +77,45 @@ def parts(slot: Slot) -> str:
     return _table(("type", "what it is"), map(_part, slot.shipped))
 
 
+def config() -> str:
+    """The fields of OPSDConfig that are its own, or have another default than the Trainer's."""
+    own = [field for field in fields(OPSDConfig) if field.name in OPSDConfig.__annotations__]
+    rows = (
+        (
+            f"`{'sampling' if f.name in Sampling.model_fields else 'train'}.{f.name}`",
+            f"`{f.type}`",
+            f"`{f.default!r}`",
+            f.metadata["help"],
+        )
+        for f in own
+    )
+    return _table(("in a recipe", "type", "default", "what it is"), rows)
+
+
+def reasons(given: Mapping[str, str]) -> str:
+    """Fields of TrainingArguments, and why they are refused or change nothing."""
+    rows = ((", ".join(f"`{n}`" for n in names.split()), why) for names, why in given.items())
+    return _table(("field", "why"), rows)
+
+
+def costs() -> str:
+    """Memory and time of OPSD's published setting on one GPU, by the formulas of the estimates."""
+    (published, *_) = SETTINGS
+    rows = []
+    for name in ("Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B"):
+        found = estimate(name, published, 1)
+        weights = SHAPES[name].parameters / 1e9
+        rows.append(
+            (
+                name,
+                f"{max(found['learning_gb'], found['writing_gb']):.0f} GB",
+                f"{20 * weights:.0f} GB in all",
+                f"{found['hours']:.1f}",
+            )
+        )
+    return _table(("model", "LoRA", "all weights, frozen teacher", "hours on one H100, LoRA"), rows)
+
+
 def slot_of(annotated: Any) -> Slot:
     """The slot of a field's type such as `AnyTarget`."""
     (slot,) = (found for found in get_args(annotated) if isinstance(found, Slot))
@@ -80,6 +129,10 @@ _SLOTS = (
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "recipes": recipes,
+    "config": config,
+    "unsupported": partial(reasons, UNSUPPORTED),
+    "without_effect": partial(reasons, WITHOUT_EFFECT),
+    "costs": costs,
     **{slot.name: partial(parts, slot) for slot in map(slot_of, _SLOTS)},
 }
 """What writes each table, by the name in its marker."""
