@@ -30,7 +30,7 @@ class Writes:
 def right(pairs) -> list[Verdict | None]:
     return [
         None if "?" in text else Verdict(1.0, problem.answer in text, True)
-        for problem, text in pairs
+        for problem, text, _ in pairs
     ]
 
 

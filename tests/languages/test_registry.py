@@ -30,7 +30,7 @@ TRAINED_ON = {
 }
 
 DOCS = (Path(__file__).parents[2] / "docs" / "languages.md").read_text("utf-8")
-SOMALI: dict[str, Any] = yaml.safe_load(DOCS.split("```yaml\n")[1].split("```")[0])
+SOMALI: dict[str, Any] = yaml.safe_load(DOCS.split("```yaml som.yaml\n")[1].split("```")[0])
 ARABIC: dict[str, Any] = {
     "code": "arb",
     "name": "Arabic",

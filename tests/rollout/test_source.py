@@ -79,7 +79,7 @@ def test_on_policy_samples_groups_in_one_call(engine, tokenizer):
 
 def test_verdicts_belong_to_their_own_completions(engine, tokenizer):
     def by_text(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        return [Verdict(len(p.text) + len(t) / 1000, True, True) for p, t in pairs]
+        return [Verdict(len(p.text) + len(t) / 1000, True, True) for p, t, _ in pairs]
 
     sampler = sampler_for(engine, tokenizer, verify=by_text)
     for group in OnPolicy(group=3)(problems(3), sampler, 0):
@@ -177,8 +177,8 @@ def test_retried_rollouts_keep_the_hint_and_are_learned_without_it(engine, token
 
     def verify(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         first = not asked
-        asked.append([p.id for p, _ in pairs])
-        right = [not first or p.id not in failing for p, _ in pairs]
+        asked.append([p.id for p, *_ in pairs])
+        right = [not first or p.id not in failing for p, *_ in pairs]
         return [Verdict(float(yes), yes, True) for yes in right]
 
     sampler = sampler_for(engine, tokenizer, verify=verify)

@@ -33,8 +33,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a run has written something here that it may go on from, or that is of worth."""
-        metrics = self.path / "metrics.jsonl"
-        return any(self.path.glob("checkpoint-*")) or _written(metrics)
+        return any(self.path.glob("checkpoint-*")) or _stepped(self.path / "metrics.jsonl")
 
     def refuse_taken(self) -> None:
         """Raises UserError where the folder holds a run already, or files that are no run's: what
@@ -153,6 +152,15 @@ def step_of(path: Path) -> list[int]:
     other folder."""
     found = re.fullmatch(r"checkpoint-(\d+)", path.name)
     return [int(found[1])] if found and run_of(path) != path else []
+
+
+def _stepped(metrics: Path) -> bool:
+    """Whether a step has been logged, or what is no line of a log; the score of the model that a
+    run begins with is nothing of worth."""
+    if not _written(metrics):
+        return False
+    with metrics.open("rb") as file:
+        return any(not line.startswith(b'{"step": 0,') for line in file)
 
 
 def _written(path: Path) -> bool:
