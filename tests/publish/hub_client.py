@@ -60,7 +60,6 @@ def train(model: str, folder: str, repository: str, **changes: Any) -> str:
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"),
     )
     run.train()
-    run.save_model(str(Path(folder) / "model"))
     return str(run.hub_model_id)
 
 
