@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from opsd.cli.commands import main
 from opsd.miniature.world import problems as world
 from opsd.prompts.contexts import StudentPrompt
 from opsd.rollout.engine import Sampling
@@ -46,6 +47,16 @@ def config(folder: Path, **changes: Any) -> OPSDConfig:
         "trace_steps": 0,
     }
     return OPSDConfig(output_dir=str(folder), **{**settings, **changes})
+
+
+def command(monkeypatch: Any, *arguments: str) -> int:
+    """`opsd` with arguments, in this process; how it ended."""
+    monkeypatch.setattr("sys.argv", ["opsd", *arguments])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 def some_right(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from tests import own_parts as own
-from tests.arrange import config, gap, metrics, odd_length, problems, weights_of
+from tests.arrange import command, config, gap, metrics, odd_length, problems, weights_of
 
-from opsd.cli.commands import main
 from opsd.methods.method import Method
 from opsd.methods.signals import Advantage, Distill, Sum, Teacher
 from opsd.objective.credit import PolicyGradient
@@ -123,21 +122,13 @@ def test_a_recipe_names_them_and_the_run_remembers(tmp_path, monkeypatch, capsys
     assert loaded.method.signal.teacher.target == own.Sharper(2.0)
     assert parse(yaml.safe_load(dump(loaded))).method == loaded.method
 
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr("sys.argv", ["opsd", *arguments])
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
     output = tmp_path / "run"
-    assert run("train", str(file), "--output", str(output)) == 0
+    assert command(monkeypatch, "train", str(file), "--output", str(output)) == 0
     assert f"{OWN}:hellinger" in (output / "recipe.yaml").read_text("utf-8")
     again = ("train", str(file), "--output", str(output), "--resume", "--set", "train.max_steps=4")
-    assert run(*again) == 0
+    assert command(monkeypatch, *again) == 0
     assert [row["step"] for row in metrics(output) if "loss" in row] == [1, 2, 3, 4]
-    assert run("report", str(output), "--output", str(tmp_path / "page.html")) == 0
+    assert command(monkeypatch, "report", str(output), "--output", str(tmp_path / "page.html")) == 0
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "token/hesitation" in page
     capsys.readouterr()

@@ -11,10 +11,9 @@ import pytest
 import yaml
 from peft import LoraConfig
 from tests import own_parts as own
-from tests.arrange import config, gap, metrics, odd_length, problems, weights_of
+from tests.arrange import command, config, gap, metrics, odd_length, problems, weights_of
 
 from opsd import methods
-from opsd.cli.commands import main
 from opsd.data.problems import Data
 from opsd.evaluate.command import evaluate_models
 from opsd.evaluate.prompt_protocol import prompt_protocol
@@ -43,15 +42,6 @@ def trained(folder: Path, model: Path, steps: int = 2, resume: bool = False, **g
     return trainer
 
 
-def run(monkeypatch: Any, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["opsd", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 @pytest.mark.parametrize("name", methods.catalogue())
 def test_a_method_is_written_as_a_recipe_writes_it(name: str):
     content = Content()
@@ -78,7 +68,7 @@ def test_its_recipe_is_the_trainer_and_the_command_goes_on_bit_for_bit(
     assert environment["seed"] == 42 and environment["model"] == str(tiny_folder)
 
     more = ("--resume", "--set", "train.max_steps=4")
-    assert run(monkeypatch, "train", str(tmp_path / "run"), *more) == 0
+    assert command(monkeypatch, "train", str(tmp_path / "run"), *more) == 0
     assert metrics(tmp_path / "run")[:2] == metrics(tmp_path / "whole")[:2]
     losses = [
         [row for row in metrics(tmp_path / name) if "loss" in row] for name in ("run", "whole")
@@ -113,7 +103,7 @@ def test_what_has_no_name_is_said_and_the_rest_is_there(tmp_path, tiny_folder, m
     assert content["sampling"]["max_completion_length"] == 6
     assert "lacks what has no name (method.signal.divergence: " in capsys.readouterr().err
 
-    assert run(monkeypatch, "train", str(tmp_path), "--resume") == 2
+    assert command(monkeypatch, "train", str(tmp_path), "--resume") == 2
     told = capsys.readouterr().err
     assert "8 problems given as objects" in told and "resume_from_checkpoint=True" in told
     model = str(tmp_path / "model")

@@ -40,7 +40,8 @@ def known_suites() -> list[str]:
 RecipeName = Annotated[
     str,
     typer.Argument(
-        help="A recipe file, or the name of a shipped recipe.", autocompletion=known_recipes
+        help="A recipe file, the name of a shipped recipe, or a run's folder.",
+        autocompletion=known_recipes,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -173,8 +174,9 @@ def load_recipe(name: str, settings: Sequence[str]) -> Any:
     """A recipe; of one with a mistyped name, what is wrong is told before torch is imported."""
     from opsd.recipe.content import check_names, read
 
-    check_names(*read(name, settings))
+    content, where = read(name, settings)
+    check_names(content, where)
     with importing():
-        from opsd.recipe.schema import load
+        from opsd.recipe.schema import parse
 
-    return load(name, settings)
+    return parse(content, where)

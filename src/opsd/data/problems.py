@@ -3,7 +3,6 @@ a counted drop."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import heapq
 from collections import Counter
@@ -25,6 +24,7 @@ from opsd.languages import registry as languages
 from opsd.lm.built_in import NAMES
 from opsd.prompts.prompt import INSTRUCTED
 from opsd.types import WHERE, Problem, UserError
+from opsd.validation import near
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -80,9 +80,9 @@ class Data(BaseModel):
             text, _, code = name.rpartition("_")
             if text in ("translation", "solution") and code in languages.codes():
                 continue
-            near = difflib.get_close_matches(name, USUAL, 1, cutoff=0.75)
-            if near:  # any other name is a text of the user's own, for a template of hers
-                raise ValueError(f"no text is called '{name}'; did you mean '{near[0]}'?")
+            meant = near(name, USUAL, 0.75)
+            if meant:  # any other name is a text of the user's own, for a template of hers
+                raise ValueError(f"no text is called '{name}'{meant}")
         return columns
 
     @property

@@ -126,6 +126,10 @@ def recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
     return found
 
 
+_AS_THEY_ARE = ("choices", "instructed", "examples")
+"""What evaluation takes from a recipe's section `data` as it stands there."""
+
+
 def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
     """The languages of all recipes; how evaluation reads rows, as far as all recipes agree."""
     asked: dict[str, None] = {}
@@ -133,9 +137,8 @@ def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
     for recipe in found:
         asked |= dict.fromkeys(recipe.data.spellings)
         columns = {n: c for n, c in recipe.data.columns.items() if _evaluated(n)}
-        choices, instructed = recipe.data.choices, recipe.data.instructed
-        read.append({"columns": columns, "choices": choices, "instructed": instructed})
-        read[-1]["examples"] = recipe.data.examples
+        as_they_are = {name: getattr(recipe.data, name) for name in _AS_THEY_ARE}
+        read.append({"columns": columns, **as_they_are})
     agreed = {n: x for n, x in (read or [{}])[0].items() if all(one[n] == x for one in read)}
     return {"languages": tuple(asked), **agreed}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from opsd.types import UserError
-from opsd.validation import content
+from opsd.validation import content, near
 
 BOX = r"\boxed{}"
 
@@ -176,9 +175,7 @@ def _of_shape(raw: Mapping[str, Any]) -> Iterator[Fault]:
                 case "missing":
                     fault = "is missing; add it"
                 case "extra_forbidden":
-                    near = difflib.get_close_matches(last, known, 1)
-                    mend = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-                    fault = f"unknown key; {mend}"
+                    fault = f"unknown key{near(last, known) or '; known: ' + ', '.join(known)}"
                 case "string_type":
                     fault = "is not a text; put it in single quotes"
                 case _:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import field, fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from opsd.data.rows import SUFFIXES
 from opsd.languages import registry as languages
 from opsd.parts import part
 from opsd.types import UserError
-from opsd.validation import explain, mapping
+from opsd.validation import explain, mapping, near
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -152,9 +151,8 @@ def parse(content: Mapping[str, Any], where: str) -> Suite:
     known = {f.name for f in fields(Suite)} - _OURS
     for key in content:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"
-            raise UserError(f"{where}: {key}: unknown key; {hint}")
+            hint = near(str(key), known) or f"; known: {', '.join(sorted(known))}"
+            raise UserError(f"{where}: {key}: unknown key{hint}")
     try:
         suite = _checked(_SUITE.validate_python(dict(content)))
         Data(source=suite.source, columns=suite.columns)  # knows which texts there are

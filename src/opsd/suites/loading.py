@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from opsd.suites import files as suite_files
 from opsd.suites.files import Suite
 from opsd.suites.labels import fixes, mended
 from opsd.types import Problem, UserError
+from opsd.validation import near
 
 ALL = "all"
 SPLIT = "split"
@@ -32,11 +32,9 @@ def suite(name: str) -> Suite:
     if Path(name).suffix in languages.SUFFIXES:
         return _renamed(suite_files.load_suite(Path(name)))
     if name not in SUITES:
-        near = difflib.get_close_matches(name, SUITES, 1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(
-            f"unknown suite '{name}'; {hint}known: {', '.join(SUITES)}; or a suite file of your own"
-            " (.yaml); --data takes a file of problems"
+            f"unknown suite '{name}'{near(name, SUITES) or ';'} known: {', '.join(SUITES)}; or a"
+            " suite file of your own (.yaml); --data takes a file of problems"
         )
     return SUITES[name]
 
