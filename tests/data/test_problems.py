@@ -559,3 +559,6 @@ def test_worked_examples_come_before_every_problem_behind_a_system_message(tmp_p
     ]
     assert [p.text for p in plain] == [p.text for p in behind]
     assert [p.id for p in plain] == [p.id for p in behind]
+    # The built-in world's problems, those for dev as well.
+    for made in load_problems(Data(source="miniature", limit=2, dev=2, examples=shown)):
+        assert len(made) == 2 and all(p.prompt[0]["content"] == "1 + 1?" for p in made)

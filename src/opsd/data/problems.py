@@ -352,7 +352,7 @@ def _built_in(data: Data) -> tuple[list[Problem], list[Problem]]:
     train = [p for code in codes for p in problems(data.source, data.split, code, data.limit)]
     size = _dev_size(data, len(train) // len(codes))
     dev = [p for code in codes for p in problems(data.source, "dev", code, size)]
-    return train, dev
+    return [after(p, data.examples) for p in train], [after(p, data.examples) for p in dev]
 
 
 _HEAD = 1000
