@@ -142,7 +142,7 @@ def test_a_recipe_names_them_and_the_run_remembers(tmp_path, monkeypatch, capsys
         ({"target": {"type": f"{OWN}:Sharper", "colour": 1}}, r"colour: unknown key|Sharper"),
         ({"target": {"type": f"{OWN}:hellinger"}}, r"is no target: it lacks"),
         ({"target": f"{OWN}:LOGGED"}, r"there is no"),
-        ({"target": {"type": "singel"}}, r"target: it is single, .*, not singel"),
+        ({"target": {"type": "singel"}}, r"target: it is single, .*, not 'singel'"),
     ],
 )
 def test_what_is_no_part_is_one_line(change: dict[str, Any], told: str):

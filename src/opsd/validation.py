@@ -171,7 +171,7 @@ def explain(error: ValidationError, content: Any, kind: Any = None) -> str:
     if first["type"] == UNKNOWN:
         given = first["input"]
         tag = given.get("type") if isinstance(given, Mapping) else given
-        message += f", not {tag if isinstance(given, Mapping) else repr(given)}"
+        message += f", not {tag!r}"
         message += near(str(tag), _names_at(kind, first["loc"]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{'.'.join(keys)}: {message}{more}"

@@ -102,7 +102,7 @@ def test_a_mistyped_name_is_told_before_anything_heavy_is_imported():
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("method.signal.divergence={type: jsdd}", "not jsdd; did you mean 'jsd'?"),
+        ("method.signal.divergence={type: jsdd}", "not 'jsdd'; did you mean 'jsd'?"),
         (
             "method.signal.divergence={type: jsd, betta: 0.5}",
             "divergence.betta: unknown key; did you mean 'beta'?",
@@ -110,7 +110,7 @@ def test_a_mistyped_name_is_told_before_anything_heavy_is_imported():
         ("method.divergence={type: jsd, betta: 0.5}", "betta: unknown key; did you mean 'beta'?"),
         ("method.signal.teacher.weights={type: emma}", "did you mean 'ema'?"),
         ("method.student.prefil=x", "student.prefil: unknown key; did you mean 'prefill'?"),
-        ("engine=vlm", "not vlm; did you mean 'vllm'?"),
+        ("engine=vlm", "not 'vlm'; did you mean 'vllm'?"),
     ],
 )
 def test_a_mistyped_part_or_key_of_one_is_told_with_what_was_meant(setting: str, told: str):

@@ -187,7 +187,7 @@ def test_names_and_keys_lead_to_verifiers_and_back():
     assert verifier(f"{__name__}:failing") is failing
     assert len({kind.type for kind in SHIPPED}) == len(SHIPPED)
     for text, told in (
-        ("mtch", "it is math, multiple_choice, match, .* not mtch"),
+        ("mtch", "it is math, multiple_choice, match, .* not 'mtch'"),
         ("nowhere:Judge", "there is no 'nowhere:Judge'"),
         ("{type: regex, pattern: 'a('}", "pattern: no regular expression"),
         ("json:dumps", r"cannot be called as verifier\(problem, completion\)"),
