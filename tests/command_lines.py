@@ -116,14 +116,18 @@ def parse_module(module: str, given: Sequence[str]) -> None:
         parse_args(parser, list(given))
         raise KeyboardInterrupt
 
-    with (
-        mock.patch.object(argparse.ArgumentParser, "parse_args", only_parse),
-        mock.patch.object(sys, "argv", [module, *given]),
-    ):
-        try:
+    imported = sys.modules.pop(module, None)  # It is run anew, which `runpy` warns of otherwise.
+    try:
+        with (
+            mock.patch.object(argparse.ArgumentParser, "parse_args", only_parse),
+            mock.patch.object(sys, "argv", [module, *given]),
+        ):
             runpy.run_module(module, run_name="__main__")
-        except KeyboardInterrupt:
-            return
+    except KeyboardInterrupt:
+        return
+    finally:
+        if imported:
+            sys.modules[module] = imported
     raise AssertionError(f"{module} has not parsed its arguments")
 
 
