@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from opsd.cli import evaluation
+from opsd.cli import evaluation, translation
 from opsd.cli.arguments import (
     Json,
     RecipeName,
@@ -181,6 +181,9 @@ def preview(
 
 for command in (evaluation.evaluate, evaluation.compare, evaluation.grade, evaluation.convert):
     app.command()(command)
+
+
+app.command()(translation.translate)
 
 
 @app.command()

@@ -1,0 +1,220 @@
+"""Quality gates: what tells a translation that went wrong from one that may be right.
+
+Each gate reads the English text and the translation, and says what is wrong, nothing where it finds
+nothing. What is usual in a language (how long its texts are, whether it writes numbers as words)
+was measured on published translations (`measured.yaml`); of a language that was not measured, wide
+bounds hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+import yaml
+
+from opsd.grade.fidelity import identified, known
+from opsd.grade.traits import overlap
+from opsd.languages.files import of_script
+from opsd.languages.registry import language
+from opsd.translate.marks import (
+    latex_faults,
+    lost_names,
+    names,
+    placeholder_faults,
+    unit_faults,
+    without_math,
+)
+from opsd.translate.numbers import allowed, numbers, spelled_in_east, values
+from opsd.translate.sentences import asks, split
+
+_COPIED_WORDS = 4
+"""Words in a row that both texts have: no translation of such a length is the English one."""
+_COPIED_SHARE = 0.1
+_FOREIGN_SHARE = 0.5
+_NUMERALS = 100
+"""Numbers below it are often written as words, also where most are not."""
+
+
+class Usual(NamedTuple):
+    """What is usual in a language. `length` is the median of the natural log of the translation's
+    characters over the English text's, `spread` its robust standard deviation; `spells` says that
+    its numbers are often words; `sentences`, that it ends them as often as English does;
+    `question_mark`, that its questions have one; `names`, that they are found again as English
+    writes them."""
+
+    length: float
+    spread: float
+    spells: bool = True
+    sentences: bool = False
+    question_mark: bool = False
+    names: bool = False
+
+
+_WIDE = {"Hans": -1.1, "Hant": -1.1, "Jpan": -0.75, "Kore": -0.6}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An English text and what is to be its translation into a language (ISO 639-3)."""
+
+    source: str
+    target: str
+    language: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Which gate a translation does not pass, and why."""
+
+    gate: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.gate}: {self.why}"
+
+
+Gate = Callable[[Pair], Iterator[str]]
+
+
+@cache
+def measured() -> Mapping[str, Any]:
+    """What was measured, by language."""
+    text = (resources.files("opsd.translate") / "measured.yaml").read_text("utf-8")
+    return yaml.safe_load(text) or {}
+
+
+@cache
+def usual(code: str) -> Usual:
+    """What is usual in a language: as measured, else wide bounds."""
+    found = measured().get(code)
+    if found is not None:
+        return Usual(**found)
+    return Usual(_WIDE.get(language(code).script, 0.05), 0.3)
+
+
+def judged(pair: Pair, without: Iterable[str] = ()) -> list[Fault]:
+    """What is wrong with a translation, by all gates but some; nothing where it passes.
+
+    >>> judged(Pair("Juma has 4 eggs.", "Juma ana mayai 5.", "swa"))[0].why
+    '5 is not in the English text (4)'
+    """
+    chosen = (name for name in GATES if name not in set(without))
+    return [Fault(name, why) for name in chosen for why in GATES[name](pair)]
+
+
+def number_faults(pair: Pair) -> Iterator[str]:
+    """Numbers in digits that the English text neither has nor says in words; and those of the
+    English text that are missing, where the language does not write numbers as words."""
+    said, here = numbers(pair.source), numbers(pair.target)
+    known_values = allowed(pair.source)
+    extra = [number.text for number in here if not number.within(known_values)]
+    told = ", ".join(dict.fromkeys(number.text for number in said)) or "none"
+    for text in dict.fromkeys(extra):
+        yield f"{text} is not in the English text ({told})"
+    there = values(here) | spelled_in_east(pair.target)
+    lost = [n for n in said if not n.within(there) and not n.is_zero]
+    if usual(pair.language).spells or not extra:
+        lost = [n for n in lost if not _may_be_words(n.readings, pair.language)]
+    if lost:
+        missing = ", ".join(dict.fromkeys(n.text for n in lost))
+        yield f"missing of the English text: {missing}"
+
+
+def _may_be_words(readings: Iterable[Any], code: str) -> bool:
+    return usual(code).spells or min(readings) < _NUMERALS
+
+
+def language_faults(pair: Pair) -> Iterator[str]:
+    """A script or a language that is not the one asked for. Of a language that the identifier does
+    not know: that it takes the text for another one, all of it."""
+    plain = without_math(pair.target)
+    asked = language(pair.language)
+    own, letters = of_script(plain, asked.script)
+    if letters and own < _FOREIGN_SHARE * letters:
+        yield f"{letters - own} of {letters} letters are not of the script {asked.script}"
+        return
+    spoken = identified(plain)
+    total = spoken.total()
+    if not total:
+        return
+    if pair.language in known():
+        foreign = total - spoken[pair.language]
+        other = max((c for c in spoken if c != pair.language), key=spoken.get, default="")  # type: ignore[arg-type]
+        needed = _FOREIGN_SHARE * total
+    else:
+        other, foreign = spoken.most_common(1)[0]
+        needed = total if other != "eng" else _FOREIGN_SHARE * total
+    if foreign >= needed and foreign:
+        yield f"{foreign} of {total} letters are not in {asked.name}, but in '{other}' or the like"
+
+
+def copy_faults(pair: Pair) -> Iterator[str]:
+    """Stretches of the English text that were left as they are."""
+    same, grams = overlap(without_math(pair.target), without_math(pair.source), _COPIED_WORDS)
+    if same > 1 and same > _COPIED_SHARE * grams:
+        yield f"{same} of {grams} sequences of {_COPIED_WORDS} words are the English text's"
+
+
+def length_faults(pair: Pair) -> Iterator[str]:
+    """A translation that is much shorter or longer than is usual in the language."""
+    about = usual(pair.language)
+    away = _log_ratio(pair) - about.length
+    if abs(away) > _LENGTHS * about.spread:
+        told = f"{len(pair.target)} characters for {len(pair.source)} English ones"
+        yield f"{told}: {'longer' if away > 0 else 'shorter'} than is usual in {pair.language}"
+
+
+_LENGTHS = 3.0
+"""Standard deviations."""
+
+
+def sentence_faults(pair: Pair) -> Iterator[str]:
+    """Sentences that were dropped: fewer than the English text has, in a text that is nearer to the
+    length that it would have without one; or a question that is no longer asked."""
+    about = usual(pair.language)
+    if about.question_mark and asks(pair.source) and not asks(pair.target):
+        yield "the question is lost"
+    given, made = len(split(pair.source)), len(split(pair.target))
+    if about.sentences and made < given:
+        without_one = math.log((given - 1) / given) if given > 1 else -math.inf
+        if _log_ratio(pair) - about.length < without_one / 2:
+            yield f"{made} sentences of {given}"
+
+
+def name_faults(pair: Pair) -> Iterator[str]:
+    """Proper names of which nothing is left, in languages that write them as English does."""
+    if not usual(pair.language).names:
+        return
+    lost, told = lost_names(pair.source, pair.target), names(pair.source)
+    if lost and 2 * len(lost) >= len(told):
+        yield f"names are lost: {', '.join(lost)}"
+
+
+def completeness_faults(pair: Pair) -> Iterator[str]:
+    """No text at all."""
+    if not pair.target.strip():
+        yield "there is no text"
+
+
+def _log_ratio(pair: Pair) -> float:
+    return math.log(max(len(pair.target), 1) / max(len(pair.source), 1))
+
+
+GATES: dict[str, Gate] = {
+    "complete": completeness_faults,
+    "numbers": number_faults,
+    "units": lambda pair: unit_faults(pair.source, pair.target),
+    "latex": lambda pair: latex_faults(pair.source, pair.target),
+    "placeholders": lambda pair: placeholder_faults(pair.source, pair.target),
+    "names": name_faults,
+    "language": language_faults,
+    "length": length_faults,
+    "copied": copy_faults,
+    "sentences": sentence_faults,
+}
+"""The gates by name."""

@@ -1,0 +1,183 @@
+r"""What a translation must carry over letter by letter: LaTeX, placeholders, units, names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+
+_MATH = re.compile(
+    r"\$\$(?P<display>.+?)\$\$"
+    r"|(?<!\\)\$(?=\S)(?P<inline>(?:[^$\n\\]|\\.)+?)(?<=\S)\$(?!\d)"
+    r"|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]",
+    re.DOTALL,
+)
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_TEXT = re.compile(r"\\(?:text(?:rm|bf|it)?|mbox|mathrm) ?\{[^{}]*\}")
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+\*?|[()\[\]])")
+_SPACING = frozenset({r"\quad", r"\qquad", r"\displaystyle"})
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[^{}]*\}")
+_ESCAPED = re.compile(r"\\[{}\\]")
+
+_PLACEHOLDER = re.compile(
+    r"\{\{[^{}\n]{1,60}\}\}|(?<![\\\w^}])\{\w{1,40}\}"
+    r"|</?[A-Za-z][\w-]*(?:\s[^<>\n]*)?/?>"
+    r"|%\(\w+\)[sdif]|%[sdif]\b|\[[A-Z][A-Z0-9_ ]*\]|_{3,}|https?://\S+"
+)
+
+# A symbol, and how its unit is called in English, in which case a translation may use the symbol.
+_UNITS = {
+    **{"km": "kilomet", "cm": "centimet", "mm": "millimet", "kg": "kilo", "mg": "milligram"},
+    **{"ml": "millilit", "mL": "millilit", "km/h": "kilomet", "mph": "miles per hour"},
+    **{"lb": "pound", "lbs": "pound", "oz": "ounce", "ft": "feet|foot", "in": "inch", "m": "met"},
+    **{"g": "gram", "l": "lit", "L": "lit", "h": "hour", "%": "percent|half|quarter|double|twice"},
+    **{"\u00b0": "degree", "\u20ac": "euro", "\u00a3": "pound", "\u00a5": "yen|yuan"},
+    **{"$": "dollar|cent|buck|money", "\u20b9": "rupee", "\u20a6": "naira", "\u20a9": "won"},
+}
+_AFTER = re.compile(
+    r"(?<=\d) ?(km/h|km|cm|mm|kg|mg|m[lL]|mph|lbs?|oz|ft|[mglLh%\u00b0])(?![A-Za-z])"
+)
+_CURRENCY = re.compile("[$\u20ac\u00a3\u00a5\u20b9\u20a6\u20a9]")
+
+_CAPITALISED = re.compile(r"(?<![\w'\u2019])[A-Z][a-z]+(?:[A-Z][a-z]+)?(?!\w)")
+_STARTS = re.compile(r"(?:^|[.!?:;\"\u201c(]\s*|\n\s*)$")
+_NEVER_NAMES = """
+    i monday tuesday wednesday thursday friday saturday sunday january february march april may
+    june july august september october november december mr mrs ms miss dr english spanish
+    french german chinese japanese american british christmas easter halloween thanksgiving new
+    year day valentine mother father mom dad grandma grandpa aunt uncle the a an he she it they
+    we you there this that these those his her its their if in on at for from to of and but or
+    so as by with when how what which who why each every all some most many few both half one
+    two three four five six seven eight nine ten after before during then next today yesterday
+    tomorrow calculate find let suppose given assume determine compute solve north south east
+    west earth english internet tv
+"""
+_NO_NAMES = frozenset(_NEVER_NAMES.split())
+
+
+def math(text: str) -> list[str]:
+    r"""The mathematics of a text, between its delimiters, without white space, and without what is
+    said in words. Two prices are none.
+
+    >>> math(r"Let $x + 1 = \frac{y}{2}$ and \(z\); it costs $2 and then $3.")
+    ['x+1=\\frac{y}{2}', 'z']
+    """
+    found = []
+    for span in _MATH.finditer(text):
+        inner = next(filter(None, span.groups()))
+        if span["inline"] is None or not _PROSE.search(_TEXT.sub("", inner)):
+            found.append("".join(_TEXT.sub("", unicodedata.normalize("NFKC", inner)).split()))
+    return found
+
+
+def without_math(text: str) -> str:
+    """The text with its mathematics taken out."""
+    return _MATH.sub(lambda span: " " if math(span[0]) else span[0], text)
+
+
+def latex_faults(source: str, target: str) -> Iterator[str]:
+    """What became of the mathematics: commands, delimiters, formulas and braces."""
+    lost, extra = _differ(_commands(source), _commands(target))
+    if lost:
+        yield f"LaTeX is lost: {_shown(lost)}"
+    if extra:
+        yield f"LaTeX is added: {_shown(extra)}"
+    lost, extra = _differ(math(source), math(target))
+    if lost:
+        yield f"mathematics is lost or changed: {_shown(lost)}"
+    elif extra:
+        yield f"mathematics is added: {_shown(extra)}"
+    if _balanced(source) and not _balanced(target):
+        yield "braces are not balanced"
+
+
+def placeholder_faults(source: str, target: str) -> Iterator[str]:
+    """Placeholders, tags and addresses that are lost, or that the source does not have."""
+    lost, extra = _differ(placeholders(source), placeholders(target))
+    if lost:
+        yield f"placeholders are lost: {_shown(lost)}"
+    if extra:
+        yield f"placeholders are added: {_shown(extra)}"
+
+
+def placeholders(text: str) -> list[str]:
+    """What stands in a text for something else.
+
+    >>> placeholders("{name} has %d <b>eggs</b> in [CITY], ___ of them \\\\frac{1}{2}")
+    ['{name}', '%d', '<b>', '</b>', '[CITY]', '___']
+    """
+    return _PLACEHOLDER.findall(without_math(text))
+
+
+def unit_faults(source: str, target: str) -> Iterator[str]:
+    """Units beside numbers, and currency signs, that the source has neither as a sign nor as a
+    word: one that is written out is no fault."""
+    said, lower = set(_units(source)), source.lower()
+    for unit in dict.fromkeys(_units(target)):
+        known = {unit, unit.lower()} & said or (unit == "lbs" and "lb" in said)
+        if not known and not re.search(_UNITS[unit], lower):
+            yield f"a unit is changed or added: {unit}"
+
+
+def names(text: str) -> list[str]:
+    """The proper names in an English text, as far as capitals say: within sentences, or at the
+    beginning of one that another place shows to be a name.
+
+    >>> names("Janet has ducks. Every Friday Tom and Janet sell eggs in Kansas.")
+    ['Janet', 'Tom', 'Kansas']
+    """
+    found: dict[str, bool] = {}
+    plain = without_math(text)
+    for word in _CAPITALISED.finditer(plain):
+        if word[0].lower() in _NO_NAMES:
+            continue
+        inside = not _STARTS.search(plain[: word.start()])
+        owner = plain[word.end() : word.end() + 2] in ("'s", "\u2019s")
+        found[word[0]] = found.get(word[0], False) or inside or owner
+    return [name for name, sure in found.items() if sure]
+
+
+def lost_names(source: str, target: str) -> list[str]:
+    """The names of the source of which not even the beginning stands in a target of Latin
+    script."""
+    plain = _folded(target)
+    return [name for name in names(source) if not _told(_folded(name), plain)]
+
+
+def _told(name: str, text: str) -> bool:
+    return name[: max(3, len(name) - 2)] in text
+
+
+def _folded(text: str) -> str:
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in parts if not unicodedata.combining(c))
+
+
+def _units(text: str) -> list[str]:
+    plain = unicodedata.normalize("NFKC", without_math(text))
+    return [*_AFTER.findall(plain), *_CURRENCY.findall(plain)]
+
+
+def _commands(text: str) -> list[str]:
+    found = [c for c in _COMMAND.findall(text) if c not in _SPACING]
+    return [*found, *_ENVIRONMENT.findall(text)]
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for character in _ESCAPED.sub("", text):
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _differ(one: list[str], other: list[str]) -> tuple[list[str], list[str]]:
+    here, there = Counter(one), Counter(other)
+    return list((here - there).elements()), list((there - here).elements())
+
+
+def _shown(parts: list[str]) -> str:
+    told = ", ".join(part[:40] for part in dict.fromkeys(parts[:4]))
+    return told + (", ..." if len(parts) > 4 else "")
