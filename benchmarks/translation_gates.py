@@ -28,18 +28,20 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from benchmarks.rows import Row, finish, judged, machine, note
+from opsd.grade.fidelity import identified
 from opsd.suites.labels import fixes
 from opsd.suites.loading import read, suite
 from opsd.translate.gates import GATES, Fault, Pair, Usual
 from opsd.translate.gates import judged as found_by
 from opsd.translate.marks import lost_names, names
-from opsd.translate.numbers import numbers, values
+from opsd.translate.numbers import numbers, spelled_in_east, values
 from opsd.translate.sentences import asks, split
 from opsd.types import UserError
 
@@ -52,6 +54,12 @@ AFRICAN = (
 )
 OTHERS = ("ben", "deu", "fra", "jpn", "rus", "spa", "tel", "tha", "zho")
 LEFT_IN_ENGLISH = {("twi", 170), ("twi", 197), ("twi", 200), ("twi", 235), ("ibo", 1)}
+DIGITS = (1, 13, 100)
+"""Numbers from which on a language may write digits: all, beyond a dozen, of three digits."""
+TAKEN = 0.01
+"""The share of a language's letters from which on the identifier takes it for another one."""
+RARE = 0.03
+"""The share of good pairs that a rule may reject and still be a rule of the language."""
 HALVES = {"development": 0, "figures": 1}
 FORMULAS = (
     r"\(x^{2} + 1 = \frac{a}{b}\)",
@@ -261,20 +269,30 @@ def measured(given: dict[tuple[int, str], Pair]) -> dict[str, dict[str, Any]]:
         found[code] = Usual(
             round(middle, 3),
             round(1.4826 * away, 3),
-            spells=_share(own, _lacks_a_number) > 0.05,
+            digits_from=next((n for n in DIGITS if _share(own, partial(_lacks, n)) < RARE), None),
             sentences=_share(own, lambda p: len(split(p.target)) < len(split(p.source))) < 0.25,
-            question_mark=_share(asked, lambda p: not asks(p.target)) < 0.02,
+            question_mark=_share(asked, lambda p: not asks(p.target)) < RARE,
             names=_share(
                 named, lambda p: 2 * len(lost_names(p.source, p.target)) >= len(names(p.source))
             )
-            < 0.02,
+            < RARE,
+            taken_for=tuple(_taken_for(own, code)),
         )._asdict()
+        found[code]["taken_for"] = list(found[code]["taken_for"])
     return found
 
 
-def _lacks_a_number(pair: Pair) -> bool:
-    there = values(numbers(pair.target))
-    large = [n for n in numbers(pair.source) if min(n.readings) >= 100]
+def _taken_for(own: Sequence[Pair], code: str) -> Iterator[str]:
+    spoken = sum((identified(pair.target) for pair in own), Counter[str]())
+    for other, letters in sorted(spoken.items()):
+        if other not in (code, "eng") and letters > TAKEN * spoken.total():
+            yield other
+
+
+def _lacks(least: int, pair: Pair) -> bool:
+    """Whether a number of the English text that is at least so large is missing."""
+    there = values(numbers(pair.target)) | spelled_in_east(pair.target)
+    large = [n for n in numbers(pair.source) if min(n.readings) >= least]
     return any(not n.within(there) for n in large)
 
 

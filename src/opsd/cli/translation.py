@@ -81,6 +81,7 @@ def translate(
     What is accepted is in <output>/translated.jsonl, what is not, with the reasons, in
     rejected.jsonl."""
     from opsd.languages.registry import resolve
+    from opsd.lm.names import refuse_unknown
 
     languages = [resolve(name) for name in names(to, "--to", "codes or names, as in swa,yor")]
     prices = _pair(price)
@@ -88,6 +89,7 @@ def translate(
         if number is not None and not 0 < number < math.inf:
             raise UserError(f"{option} {number:g}: write a number above 0")
     if endpoint is None:
+        refuse_unknown(model)
         prepare(threads)
     with importing():
         from opsd.data.problems import Data

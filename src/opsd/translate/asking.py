@@ -192,6 +192,5 @@ def _read(reply: Any) -> Reply:
 
 
 def _encodable(text: str) -> str:
-    """The text with the replacement character for half a character, which JSON may hold and no file
-    can."""
-    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+    """The text with a question mark for half a character, which JSON may hold and no file can."""
+    return text.encode("utf-8", "replace").decode()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from opsd.grade.fidelity import identified, known
+from opsd.grade.fidelity import identified, known, readable
 from opsd.grade.traits import overlap
 from opsd.languages.files import of_script
 from opsd.languages.registry import language
@@ -28,6 +28,7 @@ from opsd.translate.marks import (
     placeholder_faults,
     unit_faults,
     without_math,
+    without_placeholders,
 )
 from opsd.translate.numbers import allowed, numbers, spelled_in_east, values
 from opsd.translate.sentences import asks, split
@@ -36,23 +37,23 @@ _COPIED_WORDS = 4
 """Words in a row that both texts have: no translation of such a length is the English one."""
 _COPIED_SHARE = 0.1
 _FOREIGN_SHARE = 0.5
-_NUMERALS = 100
-"""Numbers below it are often written as words, also where most are not."""
 
 
 class Usual(NamedTuple):
     """What is usual in a language. `length` is the median of the natural log of the translation's
-    characters over the English text's, `spread` its robust standard deviation; `spells` says that
-    its numbers are often words; `sentences`, that it ends them as often as English does;
-    `question_mark`, that its questions have one; `names`, that they are found again as English
-    writes them."""
+    characters over the English text's, `spread` its robust standard deviation; numbers of
+    `digits_from` on are in digits where English has digits (None: any may be words); `sentences`
+    says that it ends them as often as English does; `question_mark`, that its questions have one;
+    `names`, that they are found again as English writes them. `taken_for` are the languages that
+    the identifier takes it for."""
 
     length: float
     spread: float
-    spells: bool = True
+    digits_from: int | None = None
     sentences: bool = False
     question_mark: bool = False
     names: bool = False
+    taken_for: tuple[str, ...] = ()
 
 
 _WIDE = {"Hans": -1.1, "Hant": -1.1, "Jpan": -0.75, "Kore": -0.6}
@@ -93,7 +94,7 @@ def usual(code: str) -> Usual:
     """What is usual in a language: as measured, else wide bounds."""
     found = measured().get(code)
     if found is not None:
-        return Usual(**found)
+        return Usual(**{**found, "taken_for": tuple(found["taken_for"])})
     return Usual(_WIDE.get(language(code).script, 0.05), 0.3)
 
 
@@ -117,40 +118,34 @@ def number_faults(pair: Pair) -> Iterator[str]:
     for text in dict.fromkeys(extra):
         yield f"{text} is not in the English text ({told})"
     there = values(here) | spelled_in_east(pair.target)
-    lost = [n for n in said if not n.within(there) and not n.is_zero]
-    if usual(pair.language).spells or not extra:
-        lost = [n for n in lost if not _may_be_words(n.readings, pair.language)]
-    if lost:
-        missing = ", ".join(dict.fromkeys(n.text for n in lost))
-        yield f"missing of the English text: {missing}"
-
-
-def _may_be_words(readings: Iterable[Any], code: str) -> bool:
-    return usual(code).spells or min(readings) < _NUMERALS
+    least = usual(pair.language).digits_from
+    if least is not None:
+        lost = [n for n in said if min(n.readings) >= least and not n.within(there)]
+        if lost:
+            yield f"missing of the English text: {', '.join(dict.fromkeys(n.text for n in lost))}"
 
 
 def language_faults(pair: Pair) -> Iterator[str]:
-    """A script or a language that is not the one asked for. Of a language that the identifier does
-    not know: that it takes the text for another one, all of it."""
+    """A script or a language that is not the one asked for: less than half of what can be told is
+    in it, or nothing. Of a language that the identifier does not know: half is told to be one that
+    it does know, and does not take the language for."""
     plain = without_math(pair.target)
     asked = language(pair.language)
     own, letters = of_script(plain, asked.script)
     if letters and own < _FOREIGN_SHARE * letters:
         yield f"{letters - own} of {letters} letters are not of the script {asked.script}"
         return
-    spoken = identified(plain)
-    total = spoken.total()
-    if not total:
-        return
+    spoken, judged_letters = identified(plain), readable(plain)
+    alike = {pair.language, *usual(pair.language).taken_for}
+    inside = sum(spoken[code] for code in alike)
+    foreign = spoken.total() - inside
     if pair.language in known():
-        foreign = total - spoken[pair.language]
-        other = max((c for c in spoken if c != pair.language), key=spoken.get, default="")  # type: ignore[arg-type]
-        needed = _FOREIGN_SHARE * total
+        wrong = judged_letters > 0 and (inside == 0 or foreign > inside)
     else:
-        other, foreign = spoken.most_common(1)[0]
-        needed = total if other != "eng" else _FOREIGN_SHARE * total
-    if foreign >= needed and foreign:
-        yield f"{foreign} of {total} letters are not in {asked.name}, but in '{other}' or the like"
+        wrong = foreign > _FOREIGN_SHARE * judged_letters
+    if wrong:
+        others = [code for code, _ in spoken.most_common() if code not in alike]
+        yield f"not in {asked.name}, but in {others[0] if others else 'none that can be told'}"
 
 
 def copy_faults(pair: Pair) -> Iterator[str]:
@@ -175,15 +170,15 @@ _LENGTHS = 3.0
 
 def sentence_faults(pair: Pair) -> Iterator[str]:
     """Sentences that were dropped: fewer than the English text has, in a text that is nearer to the
-    length that it would have without one; or a question that is no longer asked."""
+    length that it would have without one, or that no longer asks the question."""
     about = usual(pair.language)
-    if about.question_mark and asks(pair.source) and not asks(pair.target):
-        yield "the question is lost"
     given, made = len(split(pair.source)), len(split(pair.target))
-    if about.sentences and made < given:
-        without_one = math.log((given - 1) / given) if given > 1 else -math.inf
-        if _log_ratio(pair) - about.length < without_one / 2:
-            yield f"{made} sentences of {given}"
+    if not about.sentences or made >= given:
+        return
+    if about.question_mark and asks(pair.source) and not asks(pair.target):
+        yield f"{made} sentences of {given}, and the question is not among them"
+    elif _log_ratio(pair) - about.length < math.log((given - 1) / given) / 2:
+        yield f"{made} sentences of {given}"
 
 
 def name_faults(pair: Pair) -> Iterator[str]:
@@ -202,7 +197,9 @@ def completeness_faults(pair: Pair) -> Iterator[str]:
 
 
 def _log_ratio(pair: Pair) -> float:
-    return math.log(max(len(pair.target), 1) / max(len(pair.source), 1))
+    """Of the texts without what both have in common."""
+    made, given = (len(without_placeholders(text)) for text in (pair.target, pair.source))
+    return math.log(max(made, 1) / max(given, 1))
 
 
 GATES: dict[str, Gate] = {

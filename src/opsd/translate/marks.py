@@ -35,23 +35,21 @@ _UNITS = {
     **{"\u00b0": "degree", "\u20ac": "euro", "\u00a3": "pound", "\u00a5": "yen|yuan"},
     **{"$": "dollar|cent|buck|money", "\u20b9": "rupee", "\u20a6": "naira", "\u20a9": "won"},
 }
-_AFTER = re.compile(
-    r"(?<=\d) ?(km/h|km|cm|mm|kg|mg|m[lL]|mph|lbs?|oz|ft|[mglLh%\u00b0])(?![A-Za-z])"
-)
+_AFTER = re.compile(r"(?<=\d) ?(km/h|km|cm|mm|kg|mg|m[lL]|mph|lbs?|oz|ft|[mglLh%\u00b0])(?!\w)")
 _CURRENCY = re.compile("[$\u20ac\u00a3\u00a5\u20b9\u20a6\u20a9]")
 
 _CAPITALISED = re.compile(r"(?<![\w'\u2019])[A-Z][a-z]+(?:[A-Z][a-z]+)?(?!\w)")
 _STARTS = re.compile(r"(?:^|[.!?:;\"\u201c(]\s*|\n\s*)$")
 _NEVER_NAMES = """
-    i monday tuesday wednesday thursday friday saturday sunday january february march april may
-    june july august september october november december mr mrs ms miss dr english spanish
-    french german chinese japanese american british christmas easter halloween thanksgiving new
-    year day valentine mother father mom dad grandma grandpa aunt uncle the a an he she it they
-    we you there this that these those his her its their if in on at for from to of and but or
-    so as by with when how what which who why each every all some most many few both half one
-    two three four five six seven eight nine ten after before during then next today yesterday
-    tomorrow calculate find let suppose given assume determine compute solve north south east
-    west earth english internet tv
+    i scottish irish french italian canadian mexican monday tuesday wednesday thursday friday
+    saturday sunday january february march april may june july august september october november
+    december mr mrs ms miss dr english spanish french german chinese japanese american british
+    christmas easter halloween thanksgiving new year day valentine mother father mom dad grandma
+    grandpa aunt uncle the a an he she it they we you there this that these those his her its
+    their if in on at for from to of and but or so as by with when how what which who why each
+    every all some most many few both half one two three four five six seven eight nine ten
+    after before during then next today yesterday tomorrow calculate find let suppose given
+    assume determine compute solve north south east west earth english internet tv
 """
 _NO_NAMES = frozenset(_NEVER_NAMES.split())
 
@@ -110,6 +108,11 @@ def placeholders(text: str) -> list[str]:
     return _PLACEHOLDER.findall(without_math(text))
 
 
+def without_placeholders(text: str) -> str:
+    """The text with its mathematics and its placeholders taken out."""
+    return _PLACEHOLDER.sub(" ", without_math(text))
+
+
 def unit_faults(source: str, target: str) -> Iterator[str]:
     """Units beside numbers, and currency signs, that the source has neither as a sign nor as a
     word: one that is written out is no fault."""
@@ -130,7 +133,7 @@ def names(text: str) -> list[str]:
     found: dict[str, bool] = {}
     plain = without_math(text)
     for word in _CAPITALISED.finditer(plain):
-        if word[0].lower() in _NO_NAMES:
+        if {word[0].lower(), word[0].lower().removesuffix("s")} & _NO_NAMES:
             continue
         inside = not _STARTS.search(plain[: word.start()])
         owner = plain[word.end() : word.end() + 2] in ("'s", "\u2019s")

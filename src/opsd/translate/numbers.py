@@ -17,7 +17,7 @@ from opsd.grade.scripts import (
 from opsd.grade.spoken import digits, spoken
 
 _MARKS = f".,'{ARABIC_DECIMAL}{ARABIC_GROUP}"
-_NUMBER = re.compile(rf"\d+(?:[{_MARKS}]\d+| \d{{3}}(?!\d))*(?:e\d{{1,3}})?")
+_NUMBER = re.compile(rf"(?:(?<![\w.])\.)?\d+(?:[{_MARKS}]\d+| \d{{3}}(?!\d))*(?:e\d{{1,3}})?")
 # Digits before a Chinese or Japanese power of ten: ten, hundred, thousand, ten thousand, ...
 _EAST = "\u5341\u767e\u5343\u4e07\u842c\u5104\u4ebf\u5146"
 _EAST_SCALED = re.compile(rf"\d[\d.,]*(?:[{_EAST}][\d.,]*)+")
@@ -60,10 +60,6 @@ class Number:
     def within(self, values: frozenset[Fraction] | set[Fraction]) -> bool:
         """Whether one of its readings is among the values, or each of its parts is."""
         return bool(self.readings & values) or self.parts <= values
-
-    @property
-    def is_zero(self) -> bool:
-        return self.readings == {Fraction(0)}
 
 
 def numbers(text: str) -> list[Number]:
@@ -125,6 +121,8 @@ def allowed(source: str) -> set[Fraction]:
 
 def _number(text: str) -> Number:
     body, _, power = text.partition("e")
+    if body.startswith("."):  # .5 is no 5
+        return Number(text, frozenset({Fraction(f"0{body}")}), frozenset({Fraction(body[1:])}))
     runs = re.split(r"\D", body)
     whole = Fraction(int("".join(runs)))
     readings = {whole}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 
 _END = re.compile(
-    "(?:[.!?\u2026]+[\"'\u201d\u2019)\\]]*(?=\\s|$))|[\u3002\uff01\uff1f\u0964\u0965\u1362\u1367\u061f\u06d4]+[\u300d\u300f\u201d]?"
+    "(?:[.!?\u2026]+[\"'\u201d\u2019)\\]]*(?=\\s|$|[A-Z]))|[\u3002\uff01\uff1f\u0964\u0965\u1362\u1367\u061f\u06d4]+[\u300d\u300f\u201d]?"
 )
 _ABBREVIATED = re.compile(
-    r"(?:\b(?:mr|mrs|ms|dr|st|jr|sr|vs|no|nr|rs|sh|ksh|etc|approx|bw|bi|dkt|sra?|dra?|mme|hr|fr"
-    r"|bzw|ca|usw)|\b[a-z](?:\.[a-z])*)$",
-    re.IGNORECASE,
+    r"(?:\b(?:[Mm]r|[Mm]rs|[Mm]s|[Dd]r|St|Jr|Sr|vs|etc|approx|Rs|Sh|KSh|Sra|Dra|Bw|bzw|usw)"
+    r"|(?<![\w.])[A-Z]|\b[a-zA-Z]\.[a-zA-Z])$"
 )
 _MARK = re.compile("[?\uff1f\u061f\u1367\u037e]")
 
