@@ -265,17 +265,13 @@ def measured(given: dict[tuple[int, str], Pair]) -> dict[str, dict[str, Any]]:
         middle = statistics.median(ratios)
         away = statistics.median(abs(ratio - middle) for ratio in ratios)
         asked = [p for p in own if asks(p.source)]
-        named = [p for p in own if names(p.source)]
         found[code] = Usual(
             round(middle, 3),
             round(1.4826 * away, 3),
             digits_from=next((n for n in DIGITS if _share(own, partial(_lacks, n)) < RARE), None),
             sentences=_share(own, lambda p: len(split(p.target)) < len(split(p.source))) < 0.25,
             question_mark=_share(asked, lambda p: not asks(p.target)) < RARE,
-            names=_share(
-                named, lambda p: 2 * len(lost_names(p.source, p.target)) >= len(names(p.source))
-            )
-            < RARE,
+            names=_share(own, _lacks_names) < RARE,
             taken_for=tuple(_taken_for(own, code)),
         )._asdict()
         found[code]["taken_for"] = list(found[code]["taken_for"])
@@ -294,6 +290,11 @@ def _lacks(least: int, pair: Pair) -> bool:
     there = values(numbers(pair.target)) | spelled_in_east(pair.target)
     large = [n for n in numbers(pair.source) if min(n.readings) >= least]
     return any(not n.within(there) for n in large)
+
+
+def _lacks_names(pair: Pair) -> bool:
+    told = names(pair.source)
+    return bool(told) and len(lost_names(pair.source, pair.target)) == len(told)
 
 
 def _share(given: Sequence[Pair], is_so: Callable[[Pair], bool]) -> float:

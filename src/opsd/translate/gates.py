@@ -182,11 +182,12 @@ def sentence_faults(pair: Pair) -> Iterator[str]:
 
 
 def name_faults(pair: Pair) -> Iterator[str]:
-    """Proper names of which nothing is left, in languages that write them as English does."""
+    """Proper names of which none is left, in languages that write them as English does: some are
+    often others in a translation."""
     if not usual(pair.language).names:
         return
     lost, told = lost_names(pair.source, pair.target), names(pair.source)
-    if lost and 2 * len(lost) >= len(told):
+    if lost and len(lost) == len(told):
         yield f"names are lost: {', '.join(lost)}"
 
 
