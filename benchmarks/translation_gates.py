@@ -58,8 +58,9 @@ DIGITS = (1, 13, 100)
 """Numbers from which on a language may write digits: all, beyond a dozen, of three digits."""
 TAKEN = 0.01
 """The share of a language's letters from which on the identifier takes it for another one."""
-RARE = 0.03
-"""The share of good pairs that a rule may reject and still be a rule of the language."""
+RARE = 0.015
+"""The share of good pairs that a rule may reject and still be a rule of the language; twice that
+for names, which nothing else would miss."""
 HALVES = {"development": 0, "figures": 1}
 FORMULAS = (
     r"\(x^{2} + 1 = \frac{a}{b}\)",
@@ -271,7 +272,7 @@ def measured(given: dict[tuple[int, str], Pair]) -> dict[str, dict[str, Any]]:
             digits_from=next((n for n in DIGITS if _share(own, partial(_lacks, n)) < RARE), None),
             sentences=_share(own, lambda p: len(split(p.target)) < len(split(p.source))) < 0.25,
             question_mark=_share(asked, lambda p: not asks(p.target)) < RARE,
-            names=_share(own, _lacks_names) < RARE,
+            names=_share(own, _lacks_names) < 2 * RARE,
             taken_for=tuple(_taken_for(own, code)),
         )._asdict()
         found[code]["taken_for"] = list(found[code]["taken_for"])

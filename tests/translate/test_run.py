@@ -298,7 +298,7 @@ def test_a_kill_loses_and_doubles_no_row(after, server, tmp_path):
         *("--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")),
     ]
     journal = tmp_path / "out" / "attempts.jsonl"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         if journal.is_file() and journal.read_bytes().count(b"\n") >= after:
@@ -312,7 +312,7 @@ def test_a_kill_loses_and_doubles_no_row(after, server, tmp_path):
     os.truncate(journal, written.rstrip(b"\n").rfind(b"\n") + 20 if after > 1 else 20)
     kept = journal.read_bytes().count(b"\n")
     before = len(server.asked)
-    assert subprocess.run(command, stderr=subprocess.PIPE, cwd=tmp_path).returncode == 0
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, cwd=tmp_path).returncode == 0
     made = lines(tmp_path / "out" / TRANSLATED)
     places = [(n, code) for n in range(rows) for code in ("swa", "deu")]
     assert [(row["row"], row["language"]) for row in made] == places

@@ -164,7 +164,7 @@ def length_faults(pair: Pair) -> Iterator[str]:
         yield f"{told}: {'longer' if away > 0 else 'shorter'} than is usual in {pair.language}"
 
 
-_LENGTHS = 3.0
+_LENGTHS = 4.0
 """Standard deviations."""
 
 

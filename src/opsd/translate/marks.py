@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import SequenceMatcher
 
 _MATH = re.compile(
     r"\$\$(?P<display>.+?)\$\$"
@@ -40,6 +41,9 @@ _CURRENCY = re.compile("[$\u20ac\u00a3\u00a5\u20b9\u20a6\u20a9]")
 
 _CAPITALISED = re.compile(r"(?<![-\w'\u2019])[A-Z][a-z]+(?:[A-Z][a-z]+)?(?![-\w])")
 _STARTS = re.compile(r"(?:^|[.!?:;\"\u201c(]\s*|\n\s*)$")
+_ALIKE = 0.7
+"""From which similarity on two spellings are of one name: Marcy and Mercy, Lloyd and uLlyod."""
+_WORD = re.compile(r"[^\W\d_]{3,}")
 _OWNS = re.compile("['\u2019]s ")
 _ACTS = re.compile(
     r" (?:has|had|is|was|and|bought|took|made|got|ran|went|can|will|[a-z]{2,}(?:s|ed)) "
@@ -155,14 +159,23 @@ def _is_common(word: str) -> bool:
 
 
 def lost_names(source: str, target: str) -> list[str]:
-    """The names of the source of which not even the beginning stands in a target of Latin
-    script."""
+    """The names of the source that a target of Latin script has nothing like: neither their
+    beginning nor, after whatever prefix, something spelled about the same."""
     plain = _folded(target)
-    return [name for name in names(source) if not _told(_folded(name), plain)]
+    words = set(_WORD.findall(plain))
+    return [name for name in names(source) if not _told(_folded(name), plain, words)]
 
 
-def _told(name: str, text: str) -> bool:
-    return name[: max(3, len(name) - 2)] in text
+def _told(name: str, text: str, words: Iterable[str]) -> bool:
+    if name[: max(3, len(name) - 2)] in text:
+        return True
+    ends = [word[-len(name) :] for word in words if len(word) >= len(name)]
+    alike = SequenceMatcher(b=name, autojunk=False)
+    for end in {*ends, *words}:
+        alike.set_seq1(end)
+        if alike.quick_ratio() >= _ALIKE and alike.ratio() >= _ALIKE:
+            return True
+    return False
 
 
 def _folded(text: str) -> str:

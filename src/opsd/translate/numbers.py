@@ -24,13 +24,19 @@ _EAST_SCALED = re.compile(rf"\d[\d.,]*(?:[{_EAST}][\d.,]*)+")
 _WORDS = re.compile(r"[A-Za-z]+")
 _LONGEST_PHRASE = 7  # words of an English number
 
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
+_ORDINALS = (
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth"
+    " fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
+)
 _MONTHS = "january february march april may june july august september october november december"
 _IMPLIED: dict[str, tuple[Fraction, ...]] = {
-    "half": (Fraction(1, 2), Fraction(2), Fraction(50)),
+    "half": (Fraction(1, 2), Fraction(2), Fraction(50), Fraction(30)),
     "quarter": (Fraction(4), Fraction(1, 4), Fraction(25), Fraction(15)),
-    **dict.fromkeys(("twice", "double", "couple", "pair", "both"), (Fraction(2),)),
-    **dict.fromkeys(("triple", "thrice"), (Fraction(3),)),
+    **{"penny": (Fraction(1),), "nickel": (Fraction(5),), "dime": (Fraction(10),)},
+    **dict.fromkeys(("quadruple", "quadruplet", "square"), (Fraction(4),)),
+    **dict.fromkeys(("no", "none", "nobody", "nothing", "without"), (Fraction(0),)),
+    **dict.fromkeys(("twice", "double", "couple", "pair", "both", "twin"), (Fraction(2),)),
+    **dict.fromkeys(("triple", "thrice", "triplet"), (Fraction(3),)),
     "dozen": (Fraction(12),),
     "hundred": (Fraction(100),),
     "thousand": (Fraction(1000),),
@@ -110,6 +116,8 @@ def allowed(source: str) -> set[Fraction]:
     stated = values(numbers(source))
     worded = spelled_in_english(source)
     made = {Fraction(1), *stated, *worded, *_implied(source)}
+    if "and a half" in source.lower():
+        made |= {value + Fraction(1, 2) for value in {Fraction(1), *stated, *worded}}
     if "dozen" in source.lower():
         made |= {12 * value for value in stated | worded}
     if _AFTERNOON.search(source):
