@@ -13,6 +13,8 @@ from opsd.translate.gates import GATES, Pair, judged, usual
 from opsd.translate.marks import latex_faults, names, placeholders
 from opsd.translate.numbers import allowed, numbers
 
+FARMER = "The farmer walks to the market every morning and sells all of his eggs to a friend there."
+GERMAN = "Der Bauer geht jeden Morgen zum Markt und verkauft dort alle seine Eier an einen Freund."
 EGGS = "Juma has 12 eggs and sells half of them for $2.50 each. How much does he make?"
 
 
@@ -90,11 +92,8 @@ def test_good_translations_pass(source: str, target: str, language: str):
         (EGGS, "", "complete"),
         (EGGS, "Juma ana mayai 12.", "length"),
         (EGGS, "ጁማ 12 እንቁላሎች አሉት እና ግማሾቹን እያንዳንዳቸውን በ2.50 ዶላር ይሸጣል።", "language"),
-        (
-            EGGS,
-            "Juma hat 12 Eier und verkauft die Hälfte davon für je 2,50 $. Wie viel verdient er?",
-            "language",
-        ),
+        (FARMER, GERMAN, "language"),
+        (FARMER, FARMER, "language"),
     ],
 )
 def test_a_fault_is_seen_by_its_gate(source: str, target: str, gate: str):
@@ -102,11 +101,10 @@ def test_a_fault_is_seen_by_its_gate(source: str, target: str, gate: str):
 
 
 def test_a_language_that_the_identifier_does_not_know_is_at_least_not_english():
-    english = "The farmer walks to the market and sells all of his eggs to a friend there."
-    assert "language" in gates("x" * 70, english, "ewe")
-    assert "language" in gates(
-        "x" * 70, "Фермер идёт на рынок и продаёт там все свои яйца другу.", "ewe"
-    )
+    assert {"language"} == gates("x" * len(FARMER), FARMER, "ewe") - {"copied"}
+    assert "language" in gates("x" * len(GERMAN), GERMAN, "ewe")
+    russian = "Фермер каждое утро идёт на рынок и продаёт там все свои яйца одному другу."
+    assert "language" in gates("x" * len(russian), russian, "ewe")
 
 
 @pytest.mark.parametrize(
@@ -141,15 +139,15 @@ def test_marks_are_found_in_what_they_stand_in():
         "Lima",
     ]
     assert not list(latex_faults("It costs $2 and $3.", "Gharama ni dola 2 na dola 3."))
+    assert not list(latex_faults(r"It costs $5. $b_1$", r"Gharama ni 5$. $b_1$"))
     assert not list(latex_faults(r"\(a\) $b_1$", r"b: $b_1$, a: \( a \)"))
 
 
 def test_gates_are_known_and_can_be_left_out():
-    told = judged(Pair(EGGS, EGGS, "swa"))
+    told = judged(Pair(FARMER, FARMER, "swa"))
     assert {fault.gate for fault in told} >= {"copied", "language"}
-    assert judged(Pair(EGGS, EGGS, "swa"), GATES) == [] and "copied: " in str(told[-1]) + str(
-        told[-2]
-    )
+    assert judged(Pair(FARMER, FARMER, "swa"), GATES) == []
+    assert any(str(fault).startswith("copied: ") for fault in told)
 
 
 def test_a_language_that_was_not_measured_has_wide_bounds():

@@ -142,7 +142,7 @@ def test_nllb_writes_its_languages_token_first_and_a_sentence_at_a_time(nllb, mo
     for call, name in zip(seen, ("swh_Latn", "deu_Latn"), strict=True):
         assert call["input_ids"].shape[0] == 2  # sentences, each once
         assert set(call["made"][:, 1].tolist()) == {ids[name]}
-    assert one == again and one.spent.requests == 1 and one.spent.prompt_tokens == 8
+    assert one == again and one.spent.requests == 1 and one.spent.prompt_tokens == 9
     assert isinstance(two.text, str) and "swh_Latn" not in one.text
 
 

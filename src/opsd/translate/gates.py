@@ -166,18 +166,20 @@ def length_faults(pair: Pair) -> Iterator[str]:
 
 _LENGTHS = 4.0
 """Standard deviations."""
+_SHORTER = 0.6
+"""Of what a sentence of average length is of a text, as a logarithm."""
 
 
 def sentence_faults(pair: Pair) -> Iterator[str]:
-    """Sentences that were dropped: fewer than the English text has, in a text that is nearer to the
-    length that it would have without one, or that no longer asks the question."""
+    """Sentences that were dropped: fewer than the English text has, in a text that is nearly as
+    short as it would be without one, or that no longer asks the question."""
     about = usual(pair.language)
     given, made = len(split(pair.source)), len(split(pair.target))
     if not about.sentences or made >= given:
         return
     if about.question_mark and asks(pair.source) and not asks(pair.target):
         yield f"{made} sentences of {given}, and the question is not among them"
-    elif _log_ratio(pair) - about.length < math.log((given - 1) / given) / 2:
+    elif _log_ratio(pair) - about.length < _SHORTER * math.log((given - 1) / given):
         yield f"{made} sentences of {given}"
 
 

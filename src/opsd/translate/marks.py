@@ -70,17 +70,32 @@ def math(text: str) -> list[str]:
     >>> math(r"Let $x + 1 = \frac{y}{2}$ and \(z\); it costs $2 and then $3.")
     ['x+1=\\frac{y}{2}', 'z']
     """
-    found = []
-    for span in _MATH.finditer(text):
-        inner = next(filter(None, span.groups()))
-        if span["inline"] is None or not _PROSE.search(_TEXT.sub("", inner)):
-            found.append("".join(_TEXT.sub("", unicodedata.normalize("NFKC", inner)).split()))
-    return found
+    return [
+        "".join(_TEXT.sub("", unicodedata.normalize("NFKC", inner)).split())
+        for _, inner in _spans(text)
+    ]
 
 
 def without_math(text: str) -> str:
     """The text with its mathematics taken out."""
-    return _MATH.sub(lambda span: " " if math(span[0]) else span[0], text)
+    kept, begin = "", 0
+    for span, _ in _spans(text):
+        kept += text[begin : span.start()] + " "
+        begin = span.end()
+    return kept + text[begin:]
+
+
+def _spans(text: str) -> Iterator[tuple[re.Match[str], str]]:
+    """Where mathematics stands, and what is between its delimiters. From a dollar sign that is a
+    price's, the next one may begin some."""
+    begin = 0
+    while span := _MATH.search(text, begin):
+        inner = next(filter(None, span.groups()))
+        if span["inline"] is None or not _PROSE.search(_TEXT.sub("", inner)):
+            yield span, inner
+            begin = span.end()
+        else:
+            begin = span.start() + 1
 
 
 def latex_faults(source: str, target: str) -> Iterator[str]:
