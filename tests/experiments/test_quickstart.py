@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from opsd.experiments.arms import shuffled
+from opsd.data.controls import shuffled
 from opsd.experiments.quickstart import Plan, _clear, run
 from opsd.miniature.world import problems
 from opsd.types import UserError

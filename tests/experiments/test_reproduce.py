@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from opsd.data.controls import wrong
 from opsd.experiments.claims_page import write
 from opsd.experiments.reproduce import Plan, design_of, grid, kept, rate_of, reproduce
 from opsd.experiments.study import (
@@ -35,7 +36,6 @@ from opsd.experiments.trials import (
     run,
     told,
     train_first,
-    wrong,
 )
 from opsd.lm.built_in import model_path
 from opsd.methods.method import Method

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.arrange import config, problems
 
 from opsd import methods
-from opsd.experiments.arms import shuffled
+from opsd.data.controls import shuffled
 from opsd.lm.loading import load_model
 from opsd.methods import Method
 from opsd.methods.signals import Advantage, Distill, Sum, Teacher

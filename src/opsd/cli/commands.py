@@ -158,6 +158,15 @@ def preview(
     set_: Settings = None,
     rows: Annotated[int, typer.Option(help="Rows shown token by token.", min=0)] = 2,
     ids: Annotated[bool, typer.Option("--ids", help="Every token's id as well.")] = False,
+    measure: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Also load the model, and measure on N problems what its teacher knows and would"
+            " teach.",
+            min=0,
+        ),
+    ] = 0,
     html: Annotated[Path | None, typer.Option(help="Write a page to this file instead.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -169,6 +178,10 @@ def preview(
         from opsd.preview.text import show
 
     content = look(loaded, rows)
+    if measure:
+        from opsd.preview.measure import measure as measured
+
+        content["measured"] = measured(loaded, measure)
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
     elif html is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opsd.data.controls import shuffled
 from opsd.experiments.pool import tell
 from opsd.grade.intervals import estimate
 from opsd.grade.metrics import pass_at_k
@@ -97,14 +97,6 @@ def run(arm: Arm) -> ArmScores:
     outcome = _test(arm, trainer, test)
     news(f"test avg@4 {outcome.row()['avg@4']:.3f}", arm.tokens)
     return outcome
-
-
-def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
-    """The problems with their privileged texts dealt out anew: a teacher that is told of another
-    problem. What is left of a gain is not due to what it was told."""
-    texts = [p.privileged for p in problems]
-    random.Random(seed).shuffle(texts)
-    return [replace(p, privileged=t, id="") for p, t in zip(problems, texts, strict=True)]
 
 
 def _test(arm: Arm, trainer: Any, test: Sequence[Problem]) -> ArmScores:

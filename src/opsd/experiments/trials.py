@@ -12,11 +12,10 @@ import hashlib
 import json
 import math
 import os
-import random
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
 from itertools import islice
@@ -26,10 +25,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from opsd.data.controls import shuffled, with_solution, wrong
 from opsd.data.examples import Example
 from opsd.data.problems import Data
 from opsd.data.problems import read as read_problems
-from opsd.experiments.arms import shuffled
 from opsd.experiments.leftovers import RUN, remove
 from opsd.experiments.measures import METRICS, SHORTENED, Counts
 from opsd.experiments.pool import tell
@@ -440,28 +439,8 @@ def told(problems: Sequence[Problem], arm: Arm, seed: int) -> list[Problem]:
     if arm.told == "wrong":
         return wrong(problems, seed)
     if arm.told == "trace":
-        return [_with_solution(p, p.metadata["trace"]) for p in problems]
+        return [with_solution(p, p.metadata["trace"]) for p in problems]
     return [*problems]
-
-
-def wrong(problems: Sequence[Problem], seed: int) -> list[Problem]:
-    """The problems with solutions that come to another problem's answer, wherever they name their
-    own. UserError for a solution that does not name it."""
-    answers = [p.answer for p in problems]
-    random.Random(seed).shuffle(answers)
-    made = []
-    for i, problem in enumerate(problems):
-        own, solution = str(problem.answer), str(problem.privileged["solution"])
-        others = [a for a in [*answers[i:], *answers[:i]] if a != problem.answer]
-        text = re.sub(rf"(?<![\d.]){re.escape(own)}(?!\d|\.\d)", str(others[0]), solution)
-        if text == solution:
-            raise UserError(f"{problem.name}: its solution does not name its answer, {own}")
-        made.append(_with_solution(problem, text))
-    return made
-
-
-def _with_solution(problem: Problem, text: str) -> Problem:
-    return replace(problem, privileged={**problem.privileged, "solution": text}, id="")
 
 
 def file_of(trial: Trial, folder: Path) -> Path:

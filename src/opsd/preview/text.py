@@ -19,6 +19,7 @@ from opsd.preview import words
 
 WIDTH = 110
 _HEAD, _TAIL = 40, 12
+_BAR = 40
 _STYLES = {"text": "", "special": "bold magenta", "forced": "yellow"}
 _ROLES = {"student": "cyan", "sampler": "blue", "second try": "blue"}
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) != "\n"} | {0x7F: 0x2421}
@@ -41,6 +42,10 @@ def show(content: Mapping[str, Any], ids: bool = False) -> None:
     console.print(_lengths(content))
     for remark in _remarks(content["scan"]):
         console.print(remark, soft_wrap=True)  # a command in it can be copied whole
+    if "measured" in content:
+        console.print()
+        for part in _measured(content["measured"]):
+            console.print(part)
 
 
 def _headline(content: Mapping[str, Any]) -> Group:
@@ -138,6 +143,31 @@ def _lengths(content: Mapping[str, Any]) -> Table:
         long = Text(f"{row['too_long']:,}", "bold red" if row["too_long"] else "")
         table.add_row(row["role"], row["view"], *sizes, long)
     return table
+
+
+def _measured(measured: Mapping[str, Any]) -> Iterator[Any]:
+    """What the teacher knows and says, and the verdict at the end, where it is seen."""
+    table = Table(box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.title = Text(words.measured_title(measured), "bold")
+    for number, heading in enumerate(words.ANSWERS):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in words.answers(measured):
+        table.add_row(*row)
+    yield table
+    for line in words.distance(measured):
+        yield Text(_plain(line))
+    yield Text()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(Text("token", "dim"), Text("nats", "dim"), "")
+    for position, share, nats in words.positions(measured):
+        grid.add_row(position, nats, Text("█" * max(1, round(share * _BAR)), "cyan"))
+    yield grid
+    for line in measured["not_measured"]:
+        yield Text(f"not measured: {_plain(line)}", "dim")
+    yield Text()
+    yield Text(measured["verdict"].capitalize(), "bold")
+    for reason in measured["reasons"]:
+        yield Text(f"- {_plain(reason)}")
 
 
 def _remarks(scan: Mapping[str, Any]) -> Iterator[Text]:

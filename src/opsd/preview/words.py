@@ -99,3 +99,42 @@ def _range(marks: Sequence[bool], read: Sequence[Plain]) -> str:
     count = "all" if len(inside) == len(read) else f"{len(inside)} of"
     end = "the end included" if inside[-1] == len(read) - 1 else "the end left out"
     return f"{count} {len(read)} in the loss, from '{first}' to '{last}', {end}"
+
+
+ANSWERS = ("who answers", "right", "95 %", "form", "language", "cut off", "tokens")
+"""The columns of the table of measured answers."""
+
+
+def measured_title(measured: Plain) -> str:
+    times = measured["samples"]
+    often = "once" if times == 1 else f"{times} times"
+    return f"measured on {measured['problems']:,} problems, each answered {often}"
+
+
+def answers(measured: Plain) -> Iterator[tuple[str, ...]]:
+    """Who answers, and how well: a row of texts for each reader."""
+    for row in measured["answers"]:
+        right = row["right"]
+        interval = f"{right['low']:.0%} to {right['high']:.0%}"
+        shares = (row["format_rate"], row["fidelity"], row["cut_off"])
+        written = ["-" if share is None else f"{share:.0%}" for share in shares]
+        yield row["reader"], f"{right['value']:.0%}", interval, *written, f"{row['tokens']:.0f}"
+
+
+def distance(measured: Plain) -> Iterator[str]:
+    """How far student and teacher are apart, and where."""
+    nats = f"{measured['nats']:.3g} nats per token"
+    yield f"On its own rollouts the student is {nats} from its teacher."
+    pairs = [
+        f"'{mark(row['student'])}' not '{mark(row['teacher'])}' ({row['share']:.0%})"
+        for row in measured["strongest"]
+    ]
+    yield f"Most of it where it writes {', '.join(pairs)}."
+
+
+def positions(measured: Plain) -> Iterator[tuple[str, float, str]]:
+    """The distance by position: tokens from where, the share of the largest, and nats."""
+    parts = measured["by_position"]
+    most = max(part["nats"] for part in parts) or 1.0
+    for part in parts:
+        yield f"{part['from']:,}", part["nats"] / most, f"{part['nats']:.3g}"

@@ -49,6 +49,9 @@ class Context(Protocol):
     """Whether it shows tokens of a masked diffusion model's canvas that are to come in a state."""
     needs_author: str | None = None
     """The author without whom it shows nothing, by name."""
+    texts: tuple[str, ...] = ()
+    """What it shows of a row, where that is all it shows, so that other words can be put around
+    it."""
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None: ...
 
@@ -108,6 +111,7 @@ class Solution(Prompt):
 
     type: Literal["solution"] = "solution"
     template: str = "solution"
+    texts: ClassVar[tuple[str, ...]] = ("problem", "solution")
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         return (_view(self, group.problem),)
@@ -144,6 +148,10 @@ class Crosslingual(Prompt):
     template: str = "crosslingual"
     include: tuple[Include, ...] = ("problem", "translation", "solution")
     languages: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.include
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         further = [self._told_in(resolve(name), group.problem) for name in self.languages]
