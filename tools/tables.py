@@ -125,9 +125,9 @@ def translation_gates() -> str:
         (
             f"`{row['name']}`" if row["measure"] == "gate" else "all together",
             f"{row['precision']:.3f}",
-            f"{row['recall']:.3f}" if row["spoiled"] else "",
+            "" if row["ratio"] is None else f"{row['recall']:.3f}",
             f"{row['good_rejected']:,} of {row['good']:,}",
-            f"{row['spoiled_rejected']:,} of {row['spoiled']:,}" if row["spoiled"] else "",
+            f"{row['spoiled_rejected']:,} of {row['spoiled']:,}",
         )
         for row in stored["rows"]
         if row["measure"] in ("together", "gate")

@@ -19,7 +19,7 @@ from opsd.rollout.endpoint import ChatEndpoint, connect
 from opsd.runs.files import write_atomically
 from opsd.types import Message
 
-ANOTHER = 0.7
+_ANOTHER = 0.7
 """The least temperature of a further sample, which a greedy one would only repeat."""
 
 
@@ -70,7 +70,7 @@ class Sampled:
         >>> Sampled().at(0), Sampled().at(1), Sampled(temperature=1.0).at(1)
         (0.0, 0.7, 1.0)
         """
-        return self.temperature if sample == 0 else max(self.temperature, ANOTHER)
+        return self.temperature if sample == 0 else max(self.temperature, _ANOTHER)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Endpoint:
     cache: Path | None = None
 
 
-class Pace:
+class _Pace:
     """Lets callers through at equal intervals, so many a minute."""
 
     def __init__(self, per_minute: float) -> None:
@@ -111,7 +111,7 @@ class _Paced:
     turn."""
 
     inner: Any
-    pace: Pace
+    pace: _Pace
 
     @property
     def chat(self) -> Any:
@@ -141,7 +141,7 @@ class EndpointAsker:
         rest = (about.base_url, about.key_variable, about.timeout, about.retries, "translate")
         self.chat = connect(self.model, *rest)
         if about.per_minute is not None:
-            paced = _Paced(self.chat.client, Pace(about.per_minute))
+            paced = _Paced(self.chat.client, _Pace(about.per_minute))
             self.chat = replace(self.chat, client=paced)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,9 +12,9 @@ from opsd.languages.registry import language
 from opsd.translate.asking import Question
 from opsd.translate.gates import usual
 
-BYTES = 4
+_BYTES = 4
 """Of UTF-8 in a token, where no tokenizer is named: about what English has in most vocabularies."""
-SOLUTION = 300
+_SOLUTION = 300
 """Tokens of a solution, where answers are checked by solving."""
 
 Count = Callable[[str], int]
@@ -30,9 +30,6 @@ class Estimate:
     completion_tokens: int
     cost: float
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def by_bytes(text: str) -> int:
     """Tokens of a text, by its length.
@@ -40,7 +37,7 @@ def by_bytes(text: str) -> int:
     >>> by_bytes("Juma has 4 eggs.")
     4
     """
-    return math.ceil(len(text.encode()) / BYTES)
+    return math.ceil(len(text.encode()) / _BYTES)
 
 
 def counter(tokenizer: Any) -> Count:
@@ -78,6 +75,6 @@ def estimate(
         if back:
             requests, into, out = requests + 1, into + prompt - given + made, out + given
         if solver:
-            requests, into, out = requests + 1, into + made, out + SOLUTION
+            requests, into, out = requests + 1, into + made, out + _SOLUTION
     cost = (into * price[0] + out * price[1]) / 1e6
     return Estimate(requests, into, out, cost)

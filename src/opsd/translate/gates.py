@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from opsd.grade.fidelity import identified, known, readable
+from opsd.grade.fidelity import PIECE, identified, known, readable
 from opsd.grade.traits import overlap
 from opsd.languages.files import of_script
 from opsd.languages.registry import language
@@ -83,7 +83,7 @@ Gate = Callable[[Pair], Iterator[str]]
 
 
 @cache
-def measured() -> Mapping[str, Any]:
+def _measured() -> Mapping[str, Any]:
     """What was measured, by language."""
     text = (resources.files("opsd.translate") / "measured.yaml").read_text("utf-8")
     return yaml.safe_load(text) or {}
@@ -92,7 +92,7 @@ def measured() -> Mapping[str, Any]:
 @cache
 def usual(code: str) -> Usual:
     """What is usual in a language: as measured, else wide bounds."""
-    found = measured().get(code)
+    found = _measured().get(code)
     if found is not None:
         return Usual(**{**found, "taken_for": tuple(found["taken_for"])})
     return Usual(_WIDE.get(language(code).script, 0.05), 0.3)
@@ -108,7 +108,7 @@ def judged(pair: Pair, without: Iterable[str] = ()) -> list[Fault]:
     return [Fault(name, why) for name in chosen for why in GATES[name](pair)]
 
 
-def number_faults(pair: Pair) -> Iterator[str]:
+def _number_faults(pair: Pair) -> Iterator[str]:
     """Numbers in digits that the English text neither has nor says in words; and those of the
     English text that are missing, where the language does not write numbers as words."""
     said, here = numbers(pair.source), numbers(pair.target)
@@ -125,7 +125,7 @@ def number_faults(pair: Pair) -> Iterator[str]:
             yield f"missing of the English text: {', '.join(dict.fromkeys(n.text for n in lost))}"
 
 
-def language_faults(pair: Pair) -> Iterator[str]:
+def _language_faults(pair: Pair) -> Iterator[str]:
     """A script or a language that is not the one asked for: less than half of what can be told is
     in it, or nothing. Of a language that the identifier does not know: half is told to be one that
     it does know, and does not take the language for."""
@@ -140,7 +140,8 @@ def language_faults(pair: Pair) -> Iterator[str]:
     inside = sum(spoken[code] for code in alike)
     foreign = spoken.total() - inside
     if pair.language in known():
-        wrong = judged_letters > 0 and (inside == 0 or foreign > inside)
+        # One piece alone may be too short to be told: some are, in all languages.
+        wrong = foreign > inside or (inside == 0 and judged_letters >= 2 * PIECE)
     else:
         wrong = foreign > _FOREIGN_SHARE * judged_letters
     if wrong:
@@ -148,14 +149,14 @@ def language_faults(pair: Pair) -> Iterator[str]:
         yield f"not in {asked.name}, but in {others[0] if others else 'none that can be told'}"
 
 
-def copy_faults(pair: Pair) -> Iterator[str]:
+def _copy_faults(pair: Pair) -> Iterator[str]:
     """Stretches of the English text that were left as they are."""
     same, grams = overlap(without_math(pair.target), without_math(pair.source), _COPIED_WORDS)
     if same > 1 and same > _COPIED_SHARE * grams:
         yield f"{same} of {grams} sequences of {_COPIED_WORDS} words are the English text's"
 
 
-def length_faults(pair: Pair) -> Iterator[str]:
+def _length_faults(pair: Pair) -> Iterator[str]:
     """A translation that is much shorter or longer than is usual in the language."""
     about = usual(pair.language)
     away = _log_ratio(pair) - about.length
@@ -170,7 +171,7 @@ _SHORTER = 0.6
 """Of what a sentence of average length is of a text, as a logarithm."""
 
 
-def sentence_faults(pair: Pair) -> Iterator[str]:
+def _sentence_faults(pair: Pair) -> Iterator[str]:
     """Sentences that were dropped: fewer than the English text has, in a text that is nearly as
     short as it would be without one, or that no longer asks the question."""
     about = usual(pair.language)
@@ -183,7 +184,7 @@ def sentence_faults(pair: Pair) -> Iterator[str]:
         yield f"{made} sentences of {given}"
 
 
-def name_faults(pair: Pair) -> Iterator[str]:
+def _name_faults(pair: Pair) -> Iterator[str]:
     """Proper names of which none is left, in languages that write them as English does: some are
     often others in a translation."""
     if not usual(pair.language).names:
@@ -193,7 +194,7 @@ def name_faults(pair: Pair) -> Iterator[str]:
         yield f"names are lost: {', '.join(lost)}"
 
 
-def completeness_faults(pair: Pair) -> Iterator[str]:
+def _completeness_faults(pair: Pair) -> Iterator[str]:
     """No text at all."""
     if not pair.target.strip():
         yield "there is no text"
@@ -206,15 +207,15 @@ def _log_ratio(pair: Pair) -> float:
 
 
 GATES: dict[str, Gate] = {
-    "complete": completeness_faults,
-    "numbers": number_faults,
+    "complete": _completeness_faults,
+    "numbers": _number_faults,
     "units": lambda pair: unit_faults(pair.source, pair.target),
     "latex": lambda pair: latex_faults(pair.source, pair.target),
     "placeholders": lambda pair: placeholder_faults(pair.source, pair.target),
-    "names": name_faults,
-    "language": language_faults,
-    "length": length_faults,
-    "copied": copy_faults,
-    "sentences": sentence_faults,
+    "names": _name_faults,
+    "language": _language_faults,
+    "length": _length_faults,
+    "copied": _copy_faults,
+    "sentences": _sentence_faults,
 }
 """The gates by name."""

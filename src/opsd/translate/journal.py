@@ -19,7 +19,7 @@ from opsd.runs.folder import RunFolder
 from opsd.runs.json_files import as_type, document, rows, sealed
 from opsd.types import UserError
 
-ATTEMPTS, SETTINGS = "attempts.jsonl", "settings.json"
+_ATTEMPTS, _SETTINGS = "attempts.jsonl", "settings.json"
 Place = tuple[int, str]
 """The number of a source's row, from 0, and a language."""
 
@@ -48,7 +48,7 @@ class Attempt:
         return self.row, self.language
 
 
-_ATTEMPT = TypeAdapter(Attempt)
+_KIND = TypeAdapter(Attempt)
 
 
 @contextmanager
@@ -59,33 +59,35 @@ def locked(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
     something else or in another way.
     """
     with held(folder, "translation"), writing(folder):
-        begun = _made_whole(folder / ATTEMPTS)
+        begun = _made_whole(folder / _ATTEMPTS)
         if begun:
             hint = "; choose another --output"
-            before = document(folder / SETTINGS, hint)
+            before = document(folder / _SETTINGS, hint)
             other = sorted(key for key in about if before.get(key) != about[key])
             if other:
                 raise UserError(
                     f"{folder} holds translations of another kind: {', '.join(other)} (see"
-                    f" {folder / SETTINGS}){hint}"
+                    f" {folder / _SETTINGS}){hint}"
                 )
-        write_atomically(folder / SETTINGS, json.dumps(sealed(about), indent=1, ensure_ascii=False))
+        write_atomically(
+            folder / _SETTINGS, json.dumps(sealed(about), indent=1, ensure_ascii=False)
+        )
         yield
 
 
 def append(folder: Path, attempts: Sequence[Attempt]) -> None:
     """Writes attempts down, all in one write."""
-    RunFolder(folder).append(ATTEMPTS, [sealed(asdict(attempt)) for attempt in attempts])
+    RunFolder(folder).append(_ATTEMPTS, [sealed(asdict(attempt)) for attempt in attempts])
 
 
 def read(folder: Path) -> list[Attempt]:
     """All attempts, in the order in which they came. UserError where the file is not as it was
     written."""
-    path = folder / ATTEMPTS
+    path = folder / _ATTEMPTS
     if not path.is_file():
         return []
     return [
-        as_type(_ATTEMPT, row, f"{path}, line {number}") for number, row in enumerate(rows(path), 1)
+        as_type(_KIND, row, f"{path}, line {number}") for number, row in enumerate(rows(path), 1)
     ]
 
 

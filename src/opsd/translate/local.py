@@ -43,14 +43,14 @@ def load(name: str, sampled: Sampled, codes: Mapping[str, str]) -> Asker:
 
     Raises UserError where it cannot be loaded.
     """
-    if is_sequence_to_sequence(name):
+    if _is_sequence_to_sequence(name):
         return SequenceToSequence(name, sampled, codes)
     if codes:
         raise UserError(f"--code: '{name}' is told the language by its prompt; leave --code out")
     return Causal(name, sampled)
 
 
-def is_sequence_to_sequence(name: str) -> bool:
+def _is_sequence_to_sequence(name: str) -> bool:
     """Whether a model reads with an encoder. UserError where its configuration cannot be read."""
     try:
         return bool(getattr(load_config(*locate(name)), "is_encoder_decoder", False))

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Job:
 def planned(job: Job, output: Path) -> dict[str, Any]:
     """What `translate` would ask and what that would cost, and the first prompt; asks nobody, and
     writes nothing."""
-    problems = sources(job)
+    problems = _sources(job)
     there = journal.latest(journal.read(output))
     _refuse_changed(problems, there, output)
     missing = _missing(job, problems, there)
@@ -100,7 +100,7 @@ def planned(job: Job, output: Path) -> dict[str, Any]:
         "languages": list(job.languages),
         "there": len(problems) * len(job.languages) - len(missing),
         "missing": len(missing),
-        **cost.to_json(),
+        **asdict(cost),
         "prompt": first and [dict(message) for message in first.messages],
     }
 
@@ -113,7 +113,7 @@ def translate(job: Job, output: Path, *, retry_rejected: bool = False) -> dict[s
     RunFailed where questions had no answer: what has come is kept, and the same command goes on.
     """
     start = time.monotonic()
-    problems = sources(job)
+    problems = _sources(job)
     with journal.locked(output, job.about):
         there = journal.latest(journal.read(output))
         _refuse_changed(problems, there, output)
@@ -126,7 +126,7 @@ def translate(job: Job, output: Path, *, retry_rejected: bool = False) -> dict[s
             report = _written(job, problems, output)
         report["seconds"] = round(time.monotonic() - start, 1)
         write_atomically(output / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
-    for line in told(report):
+    for line in _lines(report):
         log(line)
     log(f"{output / TRANSLATED}, {REJECTED} and {REPORT}")
     if failed:
@@ -137,7 +137,7 @@ def translate(job: Job, output: Path, *, retry_rejected: bool = False) -> dict[s
     return report
 
 
-def sources(job: Job) -> dict[int, Problem]:
+def _sources(job: Job) -> dict[int, Problem]:
     """The English problems by the number of their row. Raises UserError for one that is a
     conversation of several turns."""
     problems = read(job.data.model_copy(update={"language": _SOURCE}))[: job.limit]
@@ -150,7 +150,7 @@ def sources(job: Job) -> dict[int, Problem]:
     return {problem.metadata["row"]: problem for problem in problems}
 
 
-def told(report: Mapping[str, Any]) -> Iterator[str]:
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A report in lines: a language each, then what it took."""
     for code, found in report["languages"].items():
         why = ", ".join(f"{gate} {n}" for gate, n in found["gates"].items())
@@ -386,15 +386,7 @@ def _written(job: Job, problems: Mapping[int, Problem], output: Path) -> dict[st
     into, out = job.price
     return {
         "languages": {code: _of_language(code, problems, faults) for code in codes},
-        "spent": {
-            name: value
-            for name, value in zip(
-                ("requests", "cached", "failed", "prompt_tokens", "completion_tokens"),
-                astuple(spent),
-                strict=True,
-            )
-            if name != "failed"
-        },
+        "spent": {name: x for name, x in asdict(spent).items() if name != "failed"},
         "cost": (spent.prompt_tokens * into + spent.completion_tokens * out) / 1e6,
     }
 

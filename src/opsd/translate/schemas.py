@@ -9,7 +9,7 @@ from typing import Any
 from opsd.languages.registry import language
 from opsd.types import COLUMNS, WHERE, Problem
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 _ROW = "row"
 
 
@@ -23,7 +23,7 @@ class Translated:
     rejected: Mapping[str, str]
 
 
-def own(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[Row]:
+def _own(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[_Row]:
     """A row per translation: `problem` is the translation, `translation` the English problem, as
     for a model that learns in the language and a teacher that reads English."""
     for one in found:
@@ -38,7 +38,7 @@ def own(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[Row]:
                 }
 
 
-def copsd(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[Row]:
+def _copsd(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[_Row]:
     """The columns of COPSD's published sets: `problem_translated` beside the English `problem`."""
     for one in found:
         for code in codes:
@@ -52,7 +52,7 @@ def copsd(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[Row]:
                 }
 
 
-def copsd_wide(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[Row]:
+def _copsd_wide(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[_Row]:
     """What COPSD's code reads: a row per problem, `problem_<language>` for each language, beside it
     `problem_<language>_ok`."""
     for one in found:
@@ -63,7 +63,7 @@ def copsd_wide(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[Ro
         yield {**row, **_about(one.problem)}
 
 
-def _texts(problem: Problem, answer: str) -> Row:
+def _texts(problem: Problem, answer: str) -> _Row:
     solution = problem.privileged.get("solution")
     return {
         **({} if solution is None else {"solution": solution}),
@@ -71,7 +71,7 @@ def _texts(problem: Problem, answer: str) -> Row:
     }
 
 
-def _about(problem: Problem) -> Row:
+def _about(problem: Problem) -> _Row:
     """Where the row comes from, and what the source says of it besides."""
     aside = (WHERE, COLUMNS, _ROW, "id")
     kept = {name: x for name, x in problem.metadata.items() if name not in aside}
@@ -83,9 +83,9 @@ def source_id(problem: Problem) -> str:
     return str(problem.metadata.get("id", problem.id))
 
 
-SCHEMAS: dict[str, Callable[[Sequence[Translated], Sequence[str]], Iterator[Row]]] = {
-    "ours": own,
-    "copsd": copsd,
-    "copsd-wide": copsd_wide,
+SCHEMAS: dict[str, Callable[[Sequence[Translated], Sequence[str]], Iterator[_Row]]] = {
+    "ours": _own,
+    "copsd": _copsd,
+    "copsd-wide": _copsd_wide,
 }
 """The forms by name."""
