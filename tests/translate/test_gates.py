@@ -57,6 +57,7 @@ def gates(source: str, target: str, language: str = "swa") -> set[str]:
             "Er läuft jeden Tag um 15 Uhr 3 Meilen weit.",
             "deu",
         ),
+        ("The shop closes at 5pm.", "A loja fecha às 17:00.", "por"),
         ("She buys two dozen eggs.", "Sie kauft 24 Eier auf dem Markt.", "deu"),
     ],
 )

@@ -121,7 +121,7 @@ def allowed(source: str) -> set[Fraction]:
     if "dozen" in source.lower():
         made |= {12 * value for value in stated | worded}
     if _AFTERNOON.search(source):
-        made |= {value + 12 for value in stated | worded if value <= 12}
+        made |= {Fraction(0), *(value + 12 for value in stated | worded if value <= 12)}  # 17:00
     if _HUNDREDTHS.search(source) or "$0." in source:
         made |= {value * scale for value in stated | worded for scale in (100, Fraction(1, 100))}
     return made
