@@ -141,8 +141,8 @@ class EndpointAsker:
         rest = (about.base_url, about.key_variable, about.timeout, about.retries, "translate")
         self.chat = connect(self.model, *rest)
         if about.per_minute is not None:
-            paced = _Paced(self.chat.client, _Pace(about.per_minute))
-            self.chat = replace(self.chat, client=paced)
+            in_turn = _Paced(self.chat.client, _Pace(about.per_minute))
+            self.chat = replace(self.chat, client=in_turn)
 
     @property
     def concurrency(self) -> int:

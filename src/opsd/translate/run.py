@@ -25,7 +25,7 @@ from opsd.translate.checks import Checks, counted, solved_answer
 from opsd.translate.cost import Count, Estimate, by_bytes, counter, estimate
 from opsd.translate.gates import Fault
 from opsd.translate.journal import Attempt, Place
-from opsd.translate.schemas import SCHEMAS, Translated, source_id
+from opsd.translate.schemas import Translated, rows, schemas, source_id
 from opsd.types import Problem, RunFailed, UserError
 from opsd.validation import unknown
 
@@ -63,8 +63,8 @@ class Job:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.schema not in SCHEMAS:
-            raise UserError(f"--schema: {unknown('schema', self.schema, SCHEMAS)}")
+        if self.schema not in schemas():
+            raise UserError(f"--schema: {unknown('schema', self.schema, schemas())}")
         for code in self.languages:
             if resolve(code) == _SOURCE:
                 raise UserError("--to: the source is English; name other languages")
@@ -376,7 +376,7 @@ def _written(job: Job, problems: Mapping[int, Problem], output: Path) -> dict[st
         good = {code: text for code, text in texts.items() if not faults[row, code]}
         bad = {code: text for code, text in texts.items() if faults[row, code]}
         found.append(Translated(problem, good, bad))
-    _write_lines(output / TRANSLATED, SCHEMAS[job.schema](found, codes))
+    _write_lines(output / TRANSLATED, rows(job.schema, found, codes))
     rejected = [(problems[place[0]], there[place], faults[place]) for place in sorted(there)]
     _write_lines(output / REJECTED, (_told_off(*one) for one in rejected if one[2]))
     spent = sum(

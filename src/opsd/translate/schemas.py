@@ -1,15 +1,19 @@
-"""The forms in which translations are written: our own, and the two of COPSD's data."""
+"""The forms in which translations are written (`schemas.yaml`): our own, in which `problem` is the
+translation and `translation` the English problem, and the two of COPSD's data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Any
+
+import yaml
 
 from opsd.languages.registry import language
 from opsd.types import COLUMNS, WHERE, Problem
 
-_Row = dict[str, Any]
 _ROW = "row"
 
 
@@ -23,59 +27,32 @@ class Translated:
     rejected: Mapping[str, str]
 
 
-def _own(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[_Row]:
-    """A row per translation: `problem` is the translation, `translation` the English problem, as
-    for a model that learns in the language and a teacher that reads English."""
+@cache
+def schemas() -> Mapping[str, Mapping[str, str]]:
+    """The forms by name: the columns of what a row holds."""
+    text = (resources.files("opsd.translate") / "schemas.yaml").read_text("utf-8")
+    return yaml.safe_load(text)
+
+
+def rows(name: str, found: Sequence[Translated], codes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What is written of translations in a form: a row each, or one per problem, whose rejected
+    translations are marked as such."""
+    columns = schemas()[name]
     for one in found:
-        for code in codes:
-            if code in one.accepted:
-                yield {
-                    "problem": one.accepted[code],
-                    "translation": one.problem.text,
-                    **_texts(one.problem, "answer"),
-                    "language": code,
-                    **_about(one.problem),
-                }
-
-
-def _copsd(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[_Row]:
-    """The columns of COPSD's published sets: `problem_translated` beside the English `problem`."""
-    for one in found:
-        for code in codes:
-            if code in one.accepted:
-                yield {
-                    "problem": one.problem.text,
-                    **_texts(one.problem, "Answer"),
-                    "problem_translated": one.accepted[code],
-                    "language": language(code).name,
-                    **_about(one.problem),
-                }
-
-
-def _copsd_wide(found: Sequence[Translated], codes: Sequence[str]) -> Iterator[_Row]:
-    """What COPSD's code reads: a row per problem, `problem_<language>` for each language, beside it
-    `problem_<language>_ok`."""
-    for one in found:
-        row = {"problem": one.problem.text, **_texts(one.problem, "Answer")}
-        for code in codes:
-            row[f"problem_{code}"] = one.accepted.get(code, one.rejected.get(code, ""))
-            row[f"problem_{code}_ok"] = code in one.accepted
-        yield {**row, **_about(one.problem)}
-
-
-def _texts(problem: Problem, answer: str) -> _Row:
-    solution = problem.privileged.get("solution")
-    return {
-        **({} if solution is None else {"solution": solution}),
-        **({} if problem.answer is None else {answer: problem.answer}),
-    }
-
-
-def _about(problem: Problem) -> _Row:
-    """Where the row comes from, and what the source says of it besides."""
-    aside = (WHERE, COLUMNS, _ROW, "id")
-    kept = {name: x for name, x in problem.metadata.items() if name not in aside}
-    return {"id": source_id(problem), _ROW: problem.metadata[_ROW], **kept}
+        if "accepted" in columns:
+            yield {
+                **_told(one.problem, columns),
+                **_wide(one, columns, codes),
+                **_about(one.problem),
+            }
+            continue
+        for code in (code for code in codes if code in one.accepted):
+            yield {
+                columns["translated"]: one.accepted[code],
+                **_told(one.problem, columns),
+                columns["language"]: code if columns["called"] == "code" else language(code).name,
+                **_about(one.problem),
+            }
 
 
 def source_id(problem: Problem) -> str:
@@ -83,9 +60,24 @@ def source_id(problem: Problem) -> str:
     return str(problem.metadata.get("id", problem.id))
 
 
-SCHEMAS: dict[str, Callable[[Sequence[Translated], Sequence[str]], Iterator[_Row]]] = {
-    "ours": _own,
-    "copsd": _copsd,
-    "copsd-wide": _copsd_wide,
-}
-"""The forms by name."""
+def _wide(one: Translated, columns: Mapping[str, str], codes: Sequence[str]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for code in codes:
+        text = one.accepted.get(code, one.rejected.get(code, ""))
+        made[columns["translated"].format(language=code)] = text
+        made[columns["accepted"].format(language=code)] = code in one.accepted
+    return made
+
+
+def _told(problem: Problem, columns: Mapping[str, str]) -> dict[str, str]:
+    """What is known of the English problem."""
+    solution = problem.privileged.get("solution")
+    known = {"english": problem.text, "solution": solution, "answer": problem.answer}
+    return {columns[name]: text for name, text in known.items() if text is not None}
+
+
+def _about(problem: Problem) -> dict[str, Any]:
+    """Where the row comes from, and what the source says of it besides."""
+    aside = (WHERE, COLUMNS, _ROW, "id")
+    kept = {name: x for name, x in problem.metadata.items() if name not in aside}
+    return {"id": source_id(problem), _ROW: problem.metadata[_ROW], **kept}
