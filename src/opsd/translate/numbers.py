@@ -50,7 +50,7 @@ _IMPLIED: dict[str, tuple[Fraction, ...]] = {
 }
 """What a translation may write in digits where the English has a word."""
 _ENDINGS = re.compile(r"(?:ves|ies|s|d|ed)$")
-_AFTERNOON = re.compile(r"\bp\.?m\b", re.IGNORECASE)
+_AFTERNOON = re.compile(r"(?<![a-z])p\.?m\b", re.IGNORECASE)
 _HUNDREDTHS = re.compile(r"\bcents?\b|%|\bpercent", re.IGNORECASE)
 _ARTICLE = re.compile(r"\ban?(?= (?:hundred|thousand|million|billion)\b)", re.IGNORECASE)
 
@@ -90,10 +90,10 @@ def spelled_in_east(text: str) -> set[Fraction]:
 
 
 def spelled_in_english(text: str) -> set[Fraction]:
-    """The numbers that English words of a text are.
+    """The numbers that English words of a text are, and those of which they are made.
 
-    >>> sorted(map(int, spelled_in_english("a hundred and five eggs, twenty-one hens")))
-    [100, 105, 21]
+    >>> sorted(map(int, spelled_in_english("five eggs and twenty-two hens")))
+    [2, 5, 20, 22]
     """
     words = _WORDS.findall(_ARTICLE.sub("one", text).lower())
     found: set[Fraction] = set()
