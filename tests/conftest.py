@@ -16,6 +16,18 @@ transformers_logging.disable_progress_bar()
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist would begin with the files of the most tests, and end with the longest ones.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left alone with one at the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def tiny_model(vocab: int, **changes: object) -> Qwen3ForCausalLM:
     """Two layers, 64 wide, always the same weights; a few vocabulary rows more than ids."""
     torch.manual_seed(0)

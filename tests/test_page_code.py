@@ -80,6 +80,7 @@ def ran(tmp_path_factory, hub) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(page: Path, ran: Path):
     shown = list(read(page))

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import yaml
 
 from opsd.runs.files import read_jsonl
@@ -93,6 +94,7 @@ def made(run: Path) -> dict[tuple, tuple]:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_rows_and_a_resumed_run_goes_on_with_the_next(
     tmp_path: Path, tiny_folder: Path
 ):

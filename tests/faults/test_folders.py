@@ -232,6 +232,7 @@ def slow_run(tmp_path_factory, tiny_folder) -> tuple[Path, Path]:
     return path, folder / "whole"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
 )

@@ -17,6 +17,7 @@ def small(completion: int) -> Shape:
     return Shape(64, 128, 2, 4, 2, head_dim=16, problem=20, solution=40, completion=completion)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_loss_adds_a_chunk_whatever_the_completion(dtype):
     added = {}

@@ -225,4 +225,9 @@ def test_the_command_and_the_page_show_it(tmp_path, told, monkeypatch, capsys):
     assert command(monkeypatch, *given) == 0
     assert measured["verdict"].capitalize() in capsys.readouterr().out
     page = preview_page(preview(asked, 0) | {"measured": told})
-    assert told["verdict"].capitalize() in page and "<meter" in page
+    assert told["verdict"].capitalize() in page and "<rect" in page
+
+
+def test_a_page_without_measurements_is_written_as_before():
+    page = preview_page(preview(recipe(copsd()), 1))
+    assert "worth" not in page and 'id="row-1"' in page

@@ -19,6 +19,8 @@ from tests.fake_hub import TOKENS, Hub, Repository, oid, serving
 from opsd.lm.loading import load_model, with_adapter
 from opsd.publish.export import export
 
+pytestmark = pytest.mark.slow
+
 WRITER, READER = TOKENS
 ROOT = Path(__file__).parents[2]
 Steps = Callable[..., list[Any]]

@@ -133,14 +133,20 @@ def stopped(recipe: Path, output: Path, number: int, after: int) -> tuple[int, s
     return process.returncode, errors
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing has ended, beside its recipe."""
+    folder = tmp_path_factory.mktemp("pair")
+    (folder / "pair.yaml").write_text(yaml.safe_dump(PAIR))
+    _, errors = start(folder / "pair.yaml", folder / "whole").communicate(timeout=300)
+    assert "swahili: step 4/4" in errors and "yoruba: step 4/4" in errors
+    return folder / "whole"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_command_that_is_ended_goes_on_bit_for_bit(number, tmp_path):
-    recipe = tmp_path / "pair.yaml"
-    recipe.write_text(yaml.safe_dump(PAIR))
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    _, errors = start(recipe, whole).communicate(timeout=300)
-    assert "swahili: step 4/4" in errors and "yoruba: step 4/4" in errors
+def test_a_command_that_is_ended_goes_on_bit_for_bit(number, tmp_path, whole):
+    recipe, broken = whole.with_name("pair.yaml"), tmp_path / "broken"
     code, errors = stopped(recipe, broken, number, after=3)
     names = ("swahili", "yoruba")
     saved = [set(checkpoint.complete(broken / name)) for name in names]

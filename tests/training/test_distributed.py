@@ -16,6 +16,8 @@ import pytest
 import torch
 import yaml
 
+pytestmark = pytest.mark.slow
+
 CASES: dict[str, dict] = {
     # The whole model is trained; its teacher, who also writes, is a copy of all of it.
     "full": {"off_policy": True},

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from opsd.cli import evaluation, translation
+from opsd.cli import data, evaluation, translation
 from opsd.cli.arguments import (
     Json,
     RecipeName,
@@ -49,6 +49,7 @@ languages_app = typer.Typer(
     help="The languages and their status; the check of a language file.",
 )
 app.add_typer(languages_app, name="languages")
+app.add_typer(data.app, name="data")
 
 
 def _version(asked: bool) -> None:

@@ -1,5 +1,5 @@
-"""Untrusted text on a page. What a model wrote is escaped like everything else there; besides,
-characters that could reorder or hide text are written out as their code points."""
+"""Untrusted text on a page and in a terminal. What a model wrote is escaped like everything else
+there; besides, characters that could reorder or hide text are written out as their code points."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ UNSEEN = (
 """First and last code points of what cannot be seen, or moves what can."""
 
 HIDDEN = re.compile(f"[{''.join(f'{chr(a)}-{chr(b)}' for a, b in UNSEEN)}]")
+
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) != "\n"} | {0x7F: 0x2421}
+
+
+def plain(text: str) -> str:
+    """Text without characters that act on a terminal: control codes as pictures, what cannot be
+    seen or turns the writing direction as its number."""
+    return HIDDEN.sub(lambda found: f"⟨{ord(found[0]):04X}⟩", text.translate(_PICTURES))
 
 
 def visible(text: Any) -> Markup:

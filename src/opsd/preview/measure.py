@@ -42,6 +42,8 @@ BINS = 8
 """Parts of the longest rollout that the distance is shown for."""
 STRONGEST = 8
 """Tokens that are shown, of those at which teacher and student are furthest apart."""
+READ = 24
+"""Rollouts that are read by all readers: a pass each, seven in all."""
 _ROWS = 64  # of a reader at once: with a large vocabulary a row is a megabyte
 
 Told = Mapping[str, Problem]
@@ -70,8 +72,8 @@ def measure(recipe: Recipe, count: int, samples: int = 1) -> dict[str, Any]:
       problem's language, and of answers cut off; tokens per answer; of the reader that was told a
       wrong solution, the share that `follows` it;
     - `gain`, the teacher's right answers less the student's: share and 95 % interval over problems;
-    - `nats`, the mean of KL(teacher || student) per token, in nats; the same `by_position`, and the
-      `strongest` tokens with their shares of the sum;
+    - `nats`, the mean of KL(teacher || student) per token of at most `READ` rollouts, in nats; the
+      same `by_position`, and the `strongest` tokens with their shares of the sum;
     - `explained`: the share of these nats that a reader saves who was told less, by
       KL(teacher || reader); 1 where it says what the teacher says, below 0 where it is further away
       than the student;
@@ -174,6 +176,7 @@ class _Measured:
     def _distances(self, groups: Sequence[Group]) -> dict[str, Any]:
         """How far the student is from its teacher on its own rollouts, and how far those are who
         read less, or other words."""
+        groups = groups[:READ]
         for author in self.trainer.generator.authors:
             groups = author(groups, self.sampler, 0)
         readers = self._reading()

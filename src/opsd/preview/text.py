@@ -14,7 +14,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from opsd.pages.visible import HIDDEN
+from opsd.pages.visible import plain
 from opsd.preview import words
 
 WIDTH = 110
@@ -22,7 +22,6 @@ _HEAD, _TAIL = 40, 12
 _BAR = 40
 _STYLES = {"text": "", "special": "bold magenta", "forced": "yellow"}
 _ROLES = {"student": "cyan", "sampler": "blue", "second try": "blue"}
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) != "\n"} | {0x7F: 0x2421}
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -34,7 +33,7 @@ def show(content: Mapping[str, Any], ids: bool = False) -> None:
     for number, row in enumerate(content["rows"], 1):
         console.print()
         title = f"row {number} · {words.row_title(row)}"
-        console.print(Rule(Text(_plain(title), "bold"), align="left", style="dim"))
+        console.print(Rule(Text(plain(title), "bold"), align="left", style="dim"))
         for view in row["views"]:
             console.print(_prompt(view, content["limits"], ids))
         console.print(_reply(row, ids))
@@ -52,8 +51,8 @@ def _headline(content: Mapping[str, Any]) -> Group:
     marks = "│ between tokens, ⏎ a line break, ◦ a further token of the same character"
     grid = Table.grid(padding=(0, 2))
     for name, fact in {**words.facts(content), "marks": marks}.items():
-        grid.add_row(Text(name, "dim"), Text(_plain(fact)))
-    return Group(Text(_plain(words.title(content)), "bold"), grid)
+        grid.add_row(Text(name, "dim"), Text(plain(fact)))
+    return Group(Text(plain(words.title(content)), "bold"), grid)
 
 
 def _prompt(view: Mapping[str, Any], limits: Mapping[str, Any], ids: bool) -> Panel:
@@ -74,9 +73,9 @@ def _reply(row: Mapping[str, Any], ids: bool) -> Panel:
     reply = row["reply"]
     body = _joined(reply["tokens"], ids, words.learned(reply), shorten=True)
     for line in words.in_loss(reply):
-        _mark(body, _plain(line), "green")
+        _mark(body, plain(line), "green")
     for line in words.exceptions(row):
-        _mark(body, _plain(line), "yellow")
+        _mark(body, plain(line), "yellow")
     length = Text(f"{len(reply['tokens']):,} tokens")
     return _panel(body, f"reply, for example: {reply['origin']}", length, "green")
 
@@ -116,7 +115,7 @@ def _joined(
         if learned is not None:
             style = f"{style} green" if learned[i] else f"{style} dim strike"
         # A token may have breaks inside; the one at its end comes after its number.
-        text.append(re.sub("(⏎+)(?=[^⏎])", r"\1\n", words.mark(_plain(token["text"]))), style)
+        text.append(re.sub("(⏎+)(?=[^⏎])", r"\1\n", words.mark(plain(token["text"]))), style)
         if ids:
             text.append(str(token["id"]).translate(_SUBSCRIPT), "dim")
         begins = token["text"].endswith("\n")
@@ -155,7 +154,7 @@ def _measured(measured: Mapping[str, Any]) -> Iterator[Any]:
         table.add_row(*row)
     yield table
     for line in words.distance(measured):
-        yield Text(_plain(line))
+        yield Text(plain(line))
     yield Text()
     grid = Table.grid(padding=(0, 2))
     grid.add_row(Text("token", "dim"), Text("nats", "dim"), "")
@@ -163,22 +162,16 @@ def _measured(measured: Mapping[str, Any]) -> Iterator[Any]:
         grid.add_row(position, nats, Text("█" * max(1, round(share * _BAR)), "cyan"))
     yield grid
     for line in measured["not_measured"]:
-        yield Text(f"not measured: {_plain(line)}", "dim")
+        yield Text(f"not measured: {plain(line)}", "dim")
     yield Text()
     yield Text(measured["verdict"].capitalize(), "bold")
     for reason in measured["reasons"]:
-        yield Text(f"- {_plain(reason)}")
+        yield Text(f"- {plain(reason)}")
 
 
 def _remarks(scan: Mapping[str, Any]) -> Iterator[Text]:
     found = list(words.remarks(scan))
     for which, note in found:
-        yield Text.assemble(("! ", "bold yellow"), (f"{which} · ", "bold"), _plain(note))
+        yield Text.assemble(("! ", "bold yellow"), (f"{which} · ", "bold"), plain(note))
     if not found:
         yield Text.assemble(("✓ ", "bold green"), "nothing to remark")
-
-
-def _plain(text: str) -> str:
-    """Text without characters that act on a terminal: control codes as pictures, what cannot be
-    seen or turns the writing direction as its number."""
-    return HIDDEN.sub(lambda found: f"⟨{ord(found[0]):04X}⟩", text.translate(_PICTURES))

@@ -1,0 +1,227 @@
+"""What can be wrong with problems: each kind counted, with its first examples and its mending."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from opsd.data.problems import varied
+from opsd.grade.answer import answers_match, gold_answer
+from opsd.grade.fidelity import identified, known
+from opsd.grade.format import extract_boxed
+from opsd.grade.gold import gold_fault
+from opsd.grade.verifier import decimal_mark
+from opsd.languages.registry import codes, language
+from opsd.types import Problem
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+EXAMPLES = 3
+"""Rows that are shown of each kind."""
+IDENTIFIED = 2000
+"""Problems whose language is identified, of all languages the same number as far as they go: a
+thousand take about a second."""
+_SHOWN = 80
+_PART = re.compile(r"\n+|(?<=[.!?])\s+")
+
+
+@dataclass
+class Finding:
+    """One kind of fault: of how many rows, which the first ones are, what to do about it."""
+
+    what: str
+    level: Level
+    mend: str
+    of: int
+    rows: int = 0
+    examples: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, problem: Problem, told: str) -> None:
+        """Counts a problem, and says what is wrong with it where it is one of the first."""
+        self.rows += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append({"where": where(problem), "told": shown(told)})
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Worst first."""
+        return LEVELS.index(self.level), -self.rows
+
+
+def where(problem: Problem) -> str:
+    """Where a problem stands, by its file's name alone."""
+    file, _, row = problem.name.rpartition(", ")
+    return f"{Path(file).name}, {row}" if file else row
+
+
+def shown(text: str) -> str:
+    """A text on one line, its beginning alone where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 4] + " ..."
+
+
+def findings(problems: Sequence[Problem]) -> list[Finding]:
+    """What is wrong with problems, by themselves and among one another."""
+    made = [finding for check in CHECKS for finding in check(problems)]
+    return [finding for finding in made if finding.rows]
+
+
+def duplicates(problems: Sequence[Problem]) -> Iterator[Finding]:
+    """Problems of a language that are the same but for case, spaces and punctuation."""
+    again = Finding(
+        "problems stand there more than once", "warning", "leave copies out", len(problems)
+    )
+    differ = Finding(
+        "copies of a problem have another answer",
+        "error",
+        "one of the two is wrong: look at both",
+        len(problems),
+    )
+    first: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        one = first.setdefault((problem.language, _plain(problem.text)), problem)
+        if one is problem:
+            continue
+        again.add(problem, f"as {where(one)}: {problem.text}")
+        if None not in (one.answer, problem.answer) and not _same(str(problem.answer), one):
+            differ.add(problem, f"{problem.answer}, and {one.answer} in {where(one)}")
+    yield again
+    yield differ
+
+
+def answers(problems: Sequence[Problem]) -> Iterator[Finding]:
+    """Answers that are missing, and such as nothing can match."""
+    missing = Finding(
+        "have no answer",
+        "note",
+        "they cannot be graded: no reward, no accuracy; map data.columns.answer",
+        len(problems),
+    )
+    faulty: dict[str, Finding] = {}
+    for problem in problems:
+        if not problem.answer:
+            missing.add(problem, problem.text)
+        elif fault := gold_fault(problem):
+            kind = faulty.setdefault(
+                fault,
+                Finding(
+                    f"have gold answers that {fault}",
+                    "error",
+                    "no completion would be right: mend them, or leave these rows out",
+                    len(problems),
+                ),
+            )
+            kind.add(problem, str(problem.answer))
+    yield missing
+    yield from faulty.values()
+
+
+def texts(problems: Sequence[Problem]) -> Iterator[Finding]:
+    """Privileged texts that some problems have and others lack."""
+    counts = Counter(name for problem in problems for name in problem.privileged)
+    for name, count in counts.items():
+        lacking = Finding(
+            f"have no {name}, which others have",
+            "warning",
+            "what shows it to a reader stops at them; filters.complete leaves them out",
+            len(problems),
+        )
+        for problem in problems if count < len(problems) else ():
+            if name not in problem.privileged:
+                lacking.add(problem, problem.text)
+        yield lacking
+
+
+def references(problems: Sequence[Problem]) -> Iterator[Finding]:
+    """References that do not come to the row's own answer, do not say it in a box, or give it away
+    at once."""
+    told = [p for p in problems if "solution" in p.privileged]
+    of = len(told)
+    other = Finding(
+        "have a solution that comes to another answer than the row's own",
+        "error",
+        "the teacher would be told what the verifier rejects: look at both",
+        of,
+    )
+    plain = Finding(
+        "have a solution that does not say its answer in a box, or after ####",
+        "note",
+        "what learns from the text itself (sft, star) learns no box from it",
+        of,
+    )
+    hasty = Finding(
+        "have a solution that gives the answer in its first line",
+        "warning",
+        "a teacher that reads them is invited to answer at once: put the steps first",
+        of,
+    )
+    for problem in told:
+        solution = problem.privileged["solution"]
+        stated = _stated(solution)
+        if stated is None:
+            plain.add(problem, solution)
+        elif problem.answer and not _same(stated, problem):
+            other.add(problem, f"the row's {problem.answer}, the solution's {stated}")
+        if problem.answer and _hasty(solution, gold_answer(problem.answer)):
+            hasty.add(problem, solution)
+    yield from (other, plain, hasty)
+
+
+def spoken(problems: Sequence[Problem]) -> Iterator[Finding]:
+    """Problems that are in another language than they are said to be; of languages that cannot be
+    told from others, those that are in English."""
+    asked = varied(problems, IDENTIFIED)
+    wrong = Finding(
+        "are in another language than the row says",
+        "warning",
+        "look at data.language and the language column, or leave them out",
+        len(asked),
+    )
+    for problem in asked:
+        letters = identified(problem.text)
+        own = problem.language
+        others = letters.total() - letters[own] if own in known() else letters["eng"]
+        if 2 * others > letters.total():
+            ((code, _),) = letters.most_common(1)
+            wrong.add(problem, f"not {language(own).name} but {_name(code)}: {problem.text}")
+    yield wrong
+
+
+CHECKS: tuple[Callable[[Sequence[Problem]], Iterable[Finding]], ...] = (
+    *(duplicates, answers, texts, references, spoken),
+)
+
+
+def _name(code: str) -> str:
+    return language(code).name if code in codes() else code
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def _same(answer: str, problem: Problem) -> bool:
+    """Whether an answer is the problem's own."""
+    gold = str(problem.answer)
+    if answer.strip() == gold_answer(gold):
+        return True
+    return answers_match(answer, gold, decimal_mark(problem.language))
+
+
+def _stated(solution: str) -> str | None:
+    """What a solution comes to, as far as it says so."""
+    return extract_boxed(solution) or (gold_answer(solution) if "####" in solution else None)
+
+
+def _hasty(solution: str, answer: str) -> bool:
+    """Whether a text of several lines or sentences says its answer in the first: alone, in a box,
+    or as what the answer is. A step that comes to the same number is none of these."""
+    first, *rest = [part for part in _PART.split(solution.strip()) if part] or [""]
+    said = rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)"
+    if not answer or not rest or not re.search(said, first):
+        return False
+    return "\\boxed" in first or bool(re.search(rf"(?i)\banswer\b.*{said}|^\W*{said}\W*$", first))
