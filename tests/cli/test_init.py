@@ -67,6 +67,18 @@ def test_answers_alone_are_enough_for_rewards(tmp_path: Path):
     assert made.method.name == "grpo"
 
 
+def test_what_was_read_as_what_is_said_and_that_there_are_no_answers(tmp_path: Path, capsys: Any):
+    row = {"question": "1 + 1?", "reasoning": "It is two.", "final": "2"}
+    made = start(tmp_path, data=written(tmp_path, row))
+    assert made.data.columns["answer"] == "final"
+    said = capsys.readouterr().out
+    assert "prompt from 'question'" in said and "answer from 'final'" in said
+    assert "no answers" not in said
+    (tmp_path / "made.yaml").unlink()
+    start(tmp_path, data=written(tmp_path, {"question": "1 + 1?", "reasoning": "It is two."}))
+    assert "note: no answers, so that nothing is graded" in capsys.readouterr().out
+
+
 def test_who_is_asked_decides(tmp_path: Path):
     asked: list[str] = []
     said = {"Model": "miniature", "Language": "swa", "Column of the translation": "-"}

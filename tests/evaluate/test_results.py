@@ -165,10 +165,10 @@ def test_tables_show_what_there_is(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     made = [result("lug", 0.25), result("lug", 0.5, "corrected"), result("swa", 0.125)]
     show_results(made, ())
-    told = capsys.readouterr().err
+    told = capsys.readouterr().out
     assert "corrected" in told and "mean" in told and "0.312" in told
     show_results(made[2:], ())
-    assert "corrected" not in capsys.readouterr().err
+    assert "corrected" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"results": 5}', '{"results": [1]}', "\xff"])
@@ -191,12 +191,12 @@ def test_a_published_number_stands_beside_ours_of_the_same_kind(capsys, monkeypa
         Published(**about | {"metric": "pass@16"}, value=1.0, budget=4096),
     ]
     show_published([number.model_dump() for number in numbers], made, SUITES["afrimgsm"])
-    mean, ours, swa, own, other = capsys.readouterr().err.splitlines()[-5:]
+    mean, ours, swa, own, other = capsys.readouterr().out.splitlines()[-5:]
     assert "20.61 %" in mean and ours.split() == ["m", "4,096", "23.53", "%"]
     assert "47.60 %" in swa and own.split() == ["m", "4,096", "0.00", "%"]
     assert "pass@16" in other and other.count("%") == 1
     named = numbers[0].model_copy(update={"where": "see [/table] 1, [x] :smile:"})
     show_published([named.model_dump()], made, SUITES["afrimgsm"])
-    assert "see [/table] 1, [x] :smile:" in capsys.readouterr().err
+    assert "see [/table] 1, [x] :smile:" in capsys.readouterr().out
     show_published([], made, SUITES["gsm8k"])
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().out == ""

@@ -157,6 +157,12 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
+def tables(as_json: bool) -> contextlib.AbstractContextManager[Any]:
+    """While a command shows tables: on standard output, but beside it where one JSON document is
+    to stand there alone."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
 def prepare(threads: int | None) -> None:
     """Sets torch's threads before any work (a run repeats bit for bit on as many threads only), and
     keeps Transformers' own bars for terminals."""

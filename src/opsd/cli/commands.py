@@ -31,6 +31,7 @@ from opsd.cli.arguments import (
     mapped,
     numbers,
     prepare,
+    tables,
 )
 from opsd.cli.failures import shown, told
 from opsd.cli.interruption import INTERRUPTED
@@ -114,7 +115,8 @@ def quickstart(
     with importing():
         from opsd.experiments.quickstart import FULL, SHORT, run
 
-    result = run(output, FULL if full else SHORT)
+    with tables(as_json):
+        result = run(output, FULL if full else SHORT)
     if as_json:
         print(json.dumps(result))
 
@@ -266,7 +268,8 @@ def reproduce(
         from opsd.experiments.study import built_in, on_model, studies
 
     known = built_in(studies()) if model is None else on_model(studies(), model)
-    rows = run(claims or [], known, output)
+    with tables(as_json):
+        rows = run(claims or [], known, output)
     if page is not None:
         from opsd.experiments.claims_page import write
 

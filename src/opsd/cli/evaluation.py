@@ -31,6 +31,7 @@ from opsd.cli.arguments import (
     names,
     numbers,
     prepare,
+    tables,
 )
 from opsd.types import UserError
 
@@ -82,7 +83,8 @@ def evaluate(
     if regrade:
         from opsd.evaluate.regrade import regrade as again
 
-        outcome = again([Path(folder) for folder in models])
+        with tables(as_json):
+            outcome = again([Path(folder) for folder in models])
         if as_json:
             print(json.dumps(outcome, ensure_ascii=False))
         return
@@ -95,28 +97,29 @@ def evaluate(
         from opsd.evaluate.command import evaluate_models
         from opsd.grade.verifiers import verifier as read_verifier
 
-    outcome = evaluate_models(
-        models,
-        suite=suite,
-        data=data,
-        data_dir=data_dir,
-        languages=spoken,
-        columns=columns(column or []),
-        splits=splits,
-        limit=limit,
-        samples=samples,
-        budgets=budgets,
-        temperature=temperature,
-        top_p=top_p,
-        thinking=thinking,
-        plain=plain,
-        recipe=recipe,
-        skip_long=skip_long,
-        seed=seed,
-        output=output,
-        engine=_engine(engine, endpoint, key_variable, timeout),
-        verifier=None if verifier is None else read_verifier(verifier),
-    )
+    with tables(as_json):
+        outcome = evaluate_models(
+            models,
+            suite=suite,
+            data=data,
+            data_dir=data_dir,
+            languages=spoken,
+            columns=columns(column or []),
+            splits=splits,
+            limit=limit,
+            samples=samples,
+            budgets=budgets,
+            temperature=temperature,
+            top_p=top_p,
+            thinking=thinking,
+            plain=plain,
+            recipe=recipe,
+            skip_long=skip_long,
+            seed=seed,
+            output=output,
+            engine=_engine(engine, endpoint, key_variable, timeout),
+            verifier=None if verifier is None else read_verifier(verifier),
+        )
     if as_json:
         print(json.dumps(outcome, ensure_ascii=False))
 
@@ -173,7 +176,8 @@ def compare(
     """Models on the same problems, pair by pair: differences with intervals."""
     from opsd.evaluate.compare import compare as run
 
-    outcome = run(folders, common=common)
+    with tables(as_json):
+        outcome = run(folders, common=common)
     if as_json:
         print(json.dumps(outcome, ensure_ascii=False))
 

@@ -70,6 +70,14 @@ def init(
     text = draft(model, method, source, spoken, columns, dev)
     check_names(yaml.safe_load(text), str(output))
     write_atomically(output, text)
+    if first:
+        read = {**named(first, code), **columns}
+        print("columns: " + ", ".join(f"{name} from '{own}'" for name, own in read.items()))
+    if "answer" not in texts:
+        print(
+            "note: no answers, so that nothing is graded, and no dev problems are held out; if a"
+            " column has them: --column answer=NAME"
+        )
     name = shlex.quote(str(output))
     print(f"{output} is written. Next:\n  opsd preview {name}\n  opsd train {name}")
 

@@ -32,7 +32,10 @@ USUAL = {*_USUAL, "language"}
 """The names under which the package itself asks for a row's texts."""
 _ALIKE = {
     "prompt": ("query", "instruction", "input", "task", "text"),
-    "answer": ("final_answer", "expected_answer", "target", "label", "gold", "result"),
+    "answer": (
+        *("final_answer", "expected_answer", "final", "target", "label", "gold", "gold_answer"),
+        *("ground_truth", "correct_answer", "result"),
+    ),
     "solution": ("rationale", "explanation", "reasoning", "response", "output", "cot"),
     "translation": ("english", "problem_english", "question_en", "english_problem"),
 }

@@ -196,7 +196,7 @@ def _add_comparison(table: Table, row: Row) -> None:
 
 def _print(table: Table, keys: int = 1) -> None:
     # Names and sources are the user's: `[x]` and `:x:` in them are neither styles nor pictures.
-    console = Console(stderr=True, markup=False, emoji=False)
+    console = Console(markup=False, emoji=False)
     console.print()
     for part in in_width(table, console.width, keys):
         console.print(part)

@@ -80,7 +80,7 @@ def run(output: Path, plan: Plan) -> dict[str, Any]:
     page = write_report([output], output / "report.html")
     result["seconds"] = round(time.perf_counter() - start, 1)
     write_atomically(output / "result.json", json.dumps(result, indent=1))
-    console = Console(stderr=True)
+    console = Console()
     console.print(_table(outcomes))
     _show(console, samples, plan.languages[0])
     log(f"{result['seconds']:.0f} s; the whole story, with curves: {page}")

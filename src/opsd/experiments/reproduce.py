@@ -69,7 +69,7 @@ def reproduce(names: Sequence[str], known: Mapping[str, Study], output: Path) ->
             arms = kept_arms(output) | {plan.study.name: overview(plan.study, output)}
             write_atomically(output / ARMS, to_json(arms, indent=1))
             rows += own
-    Console(stderr=True).print(_table(rows))
+    Console().print(_table(rows))
     log(f"{len(rows)} claims in {time.perf_counter() - start:.0f} s, kept in {output / ROWS}")
     return rows
 

@@ -21,8 +21,13 @@ def refuse_unknown(name: str) -> None:
         return
     path = Path(name)
     beside = path.parent if path.parent.is_dir() and len(path.parts) > 1 else None
-    folders = [str(other) for other in beside.iterdir() if other.is_dir()] if beside else []
-    hint = near(name, NAMES, 0.8) if "/" not in name else near(str(path), folders)
+    folders = [other for other in beside.iterdir() if other.is_dir()] if beside else []
+    runs = sorted(folder.name for folder in folders if (folder / "recipe.yaml").is_file())
+    if runs:  # no owner on the hub is called as a folder of runs is here
+        meant = near(path.name, runs) or f"; there are {', '.join(runs[:5])}"
+        raise UserError(f"no folder '{name}'{meant}")
+    known = [folder.name for folder in folders]
+    hint = near(name, NAMES, 0.8) if "/" not in name else near(path.name, known)
     if not _OF_THE_HUB.fullmatch(name) or (hint and "/" not in name):
         told = f"neither a folder here nor a name that the hub could have{hint}"
         raise UserError(f"cannot load the model '{name}': {told}")

@@ -211,11 +211,12 @@ def _unknown(runs: Sequence[Run]) -> Answer:
     data = {str(mapping(run.recipe.get("data")).get("language") or "") for run in runs}
     spoken = data.pop() if len(data) == 1 else ""
     asked = f" --language {spoken}" if spoken.replace(",", "").isalpha() else ""
+    base = mapping(runs[0].recipe.get("model")).get("name") or "BASE"
     facts.append(
         (
             "To find out",
-            f"evaluate both on one suite (opsd evaluate BASE {runs[0].label}/model --suite"
-            f" SUITE{asked}), then report again: both have to answer the same problems.",
+            f"evaluate both on the same held-out problems (opsd evaluate {base}"
+            f" {runs[0].path}/model --data FILE{asked}, or --suite NAME), then report again.",
         )
     )
     lead = f"No evaluation here sets {labels} against the model before training."
