@@ -16,6 +16,7 @@ import yaml
 from tests.command_lines import commands, parse, parse_opsd
 from tests.fake_hub import TOKENS, Hub, Repository, serving
 from tests.page_runs import MODEL, ONE_STEP, SHORT, ended_well, read, run_pages, write_files
+from tests.translate.server import serving as serving_translations
 from tools.blocks import INDENTED, Block, spans
 from typer.main import get_command
 
@@ -44,6 +45,8 @@ GPU, a hub or a cluster."""
 TOKEN = next(iter(TOKENS))
 BASE_MODEL = f"{TOKENS[TOKEN]}/base"
 """What the built-in model is called on the hub, in the place of `MODEL`."""
+ENDPOINT = "http://localhost:8000/v1"
+"""The endpoint that pages name; one of ours stands in for it."""
 BASE = {"model": "miniature", "method": "copsd", "data": {"source": "miniature"}}
 """What a page's piece of a recipe is laid over."""
 NOT_RUN = {"quickstart", "reproduce"}
@@ -71,7 +74,9 @@ def ran(tmp_path_factory, hub) -> Path:
         "HF_HUB_DISABLE_XET": "1",
         "HF_TOKEN": TOKEN,
     }
-    run_pages(folder, less, {MODEL: BASE_MODEL, "ME/": f"{TOKENS[TOKEN]}/"}, environment)
+    with serving_translations() as endpoint:
+        instead = {MODEL: BASE_MODEL, "ME/": f"{TOKENS[TOKEN]}/", ENDPOINT: endpoint.url}
+        run_pages(folder, less, instead, environment)
     return folder
 
 

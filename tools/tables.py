@@ -1,5 +1,5 @@
 """Writes the tables of the pages from what there is: methods, their parts, shipped recipes,
-settings, and what runs cost.
+settings, what runs cost, and what gates of translations see.
 
     python -m tools.tables
 
@@ -10,6 +10,7 @@ hand. A test fails when a page is not as this script writes it.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("choosing", "config", "methods", "recipes")),
+    ROOT / "docs" / "how-to" / "translate.md",
 )
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -116,6 +118,25 @@ def costs() -> str:
     return _table(("model", "LoRA", "all weights, frozen teacher", "hours on one H100, LoRA"), rows)
 
 
+def translation_gates() -> str:
+    """What the gates of translations reject of spoiled pairs, and of good ones."""
+    stored = json.loads((ROOT / "benchmarks/results/translation_gates.json").read_text("utf-8"))
+    rows = [
+        (
+            f"`{row['name']}`" if row["measure"] == "gate" else "all together",
+            f"{row['precision']:.3f}",
+            "" if row["ratio"] is None else f"{row['recall']:.3f}",
+            f"{row['good_rejected']:,} of {row['good']:,}",
+            f"{row['spoiled_rejected']:,} of {row['spoiled']:,}",
+        )
+        for row in stored["rows"]
+        if row["measure"] in ("together", "gate")
+    ]
+    return _table(
+        ("gate", "precision", "recall", "good ones rejected", "spoiled ones rejected"), rows
+    )
+
+
 def slot_of(annotated: Any) -> Slot:
     """The slot of a field's type such as `AnyTarget`."""
     (slot,) = (found for found in get_args(annotated) if isinstance(found, Slot))
@@ -133,6 +154,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "unsupported": partial(reasons, UNSUPPORTED),
     "without_effect": partial(reasons, WITHOUT_EFFECT),
     "costs": costs,
+    "translation_gates": translation_gates,
     **{slot.name: partial(parts, slot) for slot in map(slot_of, _SLOTS)},
 }
 """What writes each table, by the name in its marker."""

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from opsd.cli import data, evaluation
+from opsd.cli import data, evaluation, translation
 from opsd.cli.arguments import (
     Json,
     RecipeName,
@@ -197,6 +197,9 @@ def preview(
 
 for command in (evaluation.evaluate, evaluation.compare, evaluation.grade, evaluation.convert):
     app.command()(command)
+
+
+app.command()(translation.translate)
 
 
 @app.command()

@@ -47,6 +47,15 @@ def identified(text: str) -> Counter[str]:
     return letters
 
 
+def readable(text: str) -> int:
+    """Letters of a text that are judged at all, whether or not their language can then be told.
+
+    >>> readable("Too short to tell.")
+    0
+    """
+    return sum(len(piece.replace(" ", "")) for piece in _pieces(text))
+
+
 @cache
 def known() -> frozenset[str]:
     """ISO 639-3 codes of the languages that can be told from others."""

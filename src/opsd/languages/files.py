@@ -125,6 +125,18 @@ def read(path: Path, taken: Mapping[str, str]) -> Language:
     return Language.model_validate(content(path))
 
 
+def of_script(text: str, script: str) -> tuple[int, int]:
+    """How many letters of a text are of a script (ISO 15924), and how many it has; of a script that
+    is not known here, all of them are.
+
+    >>> of_script("Jibu ni 14", "Latn"), of_script("Jibu ni 14", "Ethi")
+    ((6, 6), (0, 6))
+    """
+    letters = [c for c in text if c.isalpha()]
+    own = _LETTERS.get(script, ("",))
+    return sum(unicodedata.name(c, "").startswith(own) for c in letters), len(letters)
+
+
 def faults(path: Path, taken: Mapping[str, str]) -> list[str]:
     """What is wrong with a language file, a line each: `file, key: what is wrong; how to mend it`.
 
@@ -218,13 +230,13 @@ def _of_prompt(text: str, script: str) -> Iterator[str]:
     for mark in ("{{", "{%", "{#"):
         if mark in text:
             yield f"holds the template mark '{mark}'; strings are no templates, delete it"
-    letters = [c for c in text.replace(BOX, "") if c.isalpha()]
-    own = _LETTERS.get(script, ("",))
-    foreign = [c for c in letters if not unicodedata.name(c, "").startswith(own)]
-    if 2 * len(foreign) > len(letters):
+    plain = text.replace(BOX, "")
+    own, letters = of_script(plain, script)
+    if 2 * own < letters:
+        first = next(c for c in plain if c.isalpha() and not of_script(c, script)[0])
         yield (
-            f"{len(foreign)} of its {len(letters)} letters are not of the script {script}"
-            f" ('{foreign[0]}'); mend the text, or script"
+            f"{letters - own} of its {letters} letters are not of the script {script}"
+            f" ('{first}'); mend the text, or script"
         )
 
 

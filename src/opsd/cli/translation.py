@@ -1,0 +1,153 @@
+"""The command of translation. Thin: it imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opsd.cli.arguments import Json, KeyVariable, Threads, importing, mapped, names, prepare
+from opsd.types import UserError
+
+
+def translate(
+    source: Annotated[str, typer.Argument(help="A file of English problems, or a dataset.")],
+    to: Annotated[str, typer.Option(help="Languages: codes, names or files, comma-separated.")],
+    model: Annotated[
+        str, typer.Option(help="One that the endpoint knows; without an endpoint, to be loaded.")
+    ],
+    output: Annotated[Path, typer.Option(help="A folder; what is there is not asked again.")],
+    endpoint: Annotated[
+        str | None, typer.Option(help="The URL of an OpenAI-compatible endpoint.")
+    ] = None,
+    key_variable: KeyVariable = "OPENAI_API_KEY",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Which column holds what, as in prompt=question."),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Of a dataset.")] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+    limit: Annotated[int | None, typer.Option(help="Only the first problems.", min=1)] = None,
+    schema: Annotated[str, typer.Option(help="ours, copsd, or copsd-wide.")] = "ours",
+    template: Annotated[
+        str, typer.Option(help="Asks for a translation: a .jinja file, or a shipped one's name.")
+    ] = "translator",
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Of one reply.", min=1)] = 2048,
+    concurrency: Annotated[int, typer.Option(help="Questions side by side.", min=1)] = 8,
+    rate: Annotated[float | None, typer.Option(help="Most requests a minute.")] = None,
+    retries: Annotated[int, typer.Option(help="Further tries after one that fails.", min=0)] = 5,
+    timeout: Annotated[float, typer.Option(help="Seconds that one try may take.")] = 120.0,
+    cache: Annotated[Path, typer.Option(help="Keeps an endpoint's answers.")] = Path(
+        ".opsd-translations"
+    ),
+    code: Annotated[
+        list[str] | None,
+        typer.Option(help="How the model calls a language, as in swa=swh_Latn."),
+    ] = None,
+    back: Annotated[
+        str | None, typer.Option(help="A model that translates back, for comparison.")
+    ] = None,
+    least_chrf: Annotated[
+        float, typer.Option(help="What the text translated back must reach, 0 to 100.", min=0)
+    ] = 40.0,
+    solver: Annotated[
+        str | None, typer.Option(help="A model that solves translations, for the answer.")
+    ] = None,
+    check_endpoint: Annotated[
+        str | None, typer.Option(help="Where --back and --solver answer; default: --endpoint.")
+    ] = None,
+    without: Annotated[str | None, typer.Option(help="Gates to leave out.")] = None,
+    retry_rejected: Annotated[
+        bool, typer.Option("--retry-rejected", help="Ask once more for what was rejected.")
+    ] = False,
+    price: Annotated[
+        str | None, typer.Option(help="Dollars for a million prompt, completion tokens: 0.1,0.4.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Counts tokens beforehand; default: 4 bytes are one.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked, and what it would cost.")
+    ] = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Translate a dataset of English problems, check what comes, and write data for training.
+
+    What is accepted is in <output>/translated.jsonl, what is not, with the reasons, in
+    rejected.jsonl."""
+    from opsd.languages.registry import resolve
+    from opsd.lm.names import refuse_unknown
+
+    languages = [resolve(name) for name in names(to, "--to", "codes or names, as in swa,yor")]
+    prices = _pair(price)
+    for option, number in (("--rate", rate), ("--timeout", timeout)):
+        if number is not None and not 0 < number < math.inf:
+            raise UserError(f"{option} {number:g}: write a number above 0")
+    if endpoint is None:
+        refuse_unknown(model)
+        prepare(threads)
+    with importing():
+        from opsd.data.problems import Data
+        from opsd.translate.asking import Endpoint, Sampled
+        from opsd.translate.checks import Checks
+        from opsd.translate.run import Job, planned
+        from opsd.translate.run import translate as run
+
+    def at(url: str | None) -> Any:
+        rest = (key_variable, concurrency, timeout, retries, rate, cache)
+        return None if url is None else Endpoint(url, *rest)
+
+    job = Job(
+        Data(source=source, config=config, split=split, columns=mapped(column or [])),
+        tuple(dict.fromkeys(languages)),
+        model,
+        at(endpoint),
+        template,
+        Sampled(max_tokens, temperature),
+        {resolve(name): token for name, token in mapped(code or []).items()},
+        back,
+        solver,
+        at(check_endpoint),
+        Checks(tuple(names(without, "--without", "gates, as in names,length")), least_chrf),
+        schema,
+        prices,
+        tokenizer,
+        limit,
+    )
+    if dry_run:
+        found = planned(job, output)
+        print(json.dumps(found, ensure_ascii=False) if as_json else _shown(found))
+        return
+    report = run(job, output, retry_rejected=retry_rejected)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+
+
+def _pair(text: str | None) -> tuple[float, float]:
+    if text is None:
+        return 0.0, 0.0
+    try:
+        into, out = (float(part) for part in text.split(","))
+    except ValueError:
+        into = out = -1.0
+    if not (0 <= into < math.inf and 0 <= out < math.inf):
+        raise UserError(f"--price {text}: write two numbers of dollars, as in 0.1,0.4")
+    return into, out
+
+
+def _shown(found: dict[str, Any]) -> str:
+    """A dry run for people."""
+    lines = [
+        f"{found['problems']:,} problems into {', '.join(found['languages'])}:"
+        f" {found['there']:,} translations are there, {found['missing']:,} are missing",
+        f"about {found['requests']:,} questions, {found['prompt_tokens']:,} prompt tokens,"
+        f" {found['completion_tokens']:,} completion tokens, ${found['cost']:.4f}",
+    ]
+    for message in found["prompt"] or ():
+        lines += ["", f"the first question ({message['role']}):", "", message["content"]]
+    return "\n".join(lines)

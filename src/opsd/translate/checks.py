@@ -1,0 +1,74 @@
+"""Whether an attempt is accepted: the gates, and what was found by asking: is the English text
+recognised when the translation is translated back, and does whoever solves it find the answer?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opsd.grade.answer import answers_match
+from opsd.grade.format import extract_boxed
+from opsd.languages.registry import language
+from opsd.translate.gates import GATES, Fault, Pair, judged
+from opsd.translate.journal import Attempt
+from opsd.types import Problem, UserError
+from opsd.validation import install, unknown
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a translation must pass: all gates but those that it goes `without`, and, translated
+    back, at least `least_chrf` (0 to 100) of the English text."""
+
+    without: tuple[str, ...] = ()
+    least_chrf: float = 40.0
+
+    def __post_init__(self) -> None:
+        for name in self.without:
+            if name not in GATES:
+                raise UserError(f"--without: {unknown('gate', name, GATES)}")
+
+    def faults(self, problem: Problem, attempt: Attempt) -> list[Fault]:
+        """Why an attempt is rejected; nothing where it is accepted."""
+        found = judged(Pair(problem.text, attempt.text, attempt.language), self.without)
+        if not attempt.whole:
+            found.insert(0, Fault("complete", "cut off at --max-tokens"))
+        if attempt.back is not None:
+            score = chrf(attempt.back, problem.text)
+            if score < self.least_chrf:
+                told = f"chrF {score:.0f} of the text translated back, below {self.least_chrf:g}"
+                found.append(Fault("back", told))
+        if attempt.solved is not None and problem.answer is not None:
+            mark = language(attempt.language).decimal_mark
+            if not answers_match(attempt.solved, problem.answer, mark):
+                said = attempt.solved or "no answer"
+                found.append(Fault("solver", f"solved to {said[:40]}, not {problem.answer[:40]}"))
+        return found
+
+
+def solved_answer(completion: str) -> str:
+    """What a solution answers; nothing where it does not."""
+    return extract_boxed(completion) or ""
+
+
+def chrf(text: str, reference: str) -> float:
+    """The character n-gram F-score of a text against another one, 0 to 100 (chrF2, Popovic 2015,
+    WMT), by sacrebleu.
+
+    Raises UserError where that is not installed.
+    """
+    try:
+        from sacrebleu import sentence_chrf
+    except ImportError as error:
+        raise UserError(f"translating back is scored with: {install('translate')}") from error
+    return float(sentence_chrf(text, [reference]).score)
+
+
+def counted(faults: Mapping[Any, Sequence[Fault]]) -> dict[str, int]:
+    """How many attempts each gate rejects."""
+    counts: dict[str, int] = {}
+    for found in faults.values():
+        for gate in {fault.gate for fault in found}:
+            counts[gate] = counts.get(gate, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
