@@ -77,6 +77,7 @@ MISTAKES = {
     "train opsd --set sampling.temprature=1": "temprature: unknown key; did you mean 'temp",
     "train opsd --set train.learnin_rate=1": "train.learnin_rate: unknown key; did you mean 'learn",
     "train opsd --set data.language=swahil": "unknown language 'swahil'; did you mean swa",
+    "train opsd --set data.source=no.csv": "data.source: no file 'no.csv'",
     "train opsd --set model.name=/no/such": "cannot load the model '/no/such'",
     "train opsd --set model.name=miniatur": "did you mean 'miniature'?",
     "evaluate /no/such --suite afrimgsm": "cannot load the model '/no/such'",

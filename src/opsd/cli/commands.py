@@ -143,15 +143,18 @@ def train(
     with importing():
         from opsd.recipe.content import refuse_unwritten
         from opsd.recipe.files import output_of
+        from opsd.runs.folder import RunFolder
 
     refuse_unwritten(recipe)
+    folder = output or output_of(recipe)
+    if not resume and os.environ.get("RANK", "0") == "0":
+        RunFolder(folder).refuse_taken()
     loaded = load_recipe(recipe, set_ or ())
     prepare(threads)
     with importing():
         from opsd.recipe.train import train as run
         from opsd.recipe.train import train_pair
 
-    folder = output or output_of(recipe)
     (train_pair if loaded.peers else run)(loaded, folder, resume=resume, profile=profile)
 
 

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from opsd.data.problems import Data
+from opsd.data.rows import is_file
 from opsd.grade.verifiers import DEFAULT, AnyVerifier
+from opsd.lm.built_in import NAMES
 from opsd.lm.gguf import joined
 from opsd.lm.names import refuse_unknown
 from opsd.parts import laid_over
@@ -155,6 +157,8 @@ def check_names(content: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where}: {explain(error, content, Content)}") from error
     refuse_unknown(made.model.name)
     _ = made.data.asked  # knows the languages
+    if "{" not in made.data.source and made.data.source not in NAMES:
+        is_file(made.data.source)  # refuses one that is not there
 
 
 def _refuse_keys(given: Mapping[Any, Any], known: Collection[str], where: str) -> None:
