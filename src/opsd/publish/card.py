@@ -50,8 +50,8 @@ def card(
 ) -> str:
     """The README.md of the model that a run folder's training made.
 
-    `step` is the one whose weights the model has, where that is known. `base` is the model that training began with, by default the recipe's; `adapter` says whether it
-    is still needed.
+    `step` is the one whose weights the model has, where that is known. `base` is the model that
+    training began with, by default the recipe's; `adapter` says whether it is still needed.
     `method` is needed for a run that no recipe describes; `repository` is where the model goes.
     """
     recipe = _content(run / "recipe.yaml")
