@@ -57,6 +57,7 @@ from opsd.training.build import (
 )
 from opsd.training.callbacks import FiniteSteps, TeacherUpdates, TimelyEnd, TrainingProgress
 from opsd.training.checks import (
+    learns_from_rewards,
     nothing_to_resume,
     refuse,
     refuse_async,
@@ -155,7 +156,7 @@ class OPSDTrainer(Trainer):
             )
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
-        self.progress = TrainingProgress()
+        self.progress = TrainingProgress(rewarded=learns_from_rewards(method))
         self.verifier = MathVerifier() if verifier is None else verifier
         self._scoring_dev = False
         begin = getattr(self.verifier, "begin", None)
