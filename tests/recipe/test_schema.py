@@ -344,6 +344,14 @@ def test_names_and_files_that_are_not_there_are_refused():
         load("opds")
 
 
+def test_a_file_is_guessed_by_more_than_its_folder_and_suffix(tmp_path: Path):
+    (tmp_path / "words.yaml").touch()
+    for name, guess in (("nosuch", ""), ("wrods", f"; did you mean '{tmp_path / 'words.yaml'}'?")):
+        with pytest.raises(UserError) as error:
+            load(str(tmp_path / f"{name}.yaml"))
+        assert str(error.value) == f"no recipe file '{tmp_path / name}.yaml'{guess}"
+
+
 def folder(tmp_path: Path, **files: Any) -> str:
     """Recipes in a folder, each under its key; the path of the one called `child`."""
     for name, content in files.items():
