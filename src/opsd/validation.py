@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import nlargest
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,23 @@ def mapping(path: Path) -> dict[str, Any]:
 
 def near(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Which of the known names was meant, as the end of a message; nothing where none is like it.
-    One of the same letters is nearest: two that were swapped.
+    One of the same letters is nearest: two that were swapped. A folder and a suffix that two names
+    have in common make them no more alike.
 
     >>> near("opds", ["topd", "opsd", "grpo"])
     "; did you mean 'opsd'?"
+    >>> near("runs/wrods.yaml", ["runs/words.yaml"]), near("nosuch.yaml", ["words.yaml"])
+    ("; did you mean 'runs/words.yaml'?", '')
     """
-    found = difflib.get_close_matches(name, list(known), 3, cutoff)
+    own = Path(name)
+
+    def likeness(other: str) -> tuple[float, str]:
+        path = Path(other)
+        alike = (path.parent, path.suffix) == (own.parent, own.suffix)
+        one, two = (path.stem, own.stem) if alike else (other, name)
+        return difflib.SequenceMatcher(None, one, two).ratio(), other
+
+    found = [other for score, other in nlargest(3, map(likeness, known)) if score >= cutoff]
     found.sort(key=lambda other: sorted(other) != sorted(name))
     return f"; did you mean '{found[0]}'?" if found else ""
 

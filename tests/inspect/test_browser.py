@@ -226,10 +226,11 @@ def test_filters_and_columns(visit):
     one, other = columns[0].find_elements("css selector", ".card")
     assert one.location["y"] == other.location["y"] and one.location["x"] < other.location["x"]
     assert "✗ wrong" in one.text and "✓ right" in other.text
+    assert "step 1" in one.text and "step 7" in other.text and "reward 1" in other.text
     choose(driver, "correct", "right")
     choose(driver, "language", "Swahili")
     assert "2 of 5 rollouts, 12 tokens." in driver.find_element("id", "count").text
-    choose(driver, "step", "0")
+    choose(driver, "step", "1")
     assert "No rollout is like that." in driver.find_element("id", "count").text
     choose(driver, "correct", "all")
     choose(driver, "order", "one below the other")

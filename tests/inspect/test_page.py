@@ -30,7 +30,7 @@ def test_the_page_holds_what_was_traced(tmp_path: Path):
     data = data_of(output.read_text("utf-8"))
     first = data["rollouts"][0]
     assert [data["texts"][i] for i in first["tokens"]] == list("abcdef")
-    assert (first["step"], first["language_name"], first["correct"]) == (0, "Swahili", False)
+    assert (first["step"], first["language_name"], first["correct"]) == (1, "Swahili", False)
     assert first["outside"] == [0] and first["clipped"] == [2, 3]
     assert first["values"]["0/divergence/question/reference_only/solution"][1] == 0.1
     assert [reader["label"] for reader in first["readers"]] == [
@@ -77,8 +77,8 @@ def test_what_has_no_room_is_told(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr("opsd.inspect.rows.within.__defaults__", (12,))
     runs = [run(tmp_path, [row(step) for step in (0, 1, 2)])]
     html = write_inspector(runs, tmp_path / "page.html").read_text("utf-8")
-    assert data_of(html)["left_out"] == [1]
-    assert "left out are steps 1; choose with --steps" in capsys.readouterr().err
+    assert data_of(html)["left_out"] == [2]
+    assert "left out are steps 2; choose with --steps" in capsys.readouterr().err
 
 
 def test_looking_takes_no_torch(tmp_path: Path):

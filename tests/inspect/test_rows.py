@@ -15,8 +15,10 @@ from .folders import old_row, row, run
 def test_traces_of_several_files_come_by_step(tmp_path: Path):
     run(tmp_path, [row(4), row(0)])
     run(tmp_path, [row(2)], "checkpoint-2")
-    assert [traced.step for traced in load_traces([tmp_path])] == [0, 2, 4]
-    assert [traced.step for traced in load_traces([tmp_path], [2, 4])] == [2, 4]
+    found = load_traces([tmp_path])
+    # A file of training counts steps from 0, the log from 1; a checkpoint has taken its steps.
+    assert [(one.step, one.checkpoint) for one in found] == [(1, False), (2, True), (5, False)]
+    assert [traced.step for traced in load_traces([tmp_path], [2, 5])] == [2, 5]
 
 
 def test_a_folder_of_runs_is_all_of_them(tmp_path: Path):
@@ -53,7 +55,7 @@ def test_no_traces_and_how_to_get_some(tmp_path: Path):
     with pytest.raises(UserError, match=r"train\.trace_steps=25.*--checkpoint"):
         load_traces([tmp_path])
     run(tmp_path, [row(0), row(6)])
-    with pytest.raises(UserError, match="no trace of step 3; there are traces of steps 0, 6"):
+    with pytest.raises(UserError, match="no trace of step 3; there are traces of steps 1, 7"):
         load_traces([tmp_path], [3])
 
 
@@ -61,11 +63,11 @@ def test_a_page_has_room_for_whole_steps():
     traced = [Traced("run", row(step)) for step in range(0, 100, 10) for _ in range(2)]
     assert within(traced, 1000) == (traced, [])
     kept, left_out = within(traced, 48)
-    assert sorted({one.step for one in kept}) == [0, 30, 60, 90]
+    assert sorted({one.step for one in kept}) == [1, 31, 61, 91]
     assert len(kept) == 8 and len(left_out) == 6
-    assert {one.step for one in within(traced, 24)[0]} == {0, 90}
+    assert {one.step for one in within(traced, 24)[0]} == {1, 91}
     # A step is never cut, even where it alone is too much.
-    assert {one.step for one in within(traced, 3)[0]} == {0}
+    assert {one.step for one in within(traced, 3)[0]} == {1}
 
 
 def test_old_traces_are_read(tmp_path: Path):

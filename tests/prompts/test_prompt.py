@@ -95,7 +95,7 @@ def test_a_text_that_the_row_lacks_is_named(name: str):
         fill(name, bare, include=("problem", "solution"))
     told = str(error.value)
     assert bare.id in told and "'solution'" in told and "\n" not in told
-    assert "it has: translation" in told
+    assert "it has: translation" in told and f"the prompt template '{name}' shows" in told
 
 
 def test_an_answer_that_is_not_known_is_missing_and_not_the_word_none():

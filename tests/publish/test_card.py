@@ -17,6 +17,7 @@ from opsd import methods
 from opsd.evaluate.results import write
 from opsd.methods.parsing import method as parse_method
 from opsd.publish.card import card, plain
+from opsd.publish.export import export
 from opsd.recipe.schema import dump, parse
 from opsd.recipe.train import train
 from opsd.types import UserError
@@ -108,9 +109,17 @@ def test_a_merged_model_is_a_finetune_for_transformers(run):
 
 
 def test_a_folder_of_this_machine_is_no_base_model(run, tiny_folder):
-    text = card(run, adapter=True)
+    text = card(run, adapter=False)
     assert ModelCard(text).data.base_model is None
     assert "\ntiny, trained with" in text and str(tiny_folder) not in text
+
+
+def test_an_adapters_card_names_its_base_even_where_that_is_a_folder(run, tiny_folder):
+    text = card(run, base=str(tiny_folder), adapter=True)
+    data = ModelCard(text).data
+    assert (data.base_model, data.base_model_relation) == ("tiny", "adapter")
+    assert str(tiny_folder) not in text
+    assert ModelCard(card(run, base="gpt2", adapter=True)).data.base_model == "gpt2"
 
 
 def test_method_paper_and_data_are_told(run):
@@ -118,8 +127,8 @@ def test_method_paper_and_data_are_told(run):
     assert "x distill at temperature 1.1: KL(target || student)" in text
     assert "(https://arxiv.org/abs/2605.09548)" in text
     assert "2 optimizer steps, " in text
-    (row,) = table(text, "source | split | languages | rows read | kept | left out")
-    assert row[:3] == ["miniature", "train", "swa"] and row[4] == "6"
+    (row,) = table(text, "source | split | languages | rows read | trained on | dev | left out")
+    assert row == ["miniature", "train", "swa", "8", "6", "2", "0"]
     assert ", enable_thinking=True" in text
 
 
@@ -140,7 +149,45 @@ def test_results_stand_beside_the_printed_numbers(run):
     # Two languages are not the suite's mean.
     assert printed[0] == ["afrimgsm", "pass@12", "15.5", "-", "Table 1"]
     assert printed[1][3] == "35.0 at 4,096 tokens"
-    assert "dev problems, last checkpoint (step 2): avg@k 0" in text
+    assert "dev problems, before training (step 0): avg@k 0" in text
+
+
+def scored(folder: Path, *scores: float) -> Path:
+    """A run that was scored before training and at every second step."""
+    folder.mkdir()
+    rows = [{"step": 2 * i, "eval_avg@k": x, "eval_pass@k": x} for i, x in enumerate(scores)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def dev_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("- dev problems")]
+
+
+def test_the_dev_score_of_the_base_is_not_the_models(tmp_path):
+    run = scored(tmp_path / "run", 0.125, 0.0, 0.05)
+    text = card(run, adapter=True, step=2)
+    assert dev_lines(text) == [
+        "- dev problems, before training (step 0): avg@k 0.125, pass@k 0.125",
+        "- dev problems, this model (step 2): avg@k 0.000, pass@k 0.000",
+        "- dev problems, last one scored (step 4): avg@k 0.050, pass@k 0.050",
+    ]
+    assert "\n\n\n" not in text[text.index("## Results") : text.index("## Use")]
+    assert dev_lines(card(run, adapter=True, step=4))[1:] == [
+        "- dev problems, this model (step 4): avg@k 0.050, pass@k 0.050"
+    ]
+
+
+@pytest.mark.parametrize("part", [".", "checkpoint-1", "checkpoint-2"])
+def test_a_cards_own_score_is_that_of_the_weights_beside_it(run, part, tmp_path):
+    """Whichever checkpoint the run has kept: its weights are told by their bytes."""
+    folder = export(run / part, tmp_path / "out", merge=False)
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    said = [line for line in dev_lines((folder / "README.md").read_text()) if "this model" in line]
+    (step,) = re.findall(r"step (\d)", "".join(said))
+    assert weights == (run / f"checkpoint-{step}" / "adapter_model.safetensors").read_bytes()
+    if part == ".":
+        assert said == dev_lines((run / "model" / "README.md").read_text())[1:2]
 
 
 def test_the_recipe_in_a_card_is_the_recipe(run):
@@ -194,8 +241,8 @@ def test_nothing_in_a_run_can_write_the_card(tmp_path):
     prose = body[: body.index("## Recipe")] + body[body.index("## Versions") :]
     assert "\n---\n" not in prose
     assert "<img" not in prose.replace(r"\<img", "") and "[a]" not in prose
-    (row,) = table(text, "source | split | languages | rows read | kept | left out")
-    assert len(row) == 6
+    (row,) = table(text, "source | split | languages | rows read | trained on | dev | left out")
+    assert len(row) == 7
     assert "\n````yaml\n" in text and body.count("\n````\n") == 1
 
 

@@ -344,6 +344,14 @@ def test_names_and_files_that_are_not_there_are_refused():
         load("opds")
 
 
+def test_a_file_is_guessed_by_more_than_its_folder_and_suffix(tmp_path: Path):
+    (tmp_path / "words.yaml").touch()
+    for name, guess in (("nosuch", ""), ("wrods", f"; did you mean '{tmp_path / 'words.yaml'}'?")):
+        with pytest.raises(UserError) as error:
+            load(str(tmp_path / f"{name}.yaml"))
+        assert str(error.value) == f"no recipe file '{tmp_path / name}.yaml'{guess}"
+
+
 def folder(tmp_path: Path, **files: Any) -> str:
     """Recipes in a folder, each under its key; the path of the one called `child`."""
     for name, content in files.items():
@@ -353,6 +361,20 @@ def folder(tmp_path: Path, **files: Any) -> str:
 
 def extended(tmp_path: Path, child: dict[str, Any], parent: dict[str, Any]) -> Recipe:
     return load(folder(tmp_path, child={"extends": "parent.yaml", **child}, parent=parent))
+
+
+def test_null_takes_away_what_the_parent_says_of_the_data(tmp_path: Path):
+    parent = {**SMALL, "data": {"source": "rows.jsonl", "dev": 4, "columns": {"answer": "a"}}}
+    made = extended(tmp_path, {"data": {"dev": None, "columns": None}}, parent)
+    assert made.data == Data(source="rows.jsonl")
+
+
+def test_whole_numbers_are_written_as_such():
+    made = parse({**SMALL, "data": {"source": "miniature", "dev": 6}, "train": {"save_steps": 2}})
+    assert "dev: 6\n" in dump(made) and "save_steps: 2\n" in dump(made)
+    shares = {"data": {"source": "miniature", "dev": 0.5}, "train": {"save_steps": 0.5}}
+    written = dump(parse({**SMALL, **shares}))
+    assert "dev: 0.5\n" in written and "save_steps: 0.5\n" in written
 
 
 def test_a_recipe_differs_from_the_one_it_extends_in_what_it_says(tmp_path: Path):

@@ -41,6 +41,30 @@ def test_it_says_where_the_model_is_what_was_gained_and_what_it_took():
 
 
 @pytest.mark.parametrize(
+    ("scores", "chosen", "told"),
+    [
+        (
+            {0: 0.125, 2: 0.0, 4: 0.05},
+            4,
+            "0.125 before, 0.050 after (step 4); no checkpoint beat the model before training",
+        ),
+        (
+            {0: 0.25, 2: 0.25},
+            2,
+            "0.250 before, 0.250 after (step 2); no checkpoint beat the model before training",
+        ),
+        ({2: 0.25, 4: 0.25}, 2, "0.250 at step 2"),
+        ({2: 0.25, 4: 0.25}, 4, "0.250 at step 2, 0.250 after (step 4)"),
+        ({0: 0.25}, None, "0.250 before"),
+        ({0: 0.25, 2: 0.5, 4: 0.0}, None, "0.250 before, 0.000 after (step 4)"),
+    ],
+)
+def test_only_what_is_better_is_called_the_best(scores: Any, chosen: int | None, told: str):
+    history = [{"step": step, "eval_avg@k": score} for step, score in scores.items()]
+    assert summary(recipe(), OUT, history, 1.0, chosen)[1] == f"dev avg@k: {told}"
+
+
+@pytest.mark.parametrize(
     ("changes", "options"),
     [
         (

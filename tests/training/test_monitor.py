@@ -30,6 +30,7 @@ from opsd.objective.weighting import ImportanceWeight, SkipFirst
 from opsd.prompts.contexts import Solution, StudentPrompt
 from opsd.rollout.engine import Completion
 from opsd.rollout.hf import HFEngine
+from opsd.rollout.horizon import Truncated
 from opsd.rollout.sources import OnPolicy
 from opsd.runs.files import read_jsonl
 from opsd.teacher.weights import EMA, External, Live, Snapshot
@@ -42,6 +43,7 @@ from opsd.training.monitor import (
     cut_short,
     diagnosis,
     idle,
+    never_well_formed,
     score_drop,
 )
 from opsd.training.trainer import OPSDTrainer
@@ -202,10 +204,22 @@ def test_the_line_says_how_answers_changed():
 
 def test_rollouts_that_are_nearly_all_cut_are_told_of_once():
     key = "completions/clipped_ratio"
-    assert "95 % of the rollouts" in cut_short([{"step": 1, key: 0.95}])
-    assert cut_short([{"step": 1, key: 0.5}]) is None
-    assert cut_short([{"step": 1, key: 0.95}, {"step": 2, key: 0.95}]) is None
-    assert cut_short([{"step": 1, "loss": 0.0}]) is None
+    one, two = {"step": 1, key: 0.95}, {"step": 2, key: 0.95}
+    assert "95 % of the rollouts" in cut_short([one], graded=False)
+    assert "count as wrong" in cut_short([one], graded=True)
+    assert "count as wrong" not in cut_short([one], graded=False)
+    assert cut_short([{"step": 1, key: 0.5}], graded=True) is None
+    assert cut_short([one, two], graded=True) is None
+    assert cut_short([{"step": 1, "loss": 0.0}], graded=True) is None
+
+
+def test_a_form_that_no_dev_completion_has_is_told_of_once():
+    def told(*rates: float) -> str | None:
+        return never_well_formed([{"step": i, "eval_format_rate": r} for i, r in enumerate(rates)])
+
+    page = re.search(r"docs/\S+\.md", told(0.0) or "")
+    assert page and (Path(__file__).parents[2] / page[0]).is_file()
+    assert told() is None and told(0.1) is None and told(0.0, 0.0) is None
 
 
 def test_groups_of_equal_rewards_are_told_of_after_five_steps_and_once():
@@ -323,8 +337,26 @@ def test_rewards_that_never_differ_are_told_of(tmp_path, tiny_folder, capsys):
 
 def test_methods_that_need_no_reward_are_not_bothered_about_rewards(tmp_path, tiny_folder, capsys):
     method = replace(methods.opsd(), source=OnPolicy(group=2))
-    run(tmp_path, tiny_folder, method, problems(8), max_steps=6, collapse="ignore")
-    assert "warning" not in capsys.readouterr().err
+    short = {"max_steps": 6, "max_completion_length": 2, "collapse": "ignore"}
+    run(tmp_path, tiny_folder, method, problems(8), **short)
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "warning: " in x]
+    assert "100 % of the rollouts were cut off" in line and "wrong" not in line
+
+
+def test_a_method_that_cuts_its_rollouts_itself_is_not_told_of_it(tmp_path, tiny_folder, capsys):
+    method = replace(methods.opsd(), source=OnPolicy(horizon=Truncated(0.5)))
+    short = {"max_steps": 1, "max_completion_length": 4, "collapse": "ignore"}
+    run(tmp_path, tiny_folder, method, problems(8), **short)
+    assert "cut off" not in capsys.readouterr().err
+
+
+def test_a_form_that_the_model_never_keeps_is_told_of_before_the_first_step(
+    tmp_path, tiny_folder, capsys
+):
+    scored = {"eval_dataset": problems(4), "eval_strategy": "steps", "eval_steps": 1}
+    scored |= {"eval_on_start": True, "eval_samples": 1}
+    run(tmp_path, tiny_folder, methods.opsd(), problems(8), **scored)
+    assert capsys.readouterr().err.count("note: no completion of a dev problem has the form") == 1
 
 
 # Traps at the start

@@ -23,9 +23,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def begun(disabled: bool) -> TrainingProgress:
+def begun(disabled: bool, **choices: Any) -> TrainingProgress:
     """A training of ten steps with two micro-batches each, before its fourth step."""
-    shown = TrainingProgress()
+    shown = TrainingProgress(**choices)
     shown.progress.disable = disabled
     state = SimpleNamespace(is_world_process_zero=True, global_step=3, max_steps=10)
     shown.on_train_begin(SimpleNamespace(gradient_accumulation_steps=2), state, None)
@@ -100,6 +100,22 @@ def test_without_a_terminal_short_steps_are_a_line_now_and_then(clock, capsys):
     shown.on_log(None, state, None, logs={"train_runtime": 3.0})
     lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert lines == ["loss 0.1250", "dev avg@k 0.250"]  # after 35 seconds; dev scores always
+
+
+@pytest.mark.parametrize(
+    ("rewarded", "reward", "told"),
+    [
+        (False, 0.25, "loss 0.0000  correct 0.25"),
+        (False, 0.6, "loss 0.0000  reward 0.600  correct 0.25"),
+        (True, 0.25, "loss 0.0000  reward 0.250  correct 0.25"),
+    ],
+)
+def test_a_reward_of_its_own_is_told_and_nothing_is_less_than_zero(capsys, rewarded, reward, told):
+    shown = begun(disabled=True, rewarded=rewarded)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=10, max_steps=10)
+    shown.on_log(None, state, None, logs={"loss": -1e-9, "reward": reward, "accuracy": 0.25})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.split("  ", 1)[1] == told
 
 
 def test_a_run_tells_it(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch):

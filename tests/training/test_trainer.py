@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from tests.arrange import config, gap, odd_length, problems, weights_of
@@ -16,10 +18,12 @@ from tests.conftest import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from opsd import methods
+from opsd.data.problems import load_problems
 from opsd.lm.loading import load_model
 from opsd.methods.signals import Likelihood, Sum
 from opsd.objective.divergences import forward_kl
 from opsd.prompts.contexts import StudentPrompt
+from opsd.recipe.schema import load, parse
 from opsd.rollout.sources import OnPolicy
 from opsd.runs import checkpoint
 from opsd.runs.files import read_jsonl
@@ -537,6 +541,57 @@ def test_dev_problems_without_answers_are_refused_before_the_first_step(tmp_path
     bare = [replace(p, answer=None, id="") for p in problems(2)]
     with pytest.raises(UserError, match="dev problems are graded"):
         OPSDTrainer(str(tiny_folder), methods.opsd(), config(tmp_path), ROWS, bare)
+
+
+WITHOUT = [replace(p, privileged={"translation": "t"}, id="") for p in problems(2, "yor")]
+
+
+@pytest.mark.parametrize(
+    ("method", "shown"),
+    [
+        (methods.opsd(), "which the teacher's prompt 'solution' shows"),
+        (
+            replace(methods.grpo(group=2), student=StudentPrompt(template="Say {{ solution }}")),
+            "which the student's prompt 'Say {{ solution }}' shows",
+        ),
+        (methods.sft(), "which is to be learned"),
+        (methods.star(), "which the sampler's prompt 'solution' shows"),
+    ],
+)
+def test_texts_that_some_problems_lack_are_told_before_the_first_step(
+    tmp_path, tiny_folder, method, shown
+):
+    rows = [*ROWS[:3], *WITHOUT, *ROWS[3:]]
+    with pytest.raises(UserError) as error:
+        OPSDTrainer(str(tiny_folder), method, config(tmp_path), rows, verifier=odd_length)
+    assert str(error.value) == (
+        f"problem {WITHOUT[0].id}: no 'solution', {shown}; 2 of 10 problems lack it: leave them out"
+        " with --set data.columns.solution=COLUMN --set data.filters.complete=true, or fill the"
+        " column"
+    )
+
+
+def test_a_text_that_no_problem_has_is_a_column_to_be_named(tmp_path, tiny_folder):
+    with pytest.raises(UserError, match="2 of 2 problems lack it: say which column it is with"):
+        OPSDTrainer(str(tiny_folder), methods.opsd(), config(tmp_path), WITHOUT)
+
+
+def test_the_way_out_of_an_empty_cell_is_one(tmp_path, tiny_folder):
+    lines = [f"{i} + 1 = ?,{i + 1},{'' if i == 2 else 'It is'}" for i in range(6)]
+    (tmp_path / "rows.csv").write_text("\n".join(["problem,answer,solution", *lines]))
+    data = {"source": str(tmp_path / "rows.csv")}
+    content = {"model": str(tiny_folder), "method": "opsd", "data": data}
+    rows, _ = load_problems(parse(content).data)
+    with pytest.raises(UserError) as error:
+        OPSDTrainer(str(tiny_folder), methods.opsd(), config(tmp_path / "run"), rows)
+    told = str(error.value)
+    assert told.startswith(f"{tmp_path / 'rows.csv'}, row 3: no 'solution', ")
+    assert "1 of 6 problems lack it" in told
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    made = load(str(tmp_path / "r.yaml"), re.findall(r"--set (\S+?)(?:,| )", told))
+    rows, _ = load_problems(made.data)
+    assert len(rows) == 5
+    OPSDTrainer(str(tiny_folder), methods.opsd(), config(tmp_path / "run"), rows)
 
 
 def test_groups_that_fill_no_step_are_refused_before_the_first_step(tmp_path, tiny_folder):

@@ -350,7 +350,7 @@ def inspect(
     from opsd.inspect.page import write_inspector
     from opsd.runs.folder import run_of, step_of
 
-    chosen = numbers(steps, "--steps", "steps, as in 0,100", least=0)
+    chosen = numbers(steps, "--steps", "steps, as in 1,101", least=0)
     stops = numbers(checkpoint, "--checkpoint", "steps, as in 0,100", least=0)
     asked: dict[Path, list[int]] = {}
     for folder in runs:

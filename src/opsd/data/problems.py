@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from opsd.data.choices import Choices
 from opsd.data.columns import USUAL, problem, translations, wide_column
@@ -59,19 +59,27 @@ class Data(BaseModel):
     weights: dict[str, Positive] = Field(default_factory=dict)
     filters: Filters = Filters()
     limit: Annotated[int, Field(gt=0)] | None = None
-    dev: Annotated[float, Field(ge=0)] = 0
+    dev: Annotated[int | float, Field(ge=0)] = 0
     choices: Choices | None = None
     instructed: bool = False
     examples: tuple[Example, ...] = ()
     streaming: bool = False
     curriculum: AnyCurriculum | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_takes_away(cls, given: Any) -> Any:
+        """In a recipe that extends another one, null takes the other one's value away."""
+        if not isinstance(given, Mapping):
+            return given
+        return {key: value for key, value in given.items() if value is not None}
+
     @field_validator("dev")
     @classmethod
     def _a_number_or_a_share(cls, dev: float) -> float:
         if dev > 1 and dev % 1:
             raise ValueError(f"{dev} is neither a number of problems nor a share below 1")
-        return dev
+        return dev if dev % 1 else int(dev)
 
     @field_validator("columns")
     @classmethod

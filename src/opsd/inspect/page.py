@@ -96,6 +96,7 @@ def _rollout(traced: Traced, series: Iterable[Series], texts: _Texts) -> dict[st
     return {
         "run": traced.run,
         "step": traced.step,
+        "checkpoint": traced.checkpoint,
         "problem": str(row.get("problem", "")),
         "sample": row.get("sample", 0),
         "state": row.get("state"),

@@ -152,14 +152,20 @@ function speak(element, language) {
   if (language) element.lang = language;
 }
 
+function when(rollout) {
+  if (!rollout.checkpoint) return `step ${rollout.step}`;
+  return rollout.step ? `checkpoint ${rollout.step}` : "before training";
+}
+
 function card(states) {
   const rollout = states[0];
   const element = make("article", "card");
-  const title = make("h3", "", `step ${rollout.step}`);
+  const title = make("h3", "", when(rollout));
   const about = [];
   if (byId("run").options.length > 1) about.push(rollout.run);
   if (rollout.sample) about.push(`sample ${rollout.sample + 1}`);
   about.push(`${rollout.tokens.length} tokens`);
+  if (typeof rollout.reward === "number") about.push(`reward ${number(rollout.reward)}`);
   if (rollout.finish === "length") about.push("cut off");
   if (rollout.format_ok === false) about.push("no answer in a box");
   title.append(make("small", "", about.join(" · ")));
@@ -168,7 +174,7 @@ function card(states) {
   }
   const text = make("div", "text");
   text.setAttribute("role", "group");
-  text.setAttribute("aria-label", `Completion at step ${rollout.step}; arrow keys move between tokens`);
+  text.setAttribute("aria-label", `Completion, ${when(rollout)}; arrow keys move between tokens`);
   text.style.setProperty("--lines", Math.ceil(rollout.tokens.length / 14) + 1);
   speak(text, rollout.language);
   element.append(title, ...(rollout.state === null ? [] : [slider(element, states)]), text);

@@ -88,14 +88,17 @@ _TRACE = TypeAdapter(_Trace)
 
 @dataclass(frozen=True)
 class Traced:
-    """One line of a run's `traces/`."""
+    """One line of a run's `traces/`: written in training, or made anew from a `checkpoint`."""
 
     run: str
     row: Mapping[str, Any]
+    checkpoint: bool = False
 
     @property
     def step(self) -> int:
-        return int(self.row.get("step", 0))
+        """The step that learns from the rollout, from 1 as in the log, where the file counts from
+        0; of a checkpoint how many steps it has taken, 0 before training."""
+        return int(self.row.get("step", 0)) + (not self.checkpoint)
 
     @property
     def tokens(self) -> Sequence[str]:
@@ -166,7 +169,7 @@ def _read(folder: Path, label: str) -> Iterator[Traced]:
             fault = _fault(row)
             if fault:
                 raise UserError(f"{where} ({fault})")
-            yield Traced(label, row)
+            yield Traced(label, row, file.stem.startswith("checkpoint-"))
 
 
 def _fault(row: Mapping[str, Any]) -> str | None:

@@ -22,7 +22,7 @@ from opsd.grade.metrics import majority
 from opsd.grade.verifier import DecimalMark, decimal_mark
 from opsd.languages.registry import language, resolve
 from opsd.parts import Slot, changed, part, tag
-from opsd.prompts.prompt import answered, view
+from opsd.prompts.prompt import LacksText, answered, view
 from opsd.types import Group, Problem, Rollout, Trajectory, UserError, View
 
 Include = Literal["problem", "translation", "solution"]
@@ -164,10 +164,7 @@ class Crosslingual(Prompt):
             if name in self.include:
                 text = problem.privileged.get(f"{name}_{code}")
                 if text is None:
-                    raise UserError(
-                        f"{problem.name} has no text '{name}_{code}', which the context"
-                        f" '{self.type}' shows; map data.columns.{name}_{code} to a column"
-                    )
+                    raise LacksText(problem, f"{name}_{code}", f"the context '{self.type}' shows")
                 told[name] = text
         return told
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,27 @@ from opsd.types import Problem, UserError, View
 OPENING, CLOSING = "<think>", "</think>"
 """The tags around a reply's thinking, in the recipes and in the chat templates that know them."""
 
+_UNDEFINED = re.compile("'(.+)' is undefined")
+"""What Jinja says of a name that there is not."""
+
 TEMPLATE_LIMIT = 1_000_000
 """Characters of a file that is a prompt template."""
 
 INSTRUCTED = "instructed"
 """Stands among the metadata of a problem whose own text says how to answer."""
+
+
+class LacksText(UserError):
+    """A prompt shows a text that a problem does not have: `text`, by its name. `shows` says who
+    shows it."""
+
+    def __init__(self, problem: Problem, text: str, shows: str) -> None:
+        self.problem, self.text, self.shows = problem, text, shows
+        have = ", ".join(sorted(problem.privileged)) or "none"
+        super().__init__(
+            f"{problem.name}: no '{text}', which {shows}; privileged texts it has: {have}. Fill"
+            f" its column in, or map data.columns.{text} to another one"
+        )
 
 
 @cache
@@ -89,12 +106,17 @@ def _named(template: str, file: Path) -> str:
 def fill(template: str, problem: Problem, **extra: Any) -> str:
     """A template filled from a problem: its text, its privileged texts, its language's strings.
 
-    Raises UserError when the template asks for a text that the problem does not have.
+    Raises LacksText where the template asks for a text that the problem does not have.
     """
-    return _render(template_text(template), problem, extra).strip("\n")
+    name = _begins(template) if _is_text(template) else template
+    return _render(template_text(template), problem, extra, name).strip("\n")
 
 
-def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
+def _begins(text: str) -> str:
+    return " ".join(text.split())[:40]
+
+
+def _render(text: str, problem: Problem, extra: Mapping[str, Any], name: str) -> str:
     from opsd.languages.registry import language  # methods are listed without languages
 
     lang = language(problem.language)
@@ -115,17 +137,13 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any]) -> str:
             " in data.columns"
         )
     names = {**fixed, **problem.privileged, **extra}
-    begins = " ".join(text.split())[:40]
     try:
         return rendered("prompt", text, names)
     except Unfilled as error:
-        if not error.missing:
-            raise UserError(f"prompt template '{begins}': {error}") from error
-        have = ", ".join(sorted(problem.privileged)) or "none"
-        raise UserError(
-            f"{problem.name}: the prompt template '{begins}' needs a text that the row"
-            f" lacks ({error}); privileged texts it has: {have}. Map a column to it"
-        ) from error
+        asked = _UNDEFINED.fullmatch(str(error))
+        if not error.missing or asked is None:
+            raise UserError(f"{problem.name}: prompt template '{name}': {error}") from error
+        raise LacksText(problem, asked[1], f"the prompt template '{name}' shows") from error
 
 
 def view(
@@ -144,7 +162,7 @@ def view(
         name=name,
         messages=(*earlier, {"role": "user", "content": content}),
         # Always text, never a template's name; its last newline counts ("<think>\n").
-        prefill=_render(prefill, problem, extra),
+        prefill=_render(prefill, problem, extra, _begins(prefill)),
         template_options=template_options or {},
     )
 

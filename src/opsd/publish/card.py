@@ -30,6 +30,7 @@ from opsd.types import UserError
 from opsd.validation import mapping as yaml_mapping
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILES = {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}(?:v\d+)?\b")
 _PLACE = re.compile(r"/[^/]+(/[^/]+)+/?|[A-Za-z]:\\.+")
@@ -45,17 +46,18 @@ def card(
     base: str | None = None,
     method: Method | None = None,
     repository: str | None = None,
+    step: int | None = None,
 ) -> str:
     """The README.md of the model that a run folder's training made.
 
-    `base` is the model that training began with, by default the recipe's; `adapter` says whether it
-    is still needed.
+    `step` is the one whose weights the model has, where that is known. `base` is the model that
+    training began with, by default the recipe's; `adapter` says whether it is still needed.
     `method` is needed for a run that no recipe describes; `repository` is where the model goes.
     """
     recipe = _content(run / "recipe.yaml")
     data = mapping(recipe.get("data"))
     account = _content(run / "data.json")
-    results, dev = _results(run), _dev(run)
+    results, dev = _results(run), _dev(run, step)
     method = method or _method(recipe)
     described = describe(method, _temperature(recipe)).splitlines() if method else []
     described = [_PATH.sub(r"\1", cleaned(line)) for line in described]
@@ -140,10 +142,13 @@ def _front(
         for kind in ("avg", "pass")
     ]
     languages = sorted(languages_of(mapping(recipe.get("data")), _content(run / "data.json")))
+    # An adapter is nothing without its base; of a folder its own name says as much as can be said.
+    known = _on_hub(base) or (adapter and _NAME.fullmatch(_public(base)))
+    named = _public(base) if known else None
     taught = method is not None and any(term.teacher for _, term in loss_terms(method.signal))
     return ModelCardData(
-        base_model=base if _on_hub(base) else None,
-        base_model_relation=("adapter" if adapter else "finetune") if _on_hub(base) else None,
+        base_model=named,
+        base_model_relation=("adapter" if adapter else "finetune") if named else None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=[
@@ -237,11 +242,14 @@ def _results(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _dev(run: Path) -> list[dict[str, Any]]:
-    """The dev scores of training's best checkpoint and of its last one."""
-    scored = [row for row in _metrics(run) if number(row, "eval_avg@k") is not None]
-    best = max(scored, key=lambda row: row["eval_avg@k"], default={})
-    return [{"which": "best", **best}, {"which": "last", **scored[-1]}] if scored else []
+def _dev(run: Path, step: int | None) -> list[dict[str, Any]]:
+    """The dev scores before training, of the step whose weights the model has, and of the last one
+    that was scored."""
+    rows = [row for row in _metrics(run) if number(row, "eval_avg@k") is not None]
+    scored = {row["step"]: row for row in rows}
+    names: dict[int | None, str] = {max(scored, default=None): "last one scored"}
+    names |= {0: "before training", step: "this model"}
+    return [{"which": names[at], **row} for at, row in sorted(scored.items()) if at in names]
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

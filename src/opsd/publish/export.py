@@ -28,9 +28,10 @@ from opsd.lm.loading import (
     nonfinite,
 )
 from opsd.publish.card import card, shown
+from opsd.runs import checkpoint
 from opsd.runs.disk import writing
 from opsd.runs.files import write_atomically
-from opsd.runs.folder import trained_model
+from opsd.runs.folder import step_of, trained_model
 from opsd.types import UserError
 
 _PROBE = "A train leaves at 9 and arrives at 12. How long is it under way? 12 - 9 = 3 hours."
@@ -71,7 +72,8 @@ def export(
     around = {"prefix": f"{output.name[:100]}.", "suffix": ".part", "dir": output.parent}
     base = base_of(adapter)[0] if adapter else None
     tokenizer = load_tokenizer(name, **_only(options, "trust_remote_code"))
-    text = card(run or output, base=base, adapter=not merge, repository=repository)
+    step = next(iter(step_of(Path(name))), None) or (checkpoint.kept_step(run) if run else None)
+    text = card(run or output, base=base, adapter=not merge, repository=repository, step=step)
     whole = adapter is None or merge
     model = _whole(name, adapter, tokenizer, dtype, options) if whole else None
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -93,14 +93,15 @@ class HubPush:
                 " pickle; choose every_save or end"
             )
 
-    def describe(self, folder: Path, repository: str | None) -> None:
-        """Writes the card of the model in a folder."""
+    def describe(self, folder: Path, repository: str | None, step: int) -> None:
+        """Writes the card of the model in a folder, which has the weights of a step."""
         text = card(
             Path(str(self.args.output_dir)),
             base=self.base(),
             adapter=(folder / "adapter_config.json").is_file(),
             method=self.method,
             repository=repository,
+            step=step,
         )
         write_atomically(folder / "README.md", text)
 
@@ -109,13 +110,14 @@ class HubPush:
         folder: Path,
         repository: str,
         message: str,
+        step: int,
         *,
         blocking: bool,
         token: str | None = None,
         revision: str | None = None,
     ) -> Any:
         """Uploads a folder's model with its card, once the upload before has ended."""
-        self.describe(folder, repository)
+        self.describe(folder, repository, step)
         self.finish(repository)
         with refusals(repository, folder):
             sent = upload(
@@ -137,7 +139,7 @@ class HubPush:
         busy = self.job is not None and not self.job.done()
         if busy and not self.args.hub_always_push and not rotated:
             return
-        self.send(folder, repository, f"Training in progress, step {step}", blocking=False)
+        self.send(folder, repository, f"Training in progress, step {step}", step, blocking=False)
 
     def finish(self, repository: str | None) -> None:
         """Waits for the upload that is on its way. One that fails beside the training must not end

@@ -128,10 +128,12 @@ def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key not in fields:
             raise UserError(f"{where}: train.{key}: unknown key{near(key, fields)}")
         try:
-            checked[key] = TypeAdapter(fields[key]).validate_python(value)
+            made = TypeAdapter(fields[key]).validate_python(value)
         except ValidationError as error:
             wrong = error.errors()[0]["msg"]
             raise UserError(f"{where}: train.{key}: {wrong}, not {value!r}") from error
+        # A number of steps stays one, where a share of all steps is allowed too.
+        checked[key] = value if isinstance(made, float) and type(value) is int else made
     both = ("gradient_accumulation_steps", "rollouts_per_step")
     if all(checked.get(key) is not None for key in both):
         raise UserError(

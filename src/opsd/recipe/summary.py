@@ -33,14 +33,20 @@ def summary(
 
 
 def _dev(history: Sequence[Mapping[str, Any]], chosen: int | None) -> list[str]:
-    """The dev score before and after: before is the first that was measured."""
+    """The dev score before and after: before is the first that was measured. Only a checkpoint that
+    is better than others is the best."""
     scores = {row["step"]: row["eval_avg@k"] for row in history if "eval_avg@k" in row}
     if not scores:
         return []
     first, last = min(scores), chosen if chosen in scores else max(scores)
     before = "before" if first == 0 else f"at step {first}"
-    after = f"after (step {last}{', the best on dev' if last == chosen else ''})"
-    return [f"dev avg@k: {scores[first]:.3f} {before}, {scores[last]:.3f} {after}"]
+    if last == first:
+        return [f"dev avg@k: {scores[first]:.3f} {before}"]
+    beaten = first == 0 and scores[0] >= max(score for step, score in scores.items() if step)
+    best = last == chosen and not beaten and len(set(scores.values())) > 1
+    after = f"after (step {last}{', the best on dev' if best else ''})"
+    none = "; no checkpoint beat the model before training" if beaten else ""
+    return [f"dev avg@k: {scores[first]:.3f} {before}, {scores[last]:.3f} {after}{none}"]
 
 
 def next_command(recipe: Recipe, output: Path) -> list[str]:

@@ -153,10 +153,8 @@ def _finish(trainer: OPSDTrainer, recipe: Recipe, begun: float) -> OPSDTrainer:
     """Writes the trained model, and says what has become of the run."""
     trainer.finish()
     if trainer.args.should_save:
-        state = trainer.state
-        best = state.best_global_step if trainer.args.load_best_model_at_end else None
-        took = time.monotonic() - begun
-        for line in summary(recipe, trainer.run.path, state.log_history, took, best):
+        took, history = time.monotonic() - begun, trainer.state.log_history
+        for line in summary(recipe, trainer.run.path, history, took, trainer.best_step):
             log(line)
     return trainer
 

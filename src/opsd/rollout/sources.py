@@ -12,7 +12,7 @@ from pydantic import Field
 
 from opsd.parts import Slot, part, tag
 from opsd.prompts.contexts import AnyContext, Draw, StudentPrompt
-from opsd.prompts.prompt import read
+from opsd.prompts.prompt import LacksText, read
 from opsd.prompts.tokens import completion_text
 from opsd.rollout.engine import (
     Completion,
@@ -324,8 +324,7 @@ class Sampler:
     def written(self, problem: Problem, name: str) -> Group:
         """A group of one rollout: a text of the dataset, closed with the end-of-sequence token."""
         if name not in problem.privileged:
-            have = ", ".join(sorted(problem.privileged)) or "none"
-            raise UserError(f"{problem.name} has no '{name}' to learn from (it has: {have})")
+            raise LacksText(problem, name, "is to be learned")
         text = problem.privileged[name]
         completion = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id)
         ids = self.read(problem, self.student.view(problem), len(completion))

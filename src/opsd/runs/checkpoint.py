@@ -18,6 +18,7 @@ from torch import Tensor
 
 from opsd.console import log
 from opsd.runs.files import write_atomically
+from opsd.runs.json_files import Damaged, document
 from opsd.types import Group, UserError
 
 _STATE, _MANIFEST = "opsd/state.json", "opsd/manifest.json"
@@ -91,6 +92,19 @@ def complete(run: Path) -> dict[int, Path]:
     """The checkpoints of a run folder that were written to their end, by their steps, the newest
     one last."""
     return {step: f for step, f in _numbered(run).items() if (f / _MANIFEST).is_file()}
+
+
+def kept_step(run: Path) -> int | None:
+    """The step whose weights a finished run has kept as its model: the best one's, where its newest
+    checkpoint knows of one, else that checkpoint's own. None where there is nothing to tell by."""
+    step, folder = max(complete(run).items(), default=(None, run))
+    if step is None:
+        return None
+    try:
+        best = document(folder / "trainer_state.json").get("best_model_checkpoint")
+    except Damaged:
+        return None
+    return step if best is None else int(Path(best).name.removeprefix("checkpoint-"))
 
 
 def newest(run: Path) -> Path | None:

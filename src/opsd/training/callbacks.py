@@ -31,7 +31,9 @@ class TrainingProgress(TrainerCallback):
     PHASES: ClassVar = {"rollout": "writing", "eval": "dev"}
     """What an engine call is called, where it is not called as its phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, rewarded: bool = False) -> None:
+        """A run is `rewarded` that learns from rewards: they are then told beside what is right."""
+        self.rewarded = rewarded
         self.progress = bar()
         self.task: Any = None
         self.step = self.steps = self.passes = self.passed = self.learned = 0
@@ -113,7 +115,7 @@ class TrainingProgress(TrainerCallback):
         log("  ".join(filter(None, (f"step {self.step}/{self.steps}{told}", what, self.note))))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        note = _note(logs or {})
+        note = _note(logs or {}, rewarded=self.rewarded)
         if self.task is None or not note:
             return
         scored = "eval_avg@k" in logs or "nonfinite_steps" in logs
@@ -258,11 +260,14 @@ class TimelyEnd(TrainerCallback):
             raise Stopped
 
 
-def _note(logs: dict[str, Any]) -> str:
-    """The few numbers that say whether a run is well."""
+def _note(logs: dict[str, Any], *, rewarded: bool) -> str:
+    """The few numbers that say whether a run is well. The mean reward is one of its own where it is
+    not the share that is right."""
+    own = rewarded or logs.get("reward") != logs.get("accuracy")
     shown = (
-        ("divergence", "divergence", ".4f"),
-        ("loss", "loss", ".4f"),
+        ("divergence", "divergence", "z.4f"),
+        ("loss", "loss", "z.4f"),
+        *([("reward", "reward", "z.3f")] if own else []),
         ("accuracy", "correct", ".2f"),
         ("completions/mean_length", "length", ".0f"),
         ("generated_tokens", "tokens", ",d"),

@@ -22,14 +22,17 @@ from opsd.objective.credit import compares_rewards
 from opsd.parts import parts_of, tag
 from opsd.prompts.boundary import notes, prompt_notes
 from opsd.prompts.contexts import Draw
-from opsd.prompts.prompt import prompt_text
+from opsd.prompts.prompt import INSTRUCTED, LacksText, prompt_text
 from opsd.runs import checkpoint
 from opsd.runs.folder import RunFolder
 from opsd.training.build import make_loader
 from opsd.training.config import without_effect
 from opsd.training.generator import Generator, writers
 from opsd.training.setup import Setup
-from opsd.types import Group, Problem, UserError
+from opsd.types import COLUMNS, Group, Problem, UserError
+
+_HEAD = 100
+"""Problems at a stream's beginning that are looked at."""
 
 
 def refuse(setup: Setup) -> None:
@@ -40,6 +43,7 @@ def refuse(setup: Setup) -> None:
     refuse_curriculum(setup)
     if setup.train_set is not None:
         refuse_small_set(setup)
+        refuse_lacking_texts(setup)
 
 
 def refuse_separate_processes(world: int) -> None:
@@ -148,6 +152,58 @@ def refuse_missing_answers(setup: Setup) -> None:
             f" {lacking[0].name}); map a column to 'answer', or leave such rows out with"
             " data.filters.answered"
         )
+
+
+def refuse_lacking_texts(setup: Setup) -> None:
+    """Problems without a text that a reader is shown: whatever kinds there are, by the texts that
+    they have, every prompt is written once for each. What shows rollouts is not known yet."""
+    known = setup.train_set or ()
+    problems = known.head(_HEAD) if isinstance(known, ProblemStream) else known
+    kinds: dict[Any, list[int]] = {}
+    for number, problem in enumerate(problems):
+        kinds.setdefault(_kind(problem), []).append(number)
+    lacking: dict[tuple[str, str], list[int]] = {}
+    for alike in kinds.values():
+        try:
+            _write_prompts(setup, problems[alike[0]])
+        except LacksText as error:
+            lacking.setdefault((error.text, error.shows), []).extend(alike)
+    for (text, shows), without in lacking.items():
+        column = text if any(text in p.metadata.get(COLUMNS, ()) for p in problems) else "COLUMN"
+        mapped = f"--set data.columns.{text}={column}"
+        mend = f"leave them out with {mapped} --set data.filters.complete=true, or fill the column"
+        if len(without) == len(problems):
+            mend = f"say which column it is with {mapped}"
+        raise UserError(
+            f"{problems[min(without)].name}: no '{text}', which {shows}; {len(without):,} of"
+            f" {len(problems):,} problems lack it: {mend}"
+        )
+
+
+def _kind(problem: Problem) -> Any:
+    """What decides whether a prompt can be written."""
+    conversation = not isinstance(problem.prompt, str)
+    roles = tuple(turn["role"] for turn in problem.prompt) if conversation else ()
+    own = (problem.language, problem.answer is None, INSTRUCTED in problem.metadata)
+    return frozenset(problem.privileged), own, roles
+
+
+def _write_prompts(setup: Setup, problem: Problem) -> None:
+    """Writes all that is read of a problem before there are rollouts. Raises LacksText, which says
+    who shows what there is not, and UserError for what else cannot be."""
+    source, student, alone = setup.method.source, setup.method.student, Group(problem, ())
+    if source.written and source.written not in problem.privileged:
+        raise LacksText(problem, source.written, "is to be learned")
+    readers = [("student", student)]
+    readers += [("sampler", phase.view) for phase in source.phases if phase.view is not None]
+    readers += [("teacher", teacher.context) for _, teacher in setup.teachers]
+    for reader, context in readers:
+        try:
+            for view in context(alone, 0, Draw()) or ():
+                prompt_text(setup.tokenizer, view)
+        except LacksText as error:
+            shows = error.shows.removeprefix("the ").replace("prompt template", "prompt")
+            raise LacksText(problem, error.text, f"the {reader}'s {shows}") from error
 
 
 def nothing_to_resume(run: RunFolder) -> str:

@@ -114,14 +114,28 @@ def diagnosis(found: ScoreDrop, measure: str = "loss") -> str:
     return f"{text} and {trend}{told}: training diverges. Lower learning_rate or max_grad_norm"
 
 
-def cut_short(history: Sequence[Row]) -> str | None:
-    """Speaks at the first log line of a run whose rollouts nearly all hit the length limit."""
+def cut_short(history: Sequence[Row], *, graded: bool) -> str | None:
+    """Speaks at the first log line of a run whose rollouts nearly all hit the length limit. It is
+    `graded` where it learns from right and wrong answers."""
     ratios = [row[key] for row in history if (key := "completions/clipped_ratio") in row]
     if len(ratios) != 1 or ratios[0] <= _CUT:
         return None
+    told = "nearly all count as wrong" if graded else "hardly one teaches how an answer ends"
     return (
         f"{100 * ratios[0]:.0f} % of the rollouts were cut off before they could end with an"
-        " answer, so nearly all count as wrong: raise sampling.max_completion_length"
+        f" answer, so {told}: raise sampling.max_completion_length"
+    )
+
+
+def never_well_formed(history: Sequence[Row]) -> str | None:
+    """Speaks at the first dev score of a run where no completion has the form that is asked for."""
+    rates = [row[key] for row in history if (key := "eval_format_rate") in row]
+    if len(rates) != 1 or rates[0] != 0:
+        return None
+    return (
+        "no completion of a dev problem has the form that its answer is read in, a box unless the"
+        " verifier says otherwise: worked examples before every problem show it (data.examples;"
+        " docs/how-to/pretrained-without-a-hub.md)"
     )
 
 
@@ -247,16 +261,24 @@ class CollapseMonitor(TrainerCallback):
         if not state.is_world_process_zero or "loss" not in (logs or {}):
             return
         method, history = self.setup.method, state.log_history
-        told = [cut_short(history)] if learns_from_rewards(method) else []
+        told = [] if self._cuts(state) else [cut_short(history, graded=learns_from_rewards(method))]
         told += [idle(history)] if compares_rewards(method.signal) else []
         if clips_everything(method):
             told.append(clip_turns(history) or clip_below_zero(history))
         for line in filter(None, told):
             log(f"warning: {line}")
 
+    def _cuts(self, state: Any) -> bool:
+        """Whether the method itself cuts rollouts at a horizon below the limit."""
+        limit, step = self.setup.args.max_completion_length, max(state.global_step - 1, 0)
+        phases = self.setup.method.source.phases
+        return any(phase.horizon(step, state.max_steps, limit) < limit for phase in phases)
+
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
+        if state.is_world_process_zero and (told := never_well_formed(state.log_history)):
+            log(f"note: {told}")
         found = self.found(state.log_history)
         if found is None or "eval_avg@k" not in (metrics or {}):
             return

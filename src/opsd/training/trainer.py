@@ -57,6 +57,7 @@ from opsd.training.build import (
 )
 from opsd.training.callbacks import FiniteSteps, TeacherUpdates, TimelyEnd, TrainingProgress
 from opsd.training.checks import (
+    learns_from_rewards,
     nothing_to_resume,
     refuse,
     refuse_async,
@@ -93,7 +94,8 @@ class OPSDTrainer(Trainer):
 
     A run leaves what `opsd train` leaves: `recipe.yaml`, `env.json`, and at its end `model/`. What
     has no name that a recipe could write (a lambda, problems given as objects) stands there under
-    `unwritten`.
+    `unwritten`. Where the best checkpoint's weights are the model's in the end, `best_step` is its
+    step.
     """
 
     _tag_names = ("opsd", "on-policy-self-distillation")
@@ -133,6 +135,7 @@ class OPSDTrainer(Trainer):
         self._groups: list[Group] | None = None
         self.save_total_limit = args.save_total_limit
         self.saved_step: int | None = None
+        self.best_step: int | None = None
         self._before_step: tuple[int, dict[str, Any]] | None = None
         self.stop = StopSignal()
         self._ahead: list[Problem] = []
@@ -153,7 +156,7 @@ class OPSDTrainer(Trainer):
             )
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
-        self.progress = TrainingProgress()
+        self.progress = TrainingProgress(rewarded=learns_from_rewards(method))
         self.verifier = MathVerifier() if verifier is None else verifier
         self._scoring_dev = False
         begin = getattr(self.verifier, "begin", None)
@@ -528,6 +531,7 @@ class OPSDTrainer(Trainer):
         self._before_step = None
         self._ahead = []
         self._groups = None
+        self.best_step = None
 
     def _starts_from(self, asked: str | bool | None) -> Path | None:
         """The checkpoint to go on from; None for a new run."""
@@ -715,8 +719,9 @@ class OPSDTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
+        best = Path(str(self.state.best_model_checkpoint))
+        self.best_step = int(best.name.removeprefix("checkpoint-"))
         if self.is_fsdp_enabled:
-            best = Path(str(self.state.best_model_checkpoint))
             sharded_files.load_weights(self.model, best)
         else:
             super()._load_best_model()
@@ -735,6 +740,10 @@ class OPSDTrainer(Trainer):
 
     # What goes to the hub
 
+    @property
+    def _step_of_weights(self) -> int:
+        return self.best_step or self.state.global_step
+
     def _base_name(self) -> str:
         return self.accelerator.unwrap_model(self.model).config._name_or_path
 
@@ -747,7 +756,7 @@ class OPSDTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the card of the run's final model, `<output_dir>/model/README.md`."""
         if self.is_world_process_zero():
-            self.hub.describe(self.run.path / "model", self.hub_model_id)
+            self.hub.describe(self.run.path / "model", self.hub_model_id, self._step_of_weights)
 
     def push_to_hub(
         self,
@@ -766,7 +775,8 @@ class OPSDTrainer(Trainer):
             return None
         message = commit_message or "End of training"
         how: dict[str, Any] = {"blocking": blocking, "token": token, "revision": revision}
-        return self.hub.send(folder, str(self.hub_model_id), message, **how)
+        step = self._step_of_weights
+        return self.hub.send(folder, str(self.hub_model_id), message, step, **how)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero():
