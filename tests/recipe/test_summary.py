@@ -30,12 +30,11 @@ def test_it_says_where_the_model_is_what_was_gained_and_what_it_took():
     ]
     lines = summary(recipe(), OUT, history, 3723.4, chosen=5)
     assert lines == [
-        "the trained model: runs/mine/model",
         "dev avg@k: 0.250 before, 0.500 after (step 5, the best on dev)",
         "10 steps, 1,800 tokens written, 1:02:03",
         "next: opsd report runs/mine",
     ]
-    last = summary(recipe(), OUT, history[1:], 1.0)[1]
+    last = summary(recipe(), OUT, history[1:], 1.0)[0]
     assert last == "dev avg@k: 0.500 at step 5, 0.375 after (step 10)"
     assert len(summary(recipe(), OUT, history[1:2], 1.0)) == 3
 
@@ -61,7 +60,7 @@ def test_it_says_where_the_model_is_what_was_gained_and_what_it_took():
 )
 def test_only_what_is_better_is_called_the_best(scores: Any, chosen: int | None, told: str):
     history = [{"step": step, "eval_avg@k": score} for step, score in scores.items()]
-    assert summary(recipe(), OUT, history, 1.0, chosen)[1] == f"dev avg@k: {told}"
+    assert summary(recipe(), OUT, history, 1.0, chosen)[0] == f"dev avg@k: {told}"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""What a training run ends with: where the model is, what it has gained, what it took, and what to
-type next."""
+"""What a training run ends with: what it has gained, what it took, and what to type next."""
 
 from __future__ import annotations
 
@@ -25,7 +24,6 @@ def summary(
     tokens = max((row.get("generated_tokens", 0) for row in history), default=0)
     took = timedelta(seconds=round(seconds))
     return [
-        f"the trained model: {output / 'model'}",
         *_dev(history, chosen),
         f"{steps:,} steps, {tokens:,} tokens written, {took}",
         f"next: {shlex.join(next_command(recipe, output))}",

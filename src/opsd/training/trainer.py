@@ -507,9 +507,11 @@ class OPSDTrainer(Trainer):
             )
 
     def finish(self) -> None:
-        """Writes the trained model and its card, `<output_dir>/model`."""
+        """Writes the trained model and its card, `<output_dir>/model`, and says where it is."""
         self.save_model(str(self.run.path / "model"))
         self.create_model_card()
+        if self.args.should_save:
+            log(f"the trained model: {self.run.path / 'model'}")
 
     def _on_first(self, ask: Callable[[], Any]) -> Any:
         """What the first process finds out, on all of them; what it refuses, all refuse."""
