@@ -36,7 +36,7 @@ def test_it_says_where_the_model_is_what_was_gained_and_what_it_took():
     ]
     last = summary(recipe(), OUT, history[1:], 1.0)[0]
     assert last == "dev avg@k: 0.500 at step 5, 0.375 after (step 10)"
-    assert len(summary(recipe(), OUT, history[1:2], 1.0)) == 3
+    assert len(summary(recipe(), OUT, history[1:2], 1.0)) == 2
 
 
 @pytest.mark.parametrize(
