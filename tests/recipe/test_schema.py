@@ -246,6 +246,14 @@ def test_overrides_reach_every_level(tmp_path: Path):
     assert made.data == Data(source="miniature", language="swa", columns={"prompt": "question"})
 
 
+def test_an_overridden_type_takes_the_other_ones_keys_away(tmp_path: Path):
+    divergence = "method={name: opsd, divergence: {type: jsd, beta: 0.3}}"
+    made = load(write(tmp_path), [divergence, "method.divergence.type=reverse_kl"])
+    assert made.method.signal.divergence == reverse_kl
+    again = [divergence, "method.divergence.type=jsd"]
+    assert load(write(tmp_path), again).method.signal.divergence == jsd(0.3)
+
+
 def test_an_override_may_be_a_whole_method(tmp_path: Path):
     assert load(write(tmp_path), ["method=grpo"]).method == methods.grpo()
     assert load(write(tmp_path), ["method={name: grpo, beta: 0.2}"]).method == methods.grpo(0.2)

@@ -208,8 +208,11 @@ def _override(content: dict[str, Any], text: str) -> None:
         level = below
     try:
         # A prompt template is text, which YAML would take for a mapping.
-        level[last] = value if value.startswith("{{") else parsed(value, where)
+        made = value if value.startswith("{{") else parsed(value, where)
     except UserError:
         if "{language}" not in value:
             raise
-        level[last] = value  # the name of a file per language, which YAML takes for a mapping
+        made = value  # the name of a file per language, which YAML takes for a mapping
+    if last == "type" and level.get(last, made) != made:
+        level.clear()  # another part, of which the keys of this one say nothing
+    level[last] = made
