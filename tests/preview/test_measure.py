@@ -18,7 +18,7 @@ from opsd.lm.built_in import model_path
 from opsd.preview.measure import measure
 from opsd.preview.page import preview_page
 from opsd.preview.rows import preview
-from opsd.preview.worth import ALONE, ANOTHER, CHANGE, NOT, TRAIN, UNKNOWN, WRONG, worth
+from opsd.preview.worth import ALONE, ANOTHER, CHANGE, NOT, TRAIN, UNFORCED, UNKNOWN, WRONG, worth
 from opsd.prompts.contexts import Context, StudentPrompt
 from opsd.prompts.prompt import prompt_ids
 from opsd.recipe import schema as recipes
@@ -175,6 +175,17 @@ class AfterRollouts(Context):
         return StudentPrompt(**PLAIN)(group, i) if group.rollouts else None
 
 
+def test_a_student_that_is_made_to_begin_in_a_way_answers_freely_as_well():
+    method = copsd()
+    method["student"] = PLAIN | {"prefill": "Kwanza"}
+    method["signal"]["teacher"]["context"]["prefill"] = "Kwanza"
+    found = measure(recipe(method), 4)
+    rows = [row["reader"] for row in found["answers"]]
+    assert rows == ["student", UNFORCED, "teacher", ANOTHER, WRONG]
+    forced, free = (row["tokens"] for row in found["answers"][:2])
+    assert forced < free  # the beginning is no part of the answer
+
+
 def test_what_cannot_be_asked_before_there_are_rollouts_is_said():
     asked = recipe(copsd())
     signal = asked.method.signal
@@ -189,6 +200,14 @@ def test_what_cannot_be_asked_before_there_are_rollouts_is_said():
 def test_a_method_without_a_teacher_is_refused():
     with pytest.raises(UserError, match="grpo has no teacher"):
         measure(recipe("grpo"), 4)
+
+
+def test_a_beginning_that_decides_the_language_is_said_to():
+    made = content()
+    made["answers"][0]["fidelity"] = 0.95
+    made["answers"].append(made["answers"][0] | {"reader": UNFORCED, "fidelity": 0.2})
+    told = "95% of what it writes is in the language, 20% without"
+    assert told in " ".join(worth(made)[1])
 
 
 @pytest.mark.parametrize(

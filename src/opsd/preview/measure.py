@@ -27,13 +27,14 @@ from opsd.lm.forward import score
 from opsd.lm.layout import ModelInput
 from opsd.methods.signals import LossTerm
 from opsd.objective.divergences import forward_kl
-from opsd.preview.worth import ALONE, ANOTHER, WRONG, worth
+from opsd.preview.worth import ALONE, ANOTHER, UNFORCED, WRONG, worth
 from opsd.prompts.contexts import Context, Draw
 from opsd.prompts.tokens import pieces
 from opsd.recipe.schema import Recipe
 from opsd.recipe.train import make_trainer
 from opsd.rollout.sources import OnPolicy
 from opsd.teacher.scorer import ScoringRequest
+from opsd.teacher.weights import Weights
 from opsd.training.examples import TrainingExample, training_examples
 from opsd.types import Attempt, Finish, Group, Problem, UserError, View
 
@@ -68,7 +69,8 @@ def measure(recipe: Recipe, count: int, samples: int = 1) -> dict[str, Any]:
     """How well student and teacher answer `count` problems of the training set, `samples` times
     each, and how far apart they are on what the student has written; plain values:
 
-    - `answers`, a row per reader: shares of right and of well-formed answers, of letters in the
+    - `answers`, a row per reader, the student without the forced beginning of its replies among
+      them where it has one: shares of right and of well-formed answers, of letters in the
       problem's language, and of answers cut off; tokens per answer; of the reader that was told a
       wrong solution, the share that `follows` it;
     - `gain`, the teacher's right answers less the student's: share and 95 % interval over problems;
@@ -103,15 +105,19 @@ class _Measured:
         self.context, self.weights = term.teacher.context, term.teacher.all_weights[0]
         self.temperature = trainer.learner.temperature_of(term)
         self.sampler = trainer.generator.sampler.outside_training(trainer.args.seed)
-        self.wrong = _wrong(problems)
+        self.own, self.wrong = {p.id: p for p in problems}, _wrong(problems)
         self.left_out: list[str] = []
 
     def content(self) -> dict[str, Any]:
         self.trainer.generator.sync(0)
         groups = {"student": self._groups("student", None)}
+        if self.sampler.student.prefill:
+            plain = Reader(replace(self.sampler.student, prefill=""), self.own)
+            groups[UNFORCED] = self._groups(UNFORCED, plain)
         if not groups["student"]:
             raise UserError("no problem's prompt fits the length limit; raise train.max_length")
-        groups |= {name: self._groups(name, reader) for name, reader in self._answering().items()}
+        for name, reader in self._answering().items():
+            groups[name] = self._groups(name, reader, self.weights)
         groups = {name: found for name, found in groups.items() if found}
         content: dict[str, Any] = {
             **{"problems": len(self.problems), "samples": self.samples},
@@ -127,7 +133,7 @@ class _Measured:
 
     def _answering(self) -> dict[str, Reader]:
         """Who answers besides the student."""
-        own = Reader(self.context, {p.id: p for p in self.problems})
+        own = Reader(self.context, self.own)
         if not any(own(Group(p, ()), 0) for p in self.problems):
             self.left_out.append(
                 f"the teacher's own answers: '{self.context.label}' shows it nothing before there"
@@ -141,8 +147,9 @@ class _Measured:
         self.left_out.append(f"{WRONG}: none of the solutions names its problem's answer")
         return readers
 
-    def _groups(self, name: str, reader: Reader | None) -> list[Group]:
-        weights = None if reader is None else self.weights
+    def _groups(
+        self, name: str, reader: Reader | None, weights: Weights | None = None
+    ) -> list[Group]:
         source = OnPolicy(group=self.samples, view=reader, weights=weights)
         return self.sampler.sample(self.problems, source, step=0, phase=name)
 
@@ -191,7 +198,7 @@ class _Measured:
 
     def _reading(self) -> dict[str, Reader]:
         """Who reads besides the student, the teacher first."""
-        context, told = self.context, {p.id: p for p in self.problems}
+        context, told = self.context, self.own
         readers = {
             "teacher": Reader(context, told),
             ANOTHER: Reader(context, _another(told.values())),

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 ANOTHER, WRONG = "told of another problem", "told a wrong solution"
-ALONE = "told without the problem"
-"""Readers by what they are told; the others are `student` and `teacher`."""
+ALONE, UNFORCED = "told without the problem", "student, not forced"
+"""Readers by what they are told, and the student whose replies are not made to begin in its
+language; the others are `student` and `teacher`."""
 
 TRAIN = "worth training"
 CHANGE = "worth another context"
@@ -106,6 +107,11 @@ def _remarks(content: Plain) -> Iterator[str]:
             how = "short" if teacher < student else "long"
             told = f"{teacher:.0f} tokens, the student's {student:.0f}"
             yield f"It teaches to be {how}: its answers have {told}."
+    if UNFORCED in rows:
+        forced, free = (rows[name]["fidelity"] for name in ("student", UNFORCED))
+        if None not in (forced, free) and abs(forced - free) > SMALL:
+            told = f"{forced:.0%} of what it writes is in the language, {free:.0%} without"
+            yield f"The forced beginning of a reply decides the language: {told}."
     share = content["explained"].get(ALONE)
     if share is not None and share > MOST:
         yield (
