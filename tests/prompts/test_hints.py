@@ -230,7 +230,7 @@ def test_crosslingual_shows_further_languages_under_their_names():
 
 
 def test_a_further_language_that_a_row_lacks_is_named():
-    with pytest.raises(UserError, match=r"no text 'solution_deu'.*data\.columns\.solution_deu"):
+    with pytest.raises(UserError, match=r"no 'solution_deu'.*data\.columns\.solution_deu"):
         Crosslingual(languages=("deu",))(Group(FURTHER, ()), 0)
 
 
