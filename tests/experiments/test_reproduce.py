@@ -14,7 +14,7 @@ import yaml
 
 from opsd.data.controls import wrong
 from opsd.experiments.claims_page import write
-from opsd.experiments.reproduce import Plan, design_of, grid, kept, rate_of, reproduce
+from opsd.experiments.reproduce import Plan, design_of, ends, grid, kept, rate_of, reproduce
 from opsd.experiments.study import (
     Study,
     built_in,
@@ -330,6 +330,11 @@ def test_every_arm_is_tried_at_every_rate_with_the_seed_that_chooses():
     assert [t.rate for t in tried] == [1e-4, 3e-4, 1e-3]
     assert {t.seed for t in tried} == {100} and not any(t.tested for t in tried)
     assert grid(study, "base") == [] and is_base("base, English")
+
+
+def test_steps_in_which_nothing_is_taught_have_no_divergence():
+    assert ends([[None, 0.5, 0.1, None], [0.3, 0.3], [None], []]) == {"divergence": [0.4, 0.2]}
+    assert ends([[None], []]) == {}
 
 
 def test_what_a_teacher_is_told_may_be_wrong_or_anothers():

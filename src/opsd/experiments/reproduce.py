@@ -194,11 +194,7 @@ class Tested:
                 for key in ("share", "tokens", "steps", "dev")
             }
             made["collapsed"] = self._collapsed()
-        logs = [one["log"] for one in self.every if "divergence" in one.get("log", {})]
-        if logs:
-            made["divergence"] = [
-                round(fmean(x["divergence"][i] for x in logs), 4) for i in (0, -1)
-            ]
+        made |= ends([one["log"].get("divergence", ()) for one in self.every])
         return made
 
     def _selection(self) -> list[Row]:
@@ -215,6 +211,15 @@ class Tested:
 
         pairs = [(first.by_language[code], last.by_language[code]) for code in self.outcomes]
         return sum(int((share(one) - share(other) > COLLAPSED).sum()) for one, other in pairs)
+
+
+def ends(logs: Sequence[Sequence[float | None]]) -> Row:
+    """The mean divergence of several trials at the first and at the last step that has one: none of
+    a step in which no rollout is taught."""
+    told = [[x for x in log if x is not None] for log in logs]
+    known = [log for log in told if log]
+    ends = [round(fmean(log[i] for log in known), 4) for i in (0, -1)] if known else []
+    return {"divergence": ends} if ends else {}
 
 
 def row_of(study: Study, name: str, output: Path) -> Row:
