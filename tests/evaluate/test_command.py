@@ -244,7 +244,7 @@ def test_polymaths_levels_are_scored_alone_and_weighted(
     weights = {split: part["weight"] for split, part in whole["splits"].items()}
     assert weights == {"low": 1, "medium": 2, "high": 4, "top": 8}
     assert all(part["n_problems"] == 2 for part in whole["splits"].values())
-    shown = capsys.readouterr().err
+    shown = capsys.readouterr().out
     assert "swa top (x 8)" in shown and "swa weighted" in shown
     (kept,) = json.loads(next((tmp_path / "out").rglob("result.json")).read_text())["results"]
     assert kept == whole

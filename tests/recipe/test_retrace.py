@@ -124,8 +124,8 @@ def test_the_command(run: Path, tmp_path: Path, command):
     assert len(traces(run, 4)) == 2
     for arguments, told in [
         ((tmp_path,), "has no traces"),
-        ((run, "--steps", "1"), "no trace of step 1"),
-        ((run, "--steps", "all"), "write steps, as in 0,100"),
+        ((run, "--steps", "9"), "no trace of step 9"),
+        ((run, "--steps", "all"), "write steps, as in 1,101"),
         ((run, "--checkpoint", "-1"), "write steps, as in 0,100"),
         ((run, "--checkpoint", "7"), "no checkpoint 7"),
     ]:
