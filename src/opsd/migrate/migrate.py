@@ -76,7 +76,9 @@ class Migrated:
         return "".join(f"# {line}\n" for line in lines) + body
 
 
-def migrate(path: Path, asked: str | None = None, variables: Mapping[str, str] = _NONE_GIVEN) -> Migrated:
+def migrate(
+    path: Path, asked: str | None = None, variables: Mapping[str, str] = _NONE_GIVEN
+) -> Migrated:
     """The recipe of a launch script, or of a program's configuration file.
 
     `asked` is the project that it is of, where the file does not say so; `variables` are those that
@@ -256,7 +258,7 @@ class _Flags:
             value = self.rules[name].default
             return f"{name} (not given: {_text(value)})"
         given = self.given[name]
-        text = "" if given.value is True else _text(given.value)
+        text = "" if given.value is True else cleaned(_text(given.value))
         hidden = not without_credentials({name: text})
         return f"{given.spelled} {'***' if hidden else text[:_SHOWN]}".strip()
 
