@@ -133,16 +133,18 @@ class _Migration:
 
     def _rollouts(self) -> None:
         """How many rollouts a step has: of all processes, where their number is known."""
-        factors = [self.flags.value(name) for name in self.launch.source.rollouts]
-        if all(isinstance(factor, int) for factor in factors) and factors:
-            _put(self.recipe, "train.rollouts_per_step", math.prod(factors))
+        factors = {name: self.flags.value(name) for name in self.launch.source.rollouts}
+        if not factors:
             return
-        passes = self.flags.value(_PASSES)
+        missing = [name for name, factor in factors.items() if not isinstance(factor, int)]
+        if not missing:
+            _put(self.recipe, "train.rollouts_per_step", math.prod(factors.values()))
+            return
+        passes = factors.get(_PASSES)
         if passes is not None:
             _put(self.recipe, f"train.{_PASSES}", passes)
-        if factors:
-            told = "how many processes there are is not said: set train.rollouts_per_step, of all"
-            self.remarks.append(Remark(CHANGED, "", f"{told}, in place of train.{_PASSES}"))
+        told = f"not said: {', '.join(missing)}; set train.rollouts_per_step, of all processes"
+        self.remarks.append(Remark(CHANGED, "", f"{told}, in place of train.{_PASSES}"))
 
 
 class _Flags:
