@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ STARTER = "launcher"
 """What a launcher's own name goes by among its flags."""
 _CONFIG = ("config", "config_file")
 """Flags of programs that read their other flags from a file."""
+_ASIDE = {"echo", "printf", "ls", "cat", "test", "[", "[[", "cp", "mv", "rm", "cd", "grep", "sed"}
+"""Commands that may name a program and do not start it."""
 _FLAG = re.compile(r"--?([A-Za-z_][\w.-]*)(?:=(.*))?", re.S)
 _SETTING = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.S)
 
@@ -46,7 +48,6 @@ class Launch:
     and after it, and what was settled on the way, a line each."""
 
     source: Source
-    name: str
     program: str
     launcher: Mapping[str, Given]
     flags: Mapping[str, Given]
@@ -72,10 +73,7 @@ def find(path: Path, asked: str | None, variables: Mapping[str, str]) -> Launch:
     first, *others = found
     remarks = [*script.remarks, *first.remarks]
     remarks += [f"another launch, of {other.program}, is not read" for other in others]
-    return Launch(*(getattr(first, name) for name in _FIELDS), tuple(remarks))
-
-
-_FIELDS = ("source", "name", "program", "launcher", "flags")
+    return replace(first, remarks=tuple(remarks))
 
 
 def _text(path: Path) -> str:
@@ -101,7 +99,7 @@ def _configured(path: Path, asked: str | None) -> Launch:
         known = ", ".join(fit or programs())
         raise UserError(f"{path}: whose configuration? --source NAME, one of {known}")
     name = asked or fit[0]
-    return Launch(source(name), name, path.name, {}, flags)
+    return Launch(source(name), path.name, {}, flags)
 
 
 def _marked(own: Source, flags: Mapping[str, Any]) -> bool:
@@ -112,7 +110,7 @@ def _marked(own: Source, flags: Mapping[str, Any]) -> bool:
 def _launched(commands: Sequence[Command], asked: str | None, path: Path) -> Iterator[Launch]:
     for command in commands:
         at = _program(command.words, asked)
-        if at is None:
+        if at is None or command.words[0].text in _ASIDE:
             continue
         before, program, after = command.words[:at], command.words[at], command.words[at + 1 :]
         flags = _flags(after, path)
@@ -124,13 +122,15 @@ def _launched(commands: Sequence[Command], asked: str | None, path: Path) -> Ite
             launcher = {key: _given([w], _at(path, w), key) for key, w in _own(command)}
             started = _starter(before)
             launcher |= {STARTER: Given(started, str(path), started), **_flags(before, path)}
-            yield Launch(source(name), name, program.text, launcher, flags)
+            yield Launch(source(name), program.text, launcher, flags)
 
 
 def _own(command: Command) -> Iterator[tuple[str, Word]]:
     """The variables of a command's environment that a launcher reads."""
     known = sources()[LAUNCHERS].flags
-    yield from ((name, word) for name, word in command.environment.items() if name in known)
+    for name, word in command.environment.items():
+        if name in known and not word.unread:
+            yield name, word
 
 
 def _starter(before: Sequence[Word]) -> str:

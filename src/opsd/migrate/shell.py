@@ -25,7 +25,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, and the variables that are set for it."""
+    """A command, and the variables that are set where it stands."""
 
     words: tuple[Word, ...]
     environment: Mapping[str, Word] = field(default_factory=dict)
@@ -78,6 +78,7 @@ class _Reader:
         self.array: str | None = None
         self.target = False
         self.depth = 0
+        self.counted = (0, 1)
         self.joined = False
 
     def commands(self) -> list[Command]:
@@ -174,7 +175,8 @@ class _Reader:
             word = words.pop(0)
             own[assigned[1]] = replace(word, text=word.text[assigned.end() :])
         if words and not declares:
-            self.found.append(Command(tuple(words), own))
+            known = {name: values[0] for name, values in self.known.items() if values}
+            self.found.append(Command(tuple(words), known | own))
             self.joined = False
             return
         for name, word in own.items():
@@ -286,7 +288,11 @@ class _Reader:
         raise self._error(f"a '{opens}' that is not closed", start)
 
     def _line(self, at: int | None = None) -> int:
-        return self.text.count("\n", 0, self.at if at is None else at) + 1
+        """The number of the line that a place is in; counted on from the place before."""
+        at = self.at if at is None else at
+        before, line = self.counted if at >= self.counted[0] else (0, 1)
+        self.counted = at, line + self.text.count("\n", before, at)
+        return self.counted[1]
 
     def _error(self, told: str, at: int | None = None) -> UserError:
         return UserError(f"{self.where}, line {self._line(at)}: {told}")
