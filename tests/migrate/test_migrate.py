@@ -108,7 +108,7 @@ def of_flags(folder: Path, program: str, flags: str, **given: Any) -> Migrated:
 
 
 def lines(made: Migrated, flag: str) -> list[str]:
-    return [str(remark) for remark in made.remarks if remark.flag.split(" ")[0] == flag]
+    return [str(remark) for remark in made.remarks if remark.flag.startswith(flag)]
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -329,7 +329,7 @@ def test_a_project_of_ones_own_is_a_file(tmp_path: Path):
         ("python opsd_train.py --learning_rate $(cat rate)\n", "$(cat rate), which is not run here"),
         ("python opsd_train.py $MORE\n", "--variable MORE=VALUE"),
         ("python opsd_train.py --beta 'x\n", "a quote that is not closed"),
-        ("python opsd_train.py --use_peft\n", "as a recipe: model: Field required"),
+        ("python opsd_train.py --use_peft\n", "as a recipe: model.name: Field required"),
         ("python opsd_train.py --model_name_or_path m --temperature 0\n", "sampling.temperature"),
     ],
 )
@@ -407,8 +407,12 @@ def test_every_field_of_trls_configuration_is_known(name: str):
 
 
 SAMPLES: dict[str, Any] = {
-    "positive": 3,
-    "other": "other",
+    "beta": 0.5,
+    "distillation_alpha": 0.5,
+    "max_length": 4096,
+    "top_k": 5,
+    "num_iterations": 2,
+    "num_substeps": 2,
     "chat_template_kwargs": '{"enable_thinking": false}',
     "dtype": "bfloat16",
     "torch_dtype": "bfloat16",
@@ -428,7 +432,9 @@ YES = {"dataset_streaming", "trust_remote_code", "vllm_enable_sleep_mode"}
 def tried(flag: str, case: Case, default: Any) -> list[Any]:
     """Values that a case is tried with: those it names, or one of its kind."""
     if case.values:
-        return [SAMPLES.get(key, key) if isinstance(key, str) else key for key in case.values]
+        other = 0 if "positive" in case.values else SAMPLES.get(flag, "another")
+        known = {"positive": 3, "other": other}
+        return [known.get(key, key) if isinstance(key, str) else key for key in case.values]
     if default not in (None, ""):
         return [default]
     return [SAMPLES.get(flag, "mine" if flag in TEXTS else True if flag in YES else 2)]

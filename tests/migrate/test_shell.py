@@ -21,6 +21,7 @@ PLAIN = {
     "a here-document": "cat > /dev/null <<EOF\nrun 'not this\nEOF\nrun a\n",
     "upper and lower": 'A=swa\nB="${A^^}"\nrun $B ${B,,}\n',
     "an export": "export A=1 B=2\nrun $A $B\n",
+    "an array of nothing": 'A=()\nrun --a 1 "${A[@]}" "$@" --b\n',
     "nothing but a name": "run --a= '' \"\" b=c\n",
     "a value with a dollar": "A='x$y'\nrun \"$A\" $A cost$\n",
 }

@@ -175,7 +175,9 @@ def _at(path: Path, word: Word) -> str:
 
 def _flags_of(path: Path) -> dict[str, Given]:
     return {
-        str(name).replace("-", "_"): Given(value, str(path), f"{name}:")
+        str(name).replace("-", "_"): Given(
+            scalar(value) if isinstance(value, str) else value, str(path), f"{name}:"
+        )
         for name, value in mapping(path).items()
     }
 

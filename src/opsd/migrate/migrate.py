@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from opsd.credentials import cleaned, without_credentials
+from opsd.credentials import HIDDEN, cleaned, without_credentials
 from opsd.migrate.launches import Given, Launch, find
 from opsd.migrate.sources import LAUNCHERS, Case, Flag, sources
 from opsd.recipe.content import Sampling
@@ -50,8 +50,7 @@ class Remark:
     why: str
 
     def __str__(self) -> str:
-        text = f"{self.flag}: {self.kind}: {self.why}" if self.flag else self.why
-        return "".join(c if c.isprintable() else " " for c in " ".join(cleaned(text).split()))
+        return _line(f"{self.flag}: {self.kind}: {self.why}" if self.flag else self.why)
 
 
 Others = Callable[[str, str, Any], Remark | None]
@@ -69,7 +68,7 @@ class Migrated:
     @property
     def text(self) -> str:
         """The recipe as a file; the remarks are its first lines."""
-        lines = [self.about, *map(str, self.remarks)]
+        lines = [_line(self.about), *map(str, self.remarks)]
         body = yaml.safe_dump(
             self.recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
         )
@@ -169,7 +168,9 @@ class _Flags:
                 remarks += self._remarks(name, name, recipe)
         for name, given in self.given.items():
             rule = self._rule(name)
-            if rule is None and others is not None and not given.unread:
+            if rule is None and given.unread:
+                remarks.append(Remark(UNKNOWN, self._shown(name), f"not read: {given.unread}"))
+            elif rule is None and others is not None:
                 found = others(name, self._shown(name), given.value)
                 remarks += [found] if found else []
             elif rule is None:
@@ -262,7 +263,8 @@ class _Flags:
         given = self.given[name]
         text = "" if given.value is True else cleaned(_text(given.value))
         hidden = not without_credentials({name: text})
-        return f"{given.spelled} {'***' if hidden else text[:_SHOWN]}".strip()
+        gap = "" if given.spelled.endswith("=") else " "
+        return f"{given.spelled}{gap}{HIDDEN if hidden else text[:_SHOWN]}".strip()
 
 
 _NO_SUCH = object()
@@ -271,6 +273,11 @@ _CHANGES: dict[str, Callable[[Any], Any]] = {
     "complement": lambda value: round(1 - value, 12),
     "count": lambda value: len(str(value).split(",")),
 }
+
+
+def _line(text: str) -> str:
+    """A text on one line, without credentials and what a comment may not hold."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(cleaned(text).split()))
 
 
 def _text(value: Any) -> str:

@@ -92,7 +92,7 @@ class _Reader:
     def _step(self) -> None:
         char = self.text[self.at]
         redirect = _REDIRECT.match(self.text, self.at)
-        if redirect and redirect[0] != "&":
+        if redirect:
             self._redirect(redirect[0])
         elif char == "\\":
             joins = self.text[self.at + 1 : self.at + 2] == "\n"
@@ -252,6 +252,12 @@ class _Reader:
         if values is None and default is not None:
             default = default.strip("'\"")
             values = [Word(default, 0, f"'{default}'" if "$" in default or "`" in default else None)]
+        if values is None and name in "@*":
+            told = "the script's own arguments, is taken for nothing"
+            self.remarks.append(f"line {self._line()}: {found[0]}, {told}")
+            values = []
+        if values == [] and self.word is not None and not self.word.text:
+            self.word = None  # an array of nothing is no word, not even in quotes
         if values is None:
             self._add(found[0], f"{found[0]} is not set in the script: {MEND} {name}=VALUE says it")
             return
