@@ -46,7 +46,10 @@ from opsd.training.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("choosing", "config", "methods", "migrating", "recipes")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("choosing", "config", "methods", "migrating", "recipes")
+    ),
     ROOT / "docs" / "how-to" / "translate.md",
 )
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
@@ -142,7 +145,9 @@ def translation_gates() -> str:
 def flags(name: str) -> str:
     """What becomes of a project's flags, but for those that it shares with what it extends."""
     own = sources()[name]
-    shared = {flag: rule for parent in own.extends for flag, rule in sources()[parent].flags.items()}
+    shared = {
+        flag: rule for parent in own.extends for flag, rule in sources()[parent].flags.items()
+    }
     rows: dict[str, list[str]] = {}
     for flag, rule in own.flags.items():
         if shared.get(flag) != rule:
@@ -162,7 +167,9 @@ def _case(case: Case, several: bool) -> str:
     if case.to is not None:
         one = {case.to: _inline(case.value)} if case.value is not None else {}
         each = {str(key): _inline(value) for key, value in case.values.items() if value is not None}
-        changed = {"complement": ", 1 minus it", "count": ", their number"}.get(case.change or "", "")
+        changed = {"complement": ", 1 minus it", "count": ", their number"}.get(
+            case.change or "", ""
+        )
         told = f"`{case.to}`{changed}"
         told += "".join(f": `{value}`" for value in one.values())
         told += f" ({', '.join(f'{k}: `{v}`' for k, v in each.items())})" if each else ""

@@ -118,9 +118,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_script_of_opsd_is_the_shipped_recipe(name: str, tmp_path: Path):
     size, gpus, batch, passes, rest, printed = SETTINGS[name]
-    text = OPSD.format(
-        size=size, gpus=gpus, batch=batch, passes=passes, rest=rest, adapter=ADAPTER
-    )
+    text = OPSD.format(size=size, gpus=gpus, batch=batch, passes=passes, rest=rest, adapter=ADAPTER)
     made = migrate(written(tmp_path, text), "opsd_v1" if name.startswith("opsd_v1") else None)
     memory = "engine.gpu_memory_utilization=0.6"
     assert resolved(parse(made.recipe)) == resolved(load(name, [*MACHINE, memory, *printed]))
@@ -326,7 +324,10 @@ def test_a_project_of_ones_own_is_a_file(tmp_path: Path):
     [
         ("echo hello\n", "no launch command found"),
         ("python other.py --a 1\n", "no launch command found"),
-        ("python opsd_train.py --learning_rate $(cat rate)\n", "$(cat rate), which is not run here"),
+        (
+            "python opsd_train.py --learning_rate $(cat rate)\n",
+            "$(cat rate), which is not run here",
+        ),
         ("python opsd_train.py $MORE\n", "--variable MORE=VALUE"),
         ("python opsd_train.py --beta 'x\n", "a quote that is not closed"),
         ("python opsd_train.py --use_peft\n", "as a recipe: model.name: Field required"),
@@ -403,7 +404,7 @@ def test_every_field_of_trls_configuration_is_known(name: str):
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
     } - {"remove_unused_columns", "model_init_kwargs"}
     assert len(own) > 5
-    assert not own - source(name).flags.keys()
+    assert sorted(own - source(name).flags.keys()) == []
 
 
 SAMPLES: dict[str, Any] = {
@@ -419,6 +420,8 @@ SAMPLES: dict[str, Any] = {
     "vllm_server_base_url": "http://localhost:8000",
     "vllm_gpu_memory_utilization": 0.5,
     "min_p": 0.1,
+    "top_p": 0.9,
+    "split_dataset_ratio": 0.1,
     "temperature": 0.5,
 }
 TEXTS = {
@@ -451,10 +454,10 @@ def test_whatever_a_rule_writes_a_recipe_can_have(name: str, tmp_path: Path):
                 continue
             for value in tried(flag, case, rule.default):
                 given = {**own.only, **case.when, flag: case.when.get(flag, value)}
-                given = {
-                    key: wanted[-1] if isinstance(wanted, list) and key != flag else wanted
-                    for key, wanted in given.items()
-                }
+                for key, wanted in case.when.items():
+                    given[key] = (
+                        wanted[0 if key == flag else -1] if isinstance(wanted, list) else wanted
+                    )
                 words = [f"{model.get(name, '--model_name_or_path')} base"]
                 for key, wanted in given.items():
                     if wanted in (None, "", -1) or str(wanted).startswith("$"):

@@ -251,7 +251,9 @@ class _Reader:
         values = self.known.get(name)
         if values is None and default is not None:
             default = default.strip("'\"")
-            values = [Word(default, 0, f"'{default}'" if "$" in default or "`" in default else None)]
+            values = [
+                Word(default, 0, f"'{default}'" if "$" in default or "`" in default else None)
+            ]
         if values is None and name in "@*":
             told = "the script's own arguments, is taken for nothing"
             self.remarks.append(f"line {self._line()}: {found[0]}, {told}")
