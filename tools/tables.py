@@ -165,20 +165,23 @@ def _case(case: Case, several: bool) -> str:
     kinds = {"did nothing there": case.dead, "always so here": case.always, "none": case.none}
     told = "".join(f"{kind}: {why}" for kind, why in kinds.items() if why is not None)
     if case.to is not None:
-        one = {case.to: _inline(case.value)} if case.value is not None else {}
-        each = {str(key): _inline(value) for key, value in case.values.items() if value is not None}
-        changed = {"complement": ", 1 minus it", "count": ", their number"}.get(
-            case.change or "", ""
-        )
-        told = f"`{case.to}`{changed}"
-        told += "".join(f": `{value}`" for value in one.values())
-        told += f" ({', '.join(f'{k}: `{v}`' for k, v in each.items())})" if each else ""
+        told = f"`{case.to}`{_CHANGES.get(case.change, '')}"
+        told += "" if case.value is None else f": `{_inline(case.value)}`"
+        each = [
+            f"{_inline(key)}: `{_inline(value)}`"
+            for key, value in case.values.items()
+            if value is not None
+        ]
+        told += f" ({', '.join(each)})" if each else ""
     if case.why is not None:
         told += f" ({case.why})" if told else case.why
     if not told:
         return ""
     wanted = ", ".join(f"`{flag}: {_inline(value)}`" for flag, value in case.when.items())
-    return f"{wanted}: {told}" if wanted else f"else {told}" if several and told[0] == "`" else told
+    return f"where {wanted}: {told}" if wanted else f"else {told}" if several else told
+
+
+_CHANGES = {"complement": ", 1 minus it", "count": ", their number", "lower": ", in small letters"}
 
 
 def _inline(value: Any) -> str:

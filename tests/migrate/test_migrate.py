@@ -62,7 +62,7 @@ SETTINGS: dict[str, tuple[str, int, int, int, str, list[str]]] = {
     "opsd_v1": ("1.7B", 8, 2, 2, f"{FIRST} --max_completion_length 2048", []),
     "opsd_v1-qwen3-4b": ("4B", 8, 1, 4, f"{FIRST} --max_completion_length 1024", []),
 }
-"""Recipe: size, GPUs, rollouts per device and pass, passes, the rest; and what only the paper says."""
+"""Recipe: size, GPUs, rollouts per pass, passes, the rest; and what only the paper says."""
 
 COPSD = """#!/usr/bin/env bash
 set -euo pipefail
@@ -308,7 +308,8 @@ def test_tinkers_settings(tmp_path: Path):
 def test_a_project_of_ones_own_is_a_file(tmp_path: Path):
     own = written(
         tmp_path,
-        "about: mine\nprograms: [learn.py]\nrecipe: {method: {name: opsd}, data: {source: x.jsonl}}\n"
+        "about: mine\nprograms: [learn.py]\n"
+        "recipe: {method: {name: opsd}, data: {source: x.jsonl}}\n"
         "flags:\n  base: model.name\n  rate: {default: 0.1, to: train.learning_rate}\n",
         "mine.yaml",
     )
@@ -382,7 +383,7 @@ PRINTED = {
     "copsd": "translated_data_path translated_data_dir train_language require_translation_ok"
     " student_enable_thinking include_problem_en include_reference_solution_en",
 }
-"""Flags that the released programs have, but for those of `TrainingArguments` that are fields here."""
+"""Flags of the released programs, but for fields of `TrainingArguments` that are fields here."""
 
 
 @pytest.mark.parametrize("name", PRINTED)

@@ -16,7 +16,7 @@ PLAIN = {
     "a default": 'A=\nrun "${MISSING:-some/model}" ${OTHER:-3} "${SET-4}"\n',
     "an array": "ARGS=(--a 1\n  --b 'x y' # a remark\n)\nARGS+=(--c)\nrun \"${ARGS[@]}\" end\n",
     "a remark": "# run nothing\nrun a # b\nrun c#d\n",
-    "what is printed elsewhere": "run a > /dev/null 2>&1\nrun b 2>/dev/null | cat\nrun c &>/dev/null\n",
+    "output elsewhere": "run a > /dev/null 2>&1\nrun b 2>/dev/null | cat\nrun c &>/dev/null\n",
     "several on a line": "true; run a && run b\nrun c\n",
     "a here-document": "cat > /dev/null <<EOF\nrun 'not this\nEOF\nrun a\n",
     "upper and lower": 'A=swa\nB="${A^^}"\nrun $B ${B,,}\n',
@@ -94,6 +94,6 @@ def test_nothing_is_run(tmp_path):
     ],
 )
 def test_a_script_that_is_cut_off_is_refused(script: str, told: str):
-    with pytest.raises(UserError, match="^s.sh, line") as error:
+    with pytest.raises(UserError, match=r"^s\.sh, line") as error:
         read(script, "s.sh")
     assert told in str(error.value) and "\n" not in str(error.value)

@@ -29,12 +29,13 @@ class Case(_Strict):
     """What becomes of a flag `when` other flags (and processes) are as they are there; null stands
     for one that is not given.
 
-    `to` is a recipe's key. What is written is the flag's value; or `value`; or the one that `values`
-    has for it, where `positive` and `other` are the last two to be tried. In what is written
-    `$value` stands for the flag's value, `$there` for what is written at the key so far, `$NAME`
-    for another flag's value; null writes nothing. `change` alters the value first: `lower`,
-    `complement` (1 minus it), `count` (of values between commas). Without `to` the flag did nothing there (`dead`), is always so here
-    (`always`), has no counterpart (`none`), or is read with another flag. `why` says what changed.
+    `to` is a recipe's key. What is written is the flag's value; or `value`; or the one that
+    `values` has for it, where `positive` and `other` are the last two to be tried. In what is
+    written `$value` stands for the flag's value, `$there` for what is written at the key so far,
+    `$NAME` for another flag's value; null writes nothing. `change` alters the value first: `lower`,
+    `complement` (1 minus it), `count` (of values between commas). Without `to` the flag did nothing
+    there (`dead`), is always so here (`always`), has no counterpart (`none`), or is read with
+    another flag. `why` says what changed.
     """
 
     when: dict[str, Any] = Field(default_factory=dict)
@@ -71,9 +72,9 @@ class Source(_Strict):
 
     `programs` are the names of its scripts or modules (with `*`), or two words of a command line;
     `only` are flags that must have these values besides, `marks` flags that tell its configuration
-    file from others' (of launchers: their names). `rollouts` are the flags (and `processes`) of which an optimizer step's
-    rollouts are the product. With `trainer`, flags of `TrainingArguments` that are not named here
-    are fields of `OPSDConfig`. `notes` hold of every migration.
+    file from others' (of launchers: their names). `rollouts` are the flags (and `processes`) of
+    which an optimizer step's rollouts are the product. With `trainer`, flags of `TrainingArguments`
+    that are not named here are fields of `OPSDConfig`. `notes` hold of every migration.
     """
 
     about: str
