@@ -186,7 +186,8 @@ _CHANGES = {"complement": ", 1 minus it", "count": ", their number", "lower": ",
 
 def _inline(value: Any) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
-    return text.removesuffix("\n").removesuffix("\n...")
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return text if "\n" not in text else json.dumps(value, ensure_ascii=False)
 
 
 def slot_of(annotated: Any) -> Slot:
