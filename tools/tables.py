@@ -1,5 +1,5 @@
 """Writes the tables of the pages from what there is: methods, their parts, shipped recipes,
-settings, what runs cost, and what gates of translations see.
+settings, other projects' flags, what runs cost, and what gates of translations see.
 
     python -m tools.tables
 
@@ -19,12 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from benchmarks.costs import SETTINGS, estimate
 from benchmarks.shapes import SHAPES
 
 from opsd.authors.authors import AnyAuthor
 from opsd.methods import FUNCTIONS
 from opsd.methods.signals import Signal
+from opsd.migrate.sources import Case, Flag, sources
 from opsd.objective.credit import AnyCredit, AnySurrogate
 from opsd.objective.divergences import AnyDivergence
 from opsd.objective.support import AnySupport
@@ -44,7 +46,10 @@ from opsd.training.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("choosing", "config", "methods", "recipes")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("choosing", "config", "methods", "migrating", "recipes")
+    ),
     ROOT / "docs" / "how-to" / "translate.md",
 )
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
@@ -137,6 +142,54 @@ def translation_gates() -> str:
     )
 
 
+def flags(name: str) -> str:
+    """What becomes of a project's flags, but for those that it shares with what it extends."""
+    own = sources()[name]
+    shared = {
+        flag: rule for parent in own.extends for flag, rule in sources()[parent].flags.items()
+    }
+    rows: dict[str, list[str]] = {}
+    for flag, rule in own.flags.items():
+        if shared.get(flag) != rule:
+            rows.setdefault(_becomes(rule), []).append(f"`{flag}`")
+    return _table(("flag", "here"), ((", ".join(names), told) for told, names in rows.items()))
+
+
+def _becomes(rule: Flag) -> str:
+    default = "" if rule.default in (None, "") else f"; not given: `{_inline(rule.default)}`"
+    told = [text for case in rule.cases if (text := _case(case, len(rule.cases) > 1))]
+    return ("; ".join(told) or "read with other flags") + default
+
+
+def _case(case: Case, several: bool) -> str:
+    kinds = {"did nothing there": case.dead, "always so here": case.always, "none": case.none}
+    told = "".join(f"{kind}: {why}" for kind, why in kinds.items() if why is not None)
+    if case.to is not None:
+        told = f"`{case.to}`{_CHANGES.get(case.change, '')}"
+        told += "" if case.value is None else f": `{_inline(case.value)}`"
+        each = [
+            f"{_inline(key)}: `{_inline(value)}`"
+            for key, value in case.values.items()
+            if value is not None
+        ]
+        told += f" ({', '.join(each)})" if each else ""
+    if case.why is not None:
+        told += f" ({case.why})" if told else case.why
+    if not told:
+        return ""
+    wanted = ", ".join(f"`{flag}: {_inline(value)}`" for flag, value in case.when.items())
+    return f"where {wanted}: {told}" if wanted else f"else {told}" if several else told
+
+
+_CHANGES = {"complement": ", 1 minus it", "count": ", their number", "lower": ", in small letters"}
+
+
+def _inline(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return text if "\n" not in text else json.dumps(value, ensure_ascii=False)
+
+
 def slot_of(annotated: Any) -> Slot:
     """The slot of a field's type such as `AnyTarget`."""
     (slot,) = (found for found in get_args(annotated) if isinstance(found, Slot))
@@ -155,6 +208,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "without_effect": partial(reasons, WITHOUT_EFFECT),
     "costs": costs,
     "translation_gates": translation_gates,
+    **{f"migrate_{name}": partial(flags, name) for name in sources()},
     **{slot.name: partial(parts, slot) for slot in map(slot_of, _SLOTS)},
 }
 """What writes each table, by the name in its marker."""

@@ -1,0 +1,58 @@
+"""The command of migration. Thin: it imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opsd.cli.arguments import Json, importing
+from opsd.types import UserError
+
+
+def migrate(
+    file: Annotated[Path, typer.Argument(help="A launch script, or a configuration (.yaml).")],
+    output: Annotated[
+        Path | None, typer.Option(help="The recipe to write; default: it is printed.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Whose it is, where it does not say so: opsd, gkd, ..., or a .yaml."),
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option(help="A variable of the script, as in LANG=swa, as often as needed."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a recipe of another project's launch script or configuration.
+
+    Every flag that means something else here, did nothing there, or has no counterpart is a line.
+    Nothing of a script is run."""
+    variables = {}
+    for text in variable or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UserError(f"--variable {text}: write NAME=VALUE")
+        variables[name.lstrip("$")] = value
+    if output is not None and output.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{output}: a recipe's file ends in .yaml")
+    if output is not None and output.exists():
+        raise UserError(f"{output} is there already: name another file, or move it away")
+    with importing():
+        from opsd.migrate.migrate import migrate as run
+        from opsd.runs.files import write_atomically
+
+    made = run(file, source, variables)
+    if output is not None:
+        write_atomically(output, made.text)
+    if as_json:
+        remarks = [vars(remark) for remark in made.remarks]
+        print(json.dumps({"recipe": made.recipe, "remarks": remarks}, ensure_ascii=False))
+    elif output is None:
+        print(made.text, end="")
+    else:
+        print(*map(str, made.remarks), sep="\n")
+        print(f"{output} is written. Next:\n  opsd preview {output}\n  opsd train {output}")
