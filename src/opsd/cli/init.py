@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from opsd.data.rows import file_rows, is_file
 from opsd.languages.registry import resolve
 from opsd.lm.built_in import NAMES
 from opsd.recipe.content import check_names
+from opsd.recipe.files import next_steps, refuse_taken
 from opsd.recipe.names import usual_method
 from opsd.runs.files import write_atomically
 from opsd.types import UserError
@@ -42,10 +42,7 @@ def init(
 
     Raises UserError where `output` is there already, and for names that there is nothing of.
     """
-    if output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{output}: a recipe's file ends in .yaml")
-    if output.exists():
-        raise UserError(f"{output} is there already: name another file, or move it away")
+    refuse_taken(output)
     model = ask("Model: a hub name, a folder, or miniature", model, "Qwen/Qwen3-1.7B")
     source = ask("Data: a file of problems, a dataset (owner/name), or miniature", data, "")
     if not source:
@@ -78,8 +75,7 @@ def init(
             "note: no answers, so that nothing is graded, and no dev problems are held out; if a"
             " column has them: --column answer=NAME"
         )
-    name = shlex.quote(str(output))
-    print(f"{output} is written. Next:\n  opsd preview {name}\n  opsd train {name}")
+    print(next_steps(output))
 
 
 def _first_rows(source: str) -> list[Mapping[str, Any]]:

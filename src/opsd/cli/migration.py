@@ -37,10 +37,10 @@ def migrate(
         if not name or not equals:
             raise UserError(f"--variable {text}: write NAME=VALUE")
         variables[name.lstrip("$")] = value
-    if output is not None and output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{output}: a recipe's file ends in .yaml")
-    if output is not None and output.exists():
-        raise UserError(f"{output} is there already: name another file, or move it away")
+    from opsd.recipe.files import next_steps, refuse_taken
+
+    if output is not None:
+        refuse_taken(output)
     with importing():
         from opsd.migrate.migrate import migrate as run
         from opsd.runs.files import write_atomically
@@ -55,4 +55,4 @@ def migrate(
         print(made.text, end="")
     else:
         print(*map(str, made.remarks), sep="\n")
-        print(f"{output} is written. Next:\n  opsd preview {output}\n  opsd train {output}")
+        print(next_steps(output))

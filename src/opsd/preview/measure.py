@@ -91,7 +91,7 @@ def measure(recipe: Recipe, count: int, samples: int = 1) -> dict[str, Any]:
     train, _ = load_problems(recipe.data)
     given = train.head(count) if isinstance(train, ProblemStream) else train
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(recipe, Path(folder), recipe.method.prepared(given, 0))
+        trainer = make_trainer(recipe, Path(folder), given)
         problems = varied(list({p.id: p for p in trainer.train_dataset}.values()), count)
         return _Measured(trainer, term, problems, samples).content()
 

@@ -4,6 +4,7 @@ and `configs/` of a source tree; and which recipes a recipe extends."""
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,21 @@ def find(name: str) -> Path:
             f" (`opsd recipes` lists them){near(name, known)}"
         )
     return known[name]
+
+
+def refuse_taken(output: Path) -> None:
+    """Raises UserError where a recipe cannot be written to a file: it has another ending, or is
+    there already."""
+    if not _is_file_name(str(output)):
+        raise UserError(f"{output}: a recipe's file ends in .yaml")
+    if output.exists():
+        raise UserError(f"{output} is there already: name another file, or move it away")
+
+
+def next_steps(output: Path) -> str:
+    """What is said of a recipe that was written."""
+    name = shlex.quote(str(output))
+    return f"{output} is written. Next:\n  opsd preview {name}\n  opsd train {name}"
 
 
 def output_of(name: str) -> Path:

@@ -100,11 +100,7 @@ def _spans(text: str) -> Iterator[tuple[re.Match[str], str]]:
 
 def latex_faults(source: str, target: str) -> Iterator[str]:
     """What became of the mathematics: commands, delimiters, formulas and braces."""
-    lost, extra = _differ(_commands(source), _commands(target))
-    if lost:
-        yield f"LaTeX is lost: {_shown(lost)}"
-    if extra:
-        yield f"LaTeX is added: {_shown(extra)}"
+    yield from _lost_and_added("LaTeX is", _commands(source), _commands(target))
     lost, extra = _differ(math(source), math(target))
     if lost:
         yield f"mathematics is lost or changed: {_shown(lost)}"
@@ -116,11 +112,7 @@ def latex_faults(source: str, target: str) -> Iterator[str]:
 
 def placeholder_faults(source: str, target: str) -> Iterator[str]:
     """Placeholders, tags and addresses that are lost, or that the source does not have."""
-    lost, extra = _differ(placeholders(source), placeholders(target))
-    if lost:
-        yield f"placeholders are lost: {_shown(lost)}"
-    if extra:
-        yield f"placeholders are added: {_shown(extra)}"
+    yield from _lost_and_added("placeholders are", placeholders(source), placeholders(target))
 
 
 def placeholders(text: str) -> list[str]:
@@ -215,6 +207,14 @@ def _balanced(text: str) -> bool:
         if depth < 0:
             return False
     return depth == 0
+
+
+def _lost_and_added(what: str, source: list[str], target: list[str]) -> Iterator[str]:
+    lost, extra = _differ(source, target)
+    if lost:
+        yield f"{what} lost: {_shown(lost)}"
+    if extra:
+        yield f"{what} added: {_shown(extra)}"
 
 
 def _differ(one: list[str], other: list[str]) -> tuple[list[str], list[str]]:
