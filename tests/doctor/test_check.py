@@ -96,6 +96,16 @@ def test_copies_are_found_and_such_as_have_another_answer(tmp_path):
     assert "line 3" in differ["examples"][0]["told"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("2 - 3", "2 + 3"), ("3.5 cm", "35 cm"), ("x^2", "x 2")]
+)
+def test_a_sign_or_a_decimal_mark_makes_another_problem(one, other, tmp_path):
+    rows = [
+        {"problem": f"What is {text}?", "answer": str(i)} for i, text in enumerate((one, other))
+    ]
+    assert found(rows, tmp_path) == {}
+
+
 def test_the_same_text_in_two_languages_is_no_copy(tmp_path):
     row = {"problem": "2 + 3 = ?", "solution": "#### 5", "answer": "5"}
     assert found([row | {"language": "eng"}, row | {"language": "swa"}], tmp_path) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ IDENTIFIED = 2000
 """Problems whose language is identified, of all languages the same number as far as they go: a
 thousand take about a second."""
 _SHOWN = 80
+_MARK = re.compile(r"(?<!\d)[.,;:!?'\"]|[.,;:!?'\"](?!\d)")
+"""Punctuation that is no number's."""
 _PART = re.compile(r"\n+|(?<=[.!?])\s+")
 
 
@@ -201,7 +204,8 @@ def _name(code: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+    """A text without what sets its sentences apart; signs and decimal marks tell formulas apart."""
+    return " ".join(_MARK.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def _same(answer: str, problem: Problem) -> bool:
