@@ -21,7 +21,11 @@ from tests.experiments.test_pool import Sleeper, asleep
 from opsd.experiments.pool import run_all
 
 if __name__ == "__main__":
-    list(run_all([Sleeper(sys.argv[1] + f"/{i}") for i in range(2)], asleep))
+    try:
+        print("begins", flush=True)
+        list(run_all([Sleeper(sys.argv[1] + f"/{i}") for i in range(2)], asleep))
+    except KeyboardInterrupt:
+        sys.exit(print("interrupted", file=sys.stderr) or 130)
 """
 
 
@@ -75,6 +79,29 @@ def test_no_worker_outlives_a_parent_that_was_killed(tmp_path: Path):
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert _within(30, lambda: not any(_alive(worker) for worker in workers))
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0, 3.0, None], ids=["early", "1 s", "3 s", "at work"])
+def test_ctrl_c_is_told_by_nobody_but_the_parent(tmp_path: Path, seconds: float | None):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    assert parent.stdout is not None and parent.stdout.readline() == "begins\n"
+    if seconds is None:
+        assert _within(120, lambda: (tmp_path / "0").is_file())
+    else:
+        time.sleep(seconds)
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=60)
+    assert parent.returncode == 130 and errors == "interrupted\n"
 
 
 def _within(seconds: float, done) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,8 @@ def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
     news: Any = context.SimpleQueue()
     executor = ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs)), context, _begin, (news,))
     with bar() as progress, closing(executor, news):
-        waiting = {executor.submit(work, job): job for job in jobs}
+        with _held_back():
+            waiting = {executor.submit(work, job): job for job in jobs}
         total = progress.add_task("all arms", total=len(jobs), unit="arm", note="")
         shown: dict[str, Any] = {}
         limits = {job.label: job.tokens for job in jobs}
@@ -65,6 +67,17 @@ def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
                 spoken = time.monotonic()
                 log(f"{len(jobs) - len(waiting)}/{len(jobs)} arms; {_under_way(progress, shown)}")
             time.sleep(0.1)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Ctrl-C waits while workers are started, in these (until `_begin`) as well as here: it comes
+    to all of them at once, and one that still imports would print a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _result(future: Future[R]) -> R:
@@ -97,6 +110,8 @@ def _begin(news: Any) -> None:
     import torch
     from transformers.utils import logging
 
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # the parent tells of it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_outlive_nobody, daemon=True).start()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
