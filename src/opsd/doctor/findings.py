@@ -15,7 +15,6 @@ from opsd.grade.answer import answers_match, gold_answer
 from opsd.grade.fidelity import identified, known
 from opsd.grade.format import extract_boxed
 from opsd.grade.gold import gold_fault
-from opsd.grade.verifier import decimal_mark
 from opsd.languages.registry import codes, language
 from opsd.types import Problem
 
@@ -213,7 +212,7 @@ def _same(answer: str, problem: Problem) -> bool:
     gold = str(problem.answer)
     if answer.strip() == gold_answer(gold):
         return True
-    return answers_match(answer, gold, decimal_mark(problem.language))
+    return answers_match(answer, gold, problem.language)
 
 
 def _stated(solution: str) -> str | None:
