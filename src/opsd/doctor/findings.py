@@ -85,7 +85,7 @@ def duplicates(problems: Sequence[Problem]) -> Iterator[Finding]:
     )
     first: dict[tuple[str, str], Problem] = {}
     for problem in problems:
-        one = first.setdefault((problem.language, _plain(problem.text)), problem)
+        one = first.setdefault((problem.language, plain(problem.text)), problem)
         if one is problem:
             continue
         again.add(problem, f"as {where(one)}: {problem.text}")
@@ -202,7 +202,7 @@ def _name(code: str) -> str:
     return language(code).name if code in codes() else code
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text without what sets its sentences apart; signs and decimal marks tell formulas apart."""
     return " ".join(_MARK.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
 
