@@ -68,8 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     asked = parts(SIZES[args.shapes], args.device)
     if args.device == "cuda" and not torch.cuda.is_available():
-        for part in asked:
-            keep(not_measured(part.measure, "no CUDA device"))
+        for measure, case in ((part.measure, case) for part in asked for case in part.cases):
+            keep(not_measured(measure, "no CUDA device", **case))
     else:
         run(asked, 60 * args.minutes, keep)
     judgement = verdicts(rows, args.device == "cuda")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.loss import rms
 from benchmarks.gpu.models import KNOWN
 from benchmarks.loss import milliseconds
 from benchmarks.rows import Row, judged
@@ -47,7 +48,3 @@ def rows(
         padded_ms=round(milliseconds(lambda: read(PADDED), device), 3),
         packed_ms=round(milliseconds(lambda: read(PACKED), device), 3),
     )
-
-
-def rms(difference: Tensor) -> float:
-    return difference.float().square().mean().sqrt().item()

@@ -92,16 +92,24 @@ def parts(sizes: Sizes, device: str) -> list[Part]:
     packed = {**model, "layers": 8, "lengths": sizes.packed}
     first, bound = sizes.largest
     return [
-        Part("loss", 4, losses(sizes.losses, "jsd(0.5)", [most])),
+        Part("benchmarks.gpu.loss", 4, losses(sizes.losses, "jsd(0.5)", [most])),
         Part(
-            "loss",
+            "benchmarks.gpu.loss",
             2,
             losses(sizes.losses[:3], "jsd(0.5)", fewer)
             + losses(sizes.losses[:2], "forward_kl", [most]),
         ),
-        Part("step", 4, steps),
-        Part("rollouts", 2, [{**model, "rollouts": n, "completion": 256} for n in sizes.written]),
-        Part("attention", 1, [{**packed, "implementation": name} for name in sizes.attention]),
-        Part("sharded", 1.5, [{**given, "rollouts": 2}], alone=True),
-        Part("largest", 2, [{**given, "first": first, "bound": bound}]),
+        Part("benchmarks.gpu.step", 4, steps),
+        Part(
+            "benchmarks.gpu.rollouts",
+            2,
+            [{**model, "rollouts": n, "completion": 256} for n in sizes.written],
+        ),
+        Part(
+            "benchmarks.gpu.attention",
+            1,
+            [{**packed, "implementation": name} for name in sizes.attention],
+        ),
+        Part("benchmarks.gpu.sharded", 1.5, [{**given, "rollouts": 2}], alone=True),
+        Part("benchmarks.gpu.largest", 2, [{**given, "first": first, "bound": bound}]),
     ]

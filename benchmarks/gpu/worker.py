@@ -24,13 +24,17 @@ PATIENCE_S = 60.0
 
 
 class Part(NamedTuple):
-    """What is measured, by `benchmarks.gpu.<measure>.rows(**case)` for every case; its share of the
-    time, in whatever unit; whether it leaves its process fit for others."""
+    """Cases of what a module's `rows(**case)` measures; their share of the time, in whatever unit;
+    whether they leave behind a process that is of no use to others."""
 
-    measure: str
+    module: str
     share: float
     cases: Sequence[Case]
     alone: bool = False
+
+    @property
+    def measure(self) -> str:
+        return self.module.rpartition(".")[2]
 
 
 class Worker:
@@ -43,10 +47,10 @@ class Worker:
         self.process.start()
         other.close()
 
-    def ask(self, measure: str, case: Case, deadline: float, keep: Callable[[Row], None]) -> str:
+    def ask(self, module: str, case: Case, deadline: float, keep: Callable[[Row], None]) -> str:
         """Hands over the case's rows as they come; returns why there are no more, or nothing."""
         try:
-            self.connection.send((measure, dict(case)))
+            self.connection.send((module, dict(case)))
             while self.connection.poll(max(0.0, deadline - time.monotonic())):
                 row, why = self.connection.recv()
                 if row is None:
@@ -86,7 +90,7 @@ def run(parts: Sequence[Part], seconds: float, keep: Callable[[Row], None]) -> N
                 note(f"{part.measure}, {part_end - now:.0f} s left: {dict(case)}")
                 # One that does not end must not take all from those after it.
                 deadline = max((now + part_end) / 2, now + PATIENCE_S)
-                why = worker.ask(part.measure, case, min(deadline, end), keep)
+                why = worker.ask(part.module, case, min(deadline, end), keep)
                 if why:
                     note(why)
                     keep(not_measured(part.measure, why, **case))
@@ -103,12 +107,12 @@ def _answer(connection: Connection) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no row
     while True:
         try:
-            measure, case = connection.recv()
+            module, case = connection.recv()
         except EOFError:
             return
         why = ""
         try:
-            for row in importlib.import_module(f"benchmarks.gpu.{measure}").rows(**case):
+            for row in importlib.import_module(module).rows(**case):
                 connection.send((row, ""))
         except Exception as error:  # whatever it is, the others are measured
             lines = f"{error}".strip().splitlines()
