@@ -197,7 +197,7 @@ def test_a_wrong_gradient_is_many_roundings_off():
 def test_the_committed_page_is_what_the_stored_results_give():
     written = page.PAGE.read_text("utf-8")
     assert written == page.render(page.stored())
-    for figure in ("loss_peaks.svg", "step_ratios.svg"):
+    for figure in ("loss_peaks.svg", "step_ratios.svg", "fleet.svg"):
         assert (figure in written) == (page.IMAGES / figure).is_file()
 
 
