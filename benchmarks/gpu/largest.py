@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.gpu.models import given
+from benchmarks.gpu.step import given
 from benchmarks.rows import Row, judged
 from benchmarks.step import Clock, ours
 

@@ -15,7 +15,7 @@ import yaml
 from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 
-from benchmarks.gpu.models import given
+from benchmarks.gpu.step import given
 from benchmarks.rows import Row, judged
 from benchmarks.step import Clock, World, own_config, own_trainer
 from opsd.lm.sharding import is_sharded

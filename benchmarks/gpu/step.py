@@ -6,10 +6,12 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 
-from benchmarks.gpu.models import given
+import torch
+
+from benchmarks.gpu.models import KNOWN
 from benchmarks.loss import peak_bytes
 from benchmarks.rows import Row, judged
-from benchmarks.step import DISTILLERS, Clock
+from benchmarks.step import DISTILLERS, Clock, World
 
 STEPS = 4
 
@@ -35,4 +37,17 @@ def rows(
         peak_bytes=peak,
         loss=next(row["loss"] for row in trainer.state.log_history if "loss" in row),
         first_s=round(clock.first, 2),
+    )
+
+
+def given(device: str, shape: str, asked: int, told: int, completion: int, rollouts: int) -> World:
+    """So many rollouts of so many tokens, under LoRA r=64; on a GPU in bfloat16."""
+    return World(
+        KNOWN[shape],
+        [completion] * rollouts,
+        device=device,
+        dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+        rank=64,
+        asked=asked,
+        told=told,
     )
