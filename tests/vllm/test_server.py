@@ -168,7 +168,8 @@ def test_a_server_without_what_is_needed_is_told_how_to_start(
 ):
     model = adapted(load_model(str(tiny_folder))).eval()
     engine = client(model, tokenizer, server[0])
-    engine.name = "nobody"
+    replica = engine.up[server[0]]
+    replica.served = replica.name = "nobody"
     with pytest.raises(UserError, match=r"refuses \(404.*start it with .*vllm serve"):
         engine.generate(prompts, PLAIN, SEEDS)
 
@@ -246,14 +247,15 @@ def test_a_server_writes_the_next_step_meanwhile(server, tiny_folder, tmp_path):
         engine=VLLMServer(server[0]),
     )
     engine: Any = trainer.generator.engine
-    asked, ask = [], engine._ask
+    replica = engine.up[server[0]]
+    asked, ask = [], replica.ask
 
     def noted(prompt: Any, sampling: Any, seed: int) -> Any:
         if sampling.max_tokens != PROBED.max_tokens:
-            asked.append(int(engine.name.split("-")[1]))
+            asked.append(int(replica.name.split("-")[1]))
         return ask(prompt, sampling, seed)
 
-    engine._ask = noted
+    replica.ask = noted
     trainer.train()
     # Four rollouts a step: of the first weights twice, then of those of the step before.
     assert asked == [1] * 8 + [2] * 4 + [3] * 4
