@@ -90,8 +90,8 @@ class _Server(ThreadingHTTPServer):
 
     def cut(self) -> None:
         """Closes its port and all connections, half-way through an answer too."""
+        self.shutdown()
         self.socket.close()
-        threading.Thread(target=self.shutdown, daemon=True).start()
         for connection in list(self.open):
             connection.shutdown(socket.SHUT_RDWR)
 

@@ -103,7 +103,7 @@ def plain_server(servers: Servers) -> tuple[str, subprocess.Popen]:
     return servers[1]
 
 
-def client(model: Any, tokenizer: Any, url: str, **choice: Any) -> Any:
+def client(model: Any, tokenizer: Any, url: str | list[str], **choice: Any) -> Any:
     setup = EngineSetup(model, tokenizer, [tokenizer.eos_token_id], len(tokenizer), 256)
     engine = VLLMServer(url, **choice).start(setup)
     engine.sync(model)
@@ -191,6 +191,26 @@ def test_whole_weights_reach_the_server(plain_server, tiny_folder, tokenizer, pr
     after = engine.generate(prompts, PLAIN, SEEDS)
     assert ids_of(after) != ids_of(before)
     assert_log_probs(model, prompts, after, len(tokenizer), 1.0)
+
+
+def test_replicas_write_what_one_server_writes(
+    server, tiny_folder, tokenizer, prompts, tmp_path, capsys
+):
+    model = adapted(load_model(str(tiny_folder))).eval()
+    many, seeds = prompts * 3, range(15)
+    one = client(model, tokenizer, server[0]).generate(many, PLAIN, seeds)
+    with serving(tiny_folder, tmp_path / "log", *LORA, *PROCESSED) as (url, process):
+        engine = client(model, tokenizer, [server[0], url])
+        assert ids_of(engine.generate(many, PLAIN, seeds)) == ids_of(one)
+        stop(process)
+        assert ids_of(engine.generate(many, PLAIN, seeds)) == ids_of(one)
+        told = capsys.readouterr().err
+        assert f"{url} has gone" in told and "1 of 2 servers write" in told
+        stirred(model, 1)
+        engine.sync(model)
+        after = engine.generate(many, PLAIN, seeds)
+    assert list(engine.up) == [server[0]] and ids_of(after) != ids_of(one)
+    assert_log_probs(model, many, after, len(tokenizer), 1.0)
 
 
 class Assassin(TrainerCallback):

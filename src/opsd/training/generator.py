@@ -60,7 +60,7 @@ class Generator:
         try:
             early = self.prefetcher.take(self.sampler)
             if early is None:
-                sampler = self._sampler(problems, total_steps)
+                sampler = self._sampler(problems, total_steps, step)
                 with self.full_params(writers(self.method)):
                     self.sync(step)
                     early = self._write(problems, sampler, step)
@@ -76,7 +76,7 @@ class Generator:
         """Has the engine write the groups of a later step, with the present weights."""
         with self.full_params():
             self.sync(step - 1)
-        sampler = self._sampler(problems, total_steps)
+        sampler = self._sampler(problems, total_steps, step - 1)
         self.prefetcher.begin(lambda own: self._write(problems, own, step), sampler)
 
     def sync(self, step: int) -> None:
@@ -124,11 +124,14 @@ class Generator:
             groups = author(groups, sampler, step)
         return list(groups)
 
-    def _sampler(self, problems: Sequence[Problem], total_steps: int) -> Sampler:
-        """The sampler of one step. The processes before this one may sample the same problems."""
+    def _sampler(self, problems: Sequence[Problem], total_steps: int, version: int) -> Sampler:
+        """The sampler of one step, with the weights after `version` steps. The processes before
+        this one may sample the same problems."""
         ids = gather_object([[problem.id for problem in problems]])
         earlier = Counter(itertools.chain(*ids[: self.rank]))
-        return replace(self.sampler, total_steps=total_steps, earlier=earlier)
+        return replace(
+            self.sampler, total_steps=total_steps, earlier=earlier, weights_version=version
+        )
 
     @contextlib.contextmanager
     def _use_weights(self, weights: Weights) -> Iterator[None]:

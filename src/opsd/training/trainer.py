@@ -256,6 +256,7 @@ class OPSDTrainer(Trainer):
                     self._ahead = self._next_rows(epoch_iterator, num_batches)
                 if self._ahead:
                     self.generator.begin_next(self._ahead[::group], step + 1, total_steps)
+        self.metrics.stale(self._groups, step)
         made = training_examples(
             self._groups,
             self.setup.terms,
