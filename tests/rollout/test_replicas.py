@@ -90,7 +90,7 @@ def test_fewer_prompts_than_slots_are_shared_out(replicas, start):
     engine = start(replicas)
     gate = threading.Barrier(6)  # all six are under way at once
     for replica in replicas:
-        replica.heard = lambda: gate.wait(10)
+        replica.heard = lambda: gate.wait(60)
     engine.generate(PROMPTS[:6], PLAIN, SEEDS[:6])
     assert [len(replica.asked) for replica in replicas] == [2, 2, 2]
 
@@ -114,7 +114,7 @@ def hang(replica: ModelServer) -> None:
 def test_the_prompts_of_one_that_is_lost_are_asked_again(
     replicas, start, model, tokenizer, capsys, trouble, told
 ):
-    engine = start(replicas, timeout=1.0)
+    engine = start(replicas, timeout=5.0 if trouble is hang else 60.0)
     replicas[1].heard = lambda: trouble(replicas[1])
     made = engine.generate(PROMPTS, PLAIN, SEEDS)
     assert ids_of(made) == ids_of(engine_for(model, tokenizer).generate(PROMPTS, PLAIN, SEEDS))
@@ -252,27 +252,31 @@ class Chaos:
 STEPS = 20
 
 
+def trained(
+    model: Path, folder: Path, replicas: Sequence[ModelServer], **how: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The log lines and the rollouts of a run with an adapter."""
+    trainer = OPSDTrainer(
+        str(model),
+        methods.opsd(),
+        config(folder, **{"max_steps": STEPS, "learning_rate": 0.02, **how}),
+        problems(32),
+        peft_config=LoraConfig(**LORA),
+        engine=VLLMServer([replica.url for replica in replicas], timeout=60.0),
+    )
+    trainer.train()
+    logged = [row for row in read_jsonl(folder / "metrics.jsonl") if "loss" in row]
+    return logged, list(read_jsonl(folder / "rollouts" / "rank0.jsonl"))
+
+
 def test_a_run_whose_servers_die_in_turn_learns_what_another_learns(
     replicas, tiny_folder, tmp_path, capsys
 ):
-    def train(folder: Path, urls: list[str]) -> tuple[list[dict[str, Any]], list[Any]]:
-        trainer = OPSDTrainer(
-            str(tiny_folder),
-            methods.opsd(),
-            config(folder, max_steps=STEPS, learning_rate=0.02),
-            problems(16),
-            peft_config=LoraConfig(**LORA),
-            engine=VLLMServer(urls, timeout=20.0),
-        )
-        trainer.train()
-        logged = [row for row in read_jsonl(folder / "metrics.jsonl") if "loss" in row]
-        return logged, list(read_jsonl(folder / "rollouts" / "rank0.jsonl"))
-
-    whole, theirs = train(tmp_path / "whole", [replicas[0].url])
+    whole, theirs = trained(tiny_folder, tmp_path / "whole", replicas[:1])
     chaos = Chaos(replicas, seed=5)
     for replica in replicas:
         replica.asked.clear()
-    disturbed, ours = train(tmp_path / "disturbed", [replica.url for replica in replicas])
+    disturbed, ours = trained(tiny_folder, tmp_path / "disturbed", replicas)
     assert [row["step"] for row in disturbed] == list(range(1, STEPS + 1))
     for key in ("loss", "grad_norm"):
         one, other = ([row[key] for row in run] for run in (whole, disturbed))
@@ -288,3 +292,21 @@ def test_a_run_whose_servers_die_in_turn_learns_what_another_learns(
     for seed, name in itertools.chain(chaos.asked, *(replica.asked for replica in replicas)):
         steps.setdefault(seed, set()).add(name)
     assert len(steps) == 4 * STEPS and all(len(names) == 1 for names in steps.values())
+
+
+def test_servers_write_several_steps_ahead_with_the_weights_of_then(
+    replicas, tiny_folder, tmp_path
+):
+    replicas[1].heard = lambda: time.sleep(0.2)
+    held: set[int] = set()
+    for replica in replicas:
+        replica.reached = lambda own=replica: held.add(len(own.adapters))
+    ahead = {"async_rollouts": {"max_staleness": 2}, "max_steps": 6}
+    logged, written = trained(tiny_folder, tmp_path, replicas, **ahead)
+    assert [row["staleness/max"] for row in logged] == [0, 1, 2, 2, 2, 2]
+    assert [row["staleness/mean"] for row in logged] == [0, 1, 2, 2, 2, 2]
+    # Adapters are numbered by the handovers, one a step. What servers were asked says the same.
+    handed = Counter(int(name.split("-")[1]) for r in replicas for _, name in r.asked)
+    assert handed == {1: 12, 2: 4, 3: 4, 4: 4}
+    assert Counter(row["weights_version"] + 1 for row in written) == handed
+    assert max(held) <= 4 and len(replicas[0].adapters) <= 3

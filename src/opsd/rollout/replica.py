@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,13 @@ START = (
     "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"
     " --enable-lora --max-lora-rank RANK --logprobs-mode processed_logprobs"
 )
-_UNKNOWN = 404
-
-
-class _StartedAnew(EngineDown):
-    """A server knows nothing of an adapter that it was handed."""
+_MISSING = 404
 
 
 class Replica:
-    """A server at one address, which answers within `timeout` seconds. `name` is what it calls the
-    weights that it writes with. `eos_ids` end a completion, `bias` is added to logits, by id.
+    """A server at one address, which answers within `timeout` seconds. `served` is what it calls
+    its model, `adapters` are those that it was handed. `eos_ids` end a completion, `bias` is added
+    to logits, by id.
 
     Whatever asks it raises EngineDown where it does not answer or fails, UserError where it
     refuses.
@@ -46,14 +42,15 @@ class Replica:
         except httpx2.InvalidURL as error:
             raise UserError(f"engine: {shown(url)} is no address ({error})") from error
         weakref.finalize(self, self.http.close)
-        self.served = self.name = ""
+        self.served = ""
+        self.adapters: set[str] = set()
 
     def find(self, seconds: float) -> None:
         """Learns what the server calls the model. Raises EngineDown where it does not answer
         within so many seconds."""
         try:
             reply = self.http.get("/v1/models", timeout=seconds).raise_for_status()
-            self.served = self.name = reply.json()["data"][0]["id"]
+            self.served = reply.json()["data"][0]["id"]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(f"{shown(self.url)} is no vLLM server") from error
         except httpx2.HTTPError as error:
@@ -73,34 +70,32 @@ class Replica:
                     ) from error
                 time.sleep(min(1.0, self.timeout / 4))
 
-    def put_on(self, adapter: Path) -> None:
-        """Writes with a LoRA adapter from now on, whose name is its folder's."""
-        named = {"lora_name": adapter.name, "lora_path": str(adapter)}
-        self._post("/v1/load_lora_adapter", named)
-        self._write_as(adapter.name)
-
-    def take_off(self) -> None:
-        """Writes with the weights that it serves from now on."""
-        self._write_as(self.served)
+    def hold(self, adapters: Collection[Path]) -> None:
+        """Has these LoRA adapters from now on, by the names of their folders, and no others."""
+        wanted = {adapter.name: adapter for adapter in adapters}
+        for name in wanted.keys() - self.adapters:
+            named = {"lora_name": name, "lora_path": str(wanted[name])}
+            self._post("/v1/load_lora_adapter", named)
+            self.adapters.add(name)
+        for name in self.adapters - wanted.keys():
+            # One that has started anew has nothing to unload.
+            self._post("/v1/unload_lora_adapter", {"lora_name": name}, missing=True)
+            self.adapters.discard(name)
 
     def reload(self, weights: Path) -> None:
-        """Writes with a whole model's weights from now on."""
+        """Has a whole model's weights from now on."""
         how = {"method": "reload_weights", "kwargs": {"weights_path": str(weights)}}
         self._post("/collective_rpc", how)
         self._post("/reset_prefix_cache", {})
 
-    def _write_as(self, name: str) -> None:
-        before, self.name = self.name, name
-        if before not in (self.served, name):
-            with contextlib.suppress(_StartedAnew):
-                self._post("/v1/unload_lora_adapter", {"lora_name": before})
-
-    def ask(self, prompt: Sequence[int], sampling: Sampling, seed: int) -> Completion:
-        """A prompt's completion."""
+    def ask(
+        self, prompt: Sequence[int], sampling: Sampling, seed: int, adapter: str | None
+    ) -> Completion:
+        """A prompt's completion, by the model with an adapter, or without any."""
         reply = self._post(
             "/v1/completions",
             {
-                "model": self.name,
+                "model": adapter or self.served,
                 "prompt": list(prompt),
                 "max_tokens": sampling.max_tokens,
                 "temperature": sampling.temperature,
@@ -122,18 +117,19 @@ class Replica:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(f"{shown(self.url)} does not answer as vLLM does") from error
 
-    def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
+    def _post(self, path: str, body: dict[str, Any], missing: bool = False) -> httpx2.Response:
+        """The reply. `missing` allows that what is named is not there."""
         where = shown(self.url)
         try:
             reply = self.http.post(path, json=body)
         except httpx2.TransportError as error:
             told = str(error) or type(error).__name__
             raise EngineDown(f"{where} has gone ({told})") from error
-        if reply.is_success:
+        if reply.is_success or (missing and reply.status_code == _MISSING):
             return reply
         told = " ".join(reply.text[:2000].split())[:300]
         if reply.is_server_error:
             raise EngineDown(f"{where}{path} fails ({reply.status_code}: {told})")
-        if reply.status_code == _UNKNOWN and self.name != self.served:
-            raise _StartedAnew(f"{where} has started anew, without the adapter ({told})")
+        if reply.status_code == _MISSING and body.get("model") in self.adapters:
+            raise EngineDown(f"{where} has started anew, without the adapter ({told})")
         raise UserError(f"{where}{path} refuses ({reply.status_code}: {told}); {START}")

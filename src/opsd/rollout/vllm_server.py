@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import shutil
 import tempfile
+import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -126,6 +129,10 @@ class VLLMServerEngine(Engine):
         self.replica = partial(Replica, timeout=choice.timeout, eos_ids=eos_ids, bias=bias)
         self.up = {url: self.replica(url) for url in choice.urls}
         _each(Replica.wait, self.up.values())
+        self.pins_weights = hasattr(model, "peft_config")
+        self.adapter: str | None = None
+        self.pins = Counter[str | None]()
+        self.lock = threading.Lock()
         self.syncs = 0
 
     def sync(self, model: nn.Module) -> None:
@@ -134,13 +141,24 @@ class VLLMServerEngine(Engine):
         refuse_another(model, self.base)
         self.syncs += 1
         folder = self.folder / f"step-{self.syncs}-{self.folder.name[-8:]}"
-        hand_over = _handed(model, folder)
+        adapted = adapter_of(model)
+        whole = adapted is None and not hasattr(model, "peft_config")
+        if adapted is not None:
+            save_adapter(adapted, folder)
+        elif whole:
+            save_whole(model, folder)
+        newest = folder.name if adapted is not None else None
+        with self.lock:
+            kept = {newest, *(+self.pins)}
+        adapters = [self.folder / name for name in kept if name]
 
         def renewed(url: str) -> tuple[Replica, list[Completion]] | EngineDown:
             try:
                 replica = self.up.get(url) or self._found(url)
-                hand_over(replica)
-                return replica, [replica.ask(self.probe, sampling, 0) for sampling in _PROBES]
+                replica.hold(adapters)
+                if whole:
+                    replica.reload(folder)
+                return replica, [replica.ask(self.probe, how, 0, newest) for how in _PROBES]
             except EngineDown as error:
                 return error
 
@@ -157,9 +175,22 @@ class VLLMServerEngine(Engine):
         for url, error in lost:
             if url in self.up:
                 self._drop(self.up[url], error)
+        self.adapter = newest
         for old in self.folder.iterdir():
-            if old != folder:
+            if old != folder and old.name not in kept:
                 shutil.rmtree(old, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[Engine]:
+        """An adapter stays at the replicas while the context lasts."""
+        own = copy.copy(self)
+        with self.lock:
+            self.pins[own.adapter] += 1
+        try:
+            yield own
+        finally:
+            with self.lock:
+                self.pins[own.adapter] -= 1
 
     def generate(
         self,
@@ -168,22 +199,22 @@ class VLLMServerEngine(Engine):
         seeds: Sequence[int],
         progress: Progress | None = None,
     ) -> list[Completion]:
-        rows = list(zip(prompts, seeds, strict=True))
+        rows, adapter = list(zip(prompts, seeds, strict=True)), self.adapter
         made: dict[int, Completion] = {}
         waiting = deque(range(len(rows)))
         asked: dict[Future[Completion], tuple[int, Replica]] = {}
         answered: SimpleQueue[Future[Completion]] = SimpleQueue()
         load = Counter[Replica]()
-        pool = ThreadPoolExecutor(self.choice.concurrency * len(self.up))
+        pool = ThreadPoolExecutor(self.choice.concurrency * len(self.choice.urls))
         try:
             while len(made) < len(rows):
                 while waiting:
-                    replica = min(self.up.values(), key=load.__getitem__)
+                    replica = min(list(self.up.values()), key=load.__getitem__)
                     if load[replica] >= self.choice.concurrency:
                         break
                     i = waiting.popleft()
                     prompt, seed = rows[i]
-                    future = pool.submit(replica.ask, prompt, sampling, seed)
+                    future = pool.submit(replica.ask, prompt, sampling, seed, adapter)
                     asked[future] = i, replica
                     load[replica] += 1
                     future.add_done_callback(answered.put)
@@ -218,9 +249,12 @@ class VLLMServerEngine(Engine):
 
     def _drop(self, replica: Replica, error: EngineDown) -> None:
         """Goes on without a replica. Raises its error where it is the last one."""
-        if len(self.up) == 1:
-            raise error
-        del self.up[replica.url]
+        with self.lock:
+            if self.up.get(replica.url) is not replica:  # another call has noticed
+                return
+            if len(self.up) == 1:
+                raise error
+            del self.up[replica.url]
         log(f"engine: {error}; {self._count}")
 
     def _agree(self, model: nn.Module, replica: Replica, probed: Sequence[Completion]) -> None:
@@ -229,18 +263,6 @@ class VLLMServerEngine(Engine):
             gap = disagreement(model, self.probe, made, self.vocab, sampling.temperature)
             remedy = f"{shown(replica.url)}: {START}"
             refuse_disagreement(gap, self.choice.tolerance, model.dtype, remedy)
-
-
-def _handed(model: nn.Module, folder: Path) -> Callable[[Replica], None]:
-    """Writes the weights to a folder, from which a replica then takes them."""
-    adapted = adapter_of(model)
-    if adapted is not None:
-        save_adapter(adapted, folder)
-        return lambda replica: replica.put_on(folder)
-    if hasattr(model, "peft_config"):
-        return Replica.take_off
-    save_whole(model, folder)
-    return lambda replica: replica.reload(folder)
 
 
 def _each(act: Callable[[T], U], given: Collection[T]) -> list[U]:

@@ -157,10 +157,8 @@ class Metrics:
         self.high("sampling/importance_sampling_ratio/max", max(ratios))
 
     def stale(self, groups: Sequence[Group], step: int) -> None:
-        """How many optimizer steps older the weights that wrote rollouts are than those that learn
-        from them at a step."""
-        versions = [r.weights_version for group in groups for r in group.rollouts]
-        ages = [step - version for version in versions if version is not None]
+        """How old a step's rollouts are, in optimizer steps."""
+        ages = ages_of(groups, step)
         if ages:
             self.add("staleness/mean", sum(ages), len(ages))
             self.high("staleness/max", max(ages))
@@ -181,6 +179,13 @@ class Metrics:
             for name in sorted({name for part in parts for name in part[index]}):
                 result[name] = pick(part[index][name] for part in parts if name in part[index])
         return result
+
+
+def ages_of(groups: Sequence[Group], step: int) -> list[int]:
+    """How many optimizer steps older the weights were that wrote each rollout than those are that
+    learn from it at a step; of rollouts that the student has written."""
+    versions = [r.weights_version for group in groups for r in group.rollouts]
+    return [step - version for version in versions if version is not None]
 
 
 def rollout_row(
