@@ -190,14 +190,14 @@ def test_what_is_older_than_a_resumed_run_allows_is_written_anew(tmp_path, start
     assert [row["staleness/max"] for row in logged] == [0, 1, 2, 3, 0, 1, 1, 1]
 
 
-def says_nothing(group: Any, i: int) -> None:
+def says_nothing(problem: Any, completion: str, right: bool | None) -> None:
     """An author's text."""
 
 
 def test_who_cannot_keep_weights_writes_one_step_ahead(tmp_path, start):
     with pytest.raises(UserError, match="above 1 needs older weights to stay at the engine"):
         start(tmp_path, **AHEAD | {"engine": Apart})
-    author = FunctionAuthor("critique", says_nothing)
+    author = FunctionAuthor("critique", function=f"{__name__}:says_nothing")
     authored = replace(methods.step_critique(), authors=(author,))
     with pytest.raises(UserError, match="above 1 is not for step_critique, whose authors"):
         start(tmp_path, method=authored, **AHEAD)
