@@ -159,6 +159,28 @@ def test_one_that_is_back_has_the_newest_weights_before_it_is_used(
     assert len(list(engine.folder.iterdir())) == 1
 
 
+def test_pinned_weights_stay_at_one_that_is_back(replicas, start, model, tokenizer):
+    engine = start(replicas)
+    before = ids_of(engine.generate(PROMPTS, PLAIN, SEEDS))
+    with engine.pinned() as then:
+        replicas[0].status = 503  # it is there, adapters and all
+        replicas[1].kill()
+        engine.generate(PROMPTS, PLAIN, SEEDS)
+        assert list(engine.up) == [replicas[2].url]
+        replicas[0].status = 200
+        replicas[1].begin()
+        engine.sync(stirred(model, 1))
+        assert len(engine.up) == 3
+        for replica in replicas:
+            replica.asked.clear()
+        assert ids_of(then.generate(PROMPTS, PLAIN, SEEDS)) == before
+        after = ids_of(engine.generate(PROMPTS, PLAIN, SEEDS))
+        assert after == ids_of(engine_for(model, tokenizer).generate(PROMPTS, PLAIN, SEEDS))
+        assert [len(replica.asked) for replica in replicas] == [8, 8, 8]
+    engine.sync(model)
+    assert [len(replica.adapters) for replica in replicas] == [1, 1, 1]
+
+
 def test_one_that_is_still_away_is_no_news(replicas, start, model, capsys):
     engine = start(replicas)
     replicas[2].kill()

@@ -24,17 +24,18 @@ _MISSING = 404
 
 class Replica:
     """A server at one address, which answers within `timeout` seconds. `served` is what it calls
-    its model, `adapters` are those that it was handed. `eos_ids` end a completion, `bias` is added
-    to logits, by id.
+    its model, `adapters` are those that it was handed: their names end with `mark`, by which they
+    are told from another trainer's. `eos_ids` end a completion, `bias` is added to logits, by id.
 
     Whatever asks it raises EngineDown where it does not answer or fails, UserError where it
     refuses.
     """
 
     def __init__(
-        self, url: str, timeout: float, eos_ids: Sequence[int], bias: dict[str, float]
+        self, url: str, timeout: float, mark: str, eos_ids: Sequence[int], bias: dict[str, float]
     ) -> None:
-        self.url, self.timeout, self.eos_ids, self.bias = url, timeout, list(eos_ids), bias
+        self.url, self.timeout, self.mark = url, timeout, mark
+        self.eos_ids, self.bias = list(eos_ids), bias
         # A server closes what has been idle for 5 s; what it is just closing is not asked again.
         limits = httpx2.Limits(keepalive_expiry=2.0)
         try:
@@ -46,11 +47,12 @@ class Replica:
         self.adapters: set[str] = set()
 
     def find(self, seconds: float) -> None:
-        """Learns what the server calls the model. Raises EngineDown where it does not answer
-        within so many seconds."""
+        """Learns what the server calls the model, and which adapters it has. Raises EngineDown
+        where it does not answer within so many seconds."""
         try:
             reply = self.http.get("/v1/models", timeout=seconds).raise_for_status()
-            self.served = reply.json()["data"][0]["id"]
+            self.served, *others = [model["id"] for model in reply.json()["data"]]
+            self.adapters = {name for name in others if name.endswith(self.mark)}
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(f"{shown(self.url)} is no vLLM server") from error
         except httpx2.HTTPError as error:

@@ -126,7 +126,10 @@ class VLLMServerEngine(Engine):
         self.base: Any = causal_lm(model)
         rows = self.base.get_output_embeddings().weight.shape[0]
         bias = {str(i): -100.0 for i in range(vocab, rows)}  # rows without a token
-        self.replica = partial(Replica, timeout=choice.timeout, eos_ids=eos_ids, bias=bias)
+        self.mark = self.folder.name[-8:]
+        self.replica = partial(
+            Replica, timeout=choice.timeout, mark=self.mark, eos_ids=eos_ids, bias=bias
+        )
         self.up = {url: self.replica(url) for url in choice.urls}
         _each(Replica.wait, self.up.values())
         self.pins_weights = hasattr(model, "peft_config")
@@ -140,7 +143,7 @@ class VLLMServerEngine(Engine):
         reads otherwise than the model does, EngineDown where none answers."""
         refuse_another(model, self.base)
         self.syncs += 1
-        folder = self.folder / f"step-{self.syncs}-{self.folder.name[-8:]}"
+        folder = self.folder / f"step-{self.syncs}-{self.mark}"
         adapted = adapter_of(model)
         whole = adapted is None and not hasattr(model, "peft_config")
         if adapted is not None:
