@@ -647,7 +647,7 @@ class OPSDTrainer(Trainer):
             checkpoint.clear(folder)
         self.accelerator.wait_for_everyone()
         step = self.state.global_step
-        unspent = self.generator.prefetcher.wait()
+        unspent = _everywhere(self.generator.prefetcher.wait())
         if step % self.method.reuse and self._groups is not None:
             unspent = {step: self._groups}
         if unspent:
@@ -716,11 +716,16 @@ class OPSDTrainer(Trainer):
                 raise UserError(f"{folder} lacks the rollouts that are still to be learned from")
             self._groups = unspent[step]
             return state["generated_tokens"]
-        for later, groups in unspent.items():
-            if max(ages_of(groups, later), default=0) <= self.args.max_staleness:
-                self.generator.prefetcher.keep(later, groups)
-            elif self.args.should_save:
-                log(f"step {later + 1}: its rollouts are older than max_staleness: written anew")
+        if state["processes"] != self.args.world_size:  # they are divided otherwise by now
+            return state["generated_tokens"]
+        limit = self.args.max_staleness
+        young = {k: v for k, v in unspent.items() if max(ages_of(v, k), default=0) <= limit}
+        young = _everywhere(young)
+        for later, groups in young.items():
+            self.generator.prefetcher.keep(later, groups)
+        if len(young) < len(unspent) and self.args.should_save:
+            old = ", ".join(str(later + 1) for later in sorted(unspent.keys() - young.keys()))
+            log(f"rollouts of steps {old} are older than max_staleness: they are written anew")
         return state["generated_tokens"]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -820,6 +825,12 @@ class OPSDTrainer(Trainer):
     def floating_point_ops(self, inputs: list[TrainingExample]) -> float:
         """6 x parameters x tokens of the student's sequences."""
         return 6.0 * self.model.num_parameters() * sum(example.tokens for example in inputs)
+
+
+def _everywhere(own: Mapping[int, list[Group]]) -> dict[int, list[Group]]:
+    """The steps' rollouts that no process lacks."""
+    steps = set.intersection(*gather_object([set(own)]))
+    return {step: own[step] for step in sorted(steps)}
 
 
 def _name(model: Any) -> str:
