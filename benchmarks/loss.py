@@ -28,6 +28,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,13 +58,15 @@ class Shape(NamedTuple):
 
     def inputs(self, device: str) -> tuple[Tensor, Tensor, Tensor]:
         """Student, teacher and head; bfloat16 on a GPU."""
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(self.vocab, self.hidden, generator=generator)
-        student = torch.randn(self.rows, self.hidden, generator=generator)
-        teacher = student + 0.3 * torch.randn(self.rows, self.hidden, generator=generator)
+        drawn = partial(
+            torch.randn, device=device, generator=torch.Generator(device).manual_seed(0)
+        )
+        weight = drawn(self.vocab, self.hidden)
+        student = drawn(self.rows, self.hidden)
+        teacher = student + 0.3 * drawn(self.rows, self.hidden)
         every = (student, teacher, weight * (2 / math.sqrt(self.hidden)))
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        student, teacher, weight = (x.to(device, dtype) for x in every)
+        student, teacher, weight = (x.to(dtype) for x in every)
         return student, teacher, weight
 
 

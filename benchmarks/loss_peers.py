@@ -1,4 +1,8 @@
-"""What `benchmarks.loss` compares: every form of ours, and what others compute the same with."""
+"""What `benchmarks.loss` compares: every form of ours, and what others compute the same with.
+
+A peer's package is imported when it is first run, so that one that is not installed is a row that
+says so.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import trl.kernels.chunked_divergence as trl_chunked
-from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-from liger_kernel.ops.fused_linear_jsd import LigerFusedLinearJSDFunction
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 from torch.utils.checkpoint import checkpoint
@@ -95,21 +96,24 @@ def checkpointed(chunk: int) -> Loss:
     return loss
 
 
-def trl(tile: int) -> Loss:
-    """TRL's chunked divergence with tiles of so many tokens; Triton kernels on a GPU."""
+def trl(tile: int | None = None) -> Loss:
+    """TRL's chunked divergence with tiles of so many tokens, or its default; Triton kernels on a
+    GPU."""
 
     def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
-        default = trl_chunked.TOKEN_CHUNK_SIZE
-        trl_chunked.TOKEN_CHUNK_SIZE = tile
+        import trl.kernels.chunked_divergence as chunked
+
+        default = chunked.TOKEN_CHUNK_SIZE
+        chunked.TOKEN_CHUNK_SIZE = tile or default
         try:
-            result: Any = trl_chunked.ChunkedDivergenceFunction.apply(
+            result: Any = chunked.ChunkedDivergenceFunction.apply(
                 student, weight, None, teacher, weight, None, DIVERGENCES[name][1]
             )
             total = result[0].sum()
             # The tile must hold during the backward pass too, so it is run here.
             (gradient,) = torch.autograd.grad(total, student)
         finally:
-            trl_chunked.TOKEN_CHUNK_SIZE = default
+            chunked.TOKEN_CHUNK_SIZE = default
         return _Given.apply(student, total.detach(), gradient)  # pyright: ignore
 
     return loss
@@ -119,6 +123,8 @@ def liger(chunk: int, compiled: bool = False) -> Loss:
     """Liger's chunked loss, which is autograd inside chunks."""
 
     def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
+        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
         jsd_loss = LigerFusedLinearJSDLoss(
             weight_hard_loss=0.0,
             weight_soft_loss=1.0,
@@ -134,6 +140,8 @@ def liger(chunk: int, compiled: bool = False) -> Loss:
 
 def liger_triton(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
     """Liger's Triton kernels, with the chunk that they choose."""
+    from liger_kernel.ops.fused_linear_jsd import LigerFusedLinearJSDFunction
+
     mean: Any = LigerFusedLinearJSDFunction.apply(
         student, weight, teacher, weight, None, DIVERGENCES[name][1]
     )
@@ -155,10 +163,9 @@ class _Given(torch.autograd.Function):
 
 def peers(device: str, chunk: int) -> dict[str, Loss]:
     """By name, everything but ours that runs on a device."""
-    tile = trl_chunked.TOKEN_CHUNK_SIZE
     every = {
         "dense": dense,
-        "TRL chunked, default tile": trl(tile),
+        "TRL chunked, default tile": trl(),
         f"TRL chunked, {chunk}": trl(chunk),
         f"Liger chunked, {chunk}": liger(chunk, compiled=device == "cuda"),
         f"checkpointed, {chunk}": checkpointed(chunk),

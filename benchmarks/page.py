@@ -9,6 +9,7 @@ Nothing on the page is written by hand: it is a template (`page.md.jinja`) fille
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ RESULTS, PAGE, IMAGES = (
 )
 BENCHMARKS = (
     *("loss", "loss_value", "step", "rollouts", "startup", "scaling", "real_shapes", "targets"),
-    *("real_model", "gpu"),
+    *("real_model", "gpu", "fleet"),
 )
 GPUS = (1, 4, 8, 64)
 Result = Mapping[str, Any]
@@ -105,7 +106,11 @@ def draw(results: Mapping[str, Result], folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams |= {"svg.hashsalt": "opsd", "svg.fonttype": "none", "font.size": 9}
-    figures = {"loss": ("loss_peaks", _peaks), "step": ("step_ratios", _ratios)}
+    figures = {
+        "loss": ("loss_peaks", _peaks),
+        "step": ("step_ratios", _ratios),
+        "fleet": ("fleet", _fleet),
+    }
     for name, figure in [figures[needed] for needed in figures if needed in results]:
         shown, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
         figure(results, axes)
@@ -153,6 +158,28 @@ def _ratios(results: Mapping[str, Result], axes: Any) -> None:
         n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= 2 * max(row["ratio"] for row in rows)
     ]
     axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _fleet(results: Mapping[str, Result], axes: Any) -> None:
+    """Steps per hour over the engines; a colour per number of trainers, a stroke per staleness."""
+    found = results["fleet"]
+    rows = found.pick(measure="fleet")  # type: ignore[attr-defined]
+    shades, dashes = ("#ccbb44", "#4477aa", "#aa3377"), (":", "-.", "-", "--", (0, (5, 1)))
+    colors = dict(zip(sorted({r["ranks"] for r in rows}), shades, strict=False))
+    strokes = dict(zip(sorted({r["staleness"] for r in rows}), dashes, strict=False))
+    for (ranks, color), (staleness, stroke) in itertools.product(colors.items(), strokes.items()):
+        points = [r for r in rows if (r["ranks"], r["staleness"]) == (ranks, staleness)]
+        engines, rates = zip(*((r["engines"], r["steps_per_hour"]) for r in points), strict=True)
+        axes.plot(engines, rates, color=color, linestyle=stroke, marker="o", markersize=2.5)
+    for ranks, color in colors.items():
+        axes.plot([], [], color=color, label=f"{ranks} trainers")
+    for staleness, stroke in strokes.items():
+        axes.plot([], [], color="black", linestyle=stroke, label=f"staleness {staleness}")
+    axes.set(xscale="log", yscale="log", xlabel="engines", ylabel="steps per hour")
+    axes.set_xticks(engines, [f"{n:,}" for n in engines])
+    axes.set_yticks([10, 20, 50, 100, 200], ["10", "20", "50", "100", "200"])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 

@@ -52,15 +52,21 @@ def finish(rows: Sequence[Mapping[str, Any]], file: Path | None, before: Mapping
     for row in rows:
         print(json.dumps(row), flush=True)
     if file is not None:
-        date = datetime.now(UTC).date().isoformat()
-        stored = {"command": command(), "date": date, "machine": before, "rows": rows}
-        write_atomically(file, json.dumps(stored, indent=1))
+        store(rows, file, before)
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+def store(rows: Sequence[Mapping[str, Any]], file: Path, before: Mapping[str, Any]) -> None:
+    """The rows, the machine as it was `before`, the date and the command, in one file."""
+    date = datetime.now(UTC).date().isoformat()
+    stored = {"command": command(), "date": date, "machine": before, "rows": rows}
+    write_atomically(file, json.dumps(stored, indent=1))
 
 
 def command() -> str:
     """How this benchmark was started, without where its rows are stored."""
-    module = Path(sys.argv[0]).stem
+    path = Path(sys.argv[0])
+    module = path.parent.name if path.stem == "__main__" else path.stem
     told = list(sys.argv[1:])
     if "--json" in told:
         place = told.index("--json")

@@ -32,7 +32,7 @@ from benchmarks.loss import Shape, bound, milliseconds
 from benchmarks.loss_peers import ours
 from benchmarks.rows import Row, finish, in_fresh_process, judged, machine, note
 from benchmarks.shapes import network, small
-from benchmarks.step import DISTIL, OURS, Clock, reward
+from benchmarks.step import DISTIL, Clock, lora, reward
 from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer
 from opsd.types import Problem
@@ -94,7 +94,7 @@ def step_seconds(case: Case) -> dict[str, float]:
             [problem(number) for number in range(case.problems)],
             processing_class=tokenizer(VOCAB),
             verifier=reward,
-            peft_config=OURS,
+            peft_config=lora(),
             engine=Given(VOCAB, [case.completion]),
             callbacks=[clock],
         ).train()

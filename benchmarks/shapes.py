@@ -92,8 +92,19 @@ def small(vocab: int) -> Shape:
     return Shape(256, 768, 4, 4, 2, tied=True, head_dim=64, vocab=vocab)
 
 
-def network(shape: Shape, device: str = "cpu") -> Qwen3ForCausalLM:
-    """The model, the same at every call; its weights are made where they stay."""
+def network(
+    shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Qwen3ForCausalLM:
+    """The model, the same at every call; its weights are made where they stay. What is no weight
+    stays float32, as in a model that is loaded."""
     torch.manual_seed(0)
     with torch.device(device):
-        return Qwen3ForCausalLM(shape.config)
+        made = Qwen3ForCausalLM(shape.config)
+    return in_dtype(made, dtype)
+
+
+def in_dtype(model: Qwen3ForCausalLM, dtype: torch.dtype) -> Qwen3ForCausalLM:
+    """The model itself, its weights in another type."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model

@@ -20,8 +20,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,10 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
-from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
 from benchmarks.loss import peak_bytes
 from benchmarks.rows import Row, finish, in_fresh_process, judged, machine, note
-from benchmarks.shapes import network, small
+from benchmarks.shapes import Shape, network, small
 from benchmarks.words import Given, text, tokenizer
 from opsd import OPSDConfig, OPSDTrainer, methods
 from opsd.methods import Method
@@ -53,45 +52,67 @@ TARGETS = {
     ("SDFT, full logits", "peak"): {32_000: 4.0, 151_936: 10.0},
 }
 """How many times ours a peer must at least take, by vocabulary."""
-OURS = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
+
+
+def lora(rank: int = 16) -> LoraConfig:
+    """On every linear layer."""
+    return LoraConfig(
+        task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules="all-linear"
+    )
 
 
 @dataclass(frozen=True)
 class World:
-    """Problems with the two prompts that both sides read, and the completions of each."""
+    """A model's shape, problems with the two prompts that both sides read, about so many tokens
+    long, and the completions of each. Whole rounds of them are one batch, and one pass."""
 
-    vocab: int
+    shape: Shape
+    lengths: Sequence[int]
     group: int = 1
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    rank: int = 16
+    asked: int = 60
+    told: int = 150
 
     @property
-    def lengths(self) -> list[int]:
-        """Of the completions, in tokens."""
-        return [length // 4 if self.vocab > LARGE else length for length in LENGTHS]
+    def vocab(self) -> int:
+        return self.shape.vocab
 
     @property
     def problems(self) -> list[Problem]:
         return [
             Problem(
-                text(60 + 5 * i, self.vocab, i),
+                text(self.asked + 5 * i, self.vocab, i),
                 answer="1",
-                privileged={"solution": text(150, self.vocab, 100 + i)},
+                privileged={"solution": text(self.told, self.vocab, 100 + i)},
             )
-            for i in range(ROLLOUTS // self.group)
+            for i in range(len(self.lengths) // self.group)
         ]
 
     @property
     def given(self) -> Given:
         return Given(self.vocab, self.lengths)
 
+    @property
+    def model(self) -> Any:
+        return network(self.shape, self.device, self.dtype)
 
-def common(folder: str, steps: int) -> dict[str, Any]:
+
+def on_cpu(vocab: int, group: int) -> World:
+    """A model that a CPU trains in seconds."""
+    lengths = [length // 4 if vocab > LARGE else length for length in LENGTHS]
+    return World(small(vocab), lengths, group)
+
+
+def common(world: World, folder: str, steps: int) -> dict[str, Any]:
     return {
         "output_dir": folder,
         "max_steps": steps,
-        "per_device_train_batch_size": ROLLOUTS,
+        "per_device_train_batch_size": len(world.lengths),
         "gradient_accumulation_steps": 1,
         "gradient_checkpointing": True,
-        "max_completion_length": max(LENGTHS),
+        "max_completion_length": max(world.lengths),
         "learning_rate": 1e-6,
         "max_grad_norm": 1.0,
         "lr_scheduler_type": "constant",
@@ -99,8 +120,8 @@ def common(folder: str, steps: int) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "use_cpu": True,
-        "bf16": False,
+        "use_cpu": world.device == "cpu",
+        "bf16": world.dtype == torch.bfloat16,
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
@@ -122,15 +143,23 @@ def reward(problem: Problem, completion: str) -> Verdict:
 
 
 def ours(world: World, folder: str, steps: int) -> Any:
+    return own_trainer(world, own_config(world, folder, steps))
+
+
+def own_config(world: World, folder: str, steps: int) -> OPSDConfig:
+    return OPSDConfig(**common(world, folder, steps), trace_steps=0, rollout_log_steps=0)
+
+
+def own_trainer(world: World, args: OPSDConfig) -> OPSDTrainer:
     method = DISTIL if world.group == 1 else methods.grpo(group=world.group)
     return OPSDTrainer(
-        network(small(world.vocab)),
+        world.model,
         method,
-        OPSDConfig(**common(folder, steps), trace_steps=0),
+        args,
         world.problems,
         processing_class=tokenizer(world.vocab),
         verifier=reward,
-        peft_config=OURS,
+        peft_config=lora(world.rank),
         engine=world.given,
     )
 
@@ -150,17 +179,17 @@ def rows(world: World) -> Dataset:
 
 
 def sdft(mode: str) -> Callable[[World, str, int], Any]:
-    class Replayed(SDFTTrainer):
-        """TRL's, which is handed the completions instead of sampling them."""
-
-        world: World
-
-        def _generate(self, prompt_ids: list[list[int]]) -> Any:
-            return prompt_ids, self.world.given.ids(prompt_ids)
-
     def make(world: World, folder: str, steps: int) -> Any:
+        from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+        class Replayed(SDFTTrainer):
+            """TRL's, which is handed the completions instead of sampling them."""
+
+            def _generate(self, prompt_ids: list[list[int]]) -> Any:
+                return prompt_ids, world.given.ids(prompt_ids)
+
         args = SDFTConfig(
-            **common(folder, steps),
+            **common(world, folder, steps),
             distillation_mode=mode,
             distillation_alpha=0.5,
             distillation_is_clip=None,
@@ -170,13 +199,12 @@ def sdft(mode: str) -> Callable[[World, str, int], Any]:
             chat_template_kwargs=STUDENT.template_options,
         )
         trainer = Replayed(
-            network(small(world.vocab)),
+            world.model,
             args,
             rows(world),
             processing_class=tokenizer(world.vocab),
-            peft_config=OURS,
+            peft_config=lora(world.rank),
         )
-        trainer.world = world
         builder: Any = trainer.teacher_context_builder
         builder._compose_teacher_prompt = lambda prompt, told: [{"role": "user", "content": told}]
         return trainer
@@ -184,18 +212,17 @@ def sdft(mode: str) -> Callable[[World, str, int], Any]:
     return make
 
 
-class ReplayedGRPO(GRPOTrainer):
-    """TRL's, which is handed the completions instead of sampling them."""
-
-    world: World
-
-    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.world.given.ids(prompt_ids), None
-
-
 def grpo(world: World, folder: str, steps: int) -> Any:
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Replayed(GRPOTrainer):
+        """TRL's, which is handed the completions instead of sampling them."""
+
+        def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+            return world.given.ids(prompt_ids), None
+
     args = GRPOConfig(
-        **common(folder, steps),
+        **common(world, folder, steps),
         num_generations=world.group,
         beta=0.0,
         loss_type="grpo",
@@ -205,16 +232,14 @@ def grpo(world: World, folder: str, steps: int) -> Any:
     def score(completions: list[Any], **kwargs: Any) -> list[float]:
         return [float(len(c[0]["content"]) % 2 == 0) for c in completions]
 
-    trainer = ReplayedGRPO(
-        network(small(world.vocab)),
+    return Replayed(
+        world.model,
         score,
         args,
         rows(world).remove_columns("privileged_context"),
         processing_class=tokenizer(world.vocab),
-        peft_config=OURS,
+        peft_config=lora(world.rank),
     )
-    trainer.world = world
-    return trainer
 
 
 DISTILLERS = {
@@ -226,17 +251,32 @@ REWARDED = {"ours": ours, "GRPO": grpo}
 
 
 class Clock(TrainerCallback):
-    """CPU seconds of every step but the first, from the end of the one before."""
+    """Seconds of the first step and of every other, from the end of the one before: of CPU time, or
+    until a GPU has finished."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.last: float | None = None
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self.ends: list[float] = []
+
+    @property
+    def first(self) -> float:
+        """With what is compiled and set up."""
+        return self.ends[1] - self.ends[0]
+
+    @property
+    def seconds(self) -> list[float]:
+        return [after - before for before, after in pairwise(self.ends[1:])]
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._note()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        now = time.process_time()
-        if self.last is not None:
-            self.seconds.append(now - self.last)
-        self.last = now
+        self._note()
+
+    def _note(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        self.ends.append(time.process_time() if self.device == "cpu" else time.perf_counter())
 
 
 def timed(name: str, world: World) -> tuple[float, float]:
@@ -313,7 +353,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     before = machine()
-    worlds = [World(vocab, group) for vocab in args.vocab for group in (1, GROUP)]
+    worlds = [on_cpu(vocab, group) for vocab in args.vocab for group in (1, GROUP)]
     return finish(
         [row for world in worlds for row in measure(world, args.rounds)], args.json, before
     )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks import gpu, page, real_model, rollouts, scaling, startup
+from benchmarks import page, real_model, rollouts, scaling, startup
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import attention, loss, verdicts, worker
+from benchmarks.gpu.cases import SIZES, parts
+from benchmarks.loss import Shape
 from benchmarks.rows import command, finish, judged, not_measured
 from benchmarks.shapes import network, small
 from tests.conftest import tiny_model
 
 from opsd.data.problems import load_problems
+from opsd.lm.layout import Layout, pack
 
 KEYS = {"measure", "ratio", "target", "ok"}
 
@@ -88,26 +94,110 @@ def test_a_models_folder_is_written_and_learned_with(tmp_path: Path, tokenizer):
     assert step.keys() >= KEYS and 0 < step["products_cpu_s"] < 100 and step["cpu_s"] > 0
 
 
-def test_what_needs_a_gpu_runs_on_a_cpu_at_a_tiny_shape(tmp_path: Path, capsys):
+@pytest.mark.slow
+def test_what_needs_a_gpu_runs_on_a_cpu_at_tiny_shapes(tmp_path: Path, capsys):
     file = tmp_path / "gpu.json"
-    words = ["--device", "cpu", "--shapes", "tiny", "--completions", "8", "--largest", "1"]
-    assert gpu.main([*words, "--json", str(file)]) == 0
-    rows = json.loads(file.read_text())["rows"]
-    measures = {row["measure"].partition(":")[0] for row in rows}
-    assert measures == set(gpu.MEASURES) and not any("not_measured" in row for row in rows)
+    words = ["--device", "cpu", "--shapes", "tiny", "--minutes", "4", "--json", str(file)]
+    assert gpu.main(words) == 0
+    stored = json.loads(file.read_text())
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert stored["rows"] == printed and stored["machine"].keys() >= {"gpus", "driver", "versions"}
+    measured = {row["measure"] for row in printed if "not_measured" not in row}
+    assert measured == {part.measure for part in parts(SIZES["tiny"], "cpu")} | {"target"}
+    unmeasured = {row.get("name") or row["implementation"] for row in rows_without(printed)}
+    assert unmeasured == {"ours, triton", "Liger, Triton", "flash_attention_2"}
+    (sharded,) = (row for row in printed if row["measure"] == "sharded")
+    assert sharded["apart"] < 1e-5 and sharded["whole"]["loss"] > 0
 
 
-def test_without_a_gpu_rows_say_so(capsys, monkeypatch: pytest.MonkeyPatch):
+def rows_without(rows: list[dict]) -> list[dict]:
+    return [r for r in rows if "not_measured" in r and r["measure"] != "target"]
+
+
+def test_without_a_gpu_rows_say_so(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert gpu.main([]) == 0
+    assert gpu.main(["--json", str(tmp_path / "gpu.json")]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(rows) == 3 * 2 * 4 and all(row["not_measured"] for row in rows)
+    cases = [row for row in rows if row["measure"] != "target"]
+    assert len(cases) == sum(len(part.cases) for part in parts(SIZES["real"], "cuda"))
+    assert all(row["not_measured"] == "no CUDA device" for row in cases)
+    assert all("not_measured" in row for row in rows) and len(rows) > len(cases)
+
+
+def test_a_case_that_fails_dies_or_does_not_end_costs_no_other(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worker, "PATIENCE_S", 12.0)
+    kinds = ("fine", "fails", "dies", "hangs", "fine")
+    part = worker.Part("tests.gpu_cases", 1, [{"kind": kind} for kind in kinds])
+    rows: list[dict] = []
+    worker.run([part], 24, rows.append)
+    told = [(row["kind"], row.get("not_measured")) for row in rows]
+    assert told == [
+        ("fine", None),
+        ("fails", None),
+        ("fails", "ValueError: of no use"),
+        ("dies", None),
+        ("dies", "the process died, exit code 3"),
+        ("hangs", None),
+        ("hangs", "its time was up"),
+        ("fine", None),
+    ]
+
+
+def test_what_no_time_is_left_for_is_a_row():
+    rows: list[dict] = []
+    worker.run([worker.Part("tests.gpu_cases", 1, [{"kind": "fine"}] * 2)], 0.0, rows.append)
+    assert [row["not_measured"] for row in rows] == ["no time was left for it"] * 2
+
+
+def loss_row(name: str, **more) -> dict:
+    about = {"divergence": "jsd(0.5)", "tokens": 8192, "hidden": 4096, "gradient_error": 1.0}
+    return judged("loss", more.pop("ratio", 1.2), name=name, **about, **more)
+
+
+def test_the_table_compares_with_the_floor_and_the_peers():
+    rows = [
+        loss_row("ours, triton", ratio=1.25, ms=50.0, peak_bytes=100),
+        loss_row("TRL", ms=160.0, peak_bytes=90),
+        not_measured("loss", "no module named liger_kernel", **{"name": "Liger, Triton"})
+        | {"divergence": "jsd(0.5)", "tokens": 8192, "hidden": 4096},
+        judged("sharded", None, rollouts=2, apart=0.5),
+        judged("largest", None, rollouts=8, fits=True),
+        judged("largest", None, rollouts=16, fits=False),
+    ]
+    judgement = verdicts.verdicts(rows, judges=True)
+    seen = [(row.get("measured"), row["ok"]) for row in judgement]
+    # Time over the floor, the gradient; TRL's time and peak; Liger; the shards; what fits.
+    assert seen == [
+        *((1.25, True), (1.0, True), (3.2, True), (0.9, False)),
+        *((None, True), (0.5, False), (8, True)),
+    ]
+    lines = verdicts.table(judgement).splitlines()
+    assert "at most 1.3" in lines[1] and lines[1].endswith("met")
+    assert lines[4].endswith("MISSED") and "no module named liger_kernel" in lines[5]
+    assert all(row["ok"] for row in verdicts.verdicts(rows, judges=False))
+
+
+def test_sequences_that_see_each_other_are_many_roundings_apart(monkeypatch: pytest.MonkeyPatch):
+    case = {"device": "cpu", "shape": "tiny", "layers": 2, "lengths": (9, 3, 14)}
+    (right,) = attention.rows(**case, implementation="sdpa")
+    leaky = Layout(lambda inputs, pad: replace(pack(inputs, pad), places_BL=None), sum)
+    monkeypatch.setattr(attention, "PACKED", leaky)
+    (wrong,) = attention.rows(**case, implementation="sdpa")
+    assert right["ratio"] < verdicts.ROUNDING < 10 < wrong["ratio"]
+
+
+def test_a_wrong_gradient_is_many_roundings_off():
+    student, teacher, weight = (x.bfloat16() for x in Shape(8, 256, 32, 8).inputs("cpu"))
+    exact = loss.defined(student.float(), teacher.float(), weight.float(), "jsd(0.5)")
+    ours = loss.defined(student, teacher, weight, "jsd(0.5)")
+    off = [loss.apart(g, student, teacher, weight, "jsd(0.5)") for g in (ours, exact, 0.9 * exact)]
+    assert off[0] == 1.0 and off[1] == 0.0 and off[2] > verdicts.ROUNDING
 
 
 def test_the_committed_page_is_what_the_stored_results_give():
     written = page.PAGE.read_text("utf-8")
     assert written == page.render(page.stored())
-    for figure in ("loss_peaks.svg", "step_ratios.svg"):
+    for figure in ("loss_peaks.svg", "step_ratios.svg", "fleet.svg"):
         assert (figure in written) == (page.IMAGES / figure).is_file()
 
 
@@ -115,7 +205,7 @@ def test_a_page_of_less_says_what_to_run():
     some = {name: result for name, result in page.stored().items() if name == "real_shapes"}
     written = page.render(some)
     for name in ("loss", "step", "rollouts", "startup", "scaling", "gpu"):
-        assert f"python -m benchmarks.{name} --json" in written
+        assert f"python -m benchmarks.{name} --" in written
 
 
 def test_the_page_names_every_target_that_was_missed():

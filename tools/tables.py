@@ -24,6 +24,9 @@ from benchmarks.costs import SETTINGS, estimate
 from benchmarks.shapes import SHAPES
 
 from opsd.authors.authors import AnyAuthor
+from opsd.cli.languages import listing
+from opsd.grade.fidelity import known
+from opsd.languages.registry import Language, language
 from opsd.methods import FUNCTIONS
 from opsd.methods.signals import Signal
 from opsd.migrate.sources import Case, Flag, sources
@@ -42,13 +45,14 @@ from opsd.rollout.horizon import AnyHorizon
 from opsd.rollout.sources import AnyRows, AnySource
 from opsd.teacher.weights import AnyWeights
 from opsd.training.config import UNSUPPORTED, WITHOUT_EFFECT, OPSDConfig
+from opsd.translate.gates import measured
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("choosing", "config", "methods", "migrating", "recipes")
+        for name in ("choosing", "config", "languages", "methods", "migrating", "recipes")
     ),
     ROOT / "docs" / "how-to" / "translate.md",
 )
@@ -121,6 +125,32 @@ def costs() -> str:
             )
         )
     return _table(("model", "LoRA", "all weights, frozen teacher", "hours on one H100, LoRA"), rows)
+
+
+def languages() -> str:
+    """Every language: where it is used, and what is known of it."""
+    rows = (
+        (
+            f"`{row['code']}` {row['name']}",
+            f"{row['script']}{', right to left' if row['direction'] == 'rtl' else ''}",
+            ", ".join(row["used_in"]),
+            "yes" if row["verified"] else "",
+            _numerals(language(row["code"])),
+            "yes" if row["code"] in known() else "",
+            "yes" if row["code"] in measured() else "",
+        )
+        for row in listing()
+    )
+    columns = ("language", "script", "used in", "read", "numerals", "told apart", "translations")
+    return _table(columns, rows)
+
+
+def _numerals(language: Language) -> str:
+    if language.code == "eng":
+        return "all"
+    if language.script in ("Hans", "Jpan"):
+        return "characters"
+    return f"0 to {max(language.numerals)}" if language.numerals else ""
 
 
 def translation_gates() -> str:
@@ -207,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "unsupported": partial(reasons, UNSUPPORTED),
     "without_effect": partial(reasons, WITHOUT_EFFECT),
     "costs": costs,
+    "languages": languages,
     "translation_gates": translation_gates,
     **{f"migrate_{name}": partial(flags, name) for name in sources()},
     **{slot.name: partial(parts, slot) for slot in map(slot_of, _SLOTS)},

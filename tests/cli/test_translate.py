@@ -70,6 +70,7 @@ def test_a_dry_run_says_what_it_would_cost(command, server):
         (["problems.jsonl", "--rate", "0"], {}, "--rate 0: write a number above 0"),
         (["problems.jsonl", "--timeout", "-1"], {}, "--timeout -1: write a number above 0"),
         (["problems.jsonl", "--column", "prompt"], {}, "--column prompt: write prompt=COLUMN"),
+        (["problems.jsonl", "--code", "twi"], {}, "--code twi: write LANGUAGE=CODE"),
         (["problems.jsonl", "--column", "prompt=q"], {}, "no column 'q' for 'prompt'"),
         (["problems.jsonl", "--template", "no.jinja"], {}, "no prompt template 'no.jinja'"),
         (["problems.jsonl"], {"endpoint": None, "model": "no/such/model"}, "cannot load the model"),

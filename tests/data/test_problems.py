@@ -428,6 +428,32 @@ def test_the_built_in_world_has_a_dev_split_by_number_and_by_share():
     assert load_problems(Data(source="miniature", language="swa", limit=40, dev=4)) == (train, dev)
 
 
+PICTURED = [
+    {"image": "cat.png"},
+    {"images": [{"bytes": "..."}]},
+    {"Video": "cat.mp4"},
+    {"problem": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]},
+]
+
+
+@pytest.mark.parametrize("more", PICTURED)
+def test_a_row_with_a_picture_is_refused(more, tmp_path):
+    rows = [{"problem": "1 + 1?", "answer": "2"}, {"problem": "2 + 2?", "answer": "4", **more}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"line 2: the column '.*' holds a picture or a sound"):
+        read(Data(source=str(file)))
+
+
+def test_text_rows_of_a_vision_language_set_are_read(tmp_path):
+    said = [{"type": "text", "text": "1 + 1"}, {"type": "text", "text": "= ?"}]
+    row = {"problem": [{"role": "user", "content": said}], "answer": "2", "image": None}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    (made,) = read(Data(source=str(file)))
+    assert [(turn["role"], turn["content"]) for turn in made.prompt] == [("user", "1 + 1\n\n= ?")]
+
+
 def test_ids_are_hashes_of_the_content():
     one = Problem("p", answer="1", privileged={"solution": "s", "translation": "t"})
     assert one.id == Problem("p", "1", "eng", {"translation": "t", "solution": "s"}).id

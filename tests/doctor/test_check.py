@@ -12,7 +12,7 @@ from tests.arrange import command
 
 from opsd.data.problems import Data
 from opsd.doctor.check import check
-from opsd.doctor.overlap import overlaps
+from opsd.doctor.overlap import at_hand, overlaps
 from opsd.doctor.page import write_page
 from opsd.doctor.prompts import check_recipe
 from opsd.miniature.world import problems as built_in
@@ -116,11 +116,19 @@ def test_problems_of_a_suite_are_found_word_for_word_and_nearly():
     other = LONG.replace("merchant", "farmer").upper()
     short = Problem("Find x + 3.", id="short")
     suites = {"one": [Problem(LONG, id="of the suite")], "two": [short]}
-    given = [Problem(t, id=t[:9]) for t in (LONG, other, changed, "Find y + 3.", "FIND x + 3")]
-    one, two = overlaps(given, suites)
-    assert (one.rows, one.of, two.rows) == (2, 5, 1)
+    texts = (LONG, other, changed, "Find y + 3.", "FIND x + 3", "Find x - 3.")
+    one, two = overlaps([Problem(t, id=t[:9]) for t in texts], suites)
+    assert (one.rows, one.of, two.rows) == (2, 6, 1)
     assert "100% of problem of the suite" in one.examples[0]["told"]
     assert overlaps([Problem("Something else, that stands in no suite at all.")], suites) == []
+
+
+def test_suites_that_are_not_there_are_passed_over_and_damaged_ones_are_not(tmp_path):
+    assert at_hand(tmp_path) == {}
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "2 + 2 = ?", "answ')
+    with pytest.raises(UserError, match=r"test\.jsonl"):
+        at_hand(tmp_path)
 
 
 def test_scripts_without_spaces_are_compared_by_characters():

@@ -143,6 +143,8 @@ def arms(**changes: Any) -> dict[str, Any]:
         (claim(metric="before"), "no metric 'before' of such an arm"),
         ({"test": {"problems": 5, "samples": 1}}, "at least 6 problems"),
         ({"architecture": {"a": 1}, "recipe": SMALL["recipe"]}, "this one is built in"),
+        (arms(copsd={"together": ["swa", "yor"]}), "not copsd as shipped"),
+        (arms(**{"copsd, yor": {"together": ["yor"]}}), "not among those of `together`"),
         ({"files": {"train": "a", "test": "b"}}, "world, or files"),
         ({"languages": []}, "at least 1 item"),
     ],
@@ -330,6 +332,18 @@ def test_every_arm_is_tried_at_every_rate_with_the_seed_that_chooses():
     assert [t.rate for t in tried] == [1e-4, 3e-4, 1e-3]
     assert {t.seed for t in tried} == {100} and not any(t.tested for t in tried)
     assert grid(study, "base") == [] and is_base("base, English")
+
+
+def test_languages_together_are_trained_in_at_once_with_the_tokens_of_each(tmp_path):
+    study = small(**arms(**{"copsd, both": {"together": ["swa", "yor"]}}))
+    both = Trial(study, "copsd, both", "swa", 0, 1e-3, tested=False)
+    alone = Trial(study, "copsd", "swa", 0, 1e-3, tested=False)
+    assert both.data()["language"] == ["swa", "yor"] and both.tokens == 2 * alone.tokens == 400
+    run(both, tmp_path)
+    assert outcome(both, tmp_path)["checkpoints"][-1]["tokens"] >= 400
+    (log,) = tmp_path.glob("runs/*/metrics.jsonl")
+    steps = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {"accuracy/swa", "accuracy/yor"} <= {key for step in steps for key in step}
 
 
 def test_steps_in_which_nothing_is_taught_have_no_divergence():

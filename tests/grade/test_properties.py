@@ -12,8 +12,8 @@ from opsd.grade import answers_match, is_correct, process
 from opsd.grade.answer import answers_agree, compared
 from opsd.grade.explain import explain
 from opsd.grade.misread import based, repeats, subscripted
-from opsd.grade.numerals import one_number, tidy
-from opsd.grade.verifier import MathVerifier, decimal_mark
+from opsd.grade.numerals import decimal_mark, one_number, tidy
+from opsd.grade.verifier import MathVerifier
 from opsd.grade.words import opposed
 from opsd.languages.registry import codes
 from opsd.types import Problem
@@ -44,7 +44,7 @@ def test_a_number_is_itself_in_every_language(number: str):
     for code in codes():
         problem = Problem("?", answer=number, language=code)
         assert MathVerifier()(problem, rf"\boxed{{{number}}}").correct, code
-        assert answers_agree(number, f" {number} ", decimal_mark(code))
+        assert answers_agree(number, f" {number} ", code)
 
 
 @settings(deadline=None)
@@ -53,8 +53,8 @@ def test_a_number_as_its_language_writes_it_is_the_english_one(number: Decimal, 
     english = f"{number:,}"
     mark = decimal_mark(code)
     own = english if mark == "." else english.translate({ord(","): ".", ord("."): ","})
-    assert is_correct(rf"\boxed{{{own}}}", english, decimal_mark=mark)
-    assert answers_agree(own, f"{number}".replace(".", mark), mark)
+    assert is_correct(rf"\boxed{{{own}}}", english, language=code)
+    assert answers_agree(own, f"{number}".replace(".", mark), code)
 
 
 @settings(deadline=None, max_examples=300)

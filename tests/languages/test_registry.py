@@ -249,6 +249,11 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"transition": "Faham \x08oxed."}, "transition: holds U+0008 (a control character)"),
     ({"think_prefix": "Cafe\u0301."}, "think_prefix: is not NFC-normalised"),
     ({"labels": {"begin": "[xal]", "end": "[xal]"}}, "labels.end: is the same as labels.begin"),
+    ({"numerals": {0: None}}, "numerals.0.0: is not a text; put it in single quotes"),
+    ({"numerals": {1: "kow", 2: ["laba", "Kow"]}}, "numerals.2: 'Kow' is 1 as well"),
+    ({"numerals": {3: ["saddex", " sadex"]}}, "numerals.3: begins or ends with a space"),
+    ({"numerals": {-1: "kow"}}, "numerals.-1.[key]: input should be greater than or equal to 0"),
+    ({"numerals": ["kow"]}, "numerals: input should be a valid dictionary"),
 ]
 
 

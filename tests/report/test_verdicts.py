@@ -43,13 +43,16 @@ def test_seeds_and_methods_of_a_quickstart(tmp_path: Path):
     # The mean over seeds and languages, by hand: 0.46 and 0.48 against 0.372 and 0.301.
     assert grpo.gains[-1].value == pytest.approx(0.47 - (0.372 + 0.301) / 2)
     assert copsd.word == "Yes" and "2 training seeds" in dict(copsd.facts)["How surely"]
+    assert dict(copsd.facts)["Against grpo"].startswith("+42.0 (")  # 0.88 less 0.46
+    assert not any(name.startswith("Against") for name, _ in grpo.facts)
     assert "96" not in dict(shuffled.facts).get("At what cost", "")
 
 
 def test_a_run_that_nobody_has_measured_is_not_judged(tmp_path: Path):
     (answer,) = answers(run_folder(tmp_path / "mine"))
     assert answer.word == "Cannot tell" and not answer.gains
-    assert "25.0% at the first measurement, 62.5% at the last" in answer.facts[0][1]
+    told = "25.0% at the first measurement, 62.5% at its best, 62.5% at the last"
+    assert told in answer.facts[0][1]
     # 6 steps of 1.1 s on one thread.
     assert "0.1 core-minutes (a processor)" in dict(answer.facts)["At what cost"]
 

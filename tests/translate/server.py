@@ -1,15 +1,22 @@
 """A server on this machine that speaks the chat-completions protocol, and translates a few problems
-into Swahili and German; as often as it is told to, it fails first."""
+into Swahili and German, and the built-in world's into its languages; as often as it is told to, it
+fails first."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from opsd.languages.registry import language
+from opsd.miniature.lexicon import LANGUAGES
+from opsd.miniature.world import problems
 
 ENGLISH = "Juma has {n} eggs and buys {m} more at the market. How many eggs does he have now?"
 THEIRS = {
@@ -30,6 +37,17 @@ def translated(language: str, n: int, m: int) -> str:
     return THEIRS[language].format(n=n, m=m)
 
 
+@cache
+def of_world() -> dict[str, dict[str, str]]:
+    """The built-in world's first problems in English, and what each is in its languages."""
+    made: dict[str, dict[str, str]] = {}
+    for split, code in itertools.product(("train", "test"), LANGUAGES):
+        for problem in problems("miniature", split, code, 40):
+            english = problem.privileged.get("translation", problem.text)
+            made.setdefault(english, {})[language(code).name] = problem.text
+    return made
+
+
 def answer(body: dict) -> str:
     """What a good translator, and solver, says to a question."""
     asked = body["messages"][-1]["content"]
@@ -38,10 +56,16 @@ def answer(body: dict) -> str:
             n, m = map(int, found.groups())
             break
     else:
-        return "?"
+        return _of_world(asked)
     if wanted := re.search(r"from \w+ into (\w+)\.", asked):
         return english(n, m) if wanted[1] == "English" else translated(wanted[1], n, m)
     return rf"{n} + {m} = \boxed{{{n + m}}}"
+
+
+def _of_world(asked: str) -> str:
+    wanted = re.search(r"from English into (\w+)\.", asked)
+    known = next((theirs for text, theirs in of_world().items() if text in asked), {})
+    return known.get(wanted[1], "?") if wanted else "?"
 
 
 class Server(ThreadingHTTPServer):

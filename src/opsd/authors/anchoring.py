@@ -13,10 +13,16 @@ from typing import Literal
 
 from opsd.grade.answer import gold_answer
 from opsd.grade.choice import options_of
-from opsd.grade.numerals import DecimalMark, PlainNumber, one_number, same_number, tidy
+from opsd.grade.numerals import (
+    DecimalMark,
+    PlainNumber,
+    decimal_mark,
+    one_number,
+    same_number,
+    tidy,
+)
 from opsd.grade.scripts import ascii_numerals
 from opsd.grade.spoken import spoken
-from opsd.grade.verifier import decimal_mark
 from opsd.types import Problem
 
 Fault = Literal["form", "concept", "short"]

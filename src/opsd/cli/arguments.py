@@ -117,9 +117,12 @@ def names(text: str | None, option: str, wanted: str) -> list[str]:
     return found
 
 
+_COLUMNS = "prompt=COLUMN, answer=COLUMN, and so on"
+
+
 def columns(pairs: Sequence[str]) -> dict[str, str]:
     """`--column` options of an evaluation as a mapping."""
-    found = mapped(pairs)
+    found = mapped("--column", pairs)
     for name, column in found.items():
         if name not in ("prompt", "answer", "language"):
             told = "write prompt=COLUMN, answer=COLUMN or language=COLUMN"
@@ -127,13 +130,13 @@ def columns(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def mapped(pairs: Sequence[str]) -> dict[str, str]:
-    """`--column` options as a mapping."""
+def mapped(option: str, pairs: Sequence[str], example: str = _COLUMNS) -> dict[str, str]:
+    """`name=value` options as a mapping. UserError, with an example, for what is none."""
     found = {}
     for pair in pairs:
         name, _, column = pair.partition("=")
         if not name or not column:
-            raise UserError(f"--column {pair}: write prompt=COLUMN, answer=COLUMN, and so on")
+            raise UserError(f"{option} {pair}: write {example}")
         found[name] = column
     return found
 

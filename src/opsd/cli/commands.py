@@ -100,7 +100,7 @@ def init(
             return default if given is None else given
         return typer.prompt(question, default or None, err=True)
 
-    run(output, model, data, language, method, mapped(column or []), answer)
+    run(output, model, data, language, method, mapped("--column", column or []), answer)
 
 
 @app.command()

@@ -59,7 +59,7 @@ def check(
             from opsd.doctor.check import check as checked
             from opsd.validation import explain
 
-        columns = mapped(column or ())
+        columns = mapped("--column", column or ())
         asked = {"source": source, "split": split, "columns": columns, "limit": limit}
         spoken = names(language, "--language", "codes or names, comma-separated")
         try:

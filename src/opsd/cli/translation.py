@@ -103,13 +103,18 @@ def translate(
         return None if url is None else Endpoint(url, *rest)
 
     job = Job(
-        Data(source=source, config=config, split=split, columns=mapped(column or [])),
+        Data(source=source, config=config, split=split, columns=mapped("--column", column or [])),
         tuple(dict.fromkeys(languages)),
         model,
         at(endpoint),
         template,
         Sampled(max_tokens, temperature),
-        {resolve(name): token for name, token in mapped(code or []).items()},
+        {
+            resolve(name): token
+            for name, token in mapped(
+                "--code", code or [], "LANGUAGE=CODE, as in twi=aka_Latn"
+            ).items()
+        },
         back,
         solver,
         at(check_endpoint),

@@ -223,7 +223,7 @@ def _text(value: Any, where: str) -> str:
     """A cell as text; a conversation is its turns' contents. UserError for lists within lists."""
     if not isinstance(value, list | tuple):
         return str(value)
-    contents = [turn.get("content") if isinstance(turn, Mapping) else turn for turn in value]
+    contents = [said(turn.get("content")) if isinstance(turn, Mapping) else turn for turn in value]
     for content in contents:
         if isinstance(content, list | tuple | Mapping):
             raise UserError(f"{where} holds {_described(content)}, not texts or turns of one")
@@ -245,7 +245,7 @@ def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
     if not turns or not all(
         isinstance(turn, Mapping)
         and isinstance(turn.get("role"), str)
-        and isinstance(turn.get("content"), str)
+        and isinstance(said(turn.get("content")), str)
         for turn in turns
     ):
         raise UserError(
@@ -255,7 +255,16 @@ def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
         raise UserError(
             f"{where}: a conversation ends with the user's turn, not the {turns[-1]['role']}'s"
         )
-    return tuple(dict(turn) for turn in turns)
+    return tuple({**turn, "content": said(turn["content"])} for turn in turns)
+
+
+def said(content: Any) -> Any:
+    """A turn's content; where it is a list of texts, as vision-language models have them, one
+    text."""
+    parts = content if isinstance(content, list | tuple) else ()
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    whole = texts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts)
+    return "\n\n".join(texts) if whole else content
 
 
 def _boxed(text: str) -> str:

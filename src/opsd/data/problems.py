@@ -18,7 +18,7 @@ from opsd.data.columns import USUAL, problem, translations, wide_column
 from opsd.data.curriculum import AnyCurriculum
 from opsd.data.examples import Example, after
 from opsd.data.filters import DataReport, Filters
-from opsd.data.rows import Row, file_rows, hub_rows, is_file, refuse_halves
+from opsd.data.rows import Row, file_rows, hub_rows, is_file, refuse_halves, refuse_pictures
 from opsd.data.stream import ProblemStream, StreamPart, row_stream
 from opsd.languages import registry as languages
 from opsd.lm.built_in import NAMES
@@ -227,6 +227,7 @@ def _problems(
     """A row's problems: one, or one per language whose translation it has."""
     account.rows += 1
     refuse_halves(row, where)
+    refuse_pictures(row, where)
     told = {WHERE: where, **({INSTRUCTED: True} if data.instructed else {})}
     for lang in _languages(data, row, where, account):
         reason = data.filters.row_fault(row, lang, data.columns, where)

@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,29 @@ def refuse_halves(row: Row, where: str) -> None:
                 f"{where}: the column {column!a} holds half a character ({half}): write both halves"
                 " of the pair, or leave it out"
             ) from error
+
+
+def refuse_pictures(row: Row, where: str) -> None:
+    """UserError for a row with pictures or sounds, in a column of such a name or in a turn of a
+    conversation: prompts would show none, and the model would learn to guess."""
+    for column, value in row.items():
+        turns = value if isinstance(value, list | tuple) else ()
+        parts = [p for turn in turns if isinstance(turn, Mapping) for p in _parts(turn)]
+        if (str(column).lower() in _PICTURES and value not in (None, "", [])) or any(
+            isinstance(part, Mapping) and part.get("type", "text") != "text" for part in parts
+        ):
+            raise UserError(
+                f"{where}: the column '{column}' holds a picture or a sound, and only text is"
+                " trained on: take such rows, or the column, out of the data"
+            )
+
+
+def _parts(turn: Mapping[str, Any]) -> Sequence[Any]:
+    content = turn.get("content")
+    return content if isinstance(content, list | tuple) else ()
+
+
+_PICTURES = frozenset(f"{name}{s}" for name in ("image", "video", "audio") for s in ("", "s"))
 
 
 def _texts(value: Any) -> Iterator[str]:

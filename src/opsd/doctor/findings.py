@@ -15,7 +15,6 @@ from opsd.grade.answer import answers_match, gold_answer
 from opsd.grade.fidelity import identified, known
 from opsd.grade.format import extract_boxed
 from opsd.grade.gold import gold_fault
-from opsd.grade.verifier import decimal_mark
 from opsd.languages.registry import codes, language
 from opsd.types import Problem
 
@@ -86,7 +85,7 @@ def duplicates(problems: Sequence[Problem]) -> Iterator[Finding]:
     )
     first: dict[tuple[str, str], Problem] = {}
     for problem in problems:
-        one = first.setdefault((problem.language, _plain(problem.text)), problem)
+        one = first.setdefault((problem.language, plain(problem.text)), problem)
         if one is problem:
             continue
         again.add(problem, f"as {where(one)}: {problem.text}")
@@ -203,7 +202,7 @@ def _name(code: str) -> str:
     return language(code).name if code in codes() else code
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text without what sets its sentences apart; signs and decimal marks tell formulas apart."""
     return " ".join(_MARK.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
 
@@ -213,7 +212,7 @@ def _same(answer: str, problem: Problem) -> bool:
     gold = str(problem.answer)
     if answer.strip() == gold_answer(gold):
         return True
-    return answers_match(answer, gold, decimal_mark(problem.language))
+    return answers_match(answer, gold, problem.language)
 
 
 def _stated(solution: str) -> str | None:

@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from opsd.doctor.findings import Finding, where
+from opsd.doctor.findings import Finding, plain, where
 from opsd.grade.ngrams import ngrams
-from opsd.suites.loading import SUITES, read
-from opsd.types import Problem, UserError
+from opsd.suites.loading import SUITES, NoCopy, read
+from opsd.types import Problem
 
 N = 8
 """Words that have to follow one another in both. Of GSM8K's training problems 0.1 % share half of
@@ -33,8 +33,8 @@ def at_hand(folder: Path) -> dict[str, list[Problem]]:
             continue
         try:
             found[name] = read(suite, (), folder)
-        except UserError:
-            continue  # it has no file there
+        except NoCopy:
+            continue
     return found
 
 
@@ -73,4 +73,5 @@ def overlaps(problems: Sequence[Problem], suites: Mapping[str, Sequence[Problem]
 
 def _grams(text: str) -> list[tuple[str, ...]]:
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return ngrams(words, N) or ([tuple(words)] if len(words) > 2 else [])
+    # Of a short formula the signs count, too.
+    return ngrams(words, N) or ([tuple(plain(text).split())] if len(words) > 2 else [])

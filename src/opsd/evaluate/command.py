@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,8 @@ def evaluate_models(
     for told in compared:
         show_selection(told)
     log(f"samples and results: {output}")
+    if len(models) > 1:
+        log(f"next: opsd compare {shlex.quote(str(output))}")
     took = sum(outcome["seconds"] for outcome in outcomes)
     return {"seconds": took, "results": results, "selections": compared}
 

@@ -22,7 +22,7 @@ from opsd.grade.metrics import (
     mean,
     pass_at_k,
 )
-from opsd.grade.verifier import MathVerifier, decimal_mark
+from opsd.grade.verifier import MathVerifier
 from opsd.runs.evaluation_files import RESULT, SAMPLES, read
 from opsd.runs.files import write_atomically
 from opsd.runs.json_files import Damaged, sealed
@@ -62,7 +62,7 @@ def passes(group: Sequence[Judged]) -> float:
 
 def majority_right(group: Sequence[Judged]) -> float:
     """maj@k of one problem's k samples: whether the answer that most of them give is right."""
-    same = partial(answers_agree, decimal_mark=decimal_mark(group[0].language))
+    same = partial(answers_agree, language=group[0].language)
     first = majority([s.said for s in group], same)
     return 0.0 if first is None else float(group[first].correct)
 

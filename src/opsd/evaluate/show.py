@@ -22,48 +22,56 @@ _SHARES = (
     *("avg@k", "pass@k", "maj@k", "format_rate", "accuracy_given_format", "cut_off"),
     *("repetition", "language_fidelity"),
 )
+_HEADINGS = (
+    *("avg@k", "95 %", "pass@k", "format", "cut off", "tokens"),
+    *("maj@k", "if boxed", "repeats", "in lang."),
+)
+_REST = ("maj@k", "accuracy_given_format", "repetition", "language_fidelity")
 _REWARD = "reward"
 
 
 def show_results(results: Sequence[Row], aside: Sequence[str]) -> None:
-    """A table per model: one line per result, of its splits, and their mean over the languages not
-    `aside`."""
+    """One table: a line per result, models side by side, their splits, and each model's mean over
+    the languages not `aside`."""
     rows = [*results, *means(results, aside)]
-    for model in dict.fromkeys(row["model"] for row in results):
-        _show_model(model, [row for row in rows if row["model"] == model])
-
-
-def _show_model(model: str, rows: Sequence[Row]) -> None:
-    counts = [row["n_problems"] for row in rows if row["language"] != MEAN]
+    names, languages, budgets = (
+        [*dict.fromkeys(row[key] for row in rows)] for key in ("model", "language", "budget")
+    )
+    counts = [row["n_problems"] for row in results]
     least, most = min(counts), max(counts)
     asked = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    title = f"{asked} problems x {rows[0]['samples']} samples"
+    if len(names) == 1:
+        title = f"{names[0]}: {title}"
+    if len(budgets) == 1:
+        title += f", at most {budgets[0]:,} tokens"
+    keys = ["model"] * (len(names) > 1) + ["language"] + ["budget"] * (len(budgets) > 1)
     rewarded = any(_REWARD in row for row in rows)
-    table = _table(
-        ("language",),
-        (
-            *("budget", "avg@k", "95 %", "pass@k", "maj@k", "format", "if boxed", "cut off"),
-            *("repeats", "in lang.", "tokens", *([_REWARD] if rewarded else [])),
-        ),
-        title=f"{model}: {asked} problems x {rows[0]['samples']} samples",
-    )
-    for row in rows:
+    table = _table(keys, (*_HEADINGS, *([_REWARD] if rewarded else [])), title)
+
+    def place(row: Row) -> tuple[Any, ...]:
+        kind = languages.index(row["language"]), row["labels"]
+        return *kind, budgets.index(row["budget"]), names.index(row["model"])
+
+    for row in sorted(rows, key=place):
         splits = (row.get("splits") or {}).items()
         for split, scores in splits:
             named = f"{_language(row)} {split} (x {scores['weight']:g})"
-            _add_scores(table, named, {**scores, "budget": row["budget"]}, rewarded)
-        _add_scores(table, f"{_language(row)}{' weighted' if splits else ''}", row, rewarded)
-    _print(table, keys=2)
+            _add_scores(table, keys, {**row, **scores, "language": named}, rewarded)
+        named = f"{_language(row)}{' weighted' if splits else ''}"
+        _add_scores(table, keys, {**row, "language": named}, rewarded)
+    _print(table, keys=len(keys))
     _warn_of_few(least)
 
 
-def _add_scores(table: Table, named: str, row: Row, rewarded: bool) -> None:
+def _add_scores(table: Table, keys: Sequence[str], row: Row, rewarded: bool) -> None:
     table.add_row(
-        named,
-        f"{row['budget']:,}",
+        *(f"{row[key]:,}" if key == "budget" else row[key] for key in keys),
         _share(row["avg@k"]),
         _interval(row["interval"]),
-        *(_share(row.get(name)) for name in _SHARES[1:]),
+        *(_share(row.get(name)) for name in ("pass@k", "format_rate", "cut_off")),
         "" if row.get("mean_length") is None else f"{row['mean_length']:,.0f}",
+        *(_share(row.get(name)) for name in _REST),
         *(["" if row.get(_REWARD) is None else f"{row[_REWARD]:.3f}"] if rewarded else []),
     )
 

@@ -45,7 +45,9 @@ class Arm(Strict):
     """What is trained: the method that its name begins with, as shipped but for `change`.
 
     `told` deals every problem another one's privileged texts, or a solution whose answer is
-    another problem's. `train_on` and `test_on` are families of problems (all unless given).
+    another problem's. `together` are languages that are trained in at once, with as many tokens of
+    each as an arm of that language has. `train_on` and `test_on` are families of problems (all
+    unless given).
     `steps` ends training instead of the study's tokens; methods that generate nothing need it.
     `subject` is what is tested: the trained student; of what is not trained, the `teacher`, which
     answers the test problems itself from what the method shows it of them; or its `disagreement`
@@ -55,6 +57,7 @@ class Arm(Strict):
     change: dict[str, Any] = Field(default_factory=dict)
     model: str | None = None
     languages: tuple[str, ...] | None = None
+    together: tuple[str, ...] = ()
     told: Literal["own", "another", "wrong", "trace"] = "own"
     train_on: tuple[str, ...] = ()
     test_on: tuple[str, ...] = ()
@@ -309,6 +312,8 @@ def _unfair(study: Study) -> Iterator[str]:
         yield f"test: at least {FEWEST} problems, or no difference can be told from chance"
     for name, arm in study.arms.items():
         yield from (f"arms: '{name}' {problem}" for problem in _unfair_arm(name, arm))
+        if arm.together and (study.files or {*study.languages_of(name)} - {*arm.together}):
+            yield f"arms: '{name}' is tested in a language that is not among those of `together`"
     names = [name for name, _, _ in study.claims()]
     yield from (f"{name}: claimed twice" for name in set(names) if names.count(name) > 1)
     for name, _, claim in study.claims():
@@ -318,7 +323,7 @@ def _unfair(study: Study) -> Iterator[str]:
 def _unfair_arm(name: str, arm: Arm) -> Iterator[str]:
     """An arm is called by its method alone only where it is the method as shipped."""
     if is_base(name):
-        if arm.change or arm.told != "own" or arm.steps or arm.train_on:
+        if arm.change or arm.told != "own" or arm.steps or arm.train_on or arm.together:
             yield "is not trained: nothing of it can be changed but where it is tested"
         return
     if method_of(name) not in catalogue():
@@ -326,7 +331,7 @@ def _unfair_arm(name: str, arm: Arm) -> Iterator[str]:
     if "name" in arm.change:
         yield "changes the name of its method, which is another one"
     differs = bool(arm.change) or arm.told != "own" or arm.model is not None
-    differs = differs or arm.subject != "student"
+    differs = differs or arm.subject != "student" or bool(arm.together)
     if differs and "," not in name:
         yield f"is not {name} as shipped; let its name say how it differs, after a comma"
     if arm.subject == "teacher" and not hasattr(catalogue()[method_of(name)].signal, "teacher"):

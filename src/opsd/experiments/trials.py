@@ -106,8 +106,13 @@ class Trial:
         return f"{self.name} ({self.language}){rate}, seed {self.seed}"
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """What it is trained in; it is tested in its own language alone."""
+        return self.arm.together or (self.language,)
+
+    @property
     def tokens(self) -> int:
-        return self.study.tokens
+        return self.study.tokens * len(self.languages)
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(json.dumps(self._decides(), sort_keys=True).encode()).hexdigest()
@@ -117,12 +122,14 @@ class Trial:
         """All that decides a trial's numbers and is said: by the study, in its problems, by the
         model. What it takes from the library is compared when it is read (`conditions`)."""
         study, arm = self.study, self.arm
-        splits: list[Split] = ["train", "dev"] * self.trained + ["test"] * self.tested
+        splits: list[Split] = ["dev"] * self.trained + ["test"] * self.tested
+        asked = [(split, self.language) for split in splits]
+        asked = [("train", code) for code in self.languages if self.trained] + asked
         about: list[Any] = [self.said(), study.prompts]
         about += [study.first.model_dump(mode="json")] if study.first else []
         about += [arm.model_dump(mode="json", exclude_defaults=True), self.language, self.seed]
         about += [_model_hash(study.folder or self.model["name"])]
-        about += [_hash(_asked(study, arm, split, self.language)) for split in splits]
+        about += [_hash(_asked(study, arm, split, code)) for split, code in asked]
         if self.trained:
             about += [study.checkpoints, study.dev.model_dump()]
         if self.tested:
@@ -151,7 +158,7 @@ class Trial:
         else:
             ending = {"max_steps": self.arm.steps or ENDLESS}
             if self.arm.steps is None:
-                ending["max_generated_tokens"] = study.tokens
+                ending["max_generated_tokens"] = self.tokens
             content["train"] |= study.recipe["train"] | ending | {"learning_rate": self.rate}
         return content
 
@@ -159,7 +166,7 @@ class Trial:
         """The recipe's section `data`."""
         study = self.study
         if not study.files:
-            return {"source": "miniature", "language": self.language}
+            return {"source": "miniature", "language": [*self.arm.together] or self.language}
         shown = [example.model_dump() for example in study.examples]
         about = {"source": study.files["train"], "language": self.language, "instructed": True}
         return about | {"examples": shown}
@@ -328,7 +335,7 @@ def run(trial: Trial, folder: Path) -> Path:
     study, arm, recipe = trial.study, trial.arm, trial.recipe()
     output = folder / "runs" / f"{_plain(trial.name)}-{trial.language}-{trial.seed}-{trial.key}"
     remove(output, RUN)
-    given = problems_of(study, arm, "train", trial.language)
+    given = [p for code in trial.languages for p in problems_of(study, arm, "train", code)]
     course = _Course(trial, problems_of(study, arm, "dev", trial.language))
     train = told(given, arm, trial.seed)
     trainer = make_trainer(
@@ -508,7 +515,7 @@ class _Course:
     def share(self) -> float:
         if self.trial.arm.steps:
             return self.trainer.state.global_step / self.trial.arm.steps
-        return self._spent() / self.trial.study.tokens
+        return self._spent() / self.trial.tokens
 
     def finish(self) -> None:
         while self.due:

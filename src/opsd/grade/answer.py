@@ -15,7 +15,7 @@ from functools import lru_cache
 from opsd.grade.format import answer_part, extract_boxed
 from opsd.grade.letters import lettered
 from opsd.grade.misread import based, juxtaposed, repeats, subscripted
-from opsd.grade.numerals import DecimalMark, normalise, one_number, same_number, tidy
+from opsd.grade.numerals import normalise, one_number, readings, same_number, tidy
 from opsd.grade.process import Comparer
 from opsd.grade.words import drop_unit, opposed, spelling
 
@@ -51,26 +51,26 @@ def gold_answer(text: str) -> str:
     return (tagged[2] if tagged[1] else text.rpartition("####")[2]).strip()
 
 
-def answers_match(answer: str, gold: str, decimal_mark: DecimalMark = ".") -> bool:
+def answers_match(answer: str, gold: str, language: str = "eng") -> bool:
     r"""Whether two answers are mathematically the same; `gold` may be a whole worked solution.
 
     The comparison is Math-Verify's where neither numbers nor words decide, and follows the gold's
     form: gold `5` accepts `x = 5`. Where the gold is one number, in English writing, the answer may
-    be that number in any script, with units, grouped, and with `decimal_mark`, the language's own.
-    Units are not compared. A comparison that does not end in a second is False, as is an answer or
-    gold of more than `MAX_ANSWER_CHARS` characters.
+    be that number in any script, with units, grouped, with the decimal mark of its `language` (a
+    code) and in the language's words. Units are not compared. A comparison that does not end in a
+    second is False, as is an answer or gold of more than `MAX_ANSWER_CHARS` characters.
 
     >>> answers_match("0.5", r"\frac{1}{2}"), answers_match("1,234", "#### 1234")
     (True, True)
-    >>> answers_match("1.234,50 kg", "1234.5", ","), answers_match("\u09e7\u09e8", "12")
+    >>> answers_match("1.234,50 kg", "1234.5", "deu"), answers_match("\u09e7\u09e8", "12")
     (True, True)
-    >>> answers_match("2", "3")
-    False
+    >>> answers_match("kumi na mbili", "12", "swa"), answers_match("2", "3")
+    (True, False)
     """
-    return compared(answer, gold, decimal_mark).same
+    return compared(answer, gold, language).same
 
 
-def compared(answer: str, gold: str, decimal_mark: DecimalMark = ".") -> Comparison:
+def compared(answer: str, gold: str, language: str = "eng") -> Comparison:
     """`answers_match`, with its reason."""
     answer = extract_boxed(answer) or answer
     gold = gold_answer(gold)
@@ -81,14 +81,14 @@ def compared(answer: str, gold: str, decimal_mark: DecimalMark = ".") -> Compari
         return Comparison(False, "one of the two is empty")
     if answer == gold:
         return Comparison(True, f"both are written '{gold}'")
-    return _same_value(answer, gold, decimal_mark)
+    return _same_value(answer, gold, language)
 
 
 @lru_cache(maxsize=65536)  # the rollouts of one group repeat each other, bombs included
-def _same_value(answer: str, gold: str, decimal_mark: DecimalMark) -> Comparison:
+def _same_value(answer: str, gold: str, language: str) -> Comparison:
     if opposed(answer, gold):
         return Comparison(False, f"'{answer}' is on the side opposite to '{gold}'")
-    told = _as_numbers(answer, gold, decimal_mark) or _as_words(answer, gold)
+    told = _as_numbers(answer, gold, language) or _as_words(answer, gold)
     if told is not None:
         return told
     answer, gold = drop_unit(normalise(answer)), drop_unit(normalise(gold))
@@ -102,17 +102,17 @@ def _same_value(answer: str, gold: str, decimal_mark: DecimalMark) -> Comparison
     return Comparison(same, f"Math-Verify {said} '{answer}' and '{gold}'")
 
 
-def _as_numbers(answer: str, gold: str, decimal_mark: DecimalMark) -> Comparison | None:
+def _as_numbers(answer: str, gold: str, language: str) -> Comparison | None:
     """The judgement where the gold is one number, and the answer one, too, or words."""
     named = "=" in gold or _RATIO.search(gold)  # `x = 5` is more than 5, and 3:4 is two numbers
     number = None if named else one_number(gold)
     if number is None:
         return None
-    readings = list(filter(None, (one_number(answer), one_number(answer, decimal_mark))))
-    if any(same_number(reading, number) for reading in readings):
+    read = readings(answer, language)
+    if any(same_number(reading, number) for reading in read):
         return Comparison(True, f"'{answer}', read as one number, is {number}")
-    if readings:
-        return Comparison(False, f"'{answer}' is the number {readings[0]}, not {number}")
+    if read:
+        return Comparison(False, f"'{answer}' is the number {read[-1]}, not {number}")
     if spelling(answer) is not None:
         return Comparison(False, f"'{answer}' is words, the gold the number {number}")
     return None
@@ -145,29 +145,29 @@ def _as_written(answer: str, gold: str) -> Comparison | None:
     return None
 
 
-def answers_agree(one: str, other: str, decimal_mark: DecimalMark = ".") -> bool:
+def answers_agree(one: str, other: str, language: str = "eng") -> bool:
     """Whether two answers in one language are the same; neither is a gold in English writing.
 
-    >>> answers_agree("1,5", "1.50", ","), answers_agree("1.234,5 kg", "1234,5", ",")
+    >>> answers_agree("1,5", "1.50", "deu"), answers_agree("1.234,5 kg", "1234,5", "deu")
     (True, True)
-    >>> answers_agree("1.234", "1,234", ",")
+    >>> answers_agree("1.234", "1,234", "deu")
     False
     """
     if max(len(one), len(other)) > MAX_ANSWER_CHARS:
         return one == other
     first, second = tidy(one), tidy(other)
-    numbers = [one_number(x, decimal_mark) or one_number(x) for x in (first, second)]
-    if numbers[0] and numbers[1] and not opposed(first, second):
-        return same_number(numbers[0], numbers[1])
-    return answers_match(one, other, decimal_mark)
+    numbers = [readings(x, language)[:1] for x in (first, second)]
+    if all(numbers) and not opposed(first, second):
+        return same_number(*numbers[0], *numbers[1])
+    return answers_match(one, other, language)
 
 
 def is_correct(
-    completion: str, gold: str, after_think: bool = False, decimal_mark: DecimalMark = "."
+    completion: str, gold: str, after_think: bool = False, language: str = "eng"
 ) -> bool:
     r"""Whether a completion's last `\boxed{}` holds the gold answer; no box is wrong.
 
-    `decimal_mark` is that of the completion's language. With `after_think` only what follows the
+    `language` is the code of the completion's language. With `after_think` only what follows the
     last `</think>` counts, and a completion without one has not answered.
 
     >>> is_correct(r"2 + 2 = \boxed{4}", "4"), is_correct("2 + 2 = 4", "4")
@@ -176,4 +176,4 @@ def is_correct(
     False
     """
     answer = extract_boxed(answer_part(completion, after_think))
-    return answer is not None and answers_match(answer, gold, decimal_mark)
+    return answer is not None and answers_match(answer, gold, language)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from opsd.grade.answer import compared, gold_answer
 from opsd.grade.format import THINK_END, answer_part, extract_boxed
-from opsd.grade.verifier import MathVerifier, decimal_mark
+from opsd.grade.numerals import decimal_mark
+from opsd.grade.verifier import MathVerifier
 from opsd.types import Problem, Verdict
 
 _SHOWN = 200
@@ -31,7 +32,7 @@ def _steps(problem: Problem, completion: str, after_think: bool) -> list[str]:
         f"{where}: of {boxes} \\boxed the last complete one counts: '{_short(said)}'",
         f"gold answer: '{_short(gold)}'",
         f"read with the decimal mark of {problem.language}, '{mark}', and with the English '.'",
-        _short(compared(said, gold, mark).why, 4 * _SHOWN),
+        _short(compared(said, gold, problem.language).why, 4 * _SHOWN),
     ]
 
 

@@ -21,6 +21,7 @@ from opsd.grade.scripts import (
 )
 from opsd.grade.spoken import digits
 from opsd.grade.words import bare_number
+from opsd.languages.registry import codes, language
 
 DecimalMark = Literal[".", ","]
 
@@ -33,6 +34,8 @@ _DELIMITED = re.compile(r"\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
 _FULL_STOPS = " .,;:\\\u0964\u1362\u1363\u3002\u06d4\u061b"
 _COMMA_GROUPS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 _SPACE_GROUPS = re.compile(r"(?<![\d.,] )(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?! ?[\d/,])")
+
+_IN_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox) ?\{([^{}]*)\}")
 
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?(?:"
@@ -90,6 +93,31 @@ def normalise(tidied: str) -> str:
     if not re.search(r"[(\[{]", text):
         text = _COMMA_GROUPS.sub(lambda match: match[0].replace(",", ""), text)
     return _SPACE_GROUPS.sub(lambda match: match[0].replace(" ", ""), text)
+
+
+def decimal_mark(code: str) -> DecimalMark:
+    """The decimal mark of a language; the point for one that nobody has described.
+
+    >>> decimal_mark("fra"), decimal_mark("eng"), decimal_mark("tlh")
+    (',', '.', '.')
+    """
+    return language(code).decimal_mark if code in codes() else "."
+
+
+def readings(tidied: str, code: str) -> list[PlainNumber]:
+    """The numbers that a tidied answer may be: as a speaker of the language reads it, in digits or
+    in words, then as a reader of English does.
+
+    >>> [str(number) for number in readings("1.234", "deu")]
+    ['1234', '617/500']
+    >>> [str(number) for number in readings("Kumi na mbili", "swa")]
+    ['12']
+    """
+    wrapped = _IN_TEXT.fullmatch(tidied)
+    spelled = language(code).spelled(wrapped[1] if wrapped else tidied) if code in codes() else None
+    if spelled is not None:
+        return [PlainNumber(Fraction(spelled), exact=True, percent=False)]
+    return list(filter(None, (one_number(tidied, decimal_mark(code)), one_number(tidied))))
 
 
 @lru_cache(maxsize=4096)  # every rollout of a group is held against the same gold

@@ -8,19 +8,8 @@ from typing import ClassVar, Literal
 from opsd.grade.answer import is_correct
 from opsd.grade.choice import ChoiceVerifier, options_of
 from opsd.grade.format import answer_part, extract_boxed, format_ok
-from opsd.grade.numerals import DecimalMark
-from opsd.languages.registry import codes, language
 from opsd.parts import part
 from opsd.types import Attempt, Problem, Verdict
-
-
-def decimal_mark(code: str) -> DecimalMark:
-    """The decimal mark of a language; the point for one that nobody has described.
-
-    >>> decimal_mark("fra"), decimal_mark("eng"), decimal_mark("tlh")
-    (',', '.', '.')
-    """
-    return language(code).decimal_mark if code in codes() else "."
 
 
 @part
@@ -48,8 +37,7 @@ class MathVerifier:
                 f"{problem.name} has no answer to grade against: give it one, or leave the "
                 "problem out"
             )
-        mark = decimal_mark(problem.language)
-        correct = is_correct(completion, problem.answer, self.after_think, mark)
+        correct = is_correct(completion, problem.answer, self.after_think, problem.language)
         return Verdict(float(correct), correct, format_ok(completion, self.after_think))
 
     def many(self, attempts: Sequence[Attempt | tuple[Problem, str]]) -> list[Verdict | None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from opsd.types import UserError
 from opsd.validation import content, near
@@ -66,6 +67,11 @@ _SHAPES = {
 }
 
 
+Spellings = Annotated[
+    tuple[str, ...], BeforeValidator(lambda x: x if isinstance(x, list | tuple) else [x])
+]
+
+
 class Labels(BaseModel):
     """Headings inside a prompt."""
 
@@ -84,7 +90,8 @@ class Language(BaseModel):
     `aliases` are further names by which datasets call it. `script` is that of the strings.
     `decimal_mark` is how its speakers usually write 0.5. `final_instruction` ends the crosslingual
     teacher's prompt where that differs from `instruction`. `reflective_markers` are words by which
-    a speaker doubts or checks what was said; none means unknown. `verified` says whether a speaker
+    a speaker doubts or checks what was said; none means unknown. `numerals` are numbers in words,
+    of each one spelling or several. `verified` says whether a speaker
     has read the strings; `note`, what a user of them should know.
     """
 
@@ -104,16 +111,31 @@ class Language(BaseModel):
     think_prefix: str
     labels: Labels
     reflective_markers: tuple[str, ...] = ()
+    numerals: dict[Annotated[int, Field(ge=0)], Spellings] = {}
 
     @property
     def closing(self) -> str:
         """The last line of the crosslingual teacher's prompt."""
         return self.final_instruction or self.instruction
 
+    def spelled(self, text: str) -> int | None:
+        """The number that a text is in the language's words, as far as they are known: all of it,
+        in whatever case, with hyphens or spaces."""
+        return self._spelled.get(_spelling(text))
+
+    @cached_property
+    def _spelled(self) -> dict[str, int]:
+        return {_spelling(word): n for n, words in self.numerals.items() for word in words}
+
     @property
     def names(self) -> tuple[str, ...]:
         """Code, name and aliases, in lower case, none twice."""
         return tuple(dict.fromkeys(map(str.casefold, (self.code, self.name, *self.aliases))))
+
+
+def _spelling(text: str) -> str:
+    plain = unicodedata.normalize("NFC", text).replace("\u2019", "'").casefold()
+    return " ".join(plain.replace("-", " ").split())
 
 
 def read(path: Path, taken: Mapping[str, str]) -> Language:
@@ -162,14 +184,15 @@ def _faults(raw: Mapping[str, Any], taken: Mapping[str, str]) -> Iterator[Fault]
     yield from _of_shape(raw)
     yield from _of_codes(raw)
     yield from _of_names(raw, taken)
-    texts, prompts = dict(_texts(raw)), dict(_prompts(raw))
-    for key, text in {**texts, **prompts}.items():
+    prompts = dict(_prompts(raw))
+    for key, text in [*_texts(raw), *prompts.items()]:
         yield from ((key, fault) for fault in _of_text(text))
     for key, text in prompts.items():
         yield from ((key, fault) for fault in _of_prompt(text, str(raw.get("script"))))
         if key.endswith("instruction") and BOX not in text:
             yield key, rf"holds no {BOX}; write it so, and not within double quotes"
     yield from (("think_prefix", fault) for fault in _of_prefix(prompts.get("think_prefix", "")))
+    yield from _of_numerals(raw.get("numerals"))
     begin = prompts.get("labels.begin")
     if begin is not None and begin == prompts.get("labels.end"):
         yield "labels.end", "is the same as labels.begin; let it say that the solution ends"
@@ -209,7 +232,7 @@ def _of_codes(raw: Mapping[str, Any]) -> Iterator[Fault]:
 def _of_names(raw: Mapping[str, Any], taken: Mapping[str, str]) -> Iterator[Fault]:
     for key, name in _texts(raw):
         owner = taken.get(name.casefold(), raw.get("code"))
-        if key != "note" and owner != raw.get("code"):
+        if key.startswith(("name", "alias")) and owner != raw.get("code"):
             yield key, f"'{name}' already names {owner}; leave it out, or take another one"
 
 
@@ -240,6 +263,15 @@ def _of_prompt(text: str, script: str) -> Iterator[str]:
         )
 
 
+def _of_numerals(numerals: Any) -> Iterator[Fault]:
+    """Words that stand for two numbers."""
+    owners: dict[str, object] = {}
+    for number, word in _numerals(numerals):
+        owner = owners.setdefault(_spelling(word), number)
+        if owner != number:
+            yield f"numerals.{number}", f"'{word}' is {owner} as well; leave it out of one of them"
+
+
 def _of_prefix(text: str) -> Iterator[str]:
     if "\n" in text.strip():
         yield "holds a line break; the model goes on in the same line, write one"
@@ -256,10 +288,18 @@ def _texts(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in [
         ("name", raw.get("name")),
         *((f"aliases.{i}", alias) for i, alias in listed),
+        *((f"numerals.{number}", word) for number, word in _numerals(raw.get("numerals"))),
         ("note", raw.get("note")),
     ]:
         if isinstance(value, str):
             yield key, value
+
+
+def _numerals(numerals: Any) -> Iterator[tuple[object, str]]:
+    for number, words in numerals.items() if isinstance(numerals, dict) else ():
+        for word in words if isinstance(words, list) else [words]:
+            if isinstance(word, str):
+                yield number, word
 
 
 def _prompts(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

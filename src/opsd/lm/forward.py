@@ -27,6 +27,13 @@ def trunk_of(model: nn.Module) -> Any:
     return getattr(base, base.base_model_prefix)
 
 
+def is_mixture_of_experts(model: nn.Module) -> bool:
+    """Whether a router sends each token through some of several experts."""
+    config = causal_lm(model).config.get_text_config()
+    named = ("num_experts", "num_local_experts", "n_routed_experts")
+    return any((getattr(config, name, None) or 0) > 1 for name in named)
+
+
 def head_of(model: nn.Module, vocab: int) -> Head:
     """The model's output layer. `vocab` is the number of ids that its tokenizer can produce.
 

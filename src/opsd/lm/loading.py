@@ -232,12 +232,22 @@ def with_adapter(model: Any, config: Any, seed: int) -> Any:
             " that one on, or merge it first (opsd export --merge)"
         )
     set_seed(seed)
+    if config.target_modules == "all-linear" and config.exclude_modules is None:
+        config.exclude_modules = _beside_text(model)
     # The adapter remembers the commit of the base that it was trained on.
     commit = getattr(model.config, "_commit_hash", None)
     try:
         return get_peft_model(model, config, revision=commit)
     except ValueError as error:
         raise UserError(f"model.lora: {' '.join(str(error).split())}") from error
+
+
+def _beside_text(model: Any) -> str | None:
+    """The modules of a vision-language model that read no text, as a pattern; None of others."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    names = [name for name, module in model.named_modules() if module is decoder]
+    inner = names and "." in names[0]
+    return rf"(?!{re.escape(names[0])}\.).*" if inner else None
 
 
 def accept_objectives(model: nn.Module) -> None:
@@ -388,7 +398,11 @@ def _whole(path: str, **options: Any) -> Any:
 
 def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     """A model, and what Transformers says of its loading."""
-    from transformers import AutoModelForCausalLM, PreTrainedConfig
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
 
     _refuse_folder(Path(path))
     # Transformers would have a service on the hub convert them.
@@ -398,7 +412,11 @@ def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     if foreign:
         options |= {"config": published_config(content), "key_mapping": published_names(content)}
     # Pickled weights are refused: they can run code when they are opened.
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    kind = content.get("model_type")
+    sees = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    sees = sees and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    loaded: Any = auto.from_pretrained(
         path,
         use_safetensors=True,
         output_loading_info=True,

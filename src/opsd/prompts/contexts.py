@@ -19,7 +19,6 @@ from pydantic import Field
 from opsd.grade.answer import answers_agree
 from opsd.grade.format import extract_boxed
 from opsd.grade.metrics import majority
-from opsd.grade.verifier import DecimalMark, decimal_mark
 from opsd.languages.registry import language, resolve
 from opsd.parts import Slot, changed, part, tag
 from opsd.prompts.prompt import LacksText, answered, view
@@ -365,7 +364,7 @@ class Majority(Prompt):
         if not group.rollouts:
             return None
         answers = tuple(extract_boxed(answered(r.text)) for r in group.rollouts)
-        alike = _votes(answers, decimal_mark(group.problem.language))
+        alike = _votes(answers, group.problem.language)
         if len(alike) < self.threshold * len(answers):
             return None
         others = [i for i, a in enumerate(answers) if a is not None and i not in alike]
@@ -658,9 +657,9 @@ def _shortest_and_longest(
 
 
 @lru_cache(1024)  # a group is asked about once for each of its rollouts
-def _votes(answers: tuple[str | None, ...], mark: DecimalMark) -> tuple[int, ...]:
+def _votes(answers: tuple[str | None, ...], language: str) -> tuple[int, ...]:
     """The rollouts that give the most frequent answer, by number."""
-    same = partial(answers_agree, decimal_mark=mark)
+    same = partial(answers_agree, language=language)
     first = majority(answers, same)
     if first is None:
         return ()

@@ -115,8 +115,8 @@ def _compared(comparison: Comparison, runs: dict[str, Run]) -> Iterator[Answer]:
     """Methods of a quickstart, seeds and problems together."""
     scores = comparison.scores
     bases = {s.language: s for s in scores if s.method == tables.BASE and s.scores}
-    methods = dict.fromkeys(s.method for s in scores if s.method != tables.BASE)
-    for method in methods:
+    methods = [*dict.fromkeys(s.method for s in scores if s.method != tables.BASE)]
+    for place, method in enumerate(methods):
         own = [s for s in scores if s.method == method and s.average is not None]
         strata = {
             code: np.array([s.scores for s in seeds]) - np.array(bases[code].scores)
@@ -139,11 +139,30 @@ def _compared(comparison: Comparison, runs: dict[str, Run]) -> Iterator[Answer]:
         facts = [
             ("How surely", _sureness(whole, problems, len({s.seed for s in spoken}))),
             *([("Where", where(gains))] if len(gains) > 1 else []),
+            *(fact for other in methods[:place] for fact in _against(other, own, scores)),
             *_cost([r for r in trained if r.path.parent == comparison.path]),
         ]
         lead = _lead(before or 0.0, after or 0.0, whole.value, len(strata))
         gains += [whole] if len(gains) > 1 else []
         yield Answer(method, word, lead, tuple(facts), tuple(gains))
+
+
+def _against(
+    method: str, own: Sequence[Score], scores: Sequence[Score]
+) -> Iterator[tuple[str, str]]:
+    """How far a method's scores are above another one's, seed by seed and problem by problem."""
+    theirs = {(s.language, s.seed): s.scores for s in scores if s.method == method}
+    strata = [
+        np.array([s.scores for s in seeds]) - np.array([theirs[code, s.seed] for s in seeds])
+        for code, seeds in _by_language(own).items()
+        if all(len(theirs.get((code, s.seed), ())) == len(s.scores) for s in seeds)
+    ]
+    if strata:
+        gain = _of(estimate(strata, None, CHANGE), method)
+        yield f"Against {method}", f"{gain.said} points: {_AGAINST[gain.word]}."
+
+
+_AGAINST: dict[Word, str] = {"Yes": "higher", "No": "lower", "Cannot tell": "not told apart"}
 
 
 def _by_language(scores: Sequence[Score]) -> dict[str, list[Score]]:
@@ -227,6 +246,7 @@ def _dev(run: Run) -> Iterator[str]:
     scores = [s for s in (number(row, "eval_avg@k") for row in run.dev) if s is not None]
     if len(scores) > 1:
         yield (
-            f"{run.label}: accuracy {scores[0]:.1%} at the first measurement, {scores[-1]:.1%} at"
-            " the last; held out from training, but few problems, and no interval."
+            f"{run.label}: accuracy {scores[0]:.1%} at the first measurement, {max(scores):.1%} at"
+            f" its best, {scores[-1]:.1%} at the last; held out from training, but few problems,"
+            " and no interval."
         )

@@ -103,6 +103,8 @@ class Engine(Protocol):
     called. Raises EngineDown where it cannot any more. One of your own inherits what it does not
     say otherwise."""
 
+    shares_model: bool = False
+    """Whether it generates with the very model that is trained."""
     is_remote: bool = False
     """Whether its weights stand still while the trainer's move, so that it may write meanwhile."""
 

@@ -14,6 +14,8 @@ class ModelEngine(Engine):
     """Generates with a model's weights where they are, in batches of at most `batch_tokens` tokens,
     prompts and horizons together. Raises UserError for a model that names no end token."""
 
+    shares_model = True
+
     def __init__(
         self,
         model: nn.Module,

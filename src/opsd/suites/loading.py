@@ -63,6 +63,10 @@ def parts(suite: Suite, asked: Sequence[str]) -> Suite:
     return replace(suite, splits=chosen) if asked else suite
 
 
+class NoCopy(UserError):
+    """A folder that has no file of a suite."""
+
+
 def read(
     suite: Suite, asked: Sequence[str] = (), folder: Path | None = None, limit: int | None = None
 ) -> list[Problem]:
@@ -71,7 +75,7 @@ def read(
     the hub.
 
     Raises UserError for a language that the suite, or the folder, does not have, and for a limit
-    that leaves nothing.
+    that leaves nothing; NoCopy where the folder has no file of the suite.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: write a whole number, 1 or above")
@@ -131,7 +135,7 @@ def _found(suite: Suite, codes: Sequence[str], folder: Path, named: bool) -> lis
     files = {code: _file(suite, code, split, folder) for code in suite.languages}
     here = [code for code, file in files.items() if file.is_file()]
     if not here:
-        raise UserError(f"{folder} has no copy of {suite.name}: no file like {files[codes[0]]}")
+        raise NoCopy(f"{folder} has no copy of {suite.name}: no file like {files[codes[0]]}")
     missing = [code for code in codes if code not in here]
     if missing and named:
         raise UserError(f"no file {files[missing[0]]}; {folder} has {', '.join(here)}")

@@ -15,6 +15,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from opsd.data.stream import ProblemStream
 from opsd.grade.gold import gold_remarks
+from opsd.lm.forward import is_mixture_of_experts
 from opsd.lm.quantization import is_quantized
 from opsd.methods.method import Method
 from opsd.methods.signals import LossTerm
@@ -261,6 +262,20 @@ def refuse_missing_logprobs(setup: Setup, generator: Generator) -> None:
     sampler = generator.sampler
     if setup.method.source.phases and not generator.engine.returns_logprobs(sampler.sampling):
         _refuse_logprobs(setup.terms)
+
+
+def refuse_other_routes(setup: Setup, generator: Generator) -> None:
+    """Probabilities at which one reading of a mixture of experts has sampled say little of another
+    reading, where a token that is nearly as near to two experts goes to the other one."""
+    if generator.engine.shares_model or not is_mixture_of_experts(setup.model):
+        return
+    for _, term in setup.terms:
+        if term.needs_sampling_logprobs:
+            raise UserError(
+                f"'{tag(term)}' needs the sampling log-probs, and a mixture of experts may route"
+                " tokens otherwise in this engine than in training (there is no router replay):"
+                " leave engine out, so that the model itself writes"
+            )
 
 
 def refuse_unjudged(groups: Sequence[Group], method: Method) -> None:

@@ -106,7 +106,10 @@ class Learner:
         folded = [mixed_before(term, hidden_ND, head) for term in terms]
         planned = all(own.loss_term.slope is not None for own in live)
         n = head_products(head, folded, planned)
-        log(f"the loss takes {n} products with the output layer per token, forward and backward")
+        log(
+            f"cost of the loss: {n} matrix products with the output layer per taught token, forward"
+            " and backward"
+        )
 
     def denominators(
         self, made: Sequence[TrainingExample], limit: int, reduce: Callable[[Tensor], Tensor]

@@ -63,6 +63,7 @@ from opsd.training.checks import (
     refuse,
     refuse_async,
     refuse_missing_logprobs,
+    refuse_other_routes,
     refuse_other_step,
     refuse_unjudged,
     settings_errors,
@@ -215,6 +216,7 @@ class OPSDTrainer(Trainer):
             self.add_callback(callback)
         refuse_async(self.setup, self.generator)
         refuse_missing_logprobs(self.setup, self.generator)
+        refuse_other_routes(self.setup, self.generator)
         self.learner = make_learner(self.setup, self.weights, self.metrics)
 
     def _callbacks(self) -> Iterator[TrainerCallback]:

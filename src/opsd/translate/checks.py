@@ -9,7 +9,6 @@ from typing import Any
 
 from opsd.grade.answer import answers_match
 from opsd.grade.format import extract_boxed
-from opsd.languages.registry import language
 from opsd.translate.gates import GATES, Fault, Pair, judged
 from opsd.translate.journal import Attempt
 from opsd.types import Problem, UserError
@@ -39,11 +38,10 @@ class Checks:
             if score < self.least_chrf:
                 told = f"chrF {score:.0f} of the text translated back, below {self.least_chrf:g}"
                 found.append(Fault("back", told))
-        if attempt.solved is not None and problem.answer is not None:
-            mark = language(attempt.language).decimal_mark
-            if not answers_match(attempt.solved, problem.answer, mark):
-                said = attempt.solved or "no answer"
-                found.append(Fault("solver", f"solved to {said[:40]}, not {problem.answer[:40]}"))
+        solved, gold = attempt.solved, problem.answer
+        if solved is not None and gold and not answers_match(solved, gold, attempt.language):
+            told = f"solved to {(solved or 'no answer')[:40]}, not {gold[:40]}"
+            found.append(Fault("solver", told))
         return found
 
 

@@ -83,8 +83,8 @@ Gate = Callable[[Pair], Iterator[str]]
 
 
 @cache
-def _measured() -> Mapping[str, Any]:
-    """What was measured, by language."""
+def measured() -> Mapping[str, Any]:
+    """What is usual in good translations into a language, by its code, as it was measured."""
     text = (resources.files("opsd.translate") / "measured.yaml").read_text("utf-8")
     return yaml.safe_load(text) or {}
 
@@ -92,7 +92,7 @@ def _measured() -> Mapping[str, Any]:
 @cache
 def usual(code: str) -> Usual:
     """What is usual in a language: as measured, else wide bounds."""
-    found = _measured().get(code)
+    found = measured().get(code)
     if found is not None:
         return Usual(**{**found, "taken_for": tuple(found["taken_for"])})
     return Usual(_WIDE.get(language(code).script, 0.05), 0.3)

@@ -1,0 +1,1 @@
+"""Many engines and trainers, simulated event by event: `python -m benchmarks.fleet`."""
