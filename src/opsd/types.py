@@ -134,7 +134,8 @@ class Rollout:
 
     `logprobs` are natural logs of the sampler's full distribution at the sampling temperature,
     one per completion token; None for text that was not sampled (a dataset's own solution).
-    `trajectory` says how a masked diffusion model came to it.
+    `trajectory` says how a masked diffusion model came to it. `weights_version` is how many
+    optimizer steps the student had taken whose weights wrote it; None where others' did, or none.
     """
 
     prompt_ids: tuple[int, ...]
@@ -144,6 +145,7 @@ class Rollout:
     logprobs: tuple[float, ...] | None = None
     verdict: Verdict | None = None
     trajectory: Trajectory | None = None
+    weights_version: int | None = None
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,13 @@ def test_no_file_of_a_run_and_nothing_made_of_it_holds_them(tmp_path: Path, tiny
     assert told(output.out + output.err) == []
 
 
-def test_a_written_recipe_is_the_same_recipe_but_for_them(tiny_folder):
+@pytest.mark.parametrize("url", [URL, [URL, URL.replace("localhost", "elsewhere")]])
+def test_a_written_recipe_is_the_same_recipe_but_for_them(tiny_folder, url):
     content = yaml.safe_load(recipes.dump(recipe(tiny_folder)))
-    content["engine"] = {"type": "vllm_server", "url": URL}
+    content["engine"] = {"type": "vllm_server", "url": url}
     written = recipes.dump(recipes.parse(content))
+    assert not told(written)
+    assert type(yaml.safe_load(written)["engine"]["url"]) is type(url)
     assert recipes.dump(recipes.parse(yaml.safe_load(written))) == written
 
 

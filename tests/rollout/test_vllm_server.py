@@ -135,7 +135,8 @@ def test_a_server_that_has_gone_is_an_engine_that_is_down(server: Server, start)
 
 def test_a_server_that_comes_up_late_is_waited_for(server: Server, start):
     server.script = [(503, "loading"), (404, "not yet")]
-    assert start(server.url, timeout=0.4).served == "served" and not server.script
+    engine = start(server.url, timeout=0.4)
+    assert engine.up[server.url].served == "served" and not server.script
 
 
 @pytest.mark.parametrize("text", ["{}", '{"data": []}', "hello"])

@@ -103,7 +103,7 @@ def plain_server(servers: Servers) -> tuple[str, subprocess.Popen]:
     return servers[1]
 
 
-def client(model: Any, tokenizer: Any, url: str, **choice: Any) -> Any:
+def client(model: Any, tokenizer: Any, url: str | list[str], **choice: Any) -> Any:
     setup = EngineSetup(model, tokenizer, [tokenizer.eos_token_id], len(tokenizer), 256)
     engine = VLLMServer(url, **choice).start(setup)
     engine.sync(model)
@@ -168,7 +168,7 @@ def test_a_server_without_what_is_needed_is_told_how_to_start(
 ):
     model = adapted(load_model(str(tiny_folder))).eval()
     engine = client(model, tokenizer, server[0])
-    engine.name = "nobody"
+    engine.adapter = "nobody"
     with pytest.raises(UserError, match=r"refuses \(404.*start it with .*vllm serve"):
         engine.generate(prompts, PLAIN, SEEDS)
 
@@ -190,6 +190,26 @@ def test_whole_weights_reach_the_server(plain_server, tiny_folder, tokenizer, pr
     after = engine.generate(prompts, PLAIN, SEEDS)
     assert ids_of(after) != ids_of(before)
     assert_log_probs(model, prompts, after, len(tokenizer), 1.0)
+
+
+def test_replicas_write_what_one_server_writes(
+    server, tiny_folder, tokenizer, prompts, tmp_path, capsys
+):
+    model = adapted(load_model(str(tiny_folder))).eval()
+    many, seeds = prompts * 3, range(15)
+    one = client(model, tokenizer, server[0]).generate(many, PLAIN, seeds)
+    with serving(tiny_folder, tmp_path / "log", *LORA, *PROCESSED) as (url, process):
+        engine = client(model, tokenizer, [server[0], url])
+        assert ids_of(engine.generate(many, PLAIN, seeds)) == ids_of(one)
+        stop(process)
+        assert ids_of(engine.generate(many, PLAIN, seeds)) == ids_of(one)
+        told = capsys.readouterr().err
+        assert f"{url} has gone" in told and "1 of 2 servers write" in told
+        stirred(model, 1)
+        engine.sync(model)
+        after = engine.generate(many, PLAIN, seeds)
+    assert list(engine.up) == [server[0]] and ids_of(after) != ids_of(one)
+    assert_log_probs(model, many, after, len(tokenizer), 1.0)
 
 
 class Assassin(TrainerCallback):
@@ -236,25 +256,29 @@ def test_a_server_that_dies_loses_no_step(plain_server, tiny_folder, tmp_path):
     assert losses(again) == pytest.approx(losses(whole), rel=1e-3)
 
 
-def test_a_server_writes_the_next_step_meanwhile(server, tiny_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("ahead", "versions"),
+    [(True, [1, 1, 2, 3]), ({"max_staleness": 2}, [1, 1, 1, 2])],
+)
+def test_a_server_writes_steps_to_come_meanwhile(server, tiny_folder, tmp_path, ahead, versions):
     trainer = OPSDTrainer(
         str(tiny_folder),
         WARM,
-        config(tmp_path, max_steps=4, learning_rate=0.02, async_rollouts=True),
-        problems(16),
+        config(tmp_path, max_steps=4, learning_rate=0.02, async_rollouts=ahead),
+        problems(32),
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
         engine=VLLMServer(server[0]),
     )
     engine: Any = trainer.generator.engine
-    asked, ask = [], engine._ask
+    replica = engine.up[server[0]]
+    asked, ask = [], replica.ask
 
-    def noted(prompt: Any, sampling: Any, seed: int) -> Any:
+    def noted(prompt: Any, sampling: Any, seed: int, adapter: str) -> Any:
         if sampling.max_tokens != PROBED.max_tokens:
-            asked.append(int(engine.name.split("-")[1]))
-        return ask(prompt, sampling, seed)
+            asked.append(int(adapter.split("-")[1]))
+        return ask(prompt, sampling, seed, adapter)
 
-    engine._ask = noted
+    replica.ask = noted
     trainer.train()
-    # Four rollouts a step: of the first weights twice, then of those of the step before.
-    assert asked == [1] * 8 + [2] * 4 + [3] * 4
+    assert sorted(asked) == [version for version in versions for _ in range(4)]
     assert len([row for row in trainer.state.log_history if "loss" in row]) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -106,6 +107,14 @@ class Engine(Protocol):
     """Whether it generates with the very model that is trained."""
     is_remote: bool = False
     """Whether its weights stand still while the trainer's move, so that it may write meanwhile."""
+
+    pins_weights: bool = False
+    """Whether `pinned` weights stay while newer ones are handed over."""
+
+    def pinned(self) -> AbstractContextManager[Engine]:
+        """The engine as it is now: while the context lasts, it writes with the present weights,
+        whatever is handed over meanwhile (of an engine that `pins_weights`)."""
+        return nullcontext(self)
 
     def returns_logprobs(self, sampling: Sampling) -> bool:
         """Whether completions come with log-probabilities of the whole distribution."""

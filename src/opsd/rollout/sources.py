@@ -215,7 +215,8 @@ class Sampler:
     works, and may raise; `watch` is told what a call is to write, and then how far it is.
     `earlier` counts problems, by id, that other processes sample in the same step: the same prompt
     must not meet the same random numbers again. `canvas` is what a masked diffusion model writes
-    on; None of any other model.
+    on; None of any other model. `weights_version` counts the optimizer steps of the weights that
+    the engine writes with.
     """
 
     engine: Engine
@@ -236,6 +237,7 @@ class Sampler:
     counts: Counts = field(default_factory=Counts)
     earlier: Mapping[str, int] = field(default_factory=dict)
     canvas: Canvas | None = None
+    weights_version: int | None = None
 
     def outside_training(self, seed: int) -> Sampler:
         """The same sampler outside training: with counts and random numbers of its own."""
@@ -271,7 +273,15 @@ class Sampler:
         sampling = replace(sampling or self.sampling, max_tokens=horizon)
         completions = self.generated(rows, sampling, source.weights, step, phase)
         rollouts = [
-            Rollout(ids, c.ids, self.text(c.ids), c.finish, c.logprobs, trajectory=c.trajectory)
+            Rollout(
+                ids,
+                c.ids,
+                self.text(c.ids),
+                c.finish,
+                c.logprobs,
+                trajectory=c.trajectory,
+                weights_version=self.weights_version if source.weights is None else None,
+            )
             for (_, ids, _), c in zip(rows, completions, strict=True)
         ]
         groups = self.graded([p for p, _ in fitting], rollouts, source.group)

@@ -7,7 +7,7 @@ of them come last: a checkpoint counts if every file is as they say.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from opsd.runs.json_files import Damaged, document
 from opsd.types import Group, UserError
 
 _STATE, _MANIFEST = "opsd/state.json", "opsd/manifest.json"
-_GROUPS = TypeAdapter(list[Group])
+_GROUPS = TypeAdapter(dict[int, list[Group]])
 
 
 def save(
@@ -53,17 +53,18 @@ def load_teacher_state(folder: Path, name: str) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def save_rollouts(folder: Path, rank: int, groups: Sequence[Group]) -> None:
-    """Unspent rollouts of one process, as JSON: floats survive it bit for bit."""
-    rows = _GROUPS.dump_python(list(groups), mode="json")
+def save_rollouts(folder: Path, rank: int, unspent: Mapping[int, list[Group]]) -> None:
+    """Unspent rollouts of one process, by the step that will learn from them, as JSON: floats
+    survive it bit for bit."""
+    rows = _GROUPS.dump_python(dict(unspent), mode="json")
     write_atomically(folder / "opsd" / f"rollouts-{rank}.json", json.dumps(rows))
 
 
-def load_rollouts(folder: Path, rank: int) -> list[Group] | None:
-    """What `save_rollouts` has written; None where there was nothing to write."""
+def load_rollouts(folder: Path, rank: int) -> dict[int, list[Group]]:
+    """What `save_rollouts` has written; nothing where there was nothing to write."""
     file = folder / "opsd" / f"rollouts-{rank}.json"
     if not file.is_file():
-        return None
+        return {}
     return _GROUPS.validate_python(json.loads(file.read_text("utf-8")))
 
 

@@ -231,7 +231,8 @@ def settings_errors() -> Iterator[None]:
 
 def refuse_async(setup: Setup, generator: Generator) -> None:
     """Rollouts can only be written meanwhile by an engine with weights of its own, of the student's
-    alone, and while each step spends its own."""
+    alone, and while each step spends its own; more than one step's, while newer weights are handed
+    over, by an engine that keeps the older ones, and where no author learns from step to step."""
     if not setup.args.async_rollouts:
         return
     if not generator.engine.is_remote:
@@ -240,6 +241,19 @@ def refuse_async(setup: Setup, generator: Generator) -> None:
         raise UserError(
             f"async_rollouts: {setup.method.name} reuses rollouts, or has other weights write"
             " them, which needs them in step; leave it out"
+        )
+    if setup.args.max_staleness == 1:
+        return
+    if not generator.engine.pins_weights:
+        raise UserError(
+            "async_rollouts: a max_staleness above 1 needs older weights to stay at the engine"
+            " while newer ones arrive, as adapters do: engine: vllm_server and model.lora, or"
+            " async_rollouts: true"
+        )
+    if generator.authors:
+        raise UserError(
+            f"async_rollouts: a max_staleness above 1 is not for {setup.method.name}, whose authors"
+            " write one step after another; async_rollouts: true is"
         )
 
 

@@ -28,6 +28,13 @@ def _steps_or_epochs(steps: int) -> int:
     return steps
 
 
+def _staleness(value: Any) -> Any:
+    steps = value.get("max_staleness") if isinstance(value, dict) and len(value) == 1 else 0
+    if not isinstance(value, bool) and not (isinstance(steps, int) and steps >= 1):
+        raise ValueError("it should be true, false, or {max_staleness: N} with N at least 1")
+    return value
+
+
 class Values(BaseModel):
     """What numbers and choices may be, where neither their type nor Transformers says so."""
 
@@ -60,6 +67,7 @@ class Values(BaseModel):
     max_length: Count = 1
     max_generated_tokens: Count = 1
     generation_batch_tokens: Count = 1
+    async_rollouts: Annotated[Any, AfterValidator(_staleness)] = False
     max_tokens_per_pass: Count = 1
     loss_chunk_rows: Count = 1
     eval_samples: Count = 1
@@ -148,9 +156,12 @@ class OPSDConfig(TrainingArguments):
     generation_batch_tokens: int = field(
         default=65_536, metadata={"help": "Tokens in memory at once while generating."}
     )
-    async_rollouts: bool = field(
+    async_rollouts: bool | dict[str, int] = field(
         default=False,
-        metadata={"help": "A server writes the next step's rollouts meanwhile: one step old."},
+        metadata={
+            "help": "A server writes the next step's rollouts meanwhile: one step old; or"
+            " {max_staleness: N}: those of the next N steps, N steps old."
+        },
     )
     max_tokens_per_pass: int | None = field(
         default=None, metadata={"help": "Splits a micro-batch into several passes. None: one."}
@@ -210,6 +221,12 @@ class OPSDConfig(TrainingArguments):
             self.metric_for_best_model = "eval_avg@k"
             self.greater_is_better = True
         super().__post_init__()
+
+    @property
+    def max_staleness(self) -> int:
+        """How many optimizer steps rollouts may be older than what learns from them."""
+        ahead = self.async_rollouts
+        return ahead["max_staleness"] if isinstance(ahead, dict) else int(ahead)
 
     def _divide(self, rollouts: int) -> None:
         """Sets the passes that a step's rollouts make on each process. Before the Trainer's own

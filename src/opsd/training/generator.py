@@ -1,5 +1,5 @@
-"""Rollouts without a trainer: engine, sampler, source, authors, whose weights write, the next
-step's rollouts in advance, and when the engine is handed new weights."""
+"""Rollouts without a trainer: engine, sampler, source, authors, whose weights write, rollouts of
+later steps in advance, and when the engine is handed new weights."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Generator:
         """
         groups, down = [], ""
         try:
-            early = self.prefetcher.take(self.sampler)
+            early = self.prefetcher.take(step, self.sampler)
             if early is None:
-                sampler = self._sampler(problems, total_steps)
+                sampler = self._sampler(problems, total_steps, step)
                 with self.full_params(writers(self.method)):
                     self.sync(step)
                     early = self._write(problems, sampler, step)
@@ -72,19 +72,35 @@ class Generator:
             raise EngineDown(told[0])
         return groups
 
-    def begin_next(self, problems: Sequence[Problem], step: int, total_steps: int) -> None:
-        """Has the engine write the groups of a later step, with the present weights."""
-        with self.full_params():
-            self.sync(step - 1)
-        sampler = self._sampler(problems, total_steps)
-        self.prefetcher.begin(lambda own: self._write(problems, own, step), sampler)
+    def begin(self, problems: Sequence[Problem], later: int, step: int, total_steps: int) -> None:
+        """Has the engine write the groups of a later step with the weights after `step` steps,
+        unless they are begun. Where it has gone, whoever takes them is told."""
+        if later in self.prefetcher.steps:
+            return
+        sampler = self._sampler(problems, total_steps, step)
+        try:
+            with self.full_params():
+                self.sync(step)
+        except EngineDown as error:
+            self.prefetcher.fail(later, error)
+            return
+        pinned = contextlib.ExitStack()
+        engine = pinned.enter_context(self.engine.pinned())
+
+        def write(own: Sampler) -> list[Group]:
+            with pinned:
+                return self._write(problems, own, later)
+
+        self.prefetcher.begin(later, write, replace(sampler, engine=engine))
 
     def sync(self, step: int) -> None:
         """Hands the engine the weights that an optimizer step has changed, once it has written what
-        it was asked for with those before. `step` counts the optimizer steps that were taken."""
+        it was asked for with those before, unless it keeps them. `step` counts the optimizer steps
+        that were taken."""
         self._step = step
         if self._synced != step:
-            self.prefetcher.wait()
+            if not self.engine.pins_weights:
+                self.prefetcher.wait()
             self.engine.sync(self.student())
             self._synced = step
 
@@ -124,11 +140,14 @@ class Generator:
             groups = author(groups, sampler, step)
         return list(groups)
 
-    def _sampler(self, problems: Sequence[Problem], total_steps: int) -> Sampler:
-        """The sampler of one step. The processes before this one may sample the same problems."""
+    def _sampler(self, problems: Sequence[Problem], total_steps: int, version: int) -> Sampler:
+        """The sampler of one step, with the weights after `version` steps. The processes before
+        this one may sample the same problems."""
         ids = gather_object([[problem.id for problem in problems]])
         earlier = Counter(itertools.chain(*ids[: self.rank]))
-        return replace(self.sampler, total_steps=total_steps, earlier=earlier)
+        return replace(
+            self.sampler, total_steps=total_steps, earlier=earlier, weights_version=version
+        )
 
     @contextlib.contextmanager
     def _use_weights(self, weights: Weights) -> Iterator[None]:

@@ -135,6 +135,7 @@ class Learner:
     def note(self, part: Sequence[TrainingExample], results: Results) -> list[list[float] | None]:
         """Adds a pass to the metrics; returns each example's divergence per token, in nats."""
         per_token: Tensor | None = None
+        self._compare(part, results)
         for i, (losses, table) in enumerate(results):
             taught = [example.teacher_inputs[i] is not None for example in part]
             inside = torch.tensor(taught, device=losses.device)
@@ -146,6 +147,30 @@ class Learner:
             return [None] * len(part)
         lengths = [len(example.rows.tokens) for example in part]
         return [row.tolist() for row in per_token.cpu().split(lengths)]
+
+    def _compare(self, part: Sequence[TrainingExample], results: Results) -> None:
+        """Measures the sampler's log-probabilities by the student's, as the first loss term has
+        them that reads the student at the sampling temperature. A rollout of other weights, or of
+        another prompt than is learned on, says nothing."""
+        read = (
+            table
+            for i, (_, table) in enumerate(results)
+            if "logp_student" in table.statistics
+            and self.temperature_of(self.terms[i][1]) == self.temperature
+        )
+        table = next(read, None)
+        if table is None:
+            return
+        told = [
+            example.rows.logprobs is not None
+            and example.rollout.weights_version is not None
+            and example.prompt_ids == example.rollout.prompt_ids
+            for example in part
+        ]
+        inside = torch.tensor(told, device=table.rollout.device)[table.rollout]
+        gap = table.statistics["logp_student"] - table.logp_sampler
+        if inside.any():
+            self.metrics.sampled(gap[inside], table.rollout[inside])
 
     def temperature_of(self, term: LossTerm) -> float:
         """What the term divides logits by."""

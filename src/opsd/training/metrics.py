@@ -59,6 +59,12 @@ class Metrics:
         self.sums[name][0] += total
         self.sums[name][1] += count
 
+    def low(self, name: str, value: float) -> None:
+        self.lows[name] = min(self.lows.get(name, value), value)
+
+    def high(self, name: str, value: float) -> None:
+        self.highs[name] = max(self.highs.get(name, value), value)
+
     def spoken(self, name: str, language: str, total: float, count: float) -> None:
         """Adds to a number, and to its part for one language."""
         self.add(name, total, count)
@@ -87,9 +93,8 @@ class Metrics:
             self._traits(problem, rollout)
             self.spoken("completions/mean_length", problem.language, length, 1)
             self.add("completions/clipped_ratio", rollout.finish is Finish.LENGTH, 1)
-            low, high = "completions/min_length", "completions/max_length"
-            self.lows[low] = min(self.lows.get(low, length), length)
-            self.highs[high] = max(self.highs.get(high, length), length)
+            self.low("completions/min_length", length)
+            self.high("completions/max_length", length)
             if rollout.verdict is not None:
                 self.add("reward", rollout.verdict.reward, 1)
                 self.spoken("accuracy", problem.language, rollout.verdict.correct, 1)
@@ -132,6 +137,32 @@ class Metrics:
                 own = mine[table.rollout][taught]
                 self.add(f"divergence/{language}", divergence[own].sum().item(), int(own.sum()))
 
+    def sampled(self, gap: Tensor, rollout: Tensor) -> None:
+        """How far the student's log-probabilities of tokens are from those that they were sampled
+        with: the difference [N] in nats, not finite where the sampler told no number, and the
+        rollout [N] that each token is of. The ratio of a rollout's probabilities is over all its
+        tokens (as TRL's `sequence` importance ratios are)."""
+        known = gap.isfinite()
+        self.add("sampling/nonfinite_logprobs", int((~known).sum()), len(gap))
+        gap, rollout = gap[known].double(), rollout[known]
+        if not len(gap):
+            return
+        size = gap.abs()
+        self.add("sampling/sampling_logp_difference/mean", size.sum().item(), len(size))
+        self.high("sampling/sampling_logp_difference/max", size.max().item())
+        _, row = rollout.unique(return_inverse=True)
+        ratios = gap.new_zeros(int(row.max()) + 1).index_add_(0, row, gap).exp().tolist()
+        self.add("sampling/importance_sampling_ratio/mean", sum(ratios), len(ratios))
+        self.low("sampling/importance_sampling_ratio/min", min(ratios))
+        self.high("sampling/importance_sampling_ratio/max", max(ratios))
+
+    def stale(self, groups: Sequence[Group], step: int) -> None:
+        """How old a step's rollouts are, in optimizer steps."""
+        ages = ages_of(groups, step)
+        if ages:
+            self.add("staleness/mean", sum(ages), len(ages))
+            self.high("staleness/max", max(ages))
+
     def merged(self, gather: Any) -> dict[str, float]:
         """Means, extremes and seconds over all processes; then starts anew."""
         spent = sum(self.seconds.get(f"time/{phase}", 0.0) for phase in _PHASES)
@@ -150,6 +181,13 @@ class Metrics:
         return result
 
 
+def ages_of(groups: Sequence[Group], step: int) -> list[int]:
+    """How many optimizer steps older the weights were that wrote each rollout than those are that
+    learn from it at a step; of rollouts that the student has written."""
+    versions = [r.weights_version for group in groups for r in group.rollouts]
+    return [step - version for version in versions if version is not None]
+
+
 def rollout_row(
     example: TrainingExample, step: int, tokenizer: Any, divergence: list[float] | None
 ) -> dict:
@@ -160,6 +198,7 @@ def rollout_row(
     state = {} if example.rows.state is None else {"state": example.rows.state}
     return {
         "step": step,
+        "weights_version": rollout.weights_version,
         "problem": example.problem.id,
         "sample": example.sample,
         **state,

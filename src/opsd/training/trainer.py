@@ -12,6 +12,7 @@ import contextlib
 import copy
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ from opsd.training.config import OPSDConfig
 from opsd.training.dev import dev_scores, summarise
 from opsd.training.examples import TrainingExample, training_examples
 from opsd.training.learner import passes
-from opsd.training.metrics import PHASE, Metrics, rollout_row
+from opsd.training.metrics import PHASE, Metrics, ages_of, rollout_row
 from opsd.training.monitor import CollapseMonitor
 from opsd.training.record import Given, record
 from opsd.training.setup import Setup
@@ -139,7 +140,7 @@ class OPSDTrainer(Trainer):
         self.best_step: int | None = None
         self._before_step: tuple[int, dict[str, Any]] | None = None
         self.stop = StopSignal()
-        self._ahead: list[Problem] = []
+        self._ahead: deque[list[Problem]] = deque()
         self._judging = threading.Lock()
         train_set = None
         if train_dataset is not None:
@@ -253,11 +254,12 @@ class OPSDTrainer(Trainer):
             refuse_unjudged(self._groups, self.method)
             if self.curriculum is not None:
                 self.curriculum.record(gather_object(outcomes(self._groups)))
-            if self.args.async_rollouts and step + 1 < total_steps:
-                with contextlib.suppress(StopIteration):  # the epoch has no more
-                    self._ahead = self._next_rows(epoch_iterator, num_batches)
-                if self._ahead:
-                    self.generator.begin_next(self._ahead[::group], step + 1, total_steps)
+            with contextlib.suppress(StopIteration):  # the epoch has no more
+                while len(self._ahead) < min(self.args.max_staleness, total_steps - step - 1):
+                    self._ahead.append(self._drawn(epoch_iterator, num_batches))
+            for later, problems in enumerate(self._ahead, step + 1):
+                self.generator.begin(problems[::group], later, step, total_steps)
+        self.metrics.stale(self._groups, step)
         made = training_examples(
             self._groups,
             self.setup.terms,
@@ -278,8 +280,10 @@ class OPSDTrainer(Trainer):
 
     def _next_rows(self, batches: Iterator, count: int) -> list[Problem]:
         """The problems of `count` micro-batches: those looked ahead at, or the next ones."""
-        rows, self._ahead = self._ahead, []
-        return rows or [problem for _ in range(count) for problem in next(batches)]
+        return self._ahead.popleft() if self._ahead else self._drawn(batches, count)
+
+    def _drawn(self, batches: Iterator, count: int) -> list[Problem]:
+        return [problem for _ in range(count) for problem in next(batches)]
 
     def _generated(self, problems: Sequence[Problem], step: int) -> list[Group]:
         """A step's groups. Where the engine has gone, the steps so far are saved first."""
@@ -443,6 +447,7 @@ class OPSDTrainer(Trainer):
         self.stop.heed()
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
+        self.generator.prefetcher.wait()  # what is being graded are no dev problems
         with self.metrics.timed("evaluate"), self._dev_scored():
             own = list(problems)[args.process_index :: args.world_size]
             with self.generator.full_params():
@@ -533,7 +538,8 @@ class OPSDTrainer(Trainer):
         self.metrics.clear()
         self.finite.clear()
         self._before_step = None
-        self._ahead = []
+        self._ahead.clear()
+        self.generator.prefetcher.steps.clear()
         self._groups = None
         self.best_step = None
 
@@ -642,12 +648,11 @@ class OPSDTrainer(Trainer):
         if self.args.should_save:
             checkpoint.clear(folder)
         self.accelerator.wait_for_everyone()
-        unspent = (
-            self._groups
-            if self.state.global_step % self.method.reuse
-            else self.generator.prefetcher.wait()
-        )
-        if unspent is not None:
+        step = self.state.global_step
+        unspent = _everywhere(self.generator.prefetcher.wait())
+        if step % self.method.reuse and self._groups is not None:
+            unspent = {step: self._groups}
+        if unspent:
             checkpoint.save_rollouts(folder, self.args.process_index, unspent)
         states = gather_object([own or self._own_state()])
         teachers = {
@@ -709,11 +714,20 @@ class OPSDTrainer(Trainer):
                 own.load_state_dict(checkpoint.load_teacher_state(folder, name))
         unspent = checkpoint.load_rollouts(folder, self.args.process_index)
         if step % self.method.reuse:
-            if unspent is None:
+            if step not in unspent:
                 raise UserError(f"{folder} lacks the rollouts that are still to be learned from")
-            self._groups = unspent
-        elif unspent is not None and self.args.async_rollouts:
-            self.generator.prefetcher.keep(unspent)
+            self._groups = unspent[step]
+            return state["generated_tokens"]
+        if state["processes"] != self.args.world_size:  # they are divided otherwise by now
+            return state["generated_tokens"]
+        limit = self.args.max_staleness
+        young = {k: v for k, v in unspent.items() if max(ages_of(v, k), default=0) <= limit}
+        young = _everywhere(young)
+        for later, groups in young.items():
+            self.generator.prefetcher.keep(later, groups)
+        if len(young) < len(unspent) and self.args.should_save:
+            old = ", ".join(str(later + 1) for later in sorted(unspent.keys() - young.keys()))
+            log(f"rollouts of steps {old} are older than max_staleness: they are written anew")
         return state["generated_tokens"]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -813,6 +827,12 @@ class OPSDTrainer(Trainer):
     def floating_point_ops(self, inputs: list[TrainingExample]) -> float:
         """6 x parameters x tokens of the student's sequences."""
         return 6.0 * self.model.num_parameters() * sum(example.tokens for example in inputs)
+
+
+def _everywhere(own: Mapping[int, list[Group]]) -> dict[int, list[Group]]:
+    """The steps' rollouts that no process lacks."""
+    steps = set.intersection(*gather_object([set(own)]))
+    return {step: own[step] for step in sorted(steps)}
 
 
 def _name(model: Any) -> str:

@@ -1,0 +1,173 @@
+"""A server of a test's own that speaks as `vllm serve` does and answers from a model: it can be
+killed, begun anew on the same port, told to hang, to fail, or to write with other weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from peft import PeftModel
+from tests.arrange import engine_for
+from torch import nn
+
+from opsd.lm.loading import load_model
+from opsd.rollout.engine import Sampling
+from opsd.rollout.weight_sync import PROBED
+
+SERVED = "served"
+_TURNS = threading.Lock()
+"""Models are loaded, and write, one after another."""
+
+
+class ModelServer:
+    """One replica. `asked` has the seed, and the name of the weights, of all that it was asked in
+    training; `heard` is told of each such question before it is answered, `reached` of whatever it
+    is sent."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        self.base, self.tokenizer = model, tokenizer
+        self.asked: list[tuple[int, str]] = []
+        self.heard: Callable[[], None] = lambda: None
+        self.reached: Callable[[], None] = lambda: None
+        self.status = 200
+        self.hangs = threading.Event()
+        self.goes_on = threading.Event()
+        self.disturb: Callable[[nn.Module], None] = lambda model: None
+        self.busy = self.busiest = 0
+        self.port = 0
+        self.http: _Server | None = None
+        self.begin()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def begin(self) -> None:
+        """Comes up, with the weights of the start."""
+        self.model: Any = copy.deepcopy(self.base)
+        self.adapters: dict[str, Any] = {}
+        self.http = _Server(self, self.port)
+        self.port = self.http.server_port
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def kill(self) -> None:
+        """Goes, in the middle of whatever it was asked."""
+        http, self.http = self.http, None
+        if http is not None:
+            http.cut()
+
+    def completion(self, asked: dict[str, Any]) -> dict[str, Any]:
+        sampling = Sampling(asked["temperature"], max_tokens=asked["max_tokens"])
+        model = {SERVED: self.model, **self.adapters}[asked["model"]]
+        with _TURNS:
+            engine = engine_for(model, self.tokenizer)
+            (made,) = engine.generate([asked["prompt"]], sampling, [asked["seed"]])
+        return {
+            "choices": [
+                {
+                    "token_ids": list(made.ids),
+                    "logprobs": {"token_logprobs": list(made.logprobs or ())},
+                    "finish_reason": made.finish.value,
+                }
+            ]
+        }
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, replica: ModelServer, port: int) -> None:
+        self.replica = replica
+        self.open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def cut(self) -> None:
+        """Closes its port and all connections, half-way through an answer too."""
+        self.shutdown()
+        self.socket.close()
+        for connection in list(self.open):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was cut is no news."""
+        if not isinstance(sys.exception(), OSError | ValueError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.open.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.open.discard(self.connection)
+        super().finish()
+
+    def do_GET(self) -> None:
+        replica = self.server.replica
+        names = [SERVED, *replica.adapters]
+        self.reply(replica.status, {"data": [{"id": name} for name in names]})
+
+    def do_POST(self) -> None:
+        replica = self.server.replica
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer: dict[str, Any] = {}
+        replica.reached()
+        status = replica.status
+        if self.path == "/v1/load_lora_adapter":
+            with _TURNS:
+                base = copy.deepcopy(replica.model)
+                adapted: Any = PeftModel.from_pretrained(base, asked["lora_path"]).eval()
+            replica.disturb(adapted)
+            replica.adapters[asked["lora_name"]] = adapted
+        elif self.path == "/v1/unload_lora_adapter":
+            known = replica.adapters.pop(asked["lora_name"], None)
+            status = status if known else 404
+        elif self.path == "/collective_rpc":
+            with _TURNS:
+                replica.model = load_model(asked["kwargs"]["weights_path"]).eval()
+        elif self.path == "/v1/completions":
+            if asked["max_tokens"] != PROBED.max_tokens:
+                replica.asked.append((asked["seed"], asked["model"]))
+                replica.busy += 1
+                replica.busiest = max(replica.busy, replica.busiest)
+                replica.heard()
+                if replica.hangs.is_set():
+                    replica.goes_on.wait()
+            if asked["model"] not in (SERVED, *replica.adapters):
+                status = 404
+            elif status == 200:
+                answer = replica.completion(asked)
+            replica.busy -= asked["max_tokens"] != PROBED.max_tokens
+        self.reply(status, answer)
+
+    def reply(self, status: int, answer: dict[str, Any]) -> None:
+        text = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *args: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def serving(model: nn.Module, tokenizer: Any, count: int) -> Iterator[Sequence[ModelServer]]:
+    """So many replicas, until the end of the block."""
+    with ExitStack() as stack:
+        replicas = [ModelServer(model, tokenizer) for _ in range(count)]
+        for replica in replicas:
+            stack.callback(replica.kill)
+            stack.callback(replica.goes_on.set)
+        yield replicas
