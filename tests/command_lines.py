@@ -29,7 +29,19 @@ from opsd.types import UserError
 
 ROOT = Path(__file__).parents[1]
 OTHERS = {
-    *("cd", "git", "hf", "pre-commit", "pytest", "srun", "tensorboard", "test", "vllm", "scontrol"),
+    *(
+        "cd",
+        "git",
+        "hf",
+        "pre-commit",
+        "pytest",
+        "sglang",
+        "srun",
+        "tensorboard",
+        "test",
+        "vllm",
+        "scontrol",
+    ),
     *("head", "echo", "."),
 }
 """Programs that the package does not bring: of their lines only a shell's syntax is looked at."""

@@ -9,18 +9,28 @@ if TYPE_CHECKING:
     from typing import Any
 
     from opsd import methods
-    from opsd.rollout.engines import VLLM, VLLMServer
+    from opsd.rollout.engines import VLLM, SGLangServer, VLLMServer
     from opsd.training.config import OPSDConfig
     from opsd.training.trainer import OPSDTrainer
     from opsd.types import Problem, Verdict
 
-__all__ = ["VLLM", "OPSDConfig", "OPSDTrainer", "Problem", "VLLMServer", "Verdict", "methods"]
+__all__ = [
+    "VLLM",
+    "OPSDConfig",
+    "OPSDTrainer",
+    "Problem",
+    "SGLangServer",
+    "VLLMServer",
+    "Verdict",
+    "methods",
+]
 
 _HOMES = {
     "OPSDConfig": "opsd.training.config",
     "OPSDTrainer": "opsd.training.trainer",
     "Problem": "opsd.types",
     "VLLM": "opsd.rollout.engines",
+    "SGLangServer": "opsd.rollout.engines",
     "VLLMServer": "opsd.rollout.engines",
     "Verdict": "opsd.types",
 }

@@ -1,5 +1,6 @@
-"""A server of a test's own that speaks as `vllm serve` does and answers from a model: it can be
-killed, begun anew on the same port, told to hang, to fail, or to write with other weights."""
+"""A server of a test's own that speaks as `vllm serve` does, and as SGLang's does, and answers from
+a model: it can be killed, begun anew on the same port, told to hang, to fail, or to write with
+other weights."""
 
 from __future__ import annotations
 
@@ -124,32 +125,50 @@ class _Handler(BaseHTTPRequestHandler):
         answer: dict[str, Any] = {}
         replica.reached()
         status = replica.status
-        if self.path == "/v1/load_lora_adapter":
+        if self.path.endswith("/load_lora_adapter"):
             with _TURNS:
                 base = copy.deepcopy(replica.model)
                 adapted: Any = PeftModel.from_pretrained(base, asked["lora_path"]).eval()
             replica.disturb(adapted)
             replica.adapters[asked["lora_name"]] = adapted
-        elif self.path == "/v1/unload_lora_adapter":
+        elif self.path.endswith("/unload_lora_adapter"):
             known = replica.adapters.pop(asked["lora_name"], None)
-            status = status if known else 404
-        elif self.path == "/collective_rpc":
+            status = status if known else 404 if self.path.startswith("/v1") else 400
+        elif self.path in ("/collective_rpc", "/update_weights_from_disk"):
+            path = asked.get("model_path") or asked["kwargs"]["weights_path"]
             with _TURNS:
-                replica.model = load_model(asked["kwargs"]["weights_path"]).eval()
+                replica.model = load_model(path).eval()
         elif self.path == "/v1/completions":
-            if asked["max_tokens"] != PROBED.max_tokens:
-                replica.asked.append((asked["seed"], asked["model"]))
-                replica.busy += 1
-                replica.busiest = max(replica.busy, replica.busiest)
-                replica.heard()
-                if replica.hangs.is_set():
-                    replica.goes_on.wait()
-            if asked["model"] not in (SERVED, *replica.adapters):
-                status = 404
-            elif status == 200:
-                answer = replica.completion(asked)
-            replica.busy -= asked["max_tokens"] != PROBED.max_tokens
+            status, answer = self.written(asked, 404)
+        elif self.path == "/generate":
+            own = asked["sampling_params"]
+            said = {
+                "model": asked.get("lora_path", SERVED),
+                "prompt": asked["input_ids"],
+                "max_tokens": own["max_new_tokens"],
+                "temperature": own["temperature"],
+                "seed": own["sampling_seed"],
+            }
+            assert own["top_k"] == -1 and asked["return_logprob"]
+            status, answer = self.written(said, 400)
+            answer = in_sglangs_words(answer) if answer else {}
         self.reply(status, answer)
+
+    def written(self, asked: dict[str, Any], unknown: int) -> tuple[int, dict[str, Any]]:
+        """A completion, with its status; of weights that are not there, the `unknown` one."""
+        replica, probed = self.server.replica, asked["max_tokens"] == PROBED.max_tokens
+        if not probed:
+            replica.asked.append((asked["seed"], asked["model"]))
+            replica.busy += 1
+            replica.busiest = max(replica.busy, replica.busiest)
+            replica.heard()
+            if replica.hangs.is_set():
+                replica.goes_on.wait()
+        there = asked["model"] in (SERVED, *replica.adapters)
+        status = replica.status if there else unknown
+        answer = replica.completion(asked) if status == 200 else {}
+        replica.busy -= not probed
+        return status, answer
 
     def reply(self, status: int, answer: dict[str, Any]) -> None:
         text = json.dumps(answer).encode()
@@ -160,6 +179,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         """Says nothing."""
+
+
+def in_sglangs_words(answer: dict[str, Any]) -> dict[str, Any]:
+    (made,) = answer["choices"]
+    pairs = zip(made["logprobs"]["token_logprobs"], made["token_ids"], strict=True)
+    return {
+        "text": "",
+        "meta_info": {
+            "output_token_logprobs": [[logprob, token, None] for logprob, token in pairs],
+            "finish_reason": {"type": made["finish_reason"]},
+        },
+    }
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from tests.rollout.model_server import ModelServer, serving
 from opsd import OPSDTrainer, VLLMServer, methods
 from opsd.lm.loading import load_model
 from opsd.rollout.engine import EngineDown, EngineSetup
+from opsd.rollout.sglang_server import SGLangServer
 from opsd.runs.files import read_jsonl
 from opsd.types import UserError
 
@@ -53,13 +54,13 @@ def stirred(model: Any, seed: int) -> Any:
     return model
 
 
-@pytest.fixture
-def start(model, tokenizer) -> Any:
+@pytest.fixture(params=[VLLMServer, SGLangServer])
+def start(model, tokenizer, request) -> Any:
     """Makes a client of replicas that has handed over the model's weights."""
 
     def client(replicas: Sequence[ModelServer], **choice: Any) -> Any:
         setup = EngineSetup(model, tokenizer, [tokenizer.eos_token_id], len(tokenizer), 64)
-        engine = VLLMServer([replica.url for replica in replicas], **choice).start(setup)
+        engine = request.param([replica.url for replica in replicas], **choice).start(setup)
         engine.sync(model)
         return engine
 
@@ -218,10 +219,11 @@ def test_one_that_reads_otherwise_ends_the_run(replicas, start, model, back: boo
         engine.sync(model)
 
 
-def test_whole_weights_reach_all(replicas, tiny_folder, tokenizer):
+@pytest.mark.parametrize("kind", [VLLMServer, SGLangServer])
+def test_whole_weights_reach_all(kind, replicas, tiny_folder, tokenizer):
     model = load_model(str(tiny_folder)).eval()
     setup = EngineSetup(model, tokenizer, [tokenizer.eos_token_id], len(tokenizer), 64)
-    engine: Any = VLLMServer(tuple(replica.url for replica in replicas)).start(setup)
+    engine: Any = kind(tuple(replica.url for replica in replicas)).start(setup)
     engine.sync(model)
     before = engine.generate(PROMPTS, PLAIN, SEEDS)
     for name, parameter in model.named_parameters():

@@ -147,18 +147,18 @@ def test_an_adapter_reaches_the_server(server, tiny_folder, tokenizer, prompts):
 def test_weights_that_did_not_arrive_are_refused(
     server, tiny_folder, tokenizer, prompts, monkeypatch
 ):
-    from opsd.rollout import vllm_server
+    from opsd.rollout import servers
 
     model = adapted(load_model(str(tiny_folder))).eval()
     engine = client(model, tokenizer, server[0])
-    save = vllm_server.save_adapter
+    save = servers.save_adapter
 
     def stale(model: Any, folder: Path) -> Path:
         save(model, folder)
         stirred(model, 3)  # what the trainer has is newer than what was written
         return folder
 
-    monkeypatch.setattr(vllm_server, "save_adapter", stale)
+    monkeypatch.setattr(servers, "save_adapter", stale)
     with pytest.raises(UserError, match="nats from the trainer's"):
         engine.sync(model)
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from opsd.parts import Slot, part
 from opsd.rollout.engine import Engine, EngineChoice, EngineSetup
+from opsd.rollout.sglang_server import SGLangServer
 from opsd.rollout.vllm import VLLM
 from opsd.rollout.vllm_server import VLLMServer
 
@@ -34,4 +35,6 @@ class HF(EngineChoice):
         )
 
 
-AnyEngine = Annotated[EngineChoice, Slot("engine", EngineChoice, (HF, VLLM, VLLMServer))]
+AnyEngine = Annotated[
+    EngineChoice, Slot("engine", EngineChoice, (HF, VLLM, VLLMServer, SGLangServer))
+]
