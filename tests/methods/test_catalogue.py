@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +31,14 @@ from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem, UserError
 
 HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")
+MEASURED = "What we measured"
+EVIDENCE = Path(__file__).parents[2] / "evidence" / "arms.json"
+MEASURED_ARMS = {  # of the study of long solutions, in the order in which a docstring has them
+    "opsd": ("opsd", "opsd, unclipped reverse KL", "opsd_v1"),
+    "rcsd": ("rcsd", "rcsd, unclipped"),
+    "op2sd": ("op2sd", "op2sd, unclipped"),
+    "purified_opsd": ("purified_opsd",),
+}
 ADAPTER = TypeAdapter(Method)
 BANK = str(Path(__file__).parents[1] / "data" / "skills.yaml")
 BY_TAG = SkillAuthor(BANK, k=2, by="tag", update=BankUpdate(every=1, max_tokens=20))
@@ -55,8 +65,27 @@ def test_every_method_says_what_it_is_differs_in_needs_and_is_run_by(name: str):
     first, *lines = text.splitlines()
     assert ": " in first and first.endswith(".")
     starts = [line.partition(":")[0] for line in lines]
-    assert [start for start in starts if start in HEADINGS] == list(HEADINGS)
+    found = [start for start in starts if start in (*HEADINGS, MEASURED)]
+    assert [start for start in found if start != MEASURED] == list(HEADINGS)
+    assert found.index(MEASURED) == 3 if MEASURED in found else True
     assert lines[-1] == f"One command: opsd train {name}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_a_method_says_that_was_measured_is_what_the_stored_run_has(name: str):
+    text = " ".join((FUNCTIONS[name].__doc__ or "").split())
+    told = text.partition(f"{MEASURED}: ")[2]
+    assert bool(told) == (name in MEASURED_ARMS)
+    gains = {
+        row["arm"]: row["gains"]["avg@k"]
+        for row in json.loads(EVIDENCE.read_text())["miniature-long"]
+        if row["gains"]
+    }
+    stored = [
+        (f"{gains[arm][0]:+.2f}", *(f"{x:.2f}" for x in gains[arm][1:]))
+        for arm in MEASURED_ARMS.get(name, ())
+    ]
+    assert re.findall(r"([+-]0\.\d\d) \((-?0\.\d\d) to (-?0\.\d\d)\)", told) == stored
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

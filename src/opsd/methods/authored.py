@@ -63,6 +63,8 @@ def rcsd(
     (`reference=True`). Rubrics come from a column, or from an author: the writer of `rcsd_writer`,
     named by its run.
     What it needs: a column `rubric`, or authors.
+    What we measured: with a built-in model and long solutions (docs/claims.md), accuracy +0.01
+    (-0.00 to 0.01) as shipped; +0.24 (0.22 to 0.26) with `forward_kl`, without the cap.
     One command: opsd train rcsd
     """
     return Method(

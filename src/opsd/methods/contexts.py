@@ -77,6 +77,8 @@ def op2sd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Metho
     text; the divergence, its cap and the modes of thinking are `opsd`'s. Another problem is one of
     the same language. Prompts are our own wording.
     What it needs: a column `solution`; a set that is not streamed.
+    What we measured: with a built-in model and long solutions (docs/claims.md), accuracy -0.00
+    (-0.01 to 0.01) as shipped; +0.01 (0.00 to 0.02) with `forward_kl`, without the cap.
     One command: opsd train op2sd
     """
     return Method(

@@ -26,6 +26,9 @@ def opsd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method
     averages per micro-batch; the rows of padding in the vocabulary take no part. The prompts are
     our own wording, and the student's has no label before the problem.
     What it needs: a column `solution`.
+    What we measured: with a built-in model and long solutions (docs/claims.md), accuracy +0.04
+    (0.01 to 0.06) as shipped; +0.25 (0.23 to 0.27) with `reverse_kl`, +0.24 (0.22 to 0.26) by
+    `opsd_v1`.
     One command: opsd train opsd
     """
     return Method(
