@@ -166,7 +166,10 @@ def _fleet(results: Mapping[str, Result], axes: Any) -> None:
     """Steps per hour over the engines; a colour per number of trainers, a stroke per staleness."""
     found = results["fleet"]
     rows = found.pick(measure="fleet")  # type: ignore[attr-defined]
-    shades, dashes = ("#ccbb44", "#4477aa", "#aa3377"), (":", "-.", "-", "--", (0, (6, 1, 1, 1, 1, 1)))
+    shades, dashes = (
+        ("#ccbb44", "#4477aa", "#aa3377"),
+        (":", "-.", "-", "--", (0, (6, 1, 1, 1, 1, 1))),
+    )
     colors = dict(zip(sorted({r["ranks"] for r in rows}), shades, strict=False))
     strokes = dict(zip(sorted({r["staleness"] for r in rows}), dashes, strict=False))
     for (ranks, color), (staleness, stroke) in itertools.product(colors.items(), strokes.items()):
