@@ -106,12 +106,14 @@ def test_what_a_page_shows_can_be_read_by_what_it_is_for(page: Path, tmp_path, m
                 parse_opsd(words[1:], whole=False)
 
 
+@pytest.mark.slow
 def test_the_tutorial_shows_the_recipe_that_it_writes(ran: Path):
     (shown,) = (b.text for b in read(TUTORIAL) if b.kind == "recipe")
     text = (ran / "tutorial" / "mine.yaml").read_text("utf-8")
     assert text == shown.replace(MODEL, BASE_MODEL)
 
 
+@pytest.mark.slow
 def test_the_tutorial_pushes_the_adapter_that_it_exports(ran: Path, hub: Hub):
     pushed = hub.files(f"{TOKENS[TOKEN]}/mine")
     own = (ran / "tutorial" / "mine-adapter" / "adapter_model.safetensors").read_bytes()
