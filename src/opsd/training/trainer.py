@@ -298,6 +298,8 @@ class OPSDTrainer(Trainer):
         parts = passes(inputs, self.args.max_tokens_per_pass, self.learner.layout)
         plans = together([self.learner.plan(part) for part in parts], gather_object)
         parts = [*([[]] * (len(plans) - len(parts))), *parts]
+        for plan in plans:
+            self.learner.scorer.ask(plan)
         loss = torch.zeros((), device=self.args.device)
         for i, part in enumerate(parts):
             self.stop.heed()
@@ -408,7 +410,8 @@ class OPSDTrainer(Trainer):
         if "loss" in logs:
             self.finite.tell(logs)
             measured = self.metrics.merged(gather_object)
-            measured["time/student"] -= measured.get("time/loss", 0.0)
+            for inside in ("time/loss", "time/waiting"):
+                measured["time/student"] -= measured.get(inside, 0.0)
             logs.update(measured)
             told = [
                 {f"author/{part.name}/{name}": value for name, value in author.measured.items()}
