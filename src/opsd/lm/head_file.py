@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from opsd.lm.forward import head_of
-from opsd.lm.loading import adapter_folder, base_of, load_config, locate, reason
+from opsd.lm.loading import adapter_folder, base_of, load_config, locate, nonfinite, reason
 from opsd.objective.head import Head
 from opsd.types import UserError
 
@@ -40,6 +40,8 @@ def load_head(name: str, vocab: int, dtype: torch.dtype) -> Head:
         bias = None if frame.bias is None else _read(path, revision, _names(empty, frame.bias))
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise UserError(f"head: '{name}' cannot be read: {reason(error)}; {_CUT}") from error
+    if nonfinite({"weight": weight, "bias": bias}):
+        raise UserError(f"head: '{name}' holds numbers that are none (NaN, infinite)")
     if weight.shape != frame.weight.shape:
         told = f"{tuple(weight.shape)}, not {tuple(frame.weight.shape)}"
         raise UserError(f"head: '{name}' is not the checkpoint of its config.json: {told}")
@@ -66,7 +68,7 @@ def _read(path: str, revision: str | None, names: list[str]) -> Tensor:
         if name in places:
             with safe_open(_local(path, places[name], revision), "pt") as file:
                 return file.get_tensor(name)
-    raise KeyError(f"it has no tensor {' or '.join(names)}")
+    raise ValueError(f"it has no tensor {' or '.join(names)}")
 
 
 def _files(path: str, revision: str | None) -> dict[str, str]:

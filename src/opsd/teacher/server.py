@@ -183,9 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "/rows":
                 return served.rows(self._question(RowsQuestion)), _BYTES
             case "/tokenize":
-                return served.tokenize(
-                    self._question(TextsQuestion)
-                ).model_dump_json().encode(), _JSON
+                made = served.tokenize(self._question(TextsQuestion))
+                return made.model_dump_json().encode(), _JSON
         raise Refused(404, f"no such route: {self.path[:100]}")
 
     def _question(self, kind: type[Any]) -> Any:

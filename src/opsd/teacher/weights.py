@@ -1,8 +1,8 @@
 """With which weights a teacher reads. The choice is a value, which training begins: what it begins
 is kept alive, and in checkpoints (`copies.py`, imported then, since it needs all of FSDP).
 
-All but `external` and `served` differ from the student in the trainable parameters only. Under LoRA a frozen
-teacher is the model with its adapter switched off, where that is the starting point.
+All but `external` and `served` differ from the student in the trainable parameters only. Under LoRA
+a frozen teacher is the model with its adapter switched off, where that is the starting point.
 """
 
 from __future__ import annotations

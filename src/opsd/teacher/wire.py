@@ -23,8 +23,8 @@ class _Strict(BaseModel):
 class About(_Strict):
     """What is served. `fingerprint` is of weights and tokenizer, `head` of the output layer, which
     has `logits` rows; `hidden_size` is D. `dtype` is what is computed in. A sequence has at most
-    `max_length` tokens (None: as many as a request), a request `max_tokens`; `batch_tokens` are read
-    at once, which is what a request had best have."""
+    `max_length` tokens (None: as many as a request), a request `max_tokens`; it had best have
+    `batch_tokens`, which are read at once."""
 
     model: str
     fingerprint: str
