@@ -380,12 +380,18 @@ def test_a_run_goes_on_with_another_number_of_processes(wrote, resumes, finished
 
 
 def test_each_process_asks_a_server_for_its_own_rows(finished):
-    """Of two steps with the same rollouts once, and nobody twice."""
+    """Of two steps with the same rollouts once; the first process once more for its traces."""
     from opsd.runs.files import read_jsonl
 
+    folder = finished / "served-alone"
+    traced = [row["problem"] for row in read_jsonl(folder / "traces" / "rank0.jsonl")]
+    tokens = {
+        row["problem"]: len(row["views"][0]["prompt_ids"]) + len(row["completion_ids"])
+        for row in read_jsonl(folder / "rollouts" / "rank0.jsonl")
+    }
+    assert len(tokens) == ROLLOUTS and len(traced) == 2
+    read = sum(tokens.values()) + sum(tokens[problem] for problem in traced)
     asked = json.loads((finished / "asked.json").read_text())
-    rows = list(read_jsonl(finished / "served-alone" / "rollouts" / "rank0.jsonl"))
-    read = sum(len(row["views"][0]["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
     assert sum(asked) == len(MODES) * read
 
 

@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
 from itertools import cycle, islice
 from typing import Any, Literal
 
@@ -44,6 +43,8 @@ from opsd.types import RunFailed, UserError
 
 _START = "start it with opsd serve-teacher MODEL --host HOST --port PORT"
 _RESUME = "--resume goes on from the last checkpoint"
+_CONNECTS = 10.0
+"""Seconds for a connection, however long an answer may take."""
 _AT_ONCE = 2
 """Requests that a server is sent at once: one is on the wire while another one is computed."""
 
@@ -59,8 +60,9 @@ class Server:
         self.name, self.tokens, self.here = cleaned(url), 0, True
         # A server closes what has been idle; what it is just closing is not asked again.
         limits = httpx2.Limits(keepalive_expiry=30.0)
+        patience = httpx2.Timeout(timeout, connect=min(timeout, _CONNECTS))
         try:
-            self.http = httpx2.Client(base_url=url, timeout=timeout, limits=limits)
+            self.http = httpx2.Client(base_url=url, timeout=patience, limits=limits)
         except httpx2.InvalidURL as error:
             raise UserError(f"teacher: {self.name} is no address ({error})") from error
         weakref.finalize(self, self.http.close)
@@ -122,7 +124,7 @@ class ServedReader(RemoteReader):
         self.vocab, self.checkpoint, self.timeout = vocabulary(tokenizer), checkpoint, timeout
         servers = [Server(url, timeout) for url in urls]
         until = time.monotonic() + timeout
-        told = [_wait(server, until) for server in servers]
+        told = [_first_told(server, until) for server in servers]
         self.about = told[0]
         self.dtype: Dtype = self.about.dtype if dtype == "auto" else dtype
         for server, own in zip(servers, told, strict=True):
@@ -151,13 +153,12 @@ class ServedReader(RemoteReader):
 
     def head(self, device: torch.device) -> Head:
         if device not in self.heads:
-            own = self._head
+            own = self._read_head()
             weight, bias = (x if x is None else x.to(device) for x in (own.weight, own.bias))
             self.heads[device] = replace(own, weight=weight, bias=bias)
         return self.heads[device]
 
-    @cached_property
-    def _head(self) -> Head:
+    def _read_head(self) -> Head:
         about = self.about
         if self.checkpoint is not None:
             head = load_head(self.checkpoint, self.vocab, getattr(torch, about.dtype))
@@ -273,12 +274,17 @@ class ServedReader(RemoteReader):
             time.sleep(min(1.0, self.timeout / 4))
 
 
-def _wait(server: Server, until: float) -> About:
+def _first_told(server: Server, until: float) -> About:
     """What a server serves, once it is there."""
+    waits = False
     while True:
         try:
             return server.about()
         except Gone as error:
-            if time.monotonic() > until:
+            left = until - time.monotonic()
+            if left <= 0:
                 raise UserError(f"teacher: {error}; {_START}") from error
+            if not waits:
+                log(f"teacher: {error}; waiting for it, {left:.0f} s at most")
+            waits = True
             time.sleep(min(1.0, max(0.05, until - time.monotonic())))

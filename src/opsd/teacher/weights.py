@@ -167,10 +167,14 @@ Url = Annotated[str, Field(pattern="^https?://")]
 
 @part
 class Served(Weights):
-    """Another model with the same tokenizer, which `opsd serve-teacher` reads with at one address
-    or several (`url`), and whose weights do not change. Its hidden states come over the wire, in
-    `dtype`, and its head once; or the head alone is read from the checkpoint `head`, a folder or a
-    hub name. `timeout` is how many seconds servers may take to come up, or back, and to answer."""
+    """Another model with the same tokenizer, whose weights do not change, and with which
+    `opsd serve-teacher` reads at one address or several (`url`).
+
+    Last hidden states of the taught tokens come over the wire, in `dtype` ("auto": as the server
+    computes), and the head once; or the head alone is read from a checkpoint here, the folder or
+    hub name `head`. `timeout` is how many seconds servers may take to come up, to come back, and to
+    answer.
+    """
 
     url: Annotated[
         tuple[Url, ...],
