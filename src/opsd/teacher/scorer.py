@@ -113,6 +113,7 @@ class TeacherScorer:
         self.ask(plan)
         kept = {request: self.remembered[request].to(device) for request in plan.remembered}
         outputs = TeacherOutputs(kept, {}, list(plan.coming.values()), device)
+        plan.coming.clear()  # rows are held as long as they are needed
         for number, (weights, own) in enumerate(self.weights.items()):
             if own.remote is not None:
                 outputs.heads[weights] = own.remote.head(device)
