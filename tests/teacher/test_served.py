@@ -289,7 +289,7 @@ def test_what_a_server_that_dies_was_asked_is_asked_again(
         alone.ask(INPUTS)()
 
 
-def broken(reader: ServedReader, served: Any, times: int) -> None:
+def broken(served: Any, times: int) -> None:
     """The server fails, so many times."""
     left = [times]
     rows = type(served).rows
@@ -306,12 +306,36 @@ def broken(reader: ServedReader, served: Any, times: int) -> None:
 def test_a_server_that_is_back_is_asked_again(teacher, tokenizer, capfd):
     with serving(teacher) as own:
         reader = ServedReader([own.url], tokenizer, timeout=5)
-        broken(reader, own, times=1)
+        broken(own, times=1)
         assert len(reader.ask(INPUTS)()) == len(INPUTS)
         assert "fails (500: no room); it is left out" in capfd.readouterr().err
-        broken(reader, own, times=99)
+        broken(own, times=99)
         with pytest.raises(RunFailed, match=r"fails \(500: no room\); --resume goes on"):
             reader.ask(INPUTS)()
+
+
+def test_a_run_goes_on_once_its_teacher_is_back(tmp_path, tiny_folder, teacher):
+    """What was learned until it went is saved, though no checkpoint was due."""
+    with serving(teacher) as own:
+        method = taught(Served(own.url, timeout=1))
+        whole, _ = run(tmp_path / "whole", tiny_folder, method, max_steps=4)
+        whole.train()
+
+        class Break(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                if state.global_step == 2:
+                    broken(own, times=99)
+
+        halved, _ = run(tmp_path / "halved", tiny_folder, method, max_steps=4)
+        halved.add_callback(Break())
+        with pytest.raises(RunFailed, match="--resume goes on from the last checkpoint"):
+            halved.train()
+        del own.rows
+        again, _ = run(tmp_path / "halved", tiny_folder, method, max_steps=4)
+        again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4
+    assert losses(again) == pytest.approx(losses(whole), abs=1e-5)
+    assert gap(weights_of(again.model), weights_of(whole.model)) < 1e-4
 
 
 def test_a_teacher_must_be_there_and_be_one(teacher, tokenizer, served, tmp_path):

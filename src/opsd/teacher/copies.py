@@ -15,9 +15,13 @@ from opsd.lm.layout import ModelInput
 from opsd.lm.parameters import trainable
 from opsd.lm.sharding import full_tensor, is_sharded, local, read_in, release, spread, swapped
 from opsd.objective.head import Head
-from opsd.types import UserError
+from opsd.types import RunFailed, UserError
 
 Move = Callable[[int, int], float]
+
+
+class TeacherDown(RunFailed):
+    """Nobody reads any more for a teacher of another process. One line: how it was noticed."""
 
 
 class RemoteReader(Protocol):
@@ -25,7 +29,7 @@ class RemoteReader(Protocol):
 
     def ask(self, inputs: Sequence[ModelInput]) -> Callable[[], list[Tensor]]:
         """Sends sequences; what it returns waits for each one's rows `[tokens, D]`, in the host's
-        memory. Raises RunFailed there where nobody answers any more."""
+        memory. Raises TeacherDown there where nobody answers any more."""
         ...
 
     def head(self, device: torch.device) -> Head:

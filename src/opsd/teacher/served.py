@@ -27,7 +27,7 @@ from opsd.lm.layout import ModelInput
 from opsd.lm.loading import refuse_other_student, telling_texts, vocabulary
 from opsd.lm.parameters import fingerprint_of
 from opsd.objective.head import Head
-from opsd.teacher.copies import RemoteReader
+from opsd.teacher.copies import RemoteReader, TeacherDown
 from opsd.teacher.wire import (
     BIAS,
     ROWS,
@@ -39,7 +39,7 @@ from opsd.teacher.wire import (
     TextsQuestion,
     tensors_of,
 )
-from opsd.types import RunFailed, UserError
+from opsd.types import UserError
 
 _START = "start it with opsd serve-teacher MODEL --host HOST --port PORT"
 _RESUME = "--resume goes on from the last checkpoint"
@@ -227,8 +227,8 @@ class ServedReader(RemoteReader):
 
     def _from_any(self, read: Callable[[Server], Any], tokens: int = 0) -> Any:
         """What one of the servers answers: the one with the fewest tokens to read. One that goes is
-        left out from then on, until all have gone; then they are waited for. Raises RunFailed where
-        none comes back, and where all fail twice."""
+        left out from then on, until all have gone; then they are waited for. Raises TeacherDown
+        where none comes back, and where all fail twice."""
         failures = 0
         while True:
             with self.lock:
@@ -248,13 +248,13 @@ class ServedReader(RemoteReader):
                 if first:
                     log(f"teacher: {error}; it is left out, and what it was asked is asked again")
                 if failures > 2 * len(self.servers):
-                    raise RunFailed(f"teacher: {error}; {_RESUME}") from error
+                    raise TeacherDown(f"teacher: {error}; {_RESUME}") from error
             finally:
                 with self.lock:
                     server.tokens -= tokens
 
     def _wait_for_one(self) -> None:
-        """Until a server is back with the same model. Raises RunFailed where none comes."""
+        """Until a server is back with the same model. Raises TeacherDown where none comes."""
         until, told = time.monotonic() + self.timeout, ""
         while True:
             for server in self.servers:
@@ -270,7 +270,7 @@ class ServedReader(RemoteReader):
                     server.here = True
                 return
             if time.monotonic() > until:
-                raise RunFailed(f"teacher: no server is left ({told}); {_START}; {_RESUME}")
+                raise TeacherDown(f"teacher: no server is left ({told}); {_START}; {_RESUME}")
             time.sleep(min(1.0, self.timeout / 4))
 
 

@@ -45,6 +45,7 @@ from opsd.rollout.engine import Engine, EngineChoice, EngineDown
 from opsd.runs import checkpoint
 from opsd.runs.files import finite, written_beside
 from opsd.runs.folder import RunFolder
+from opsd.teacher.copies import TeacherDown
 from opsd.teacher.scorer import ScoringPlan, together
 from opsd.teacher.weights import Weights
 from opsd.training.build import (
@@ -491,6 +492,10 @@ class OPSDTrainer(Trainer):
             except Stopped:
                 self.save_last_step()
                 raise self.stop.ending from None
+            except TeacherDown:
+                if self.args.world_size == 1:  # others would not know of it
+                    self.save_last_step()
+                raise
             finally:
                 self.progress.progress.stop()
                 self._begun = True
