@@ -347,6 +347,10 @@ def test_a_teacher_must_be_there_and_be_one(teacher, tokenizer, served, tmp_path
         pytest.raises(UserError, match=r"serves other \(.*\), http.* teacher \(.*\): serve one"),
     ):
         ServedReader([served.url, another.url], tokenizer)
+    with serving(teacher) as rounded:
+        rounded.about = rounded.about.model_copy(update={"dtype": "bfloat16"})
+        with pytest.raises(UserError, match=r"bfloat16\), http.* float32\): serve one model"):
+            ServedReader([served.url, rounded.url], tokenizer)
     with pytest.raises(UserError, match=r"the head of '.*other' is not that of teacher"):
         ServedReader([served.url], tokenizer, str(other)).head(torch.device("cpu"))
 

@@ -127,12 +127,13 @@ class ServedReader(RemoteReader):
         told = [_first_told(server, until) for server in servers]
         self.about = told[0]
         self.dtype: Dtype = self.about.dtype if dtype == "auto" else dtype
-        for server, own in zip(servers, told, strict=True):
-            if own.fingerprint != self.about.fingerprint:
+        self.batch_tokens = min(own.batch_tokens for own in told)
+        shown = [f"{own.model} ({own.fingerprint}, {own.dtype})" for own in told]
+        for server, own, other in zip(servers, told, shown, strict=True):
+            if (own.fingerprint, own.dtype) != (self.about.fingerprint, self.about.dtype):
                 raise UserError(
-                    f"teacher: {server.name} serves {own.model} ({own.fingerprint}),"
-                    f" {servers[0].name} {self.about.model} ({self.about.fingerprint}): serve one"
-                    " model at all addresses"
+                    f"teacher: {server.name} serves {other}, {servers[0].name} {shown[0]}: serve"
+                    " one model at all addresses, in one type"
                 )
         self._refuse_tokenizer(servers[0], tokenizer)
         # Where several processes each have little to ask, they ask different servers first.
@@ -197,7 +198,7 @@ class ServedReader(RemoteReader):
         asked.sort(key=lambda i: inputs[i].prompt)
         here = max(1, sum(server.here for server in self.servers))
         tokens = sum(len(inputs[i].ids) for i in asked)
-        most = min(self.about.batch_tokens, -(-tokens // here))
+        most = min(self.batch_tokens, -(-tokens // here))
         parts: list[list[int]] = []
         room = 0
         for i in asked:
