@@ -93,7 +93,7 @@ def test_the_reference_is_what_its_script_writes():
     made = pages()
     stale = sorted(n for n in made.keys() | written.keys() if made.get(n) != written.get(n))
     assert not stale, f"python -m tools.reference writes other pages: {', '.join(stale)}"
-    assert sum(len(text.encode()) for text in made.values()) < 560_000
+    assert sum(len(text.encode()) for text in made.values()) < 600_000
 
 
 def test_the_tables_are_what_their_script_writes():

@@ -13,15 +13,20 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tests.arrange import gap, metrics
 from tests.pretrained import ROWS, fetched
+from tests.teacher.test_served import serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opsd.evaluate.command import evaluate_models
-from opsd.lm.loading import load_model
+from opsd.lm.forward import score
+from opsd.lm.layout import continued
+from opsd.lm.loading import load_model, load_tokenizer, vocabulary
+from opsd.objective.divergences import forward_kl
 from opsd.preview.rows import preview
 from opsd.publish.export import export
 from opsd.recipe.schema import Recipe, parse
 from opsd.recipe.train import train
 from opsd.runs.files import read_jsonl
+from opsd.teacher.served import ServedReader
 
 pytestmark = pytest.mark.slow
 
@@ -159,3 +164,21 @@ def test_its_export_writes_the_same_tokens_in_transformers_and_peft(tmp_path, ru
     assert (ours - untrained).abs().max() > 1e-2
     written = [greedy(m, tokenizer, ROWS[0]["problem"]) for m in models]
     assert written[0] == written[1] == written[2] and len(written[0]) == 8
+
+
+def test_served_as_a_teacher_it_says_what_it_says_at_home(model):
+    tokenizer = load_tokenizer(str(model))
+    inputs = [
+        continued(tokenizer(row["problem"])["input_ids"], tokenizer(row["solution"])["input_ids"])
+        for row in ROWS
+    ]
+    vocab = vocabulary(tokenizer)
+    home = load_model(str(model), dtype="float32").eval()
+    rows_ND, head = score(home, inputs, tokenizer.pad_token_id, vocab)
+    with serving(model) as served:
+        reader = ServedReader([served.url], tokenizer, str(model))
+        read_ND = torch.cat(reader.ask(inputs)())
+        own = reader.head(read_ND.device)
+    pair = (x.logits(rows).log_softmax(-1) for x, rows in ((own, read_ND), (head, rows_ND)))
+    assert forward_kl(*pair).abs().max() < 1e-6
+    assert 80 * served.sent < len(rows_ND) * vocab * 4  # of float32 logits

@@ -15,7 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from opsd import methods
-from opsd.lm.loading import load_teacher, load_tokenizer, told_apart
+from opsd.lm.loading import (
+    load_teacher,
+    load_tokenizer,
+    telling_texts,
+    tokenized,
+    told_apart,
+)
 from opsd.methods.parsing import method
 from opsd.training.trainer import OPSDTrainer
 from opsd.types import UserError
@@ -55,8 +61,9 @@ def test_a_special_token_that_only_the_student_has_is_named(tokenizer):
     bytes_only = Tokenizer(models.BPE())
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel()
     other = PreTrainedTokenizerFast(tokenizer_object=bytes_only)
-    assert told_apart(tokenizer, other) is not None
-    assert told_apart(tokenizer, tokenizer) is None
+    texts = telling_texts(tokenizer)
+    assert told_apart(tokenizer, tokenized(other, texts)) is not None
+    assert told_apart(tokenizer, tokenized(tokenizer, texts)) is None
 
 
 def test_fewer_padding_rows_are_no_matter_and_missing_ones_are(tmp_path, tokenizer):

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tests.conftest import save_tiny_model
+from tests.teacher.test_served import serving
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +33,14 @@ CASES: dict[str, dict] = {
     # The second step learns from the first one's rollouts, whose frozen teacher has read them.
     "reused": {"reuse": 2, "max_tokens_per_pass": 130},
     "resumed": {"ema": True, "steps": 4},
+    # Each process asks a server for its own rows.
+    "served": {"served": True, "reuse": 2, "max_tokens_per_pass": 130},
 }
 MODES = {"alone": 1, "whole": 2, "sharded": 2}
 RESUMED = (("whole", "alone"), ("alone", "sharded"), ("whole", "sharded"), ("sharded", "alone"))
 ROLLOUTS, STEPS, RATE = 8, 2, 1.0
+SERVER = "OPSD_TEST_TEACHER"
+"""The environment variable that has a teacher's address."""
 
 
 def work(mode: str, folder: str, output: Path) -> None:
@@ -121,7 +127,7 @@ def trainer_for(case: dict, mode: str, folder: str, run: Path):
     from opsd.objective.divergences import jsd
     from opsd.prompts.contexts import Solution
     from opsd.rollout.sources import OnPolicy
-    from opsd.teacher.weights import EMA, Frozen
+    from opsd.teacher.weights import EMA, Frozen, Served
     from opsd.types import Problem, Verdict
 
     problems = [
@@ -153,6 +159,8 @@ def trainer_for(case: dict, mode: str, folder: str, run: Path):
     torch.manual_seed(0)
     lora = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     weights = EMA(decay=0.5) if case.get("ema") else Frozen()
+    if case.get("served"):
+        weights = Served(os.environ[SERVER])
     distill = Distill(Teacher(Solution(), weights), jsd(0.5))
     signal, source = distill, OnPolicy()
     if case.get("sum"):
@@ -251,12 +259,16 @@ def launch(mode: str, folder: Path, output: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_folder, tmp_path_factory) -> Path:
+def finished(tiny_folder, tokenizer, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("ranks")
-    launch("whole", tiny_folder, output)
-    work("alone", str(tiny_folder), output)
-    launch("sharded", tiny_folder, output)
-    resume("sharded", "alone", str(tiny_folder), output)
+    teacher = save_tiny_model(output / "teacher", tokenizer, hidden_size=32, num_hidden_layers=1)
+    with serving(teacher) as served, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SERVER, served.url)
+        launch("whole", tiny_folder, output)
+        work("alone", str(tiny_folder), output)
+        launch("sharded", tiny_folder, output)
+        resume("sharded", "alone", str(tiny_folder), output)
+        (output / "asked.json").write_text(json.dumps(served.asked))
     return output
 
 
@@ -365,6 +377,22 @@ def test_a_run_goes_on_with_another_number_of_processes(wrote, resumes, finished
     assert gap < 1e-4 * moved
     rows = read_jsonl(finished / folder / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+
+
+def test_each_process_asks_a_server_for_its_own_rows(finished):
+    """Of two steps with the same rollouts once; the first process once more for its traces."""
+    from opsd.runs.files import read_jsonl
+
+    folder = finished / "served-alone"
+    traced = [row["problem"] for row in read_jsonl(folder / "traces" / "rank0.jsonl")]
+    tokens = {
+        row["problem"]: len(row["views"][0]["prompt_ids"]) + len(row["completion_ids"])
+        for row in read_jsonl(folder / "rollouts" / "rank0.jsonl")
+    }
+    assert len(tokens) == ROLLOUTS and len(traced) == 2
+    read = sum(tokens.values()) + sum(tokens[problem] for problem in traced)
+    asked = json.loads((finished / "asked.json").read_text())
+    assert sum(asked) == len(MODES) * read
 
 
 def test_a_run_does_not_go_on_with_another_batch(finished, tiny_folder):

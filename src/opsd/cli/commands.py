@@ -158,6 +158,41 @@ def train(
     (train_pair if loaded.peers else run)(loaded, folder, resume=resume, profile=profile)
 
 
+@app.command("serve-teacher")
+def serve_teacher(
+    model: Annotated[
+        str, typer.Argument(help="A folder, a hub name, a GGUF file, an adapter or a built-in.")
+    ],
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.", min=0, max=65535)] = 8001,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16. Default: the checkpoint's."),
+    ] = None,
+    attn_implementation: Annotated[
+        str | None, typer.Option(help="Transformers' own: sdpa, flash_attention_2, ...")
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="Tokens of one forward pass, padding included.", min=1)
+    ] = 16_384,
+    threads: Threads = None,
+) -> None:
+    """Serve another model as a teacher: hidden states of the tokens that a run learns from.
+
+    A recipe names it with teacher weights {type: served, url: http://HOST:PORT}. Nobody is asked
+    for a password: keep it on this machine, or in a network of your own."""
+    from opsd.lm.names import refuse_unknown
+
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise UserError(f"--dtype {dtype}: write float32, bfloat16 or float16")
+    refuse_unknown(model)
+    prepare(threads)
+    with importing():
+        from opsd.teacher.server import serve
+
+    serve(model, host, port, max_num_batched_tokens, dtype, attn_implementation)
+
+
 @app.command()
 def preview(
     recipe: RecipeName,

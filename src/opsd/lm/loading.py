@@ -181,31 +181,57 @@ def load_teacher(name: str, tokenizer: Any, dtype: str | None) -> Any:
     texts than the student's `tokenizer`, and where it has no logits for some of them.
     """
     model = load_model(name, dtype=dtype)
-    if difference := told_apart(tokenizer, load_tokenizer(name)):
+    texts = telling_texts(tokenizer)
+    refuse_other_student(
+        name,
+        tokenizer,
+        tokenized(load_tokenizer(name), texts),
+        model.get_output_embeddings().weight.shape[0],
+    )
+    return model
+
+
+Tokenized = Sequence[tuple[Sequence[int], str]]
+"""What a tokenizer makes of texts: ids, and the text of these."""
+
+
+def refuse_other_student(name: str, tokenizer: Any, theirs: Tokenized, rows: int) -> None:
+    """Raises UserError where the teacher `name` cannot grade the tokens of a student with this
+    tokenizer: `theirs` is what its own makes of `telling_texts`, `rows` for how many ids it has
+    logits."""
+    if difference := told_apart(tokenizer, theirs):
         raise UserError(
             f"'{name}' has another tokenizer than the student: {difference}. A teacher grades the"
             " student's own tokens, so that both must have the same"
         )
-    rows, needed = model.get_output_embeddings().weight.shape[0], vocabulary(tokenizer)
-    if rows < needed:
+    if rows < (needed := vocabulary(tokenizer)):
         raise UserError(f"'{name}' has logits for {rows} ids, but the tokenizer makes {needed}")
-    return model
 
 
-def told_apart(one: Any, other: Any) -> str | None:
-    """What two tokenizers do differently, to texts in many scripts and to the first one's special
-    tokens; None where they do the same."""
+def telling_texts(tokenizer: Any) -> list[str]:
+    """What another tokenizer is told apart from this one by: texts in many scripts, and this one's
+    special tokens."""
     # What pads is in no text, unless it also ends them.
-    pad = one.pad_token if one.pad_token != one.eos_token else None
-    added = (str(token) for token in one.added_tokens_decoder.values())
-    texts = [*_TEXTS, *(token for token in added if token != pad)]
-    for text in texts:
-        ids, others = (t(text, add_special_tokens=False)["input_ids"] for t in (one, other))
-        if ids != others:
-            return f"{text!r} is {_some_ids(ids)} here, {_some_ids(others)} there"
-        written = [t.decode(ids) for t in (one, other)]
-        if written[0] != written[1]:
-            return f"{_some_ids(ids)} is {written[0]!r} here, {written[1]!r} there"
+    pad = tokenizer.pad_token if tokenizer.pad_token != tokenizer.eos_token else None
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values())
+    return [*_TEXTS, *(token for token in added if token != pad)]
+
+
+def tokenized(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], str]]:
+    """What a tokenizer makes of texts, each without what it would begin a prompt with."""
+    every = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+    return [(ids, tokenizer.decode(ids)) for ids in every]
+
+
+def told_apart(tokenizer: Any, theirs: Tokenized) -> str | None:
+    """What two tokenizers do differently, of the second of which this is what it makes of the
+    first one's `telling_texts`; None where they do the same."""
+    texts = telling_texts(tokenizer)
+    for text, own, other in zip(texts, tokenized(tokenizer, texts), theirs, strict=True):
+        if own[0] != other[0]:
+            return f"{text!r} is {_some_ids(own[0])} here, {_some_ids(other[0])} there"
+        if own[1] != other[1]:
+            return f"{_some_ids(own[0])} is {own[1]!r} here, {other[1]!r} there"
     return None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -14,8 +15,13 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def fingerprint(model: nn.Module) -> str:
     """A hash of a model's weights: names, shapes, and up to 256 evenly spaced entries of each."""
+    return fingerprint_of(dict(model.named_parameters()))
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """The same of weights by name."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(weights.items()):
         flat = parameter.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 256)].float().cpu().contiguous()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())

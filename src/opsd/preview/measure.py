@@ -133,6 +133,9 @@ class _Measured:
 
     def _answering(self) -> dict[str, Reader]:
         """Who answers besides the student."""
+        if self.trainer.weights[self.weights].remote is not None:
+            self.left_out.append("the teacher's own answers: a served teacher only reads")
+            return {}
         own = Reader(self.context, self.own)
         if not any(own(Group(p, ()), 0) for p in self.problems):
             self.left_out.append(
@@ -235,6 +238,7 @@ class _Measured:
         learner, model = self.trainer.learner, self.trainer.model
         requests = {name: ScoringRequest(self.weights, read) for name, read in inputs.items()}
         read = learner.scorer.read(learner.scorer.plan(requests.values(), size=1), model)
+        read.wait()
         with learner.scorer.autocast():
             student_ND, head = score(
                 model, [example.input], learner.pad_id, learner.vocab, learner.layout

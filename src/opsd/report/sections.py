@@ -25,6 +25,7 @@ _ACTIVITIES = {
     "teacher": "teacher",
     "student": "student",
     "loss": "loss",
+    "waiting": "waiting for a served teacher",
     "evaluate": "dev evaluation",
     "unaccounted": "everything else",
 }

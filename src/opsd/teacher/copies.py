@@ -4,18 +4,37 @@ length of a forward pass, moved after an optimizer step, and saved in checkpoint
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from opsd.lm.layout import ModelInput
 from opsd.lm.parameters import trainable
 from opsd.lm.sharding import full_tensor, is_sharded, local, read_in, release, spread, swapped
-from opsd.types import UserError
+from opsd.objective.head import Head
+from opsd.types import RunFailed, UserError
 
 Move = Callable[[int, int], float]
+
+
+class TeacherDown(RunFailed):
+    """Nobody reads any more for a teacher of another process. One line: how it was noticed."""
+
+
+class RemoteReader(Protocol):
+    """Reads in another process, with weights that do not change."""
+
+    def ask(self, inputs: Sequence[ModelInput]) -> Callable[[], list[Tensor]]:
+        """Sends sequences; what it returns waits for each one's rows `[tokens, D]`, in the host's
+        memory. Raises TeacherDown there where nobody answers any more."""
+        ...
+
+    def head(self, device: torch.device) -> Head:
+        """What reads the rows, on a device."""
+        ...
 
 
 class TeacherWeights(Protocol):
@@ -24,6 +43,9 @@ class TeacherWeights(Protocol):
     Within `gathered`, which all processes enter together, one may use it without the others. What
     neither moves nor is kept inherits the rest.
     """
+
+    remote: RemoteReader | None = None
+    """Who reads instead, where no module of this process does: then `use` is not for them."""
 
     def use(self, model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]: ...
     def gathered(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -147,3 +169,26 @@ class Other(TeacherWeights):
     def use(self, model: nn.Module) -> Iterator[nn.Module]:
         like = next(model.parameters(), None)
         yield self.model if like is None else self.model.to(like.device)
+
+
+@dataclass
+class Elsewhere(TeacherWeights):
+    """Another model of the same tokenizer, which a server reads with. Its `fingerprint` is in
+    checkpoints: a run does not go on with another teacher."""
+
+    fingerprint: str
+    remote: RemoteReader | None = None
+
+    def use(self, model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]:
+        raise UserError("a served teacher reads and does not write: use the weights 'external'")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"fingerprint": torch.tensor(list(self.fingerprint.encode()), dtype=torch.uint8)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        before = bytes(state["fingerprint"].tolist()).decode()
+        if before != self.fingerprint:
+            raise UserError(
+                f"the run's served teacher had the fingerprint {before}, this one has"
+                f" {self.fingerprint}: serve the model that it began with"
+            )

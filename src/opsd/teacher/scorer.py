@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from opsd.lm.forward import read_head, score
@@ -27,22 +28,37 @@ class ScoringRequest(NamedTuple):
     input: ModelInput
 
 
+Coming = tuple[list[ScoringRequest], Callable[[], list[Tensor]]]
+"""Requests that a server was sent, and what waits for their rows."""
+
+
 class TeacherOutputs(NamedTuple):
-    """What was read in a pass: each request's rows `[tokens, D]`, and the heads that read them."""
+    """What was read in a pass: each request's rows `[tokens, D]` on a device, and the heads that
+    read them. A server's rows are there after `wait`."""
 
     rows: dict[ScoringRequest, Tensor]
     heads: dict[Weights, Head]
+    coming: list[Coming]
+    device: torch.device
+
+    def wait(self) -> None:
+        """Takes the rows that are still on their way."""
+        while self.coming:
+            requests, receive = self.coming.pop()
+            own = (rows.to(self.device) for rows in receive())
+            self.rows.update(zip(requests, own, strict=True))
 
 
 @dataclass
 class ScoringPlan:
     """What is to be read in a pass: batches of requests by the weights that read them, those that
     are `remembered` already, and, by the number of the weights, the forward passes that the others
-    take on the process where they take most."""
+    take on the process where they take most; what is `coming` from servers that were asked."""
 
     batches: dict[Weights, list[list[ScoringRequest]]] = field(default_factory=dict)
     remembered: list[ScoringRequest] = field(default_factory=list)
     forwards: dict[int, int] = field(default_factory=dict)
+    coming: dict[Weights, Coming] = field(default_factory=dict)
 
 
 @dataclass
@@ -91,19 +107,31 @@ class TeacherScorer:
         """Reads what is planned, and takes what is kept.
 
         A sharded model's layers are gathered by all processes together: where others read more,
-        nothing is read as often as it takes.
+        nothing is read as often as it takes. Rows of servers are still on their way.
         """
         device = next(model.parameters()).device
-        outputs = TeacherOutputs(
-            {request: self.remembered[request].to(device) for request in plan.remembered}, {}
-        )
+        self.ask(plan)
+        kept = {request: self.remembered[request].to(device) for request in plan.remembered}
+        outputs = TeacherOutputs(kept, {}, list(plan.coming.values()), device)
+        plan.coming.clear()  # rows are held as long as they are needed
         for number, (weights, own) in enumerate(self.weights.items()):
-            if number in plan.forwards and (is_sharded(model) or weights in plan.batches):
+            if own.remote is not None:
+                outputs.heads[weights] = own.remote.head(device)
+            elif number in plan.forwards and (is_sharded(model) or weights in plan.batches):
                 # The student's forward brings the Trainer's autocast; a reader beside it needs its
                 # own, a new one: autocast remembers casts by parameter, and weights are swapped.
                 with own.use(model) as reader, self.autocast():
                     self._read(plan, weights, reader, outputs)
         return outputs
+
+    def ask(self, plan: ScoringPlan) -> None:
+        """Sends servers what they are to read of a plan, once: they read while others do."""
+        for weights, batches in plan.batches.items():
+            remote = self.weights[weights].remote
+            if remote is not None and batches and weights not in plan.coming:
+                requests = [request for batch in batches for request in batch]
+                inputs = [request.input for request in requests]
+                plan.coming[weights] = requests, remote.ask(inputs)
 
     def _read(
         self, plan: ScoringPlan, weights: Weights, reader: nn.Module, outputs: TeacherOutputs

@@ -1,8 +1,8 @@
 """With which weights a teacher reads. The choice is a value, which training begins: what it begins
 is kept alive, and in checkpoints (`copies.py`, imported then, since it needs all of FSDP).
 
-All but `external` differ from the student in the trainable parameters only. Under LoRA a frozen
-teacher is the model with its adapter switched off, where that is the starting point.
+All but `external` and `served` differ from the student in the trainable parameters only. Under LoRA
+a frozen teacher is the model with its adapter switched off, where that is the starting point.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import nn
 
 from opsd.parts import Slot, part
@@ -162,6 +162,40 @@ class External(Weights):
         return Other(start.load(self).requires_grad_(False).eval())
 
 
+Url = Annotated[str, Field(pattern="^https?://")]
+
+
+@part
+class Served(Weights):
+    """Another model with the same tokenizer, whose weights do not change, and with which
+    `opsd serve-teacher` reads at one address or several (`url`).
+
+    Last hidden states of the taught tokens come over the wire, in `dtype` ("auto": as the server
+    computes), and the head once; or the head alone is read from a checkpoint here, the folder or
+    hub name `head`. `timeout` is how many seconds servers may take to come up, to come back, and to
+    answer.
+    """
+
+    url: Annotated[
+        tuple[Url, ...],
+        BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+        Field(min_length=1),
+    ]
+    head: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    type: Literal["served"] = "served"
+    is_student: ClassVar[bool] = False
+    changes: ClassVar[bool] = False
+
+    def begin(self, start: Start) -> TeacherWeights:
+        from opsd.teacher.copies import Elsewhere
+        from opsd.teacher.served import ServedReader
+
+        reader = ServedReader(self.url, start.tokenizer, self.head, self.dtype, self.timeout)
+        return Elsewhere(reader.about.fingerprint, reader)
+
+
 @part
 class Projected(Weights):
     """The student's starting weights, with the keys and values of the middle and the last layer
@@ -194,7 +228,7 @@ class Projected(Weights):
         return ProjectedStart(Frozen().begin(start), folded(start.model, projectors))
 
 
-_SHIPPED = (Frozen, EMA, Live, Snapshot, External, Projected)
+_SHIPPED = (Frozen, EMA, Live, Snapshot, External, Served, Projected)
 AnyWeights = Annotated[Weights, Slot("weights", Weights, _SHIPPED)]
 WeightsOfViews = Annotated[
     Weights | tuple[Weights, ...], Slot("weights", Weights, _SHIPPED, several=True)

@@ -121,6 +121,12 @@ def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
     begun = {choice: choice.begin(start) for choice in dict.fromkeys(chosen)}
     for choice, weights in begun.items():
         refuse_lacking(weights, TeacherWeights, f"what {tag(choice)} begins")
+        if weights.remote is not None:  # its server has looked at its head
+            if choice in writers(setup.method):
+                raise UserError(
+                    f"the weights {tag(choice)} read and do not write: let external ones write"
+                )
+            continue
         with weights.use(model) as reader:
             check_head(reader, probe, vocab, tolerance)
     return begun
@@ -200,6 +206,8 @@ def make_scorer(setup: Setup, weights: Mapping[Weights, TeacherWeights]) -> Teac
     """The teachers. Where rollouts are learned from once, no rows of theirs are kept."""
     layouts, sharing = {}, set()
     for choice, own in weights.items():
+        if own.remote is not None:
+            continue
         with own.use(setup.model) as reader:
             layouts[choice] = _layout(setup, reader)
             if attends(reader):

@@ -65,8 +65,6 @@ class Learner:
         architecture."""
         with self.metrics.timed("teacher"):
             outputs = self.scorer.read(plan, reader)
-            self.scorer.remember(outputs)
-            inputs = [self._inputs(part, i, outputs, device) for i in range(len(self.terms))]
         results: Results = []
 
         def run(student: nn.Module) -> Tensor:
@@ -80,6 +78,11 @@ class Learner:
             read = [example.input for example in part]
             hidden_ND = trained_rows(student, read, self.pad_id, self.layout)
             head = head_of(student, self.vocab)  # after the pass, which gathers sharded weights
+            if outputs.coming:  # from servers, which have read meanwhile
+                with self.metrics.timed("waiting"):
+                    outputs.wait()
+            self.scorer.remember(outputs)
+            inputs = [self._inputs(part, i, outputs, device) for i in range(len(self.terms))]
             self._tell_costs(inputs, hidden_ND, head)
             with self.metrics.timed("loss"):
                 loss, seen = total(
@@ -203,7 +206,9 @@ class Learner:
     def views(self, example: TrainingExample, i: int, model: nn.Module) -> list[TeacherHidden]:
         """What the teacher of one loss term says of one rollout."""
         plan = self.scorer.plan(example.requests(i), size=1)
-        return views_of([example], i, self.scorer.read(plan, model))
+        outputs = self.scorer.read(plan, model)
+        outputs.wait()
+        return views_of([example], i, outputs)
 
 
 def views_of(

@@ -46,6 +46,7 @@ from opsd.rollout.engine import Engine, EngineChoice, EngineDown
 from opsd.runs import checkpoint
 from opsd.runs.files import finite, written_beside
 from opsd.runs.folder import RunFolder
+from opsd.teacher.copies import TeacherDown
 from opsd.teacher.scorer import ScoringPlan, together
 from opsd.teacher.weights import Weights
 from opsd.training.build import (
@@ -304,6 +305,8 @@ class OPSDTrainer(Trainer):
         parts = passes(inputs, self.args.max_tokens_per_pass, self.learner.layout)
         plans = together([self.learner.plan(part) for part in parts], gather_object)
         parts = [*([[]] * (len(plans) - len(parts))), *parts]
+        for plan in plans:
+            self.learner.scorer.ask(plan)
         loss = torch.zeros((), device=self.args.device)
         for i, part in enumerate(parts):
             self.stop.heed()
@@ -414,7 +417,8 @@ class OPSDTrainer(Trainer):
         if "loss" in logs:
             self.finite.tell(logs)
             measured = self.metrics.merged(gather_object)
-            measured["time/student"] -= measured.get("time/loss", 0.0)
+            for inside in ("time/loss", "time/waiting"):
+                measured["time/student"] -= measured.get(inside, 0.0)
             logs.update(measured)
             told = [
                 {f"author/{part.name}/{name}": value for name, value in author.measured.items()}
@@ -495,6 +499,10 @@ class OPSDTrainer(Trainer):
             except Stopped:
                 self.save_last_step()
                 raise self.stop.ending from None
+            except TeacherDown:
+                if self.args.world_size == 1:  # others would not know of it
+                    self.save_last_step()
+                raise
             finally:
                 self.progress.progress.stop()
                 self._begun = True
