@@ -1,0 +1,91 @@
+"""The placement group of a launch on a Ray cluster, and the actors in it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from opsd.console import log
+from opsd.launch.host import Host
+from opsd.types import UserError
+from opsd.validation import install
+
+LOCAL = "local"
+"""In place of an address: a cluster of this machine alone, for as long as the launch."""
+_ROOM = 600.0
+"""Seconds in which a cluster that grows may have made room."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One bundle per actor, with these resources each."""
+
+    group: Any
+    resources: dict[str, float]
+
+    def host(self, bundle: int) -> Any:
+        """A new actor in a bundle, which may have to wait for a machine."""
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        options: dict[str, Any] = {
+            "num_cpus": self.resources["CPU"],
+            "num_gpus": self.resources.get("GPU", 0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, bundle),
+            # It is told to end its command while it waits for news of it.
+            "max_concurrency": 4,
+        }
+        return ray.remote(Host).options(**options).remote()
+
+
+@contextlib.contextmanager
+def connected(
+    address: str, bundles: int, strategy: str, leave: Callable[[], None]
+) -> Iterator[Cluster]:
+    """A placement group of so many bundles, until the end of the block, at which the actors in it
+    are killed and the group is removed. `leave` is called while it waits, and may raise.
+
+    Raises UserError where Ray is not installed, no cluster is at the address, or it has no room.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(f"ray is not installed: {install('ray')}")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody has been asked
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    own: dict[str, Any] = {}
+    if address == LOCAL:
+        # CPUs are places here; two ranks on one are slow, and right.
+        own = {"num_cpus": max(bundles, os.cpu_count() or 1), "include_dashboard": False}
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **own)
+    except (ConnectionError, ValueError) as error:
+        told = str(error).partition("\n")[0]
+        raise UserError(f"--address {address}: no Ray cluster answers there ({told})") from error
+    try:
+        there = ray.cluster_resources()
+        resources = {"CPU": 1.0} | ({"GPU": 1.0} if there.get("GPU") else {})
+        scarce = "GPU" if "GPU" in resources else "CPU"
+        lacks = f"{bundles} {scarce}s are needed, one per trainer and engine, and the cluster has"
+        lacks = f"{lacks} {int(there.get(scarce, 0))}"
+        if there.get(scarce, 0) < bundles:
+            if address == LOCAL:
+                raise UserError(f"{lacks}: lower --trainers or --engines")
+            log(f"{lacks}; waiting for more")
+        group = placement_group([resources] * bundles, strategy=strategy)
+        try:
+            until = time.monotonic() + _ROOM
+            while not group.wait(1):
+                leave()
+                if time.monotonic() > until:
+                    raise UserError(f"no room within {_ROOM:g} s ({strategy}): {lacks}")
+            yield Cluster(group, resources)
+        finally:
+            remove_placement_group(group)
+    finally:
+        ray.shutdown()
