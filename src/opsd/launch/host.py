@@ -52,8 +52,10 @@ class Host:
         self.lines = lines = SimpleQueue()
 
         def read() -> None:
-            for line in process.stdout or ():
-                lines.put(line.rstrip("\n"))
+            assert process.stdout is not None
+            with process.stdout as told:
+                for line in told:
+                    lines.put(line.rstrip("\n"))
             lines.put(None)
 
         threading.Thread(target=read, daemon=True).start()
@@ -68,7 +70,8 @@ class Host:
             while line is not None:
                 told.append(line)
                 line = self.lines.get_nowait()
-            return told, self.process.wait()
+            self.end()
+            return told, self.process.returncode
         return told, None
 
     def tell(self, number: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 from opsd.console import log, speaking
-from opsd.launch.cluster import Cluster, connected
+from opsd.launch.cluster import LOCAL, Cluster, connected, grouped
 from opsd.launch.plan import SERVED, Plan
 from opsd.runs import checkpoint
 from opsd.runs.folder import RunFolder
@@ -247,20 +247,21 @@ def launch(plan: Plan, address: str, *, resume: bool = False) -> int:
     returns the exit code of the training.
 
     SIGTERM and SIGINT are passed on to the trainers, which save and end; a second one ends all at
-    once. Raises UserError for what `connected` and the recipe refuse, RunFailed where no engine
+    once. Raises UserError for what the recipe and the cluster refuse, RunFailed where no engine
     comes up.
     """
     if not resume:
         RunFolder(plan.output).refuse_taken()
-    with _signals() as told:
+    bundles = plan.trainers + plan.engines
+    with connected(address, bundles), _signals() as told:
 
         def leave() -> None:
             if told():
                 raise _Left
 
         try:
-            bundles = plan.trainers + plan.engines
-            with connected(address, bundles, plan.strategy, leave) as cluster:
+            grows = address != LOCAL
+            with grouped(bundles, plan.strategy, grows=grows, leave=leave) as cluster:
                 own = Launch(plan, cluster, resume, told)
                 try:
                     return own.watch()
