@@ -30,6 +30,7 @@ from opsd.types import UserError
 ROOT = Path(__file__).parents[1]
 OTHERS = {
     *("cd", "git", "hf", "pre-commit", "pytest", "srun", "tensorboard", "test", "vllm", "scontrol"),
+    *("do", "done", "for", "kubectl", "kill", "set", "ray", "sleep", "trap", "wait"),
     *("head", "echo", "."),
 }
 """Programs that the package does not bring: of their lines only a shell's syntax is looked at."""
@@ -37,7 +38,7 @@ STANDS_IN = "copsd"
 """The recipe that settings are tried on where a page's line names a file that it does not show."""
 _SUBSTITUTED = re.compile(r"\\?\$(\(\(.*?\)\)|\([^()]*\))")
 _VARIABLE = re.compile(r"\\?\$\w+")
-_AND = {"&&", "||", "|", ";"}
+_AND = {"&&", "||", "|", ";", "&"}
 
 
 def commands(script: str) -> Iterator[list[str]]:
