@@ -52,13 +52,13 @@ def test_an_engine_is_started_as_the_recipe_needs_it():
     made = plan("copsd-qwen3-4b", "train.async_rollouts={max_staleness: 2}", trainers=2)
     assert made.engine("10.0.0.1", 8000) == [
         *("vllm", "serve", "Qwen/Qwen3-4B", "--host", "10.0.0.1", "--port", "8000"),
-        *("--logprobs-mode", "processed_logprobs"),
+        *("--logprobs-mode", "processed_logprobs", "--disable-uvicorn-access-log"),
         *("--enable-lora", "--max-lora-rank", "64", "--max-loras", "6"),
     ]
     whole = ["model={name: miniature, dtype: float32, revision: main}"]
     other = plan("copsd-qwen3-4b", *whole, engine_command="'my vllm' --model").engine("h", 1)
     assert other[:2] == ["my vllm", "--model"] and Path(other[2]).is_dir()
-    assert other[9:] == ["--revision", "main", "--dtype", "float32"]
+    assert other[10:] == ["--revision", "main", "--dtype", "float32"]
     odd = plan("copsd-qwen3-4b", "model.lora.r=65").engine("h", 1)
     assert odd[odd.index("--max-lora-rank") + 1] == "128"
 

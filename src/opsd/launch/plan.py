@@ -77,7 +77,8 @@ class Plan:
         model, lora = self.recipe.model, self.recipe.model.lora
         command = [*_words(self.engine_command), resolve(model.name)]
         command += ["--host", address, "--port", str(port)]
-        command += ["--logprobs-mode", "processed_logprobs"]
+        # A line for every prompt would drown what the others say.
+        command += ["--logprobs-mode", "processed_logprobs", "--disable-uvicorn-access-log"]
         if model.revision:
             command += ["--revision", model.revision]
         if model.dtype:
