@@ -42,7 +42,7 @@ def test_ranks_run_what_a_launcher_would_run():
 def test_what_a_recipe_says_of_its_servers_stays():
     own = "engine={type: vllm_server, url: 'http://a:1', timeout: 900, folder: shared}"
     made = plan("copsd-qwen3-4b", own)
-    assert made.weights == Path("shared")
+    assert made.weights == Path("runs/big.weights")  # what is removed is the launch's own
     words = made.trainer(["http://b:2"], resume=False)
     engine = schema.load("copsd-qwen3-4b", words[words.index("--set") + 1 :: 2]).engine
     assert (engine.urls, engine.timeout, engine.folder) == (("http://b:2",), 900.0, "shared")

@@ -24,11 +24,12 @@ OWN = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL
 def test_killed_actors_change_nothing(tmp_path: Path, monkeypatch):
     for name, value in OWN.items():
         monkeypatch.setenv(name, value)
-    # All but greedy, so that Transformers draws what vLLM draws; of a width that vLLM has kernels
-    # for.
+    # All but greedy, so that Transformers draws what vLLM draws, and compared at 1; of a width that
+    # vLLM has kernels for.
     content = {
         **ray.RECIPE,
         "model": {**ray.RECIPE["model"], "name": "miniature"},
+        "method": {"name": "opsd", "signal": {"temperature": 1.0}},
         "sampling": {**ray.RECIPE["sampling"], "temperature": 1e-3},
     }
     recipe = tmp_path / "recipe.yaml"

@@ -53,8 +53,9 @@ class Plan:
 
     @property
     def weights(self) -> Path:
-        """The folder through which engines are handed weights."""
-        return Path(self._engine.get("folder") or f"{self.output}.weights")
+        """The launch's own folder, through which engines are handed weights where the recipe names
+        no other."""
+        return self.output.with_name(f"{self.output.name}.weights")
 
     @property
     def _engine(self) -> dict[str, Any]:
@@ -68,8 +69,9 @@ class Plan:
         command = [sys.executable, "-m", "opsd", "train", self.name, "--output", str(self.output)]
         command += [word for setting in self.settings for word in ("--set", setting)]
         if urls:
-            own = {"type": "vllm_server", "url": list(urls), "folder": str(self.weights)}
-            command += ["--set", "engine=" + json.dumps({**self._engine, **own})]
+            own = {**self._engine, "type": "vllm_server", "url": list(urls)}
+            own["folder"] = own.get("folder") or str(self.weights)
+            command += ["--set", "engine=" + json.dumps(own)]
         return [*command, "--resume"] if resume else command
 
     def engine(self, address: str, port: int) -> list[str]:
