@@ -69,7 +69,7 @@ def test_ranks_are_told_what_torchrun_and_accelerate_tell_them(tmp_path):
     shows.write_text("import json, os\nprint('TOLD', json.dumps(dict(os.environ)))")
     assert get_args_parser().parse_args([str(shows)]).training_script
     for name in ("ddp", "fsdp2"):
-        told = plan(trainers=2, config=name).rank(1, "10.0.0.1", 29500)
+        told = plan(trainers=2, engines=0, config=name).rank(1, "10.0.0.1", 29500)
         config = yaml.safe_load(launcher(name).read_text("utf-8"))
         assert told["ACCELERATE_MIXED_PRECISION"] == config["mixed_precision"]
         given = accelerate_tells(name, shows)
@@ -101,6 +101,7 @@ WRONG = {
     "a command": (["--engine-command", "vllm 'serve"], "--engine-command: No closing quotation"),
     "no command": (["--engine-command", " "], "--engine-command: write the command that starts"),
     "a configuration": (["--config", "fsdp"], "did you mean 'fsdp2'?"),
+    "shards and engines": (["--config", "fsdp2"], "hands no weights to servers: add --engines 0"),
     "one of another launcher": (["--config", "zero2"], "DEEPSPEED is not started by Ray"),
 }
 
