@@ -29,19 +29,8 @@ from opsd.types import UserError
 
 ROOT = Path(__file__).parents[1]
 OTHERS = {
-    *(
-        "cd",
-        "git",
-        "hf",
-        "pre-commit",
-        "pytest",
-        "sglang",
-        "srun",
-        "tensorboard",
-        "test",
-        "vllm",
-        "scontrol",
-    ),
+    *("cd", "git", "hf", "pre-commit", "pytest", "sglang", "srun", "tensorboard", "test", "vllm"),
+    *("do", "done", "for", "kubectl", "kill", "set", "ray", "scontrol", "sleep", "trap", "wait"),
     *("head", "echo", "."),
 }
 """Programs that the package does not bring: of their lines only a shell's syntax is looked at."""
@@ -49,7 +38,7 @@ STANDS_IN = "copsd"
 """The recipe that settings are tried on where a page's line names a file that it does not show."""
 _SUBSTITUTED = re.compile(r"\\?\$(\(\(.*?\)\)|\([^()]*\))")
 _VARIABLE = re.compile(r"\\?\$\w+")
-_AND = {"&&", "||", "|", ";"}
+_AND = {"&&", "||", "|", ";", "&"}
 
 
 def commands(script: str) -> Iterator[list[str]]:

@@ -14,7 +14,17 @@ FLOORS = (
     *("types", "parts", "schedule", "credentials", "console", "validation", "runs", "sandbox"),
     *("languages", "objective", "grade", "lm", "prompts", "teacher", "rollout", "authors"),
     *("methods", "miniature", "data", "suites", "translate", "publish", "training", "recipe"),
-    *("migrate", "evaluate", "pages", "preview", "doctor", "report", "inspect", "experiments"),
+    *(
+        "launch",
+        "migrate",
+        "evaluate",
+        "pages",
+        "preview",
+        "doctor",
+        "report",
+        "inspect",
+        "experiments",
+    ),
     "cli",
 )
 """The rooms, the lowest floor first: a room imports only rooms before it."""

@@ -49,7 +49,7 @@ ENDPOINT = "http://localhost:8000/v1"
 """The endpoint that pages name; one of ours stands in for it."""
 BASE = {"model": "miniature", "method": "copsd", "data": {"source": "miniature"}}
 """What a page's piece of a recipe is laid over."""
-NOT_RUN = {"quickstart", "reproduce"}
+NOT_RUN = {"launch", "quickstart", "reproduce"}
 """Commands that take minutes or hours, and have tests of their own."""
 
 

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from tests.arrange import metrics
 from tests.faults.test_settings import BASE
 
+from opsd import VLLMServer
 from opsd.recipe import schema as recipes
-from opsd.recipe.train import train
+from opsd.recipe.train import _changed, train
 from opsd.runs import checkpoint
 from opsd.runs.files import held, read_jsonl
 from opsd.runs.folder import RunFolder
@@ -440,3 +441,12 @@ def test_a_model_whose_saving_ends_in_the_middle_leaves_no_half_of_a_file(
     trainer.save_model(str(model))
     assert {*before, "model.safetensors", "config.json"} <= {file.name for file in model.iterdir()}
     assert not (model.parent / ".model.part").exists()
+
+
+def test_servers_may_have_moved_and_another_engine_is_another_recipe(tiny_folder):
+    first, moved = (
+        recipe(tiny_folder).model_copy(update={"engine": VLLMServer(url, folder=folder)})
+        for url, folder in (("http://a:1", None), (("http://b:1", "http://b:2"), "shared"))
+    )
+    assert _changed(first, moved) == []
+    assert _changed(recipe(tiny_folder), moved) == ["engine"]

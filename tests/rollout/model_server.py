@@ -32,7 +32,9 @@ class ModelServer:
     training; `heard` is told of each such question before it is answered, `reached` of whatever it
     is sent."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.base, self.tokenizer = model, tokenizer
         self.asked: list[tuple[int, str]] = []
         self.heard: Callable[[], None] = lambda: None
@@ -42,19 +44,19 @@ class ModelServer:
         self.goes_on = threading.Event()
         self.disturb: Callable[[nn.Module], None] = lambda model: None
         self.busy = self.busiest = 0
-        self.port = 0
+        self.host, self.port = host, port
         self.http: _Server | None = None
         self.begin()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def begin(self) -> None:
         """Comes up, with the weights of the start."""
         self.model: Any = copy.deepcopy(self.base)
         self.adapters: dict[str, Any] = {}
-        self.http = _Server(self, self.port)
+        self.http = _Server(self, (self.host, self.port))
         self.port = self.http.server_port
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -84,10 +86,10 @@ class ModelServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, replica: ModelServer, port: int) -> None:
+    def __init__(self, replica: ModelServer, address: tuple[str, int]) -> None:
         self.replica = replica
         self.open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(address, _Handler)
 
     def cut(self) -> None:
         """Closes its port and all connections, half-way through an answer too."""

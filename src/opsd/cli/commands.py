@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from opsd.cli import data, evaluation, migration, translation
+from opsd.cli import data, evaluation, launch, migration, translation
 from opsd.cli.arguments import (
     Json,
     RecipeName,
@@ -237,6 +237,7 @@ for command in (evaluation.evaluate, evaluation.compare, evaluation.grade, evalu
     app.command()(command)
 
 
+app.command()(launch.launch)
 app.command()(translation.translate)
 app.command()(migration.migrate)
 

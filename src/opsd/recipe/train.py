@@ -50,6 +50,9 @@ _MAY_CHANGE = {
 }
 """What may change of `train` when a run goes on, since nothing that was learned depends on it."""
 
+_REACHED = ("url", "folder", "timeout", "concurrency")
+"""Of an engine's keys those that say how it is reached, on which nothing depends that it writes."""
+
 
 def train(
     recipe: Recipe, output: Path, *, resume: bool = False, profile: bool = False
@@ -284,6 +287,7 @@ def _changed(before: Recipe, now: Recipe) -> list[str]:
     one, other = (yaml.safe_load(recipes.dump(recipe)) for recipe in (before, now))
     for content in (one, other):
         del content["published"]
+        content["engine"] = {k: v for k, v in content["engine"].items() if k not in _REACHED}
         content["train"] = {k: v for k, v in content["train"].items() if k not in _MAY_CHANGE}
     differ = [key for key in one if key != "train" and one[key] != other[key]]
     keys = dict.fromkeys([*one["train"], *other["train"]])
