@@ -49,8 +49,8 @@ ENDPOINT = "http://localhost:8000/v1"
 """The endpoint that pages name; one of ours stands in for it."""
 BASE = {"model": "miniature", "method": "copsd", "data": {"source": "miniature"}}
 """What a page's piece of a recipe is laid over."""
-NOT_RUN = {"launch", "quickstart", "reproduce"}
-"""Commands that take minutes or hours, and have tests of their own."""
+NOT_RUN = {"launch", "quickstart", "reproduce", "serve-teacher"}
+"""Commands that take minutes or hours, or run until they are ended, and have tests of their own."""
 
 
 @pytest.fixture(scope="module")
