@@ -117,7 +117,9 @@ def parse_module(module: str, given: Sequence[str]) -> None:
         parse_args(parser, list(given))
         raise KeyboardInterrupt
 
-    imported = sys.modules.pop(module, None)  # It is run anew, which `runpy` warns of otherwise.
+    # It is run anew, which `runpy` warns of otherwise.
+    names = (module, f"{module}.__main__")
+    imported = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     try:
         with (
             mock.patch.object(argparse.ArgumentParser, "parse_args", only_parse),
@@ -127,8 +129,7 @@ def parse_module(module: str, given: Sequence[str]) -> None:
     except KeyboardInterrupt:
         return
     finally:
-        if imported:
-            sys.modules[module] = imported
+        sys.modules.update(imported)
     raise AssertionError(f"{module} has not parsed its arguments")
 
 

@@ -411,7 +411,8 @@ class HalfAnEngine(EngineChoice):
     """Starts what cannot take weights."""
 
     def start(self, setup: EngineSetup) -> Any:
-        return SimpleNamespace(is_remote=False, returns_logprobs=None, generate=None)
+        there = dict.fromkeys(("shares_model", "is_remote", "pins_weights"), False)
+        return SimpleNamespace(returns_logprobs=None, generate=None, pinned=None, **there)
 
 
 def test_an_engine_that_lacks_something_is_one_line(tiny_folder, tokenizer):

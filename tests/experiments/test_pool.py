@@ -93,6 +93,7 @@ def test_ctrl_c_is_told_by_nobody_but_the_parent(tmp_path: Path, seconds: float 
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert parent.stdout is not None and parent.stdout.readline() == "begins\n"
     if seconds is None:

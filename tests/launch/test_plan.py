@@ -101,7 +101,6 @@ WRONG = {
     "a command": (["--engine-command", "vllm 'serve"], "--engine-command: No closing quotation"),
     "no command": (["--engine-command", " "], "--engine-command: write the command that starts"),
     "a configuration": (["--config", "fsdp"], "did you mean 'fsdp2'?"),
-    "shards and engines": (["--config", "fsdp2"], "hands no weights to servers: add --engines 0"),
     "one of another launcher": (["--config", "zero2"], "DEEPSPEED is not started by Ray"),
 }
 

@@ -33,6 +33,8 @@ CASES: dict[str, dict] = {
     # The second step learns from the first one's rollouts, whose frozen teacher has read them.
     "reused": {"reuse": 2, "max_tokens_per_pass": 130},
     "resumed": {"ema": True, "steps": 4},
+    # Each process hands its adapter to an engine of its own.
+    "engine": {"lora": True, "engine": True},
     # Each process asks a server for its own rows.
     "served": {"served": True, "reuse": 2, "max_tokens_per_pass": 130},
 }
@@ -120,7 +122,9 @@ def trainer_for(case: dict, mode: str, folder: str, run: Path):
     from accelerate import DistributedType, PartialState
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-    from opsd import OPSDConfig, OPSDTrainer
+    from tests.rollout.model_server import ModelServer
+
+    from opsd import OPSDConfig, OPSDTrainer, VLLMServer
     from opsd.lm.sharding import full_tensor as whole
     from opsd.methods import Method, grpo
     from opsd.methods.signals import Distill, Sum, Teacher
@@ -191,13 +195,19 @@ def trainer_for(case: dict, mode: str, folder: str, run: Path):
     if mode == "sharded":
         # Accelerate shards on GPUs only, PyTorch on any device.
         PartialState().distributed_type = DistributedType.MULTI_GPU
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    engine = None
+    if case.get("engine"):
+        server = ModelServer(AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
+        engine = VLLMServer(server.url)
     trainer = OPSDTrainer(
         model,
         Method(name="both", signal=signal, source=source, reuse=case.get("reuse", 1)),
         args,
         train_dataset=problems[: ROLLOUTS // 4] * 8 if case.get("repeated") else problems,
-        processing_class=AutoTokenizer.from_pretrained(folder),
+        processing_class=tokenizer,
         verifier=verify,
+        engine=engine,
         peft_config=lora if case.get("lora") else None,
         callbacks=[gradients],
     )

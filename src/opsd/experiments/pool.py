@@ -110,7 +110,8 @@ def _begin(news: Any) -> None:
     import torch
     from transformers.utils import logging
 
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # the parent tells of it
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # the parent tells of it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_outlive_nobody, daemon=True).start()
     torch.set_num_threads(1)

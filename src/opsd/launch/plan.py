@@ -49,12 +49,7 @@ class Plan:
             raise UserError("--engine-command: write the command that starts a vLLM server")
         if self.trainers > 1 and self.recipe.peers:
             raise UserError("two models that write for each other are trained by one process")
-        # Refuses a configuration that is none.
-        if "ACCELERATE_USE_FSDP" in self.rank(0, "localhost", 0) and self.engines:
-            raise UserError(
-                f"--config {self.config}: a sharded model hands no weights to servers: add"
-                " --engines 0, and the ranks write themselves, or take --config ddp"
-            )
+        self.rank(0, "localhost", 0)  # refuses a configuration that is none
 
     @property
     def weights(self) -> Path:

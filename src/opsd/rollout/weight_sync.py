@@ -37,13 +37,17 @@ def adapter_of(model: nn.Module) -> Any:
 
 
 def save_adapter(model: Any, folder: Path) -> Path:
-    """The active adapter as files. Raises UserError for what an engine cannot put on."""
+    """The active adapter as files; a sharded model's weights have to be gathered. Raises UserError
+    for what an engine cannot put on."""
     config = model.peft_config[model.active_adapter]
     if config.peft_type != "LORA" or config.use_dora or config.modules_to_save:
         raise UserError(
             "engine: vLLM puts on plain LoRA only (no DoRA, no modules_to_save); set engine: hf"
         )
-    model.save_pretrained(str(folder), selected_adapters=[model.active_adapter])
+    # Asked for its state, a sharded model would take its gathered weights apart again.
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    name = model.active_adapter
+    model.save_pretrained(str(folder), selected_adapters=[name], state_dict=state)
     return folder
 
 
