@@ -120,9 +120,8 @@ def trainer_for(case: dict, mode: str, folder: str, run: Path):
     """A trainer, and a list that it fills with every step's gradients."""
     import peft
     from accelerate import DistributedType, PartialState
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-
     from tests.rollout.model_server import ModelServer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
     from opsd import OPSDConfig, OPSDTrainer, VLLMServer
     from opsd.lm.sharding import full_tensor as whole
