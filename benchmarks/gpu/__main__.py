@@ -56,10 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shapes", choices=list(SIZES), default="real")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="where rows are stored")
     args = parser.parse_args(arguments)
-    # For the processes to come: models are made here, nothing is asked of the hub, and of several
-    # GPUs one is used.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     before: dict[str, Any] = {**machine(), "driver": driver()}
     rows: list[Row] = []
 
@@ -82,4 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # For the processes to come: models are made here, nothing is asked of the hub, and of several
+    # GPUs one is used.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     sys.exit(main())

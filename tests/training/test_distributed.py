@@ -344,7 +344,7 @@ def test_what_is_logged_and_traced_is_what_one_process_says(name, mode, finished
             assert torch.tensor(mine["logp"]).allclose(torch.tensor(alone["logp"]), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "engine"])  # it has heads, too
 def test_shards_together_are_one_model_and_cost_no_more_products(name, finished):
     alone = result(finished, f"{name}-alone")
     held = [result(finished, f"{name}-sharded", rank)["held"] for rank in (0, 1)]
