@@ -223,7 +223,7 @@ def _text(value: Any, where: str) -> str:
     """A cell as text; a conversation is its turns' contents. UserError for lists within lists."""
     if not isinstance(value, list | tuple):
         return str(value)
-    contents = [said(turn.get("content")) if isinstance(turn, Mapping) else turn for turn in value]
+    contents = [_said(turn.get("content")) if isinstance(turn, Mapping) else turn for turn in value]
     for content in contents:
         if isinstance(content, list | tuple | Mapping):
             raise UserError(f"{where} holds {_described(content)}, not texts or turns of one")
@@ -241,11 +241,14 @@ def _dialogue(messages: Any, solution: Any) -> tuple[Any, Any]:
 
 def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
     """A prompt as messages that end with the user's turn."""
-    turns = list(prompt) if isinstance(prompt, list | tuple) else []
+    turns = [
+        {**turn, "content": _said(turn.get("content"))} if isinstance(turn, Mapping) else turn
+        for turn in (prompt if isinstance(prompt, list | tuple) else ())
+    ]
     if not turns or not all(
         isinstance(turn, Mapping)
         and isinstance(turn.get("role"), str)
-        and isinstance(said(turn.get("content")), str)
+        and isinstance(turn["content"], str)
         for turn in turns
     ):
         raise UserError(
@@ -255,10 +258,10 @@ def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
         raise UserError(
             f"{where}: a conversation ends with the user's turn, not the {turns[-1]['role']}'s"
         )
-    return tuple({**turn, "content": said(turn["content"])} for turn in turns)
+    return tuple(turns)
 
 
-def said(content: Any) -> Any:
+def _said(content: Any) -> Any:
     """A turn's content; where it is a list of texts, as vision-language models have them, one
     text."""
     parts = content if isinstance(content, list | tuple) else ()

@@ -19,7 +19,7 @@ from opsd.grade.scripts import (
     ascii_numerals,
     east_asian_numerals,
 )
-from opsd.grade.spoken import digits
+from opsd.grade.spoken import TEXT, digits
 from opsd.grade.words import bare_number
 from opsd.languages.registry import codes, language
 
@@ -35,7 +35,7 @@ _FULL_STOPS = " .,;:\\\u0964\u1362\u1363\u3002\u06d4\u061b"
 _COMMA_GROUPS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 _SPACE_GROUPS = re.compile(r"(?<![\d.,] )(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?! ?[\d/,])")
 
-_IN_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox) ?\{([^{}]*)\}")
+_IN_TEXT = re.compile(rf"{TEXT}([^{{}}]*)\}}")
 
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?(?:"

@@ -46,9 +46,9 @@ def _any(words: dict[str, int] | list[str]) -> str:
 
 _BEHIND, _WITHIN, _BEFORE = map(_powers, (_SCALES, _SCALES_WITHIN, _SCALES_BEFORE))
 _POWERS = _BEHIND | _WITHIN | _BEFORE
-_TEXT = r"\\(?:text|textrm|mathrm|mbox) ?\{ ?"
+TEXT = r"\\(?:text|textrm|mathrm|mbox) ?\{ ?"
 _SCALED = re.compile(
-    rf"(?<=\d) ?(?P<text>{_TEXT})?"
+    rf"(?<=\d) ?(?P<text>{TEXT})?"
     rf"(?:(?P<word>{_any(_BEHIND)})(?![^\W\d_])\.?|(?P<run>{_any(_WITHIN)}))",
     re.IGNORECASE,
 )
@@ -56,7 +56,7 @@ _SCALED_BEFORE = re.compile(
     rf"(?<!\w)(?P<word>{_any(_BEFORE)}) (?P<number>\d(?:[\d.,]*\d)?)", re.IGNORECASE
 )
 _NEGATED = re.compile(
-    rf"^(?:{_TEXT})?(?:{_any(unicodedata.normalize('NFC', _MINUS).split())})"
+    rf"^(?:{TEXT})?(?:{_any(unicodedata.normalize('NFC', _MINUS).split())})"
     r"(?: ?\})? ?(?=[\d.\\])",
     re.IGNORECASE,
 )

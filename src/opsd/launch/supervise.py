@@ -52,10 +52,8 @@ class Member:
         self.code, self.running = None, False
         if self.host is None:
             self.host = self.cluster.host(self.bundle)
-        before = self.place
-        self.place = None
+        self.before, self.place = self.place, None
         self.asked: Any = self.host.place.remote()
-        self.before = before
 
     def start(self, command: Sequence[str], environment: dict[str, str]) -> None:
         self.running = True

@@ -13,7 +13,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from opsd.lm.forward import head_of
-from opsd.lm.loading import adapter_folder, base_of, load_config, locate, nonfinite, reason
+from opsd.lm.loading import (
+    adapter_folder,
+    auto_model,
+    base_of,
+    load_config,
+    locate,
+    nonfinite,
+    reason,
+)
 from opsd.objective.head import Head
 from opsd.types import UserError
 
@@ -27,14 +35,13 @@ def load_head(name: str, vocab: int, dtype: torch.dtype) -> Head:
 
     Raises UserError where it cannot be read, or is under no name that Transformers gives it.
     """
-    from transformers import AutoModelForCausalLM
-
     path, revision = locate(name)
     if (adapter := adapter_folder(path, revision)) is not None:
         path, revision = base_of(adapter)
     try:
         with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(load_config(path, revision))
+            config = load_config(path, revision)
+            empty = auto_model(config.model_type).from_config(config)
         frame = head_of(empty, vocab)
         weight = _read(path, revision, _names(empty, frame.weight))
         bias = None if frame.bias is None else _read(path, revision, _names(empty, frame.bias))

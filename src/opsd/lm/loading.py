@@ -422,13 +422,23 @@ def _whole(path: str, **options: Any) -> Any:
     return model
 
 
-def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """A model, and what Transformers says of its loading."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
+def auto_model(model_type: str | None) -> Any:
+    """Transformers' class that makes models of a type: of one that it knows only as seeing, too,
+    the class for images and text."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     )
+
+    sees = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    alone = sees and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if alone else AutoModelForCausalLM
+
+
+def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A model, and what Transformers says of its loading."""
+    from transformers import PreTrainedConfig
 
     _refuse_folder(Path(path))
     # Transformers would have a service on the hub convert them.
@@ -438,11 +448,7 @@ def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     if foreign:
         options |= {"config": published_config(content), "key_mapping": published_names(content)}
     # Pickled weights are refused: they can run code when they are opened.
-    kind = content.get("model_type")
-    sees = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    sees = sees and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    loaded: Any = auto.from_pretrained(
+    loaded: Any = auto_model(content.get("model_type")).from_pretrained(
         path,
         use_safetensors=True,
         output_loading_info=True,

@@ -261,7 +261,7 @@ def refuse_missing_logprobs(setup: Setup, generator: Generator) -> None:
     """Some losses need the log-probabilities that tokens were sampled with."""
     sampler = generator.sampler
     if setup.method.source.phases and not generator.engine.returns_logprobs(sampler.sampling):
-        _refuse_logprobs(setup.terms)
+        _refuse_logprobs(setup.terms, _TRUNCATED)
 
 
 def refuse_other_routes(setup: Setup, generator: Generator) -> None:
@@ -269,13 +269,11 @@ def refuse_other_routes(setup: Setup, generator: Generator) -> None:
     reading, where a token that is nearly as near to two experts goes to the other one."""
     if generator.engine.shares_model or not is_mixture_of_experts(setup.model):
         return
-    for _, term in setup.terms:
-        if term.needs_sampling_logprobs:
-            raise UserError(
-                f"'{tag(term)}' needs the sampling log-probs, and a mixture of experts may route"
-                " tokens otherwise in this engine than in training (there is no router replay):"
-                " leave engine out, so that the model itself writes"
-            )
+    _refuse_logprobs(
+        setup.terms,
+        "a mixture of experts may route tokens otherwise in this engine than in training (there is"
+        " no router replay): leave engine out, so that the model itself writes",
+    )
 
 
 def refuse_unjudged(groups: Sequence[Group], method: Method) -> None:
@@ -289,17 +287,19 @@ def refuse_unjudged(groups: Sequence[Group], method: Method) -> None:
             f" {len(rollouts)} rollouts (the first: {unjudged[0].name})"
         )
     if any(r.logprobs is None for _, r in rollouts):
-        _refuse_logprobs(method.signals)
+        _refuse_logprobs(method.signals, _TRUNCATED)
 
 
-def _refuse_logprobs(terms: Sequence[tuple[float, LossTerm]]) -> None:
+_TRUNCATED = (
+    "this engine returns none under truncation: --set sampling.top_p=1 --set sampling.top_k=0 --set"
+    " sampling.min_p=0, or another engine"
+)
+
+
+def _refuse_logprobs(terms: Sequence[tuple[float, LossTerm]], why: str) -> None:
     for _, term in terms:
         if term.needs_sampling_logprobs:
-            raise UserError(
-                f"'{tag(term)}' needs the sampling log-probs, and this engine returns none under"
-                " truncation: --set sampling.top_p=1 --set sampling.top_k=0 --set sampling.min_p=0,"
-                " or another engine"
-            )
+            raise UserError(f"'{tag(term)}' needs the sampling log-probs, and {why}")
 
 
 def learns_from_rewards(method: Method) -> bool:
