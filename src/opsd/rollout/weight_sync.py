@@ -23,7 +23,7 @@ def refuse_another(model: nn.Module, base: Any) -> None:
     """Raises UserError where the weights are another model's than the engine's."""
     if causal_lm(model) is not base:
         raise UserError(
-            "engine: vLLM writes with the student's model only, and this method has another one"
+            "engine: this one writes with the student's model only, and this method has another"
             " write; set engine: hf"
         )
 
@@ -42,7 +42,7 @@ def save_adapter(model: Any, folder: Path) -> Path:
     config = model.peft_config[model.active_adapter]
     if config.peft_type != "LORA" or config.use_dora or config.modules_to_save:
         raise UserError(
-            "engine: vLLM puts on plain LoRA only (no DoRA, no modules_to_save); set engine: hf"
+            "engine: this one puts on plain LoRA only (no DoRA, no modules_to_save); set engine: hf"
         )
     # Asked for its state, a sharded model would take its gathered weights apart again.
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -84,7 +84,7 @@ def refuse_disagreement(
     allowed = tolerance or (1e-3 if dtype == torch.float32 else 0.3)
     if not gap <= allowed:
         raise UserError(
-            f"engine: vLLM's log-probabilities are {gap:.2g} nats from the trainer's, more than"
+            f"engine: its log-probabilities are {gap:.2g} nats from the trainer's, more than"
             f" {allowed:g}: it reads with other weights, or another precision. Nothing is trained"
             " on such rollouts; raise engine.tolerance only if the precisions explain it"
             f"{remedy and '; '}{remedy}"
