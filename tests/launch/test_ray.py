@@ -1,5 +1,5 @@
-"""Trainers and engines on a Ray cluster of this machine: a training whose actors are killed is the
-undisturbed one, and whatever ends the launch, nothing is left running."""
+"""Trainers and engines on a Ray cluster of this machine: a training whose actors or nodes are
+killed is the undisturbed one, and whatever ends the launch, nothing is left running."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ import psutil
 import pytest
 import yaml
 
+from opsd.recipe.files import launcher
 from opsd.runs import checkpoint
 from opsd.runs.files import read_jsonl
+from opsd.validation import mapping
 
 pytest.importorskip("ray", reason="ray is installed with pip install -e '.[ray]'")
 pytestmark = pytest.mark.slow
@@ -56,7 +58,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def environment(place: Path) -> dict[str, str]:
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", MARK: str(place)}
 
 
@@ -118,19 +120,26 @@ def logged(output: Path, key: str) -> list[float]:
     return [row[key] for row in read_jsonl(output / "metrics.jsonl") if "loss" in row]
 
 
-def test_a_training_whose_actors_are_killed_is_the_undisturbed_one(recipe, tmp_path):
-    lines = assert_undisturbed(recipe, tmp_path, SERVER, "tests.launch.serve")
+def test_a_training_whose_actors_are_killed_is_the_undisturbed_one(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "sharded"))
+    config = tmp_path / "fsdp2.yaml"
+    exact = mapping(launcher("fsdp2")) | {"mixed_precision": "no"}
+    config.write_text(yaml.safe_dump(exact), "utf-8")
+    options = ("--config", str(config))
+    lines = assert_undisturbed(recipe, tmp_path, SERVER, "tests.launch.serve", *options)
     assert "engine 1: serving" in lines and lines.count(" is up at ") == 3
     assert "is back, 2 of 2 servers write" in lines
+    for rank in (0, 1):
+        assert f"rank {rank}: sharded: Qwen3DecoderLayer" in lines
 
 
-def assert_undisturbed(recipe: Path, tmp_path: Path, server: str, word: str) -> str:
+def assert_undisturbed(recipe: Path, tmp_path: Path, server: str, word: str, *options: str) -> str:
     """Launches a recipe, kills a trainer's actor and then an engine's, whose command has a word,
     and compares with one process that nobody disturbs. Returns what the launch has said."""
     place = tmp_path / "ray"
     place.mkdir()
     output = place / "run"
-    with launched(recipe, output, "--engine-command", server) as launch:
+    with launched(recipe, output, "--engine-command", server, *options) as launch:
         wait_for(lambda: bool(checkpoint.complete(output)) and steps(output) >= 3, launch)
         actor_of(place, "1", "train").kill()
         wait_for(lambda: "start again (1 of 3)" in told(place), launch)
@@ -145,6 +154,12 @@ def assert_undisturbed(recipe: Path, tmp_path: Path, server: str, word: str) -> 
     assert re.search(r"^engine \d has ended with exit code 137: it is started again$", lines, re.M)
     assert "rank 1: " in lines
     assert not (place / "run.weights").exists()
+    assert_same(recipe, output, tmp_path)
+    return lines
+
+
+def assert_same(recipe: Path, output: Path, tmp_path: Path) -> None:
+    """A run has the losses of one process that nobody disturbs."""
     whole = tmp_path / "whole"
     subprocess.run(
         [sys.executable, "-m", "opsd", "train", str(recipe), "--output", str(whole)],
@@ -155,7 +170,34 @@ def assert_undisturbed(recipe: Path, tmp_path: Path, server: str, word: str) -> 
     for key in ("loss", "grad_norm"):
         one = logged(whole, key)
         assert logged(output, key) == pytest.approx(one, abs=1e-4) and len(set(one)) == STEPS
-    return lines
+
+
+def test_a_training_that_loses_a_node_is_the_undisturbed_one(recipe, tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    place = tmp_path / "ray"
+    place.mkdir()
+    output = place / "run"
+    for name, value in environment(place).items():  # actors have those of their node
+        monkeypatch.setenv(name, value)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+        options = ("--engine-command", SERVER, "--address", cluster.address)
+        options += ("--strategy", "SPREAD")
+        with launched(recipe, output, *options) as launch:
+            wait_for(lambda: bool(checkpoint.complete(output)) and steps(output) >= 3, launch)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            wait_for(lambda: "its actor is gone" in told(place), launch)
+            cluster.add_node(num_cpus=2)
+            assert launch.wait(LONGEST) == 0, told(place)[-4000:]
+    finally:
+        cluster.shutdown()
+    lines = told(place)
+    assert lines.count("all ranks start again") == 1
+    for lost in ("rank", "engine"):  # one of each on either node
+        assert re.search(rf"^{lost} \d: its actor is gone$", lines, re.M)
+    assert_same(recipe, output, tmp_path)
 
 
 def told(place: Path) -> str:
