@@ -178,7 +178,7 @@ def _made(content: dict[str, Any]) -> Any:
     found = imported(name)
     if not isinstance(found, type):
         if content:
-            raise ValueError(f"{name} is no class: it takes no keys ({', '.join(content)})")
+            raise ValueError(f"{name} is not a class and takes no keys ({', '.join(content)})")
         if not hasattr(found, "__qualname__") and not is_dataclass(found):
             raise ValueError(f"{name} is a value: make its class a dataclass, and name that")
         return found

@@ -149,8 +149,8 @@ def test_a_failure_is_tried_again(failures, server, tmp_path):
     [
         ((429, {"error": {"message": "slow down"}}), 3, "slow down"),
         ((500, {}), 3, "500"),
-        ((200, "cut"), 3, "sends what is no answer"),
-        ((200, {"choices": []}), 3, "sends what is no answer"),
+        ((200, "cut"), 3, "sends an invalid answer"),
+        ((200, {"choices": []}), 3, "sends an invalid answer"),
         ((400, {"error": {"message": "too long"}}), 1, "too long"),
     ],
 )

@@ -235,7 +235,7 @@ def test_nobody_there_is_told_soon(tmp_path):
 
 def test_a_reply_of_another_kind_is_one_line(server, tmp_path, monkeypatch):
     monkeypatch.setattr(Server, "answer", lambda self, body: {"choices": []})
-    with pytest.raises(UserError, match=r"no sample is answered at .* sends what is no answer"):
+    with pytest.raises(UserError, match=r"no sample is answered at .* sends an invalid answer"):
         evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=server.endpoint)
 
 

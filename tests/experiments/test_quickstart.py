@@ -36,7 +36,7 @@ def test_a_small_quickstart_has_every_row_sample_and_page(tmp_path):
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="no quickstart"):
+    with pytest.raises(UserError, match="not a quickstart"):
         run(tmp_path, Plan(("swa",), (0,), 1, 1))
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

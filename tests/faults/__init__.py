@@ -1,1 +1,1 @@
-"""What goes wrong on purpose: kills, damage, full disks, bad input, numbers that are none."""
+"""What goes wrong on purpose: kills, damage, full disks, bad input, values that are not finite."""

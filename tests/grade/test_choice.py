@@ -115,7 +115,7 @@ def test_what_was_thought_does_not_count():
 def test_a_problem_without_options_is_not_judged():
     assert options_of(Problem("2 + 2", answer="4")) == ()
     for answer in ("4", None, "C"):
-        with pytest.raises(ValueError, match="no multiple choice"):
+        with pytest.raises(ValueError, match="not a multiple-choice"):
             ChoiceVerifier()(Problem("?", answer=answer, metadata={"choices": ("x", "y")}), "A")
 
 

@@ -101,7 +101,7 @@ def test_each_problem_may_bring_its_schema_and_references_lead_nowhere():
         judge(JSONVerifier(), [Attempt(ASKED, "[]")])
     with pytest.raises(UserError, match="a reference that leads nowhere"):
         judge(JSONVerifier({"$ref": "http://127.0.0.1:9/x"}), [Attempt(ASKED, "[]")])
-    with pytest.raises(UserError, match="its schema is none"):
+    with pytest.raises(UserError, match="its schema is not valid"):
         judge(JSONVerifier({"type": "thing"}), [Attempt(ASKED, "[]")])
 
 
@@ -324,7 +324,7 @@ def test_wrong_rewards_are_one_line(func: Any, told: str):
 
 
 def test_what_is_no_reward_function_is_refused():
-    for given, told in (("nowhere:f", "there is no"), ("math:pi", "is no function")):
+    for given, told in (("nowhere:f", "there is no"), ("math:pi", "is not a function")):
         with pytest.raises(UserError, match=told):
             verifier(f"{{type: reward_funcs, funcs: ['{given}']}}")
     with pytest.raises(UserError, match="2 weights for 1 functions"):

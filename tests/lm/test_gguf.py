@@ -130,7 +130,7 @@ def test_a_file_of_a_folder_is_one_name(file):
     assert hub.model.name == "me/it/q/x.gguf@v1"
     with pytest.raises(UserError, match="names a file already"):
         parse({**content, "model": {"name": str(file), "gguf_file": "x.gguf"}})
-    with pytest.raises(UserError, match="no GGUF file by its name"):
+    with pytest.raises(UserError, match="not a GGUF file by its name"):
         parse({**content, "model": {"name": "a/b", "gguf_file": "model.safetensors"}})
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_named(tmp_path, file):
     for number, content in enumerate((b"", b"GGUF", whole[:200], whole[:-1000], b"x" * 400)):
         broken = tmp_path / f"{number}.gguf"
         broken.write_bytes(content)
-        assert f"{broken} is damaged, or no GGUF file" in refused(broken)
+        assert f"{broken} is damaged, or not a GGUF file" in refused(broken)
         with pytest.raises(UserError, match="is damaged"):
             load_tokenizer(str(broken))
 

@@ -159,7 +159,7 @@ def test_a_server_that_never_comes_is_one_line_without_its_password(server: Serv
 def test_an_address_that_is_none_is_refused(start):
     with pytest.raises(ValidationError, match="http"):
         VLLMServer("localhost:8000")
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is not a valid address"):
         start("http://[::1")
 
 

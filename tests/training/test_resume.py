@@ -195,7 +195,7 @@ def test_what_a_kill_left_before_its_first_write_is_no_run_and_nobody_elses(tmp_
     assert not run.begun
     run.refuse_taken()
     (tmp_path / "traces" / "mine.txt").write_text("notes")
-    with pytest.raises(UserError, match="holds traces, and is no run folder"):
+    with pytest.raises(UserError, match="holds traces, and is not a run folder"):
         run.refuse_taken()
 
 

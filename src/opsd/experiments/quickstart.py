@@ -91,7 +91,7 @@ def _clear(output: Path) -> None:
     """An earlier quickstart is replaced; a folder with anything else in it is left alone."""
     if output.exists() and any(output.iterdir()):
         if not any(output.glob(f"{_MARK}*")):  # or what a kill left of it
-            raise UserError(f"{output} exists and is no quickstart; choose another --output")
+            raise UserError(f"{output} exists and is not a quickstart; choose another --output")
         remove(output, _OWN)
     write_atomically(output / _MARK, "{}")
 

@@ -100,7 +100,7 @@ class ChoiceVerifier:
         """Grade one completion; `ValueError` for a problem without options or a right letter."""
         options = options_of(problem)
         if not problem.answer or problem.answer not in _letters(options):
-            raise ValueError(f"{problem.name} is no multiple choice with a right letter")
+            raise ValueError(f"{problem.name} is not a multiple-choice problem with a right letter")
         said = self.said(problem, completion)
         return Verdict(float(said == problem.answer), said == problem.answer, said is not None)
 

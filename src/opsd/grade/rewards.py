@@ -31,7 +31,7 @@ def _callable(given: Any) -> Any:
     found = imported(given) if isinstance(given, str) else given
     if not callable(found) or isinstance(found, type):
         raise ValueError(
-            f"{given!r} is no function: a reward model is called by a function of your own"
+            f"{given!r} is not a function: a reward model is called by a function of your own"
         )
     return given
 

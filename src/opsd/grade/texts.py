@@ -182,7 +182,7 @@ class JSONVerifier:
         if reply.get("missing"):
             raise RunFailed(f"JSON schemas need the package jsonschema: {install('schema')}")
         if "refused" in reply:
-            raise ValueError(f"{problem.name}: its schema is none ({reply['refused']})")
+            raise ValueError(f"{problem.name}: its schema is not valid ({reply['refused']})")
         wrong = reply.get("wrong", "it takes too long to read")
         return Verdict(float(wrong is None), wrong is None, bool(reply.get("json")), wrong)
 

@@ -54,7 +54,7 @@ def joined(name: str, gguf_file: str | None) -> str:
     if is_gguf(name):
         raise UserError(f"gguf_file: '{name}' names a file already; leave one of the two out")
     if not gguf_file.endswith(SUFFIX):
-        raise UserError(f"gguf_file: '{gguf_file}' is no GGUF file by its name ({SUFFIX})")
+        raise UserError(f"gguf_file: '{gguf_file}' is not a GGUF file by its name ({SUFFIX})")
     place, at, revision = (name, "", "") if Path(name).exists() else name.partition("@")
     return f"{place.rstrip('/')}/{gguf_file}{at}{revision}"
 
@@ -113,7 +113,7 @@ def _header(file: Path, size: int, changed: int) -> Header:
         reader = GGUFReader(file)
         fields = {k: f.contents() for k, f in reader.fields.items() if len(f.data) == 1}
     except _UNREADABLE as error:
-        raise UserError(f"{file} is damaged, or no GGUF file ({_line(error)})") from error
+        raise UserError(f"{file} is damaged, or not a GGUF file ({_line(error)})") from error
     for kind, tensor in {tensor.tensor_type: tensor for tensor in reader.tensors}.items():
         try:
             dequantize(tensor.data[:1], kind)

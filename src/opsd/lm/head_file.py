@@ -48,7 +48,7 @@ def load_head(name: str, vocab: int, dtype: torch.dtype) -> Head:
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise UserError(f"head: '{name}' cannot be read: {reason(error)}; {_CUT}") from error
     if nonfinite({"weight": weight, "bias": bias}):
-        raise UserError(f"head: '{name}' holds numbers that are none (NaN, infinite)")
+        raise UserError(f"head: '{name}' contains NaN or infinite values")
     if weight.shape != frame.weight.shape:
         told = f"{tuple(weight.shape)}, not {tuple(frame.weight.shape)}"
         raise UserError(f"head: '{name}' is not the checkpoint of its config.json: {told}")

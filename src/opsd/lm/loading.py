@@ -475,7 +475,7 @@ def refuse_nonfinite(model: nn.Module, where: str) -> None:
     """Raises UserError for a model that would only ever compute NaN."""
     if name := nonfinite(dict(model.named_parameters())):
         raise UserError(
-            f"{where}: the weight '{name}' holds numbers that are none (NaN, infinite): take an"
+            f"{where}: the weight '{name}' contains NaN or infinite values: take an"
             " earlier checkpoint"
         )
 

@@ -137,7 +137,7 @@ class Distill(LossTerm):
     def __post_init__(self) -> None:
         if not self.teacher.target.joins_views:
             raise ValueError(
-                f"the target '{tag(self.teacher.target)}' is none to distil: choose another"
+                f"the target '{tag(self.teacher.target)}' cannot be distilled: choose another"
             )
 
     def pseudocode(self, mark: str) -> str:

@@ -224,7 +224,7 @@ def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str
     own = inspect.signature(tokenizer.apply_chat_template).parameters.keys()
     for name in view.template_options.keys() & ({"messages", *own} - {"tools", "documents"}):
         raise UserError(
-            f"the prompt '{view.name}': '{name}' in template_options is no option of a chat"
+            f"the prompt '{view.name}': '{name}' in template_options is not an option of a chat"
             " template; leave it out"
         )
     names = {

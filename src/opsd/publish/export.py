@@ -130,7 +130,7 @@ def _whole(
 
 def _refuse_nonfinite(weights: Mapping[str, Tensor], where: str, mend: str) -> None:
     if name := nonfinite(weights):
-        raise UserError(f"{where}: '{name}' holds numbers that are none (NaN, infinite); {mend}")
+        raise UserError(f"{where}: '{name}' contains NaN or infinite values; {mend}")
 
 
 @torch.no_grad()

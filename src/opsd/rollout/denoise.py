@@ -114,7 +114,7 @@ class _Writer:
         self.progress = progress
         kind = masked_diffusion(engine.model)
         if kind is None:
-            raise UserError("the model is no masked diffusion model: it generates left to right")
+            raise UserError("the model is not a masked diffusion model: it generates left to right")
         self.kind = kind
 
     def write(self, given: Sequence[tuple[int, tuple[int, ...], int]]) -> dict[int, Completion]:

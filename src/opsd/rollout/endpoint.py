@@ -72,7 +72,7 @@ class ChatEndpoint:
             except openai.APIConnectionError as error:
                 failure, pause = NoAnswer(one_line(error), reached=False), _pause(number)
             except (openai.APIError, AttributeError, IndexError, TypeError, ValueError):
-                failure = NoAnswer(f"{shown(self.base_url)} sends what is no answer", reached=True)
+                failure = NoAnswer(f"{shown(self.base_url)} sends an invalid answer", reached=True)
                 pause = _pause(number)
             if number == self.retries:
                 raise failure

@@ -49,7 +49,7 @@ class Replica:
         try:
             self.http = httpx2.Client(base_url=url, timeout=asked.timeout, limits=limits)
         except httpx2.InvalidURL as error:
-            raise UserError(f"engine: {shown(url)} is no address ({error})") from error
+            raise UserError(f"engine: {shown(url)} is not a valid address ({error})") from error
         weakref.finalize(self, self.http.close)
         self.served = ""
         self.adapters: set[str] = set()

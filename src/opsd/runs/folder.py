@@ -53,7 +53,7 @@ class RunFolder:
             draft = file.name.endswith(".part")
             if _written(file) and not draft and not (started and own):
                 raise UserError(
-                    f"{self.path} holds {name.parts[0]}, and is no run folder: choose another"
+                    f"{self.path} holds {name.parts[0]}, and is not a run folder: choose another"
                     " --output"
                 )
 

@@ -64,7 +64,7 @@ class Server:
         try:
             self.http = httpx2.Client(base_url=url, timeout=patience, limits=limits)
         except httpx2.InvalidURL as error:
-            raise UserError(f"teacher: {self.name} is no address ({error})") from error
+            raise UserError(f"teacher: {self.name} is not a valid address ({error})") from error
         weakref.finalize(self, self.http.close)
 
     def about(self) -> About:

@@ -200,7 +200,7 @@ class FiniteSteps(TrainerCallback):
         newest = max(checkpoint.complete(self.run), default=None)
         kept = f"checkpoint-{newest} is the last one" if newest else "there is no checkpoint before"
         return (
-            "the loss or its gradient is no number (NaN, or infinite); lower learning_rate or"
+            "the loss or its gradient is NaN or infinite; lower learning_rate or"
             f" max_grad_norm. {kept}"
         )
 

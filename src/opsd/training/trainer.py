@@ -564,7 +564,7 @@ class OPSDTrainer(Trainer):
             return folder
         damage = checkpoint.damaged(Path(asked))
         if damage:
-            raise UserError(f"{asked} is no checkpoint to go on from: {damage}")
+            raise UserError(f"{asked} is not a checkpoint to resume from: {damage}")
         return Path(asked)
 
     def _train(self, folder: Path | None, **kwargs: Any) -> Any:
@@ -756,7 +756,7 @@ class OPSDTrainer(Trainer):
         weights = self.model.state_dict() if state_dict is None else state_dict
         if name := nonfinite(weights):
             raise RunFailed(
-                f"the weight '{name}' holds numbers that are none (NaN, infinite), so nothing is"
+                f"the weight '{name}' contains NaN or infinite values, so nothing is"
                 " saved: go on from the last checkpoint with a lower learning_rate"
             )
         with written_beside(Path(output_dir or str(self.args.output_dir))) as draft:
