@@ -44,7 +44,7 @@ RecipeName = Annotated[
         autocompletion=known_recipes,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Suite = Annotated[
     str | None,
     typer.Option(
@@ -54,40 +54,43 @@ Suite = Annotated[
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option(help="A column of your own file, as in prompt=question; default: as trained."),
+    typer.Option(help="A column of your file, as in prompt=question; default: as in training."),
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Local copies of suites, instead of the hub.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="A folder with local copies of suites, used instead of the hub.")
+]
 Languages = Annotated[
     str | None,
     typer.Option(
-        help="Codes, names or files, comma-separated; or all. Default: as trained, or all."
+        help="Codes, names or files, comma-separated; or all. Default: as in training, or all."
     ),
 ]
 Limit = Annotated[
-    int | None, typer.Option(help="Only the first so many problems of a language.", min=1)
+    int | None, typer.Option(help="Only the first N problems of each language.", min=1)
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="key.path=value, as often as needed.")
+    list[str] | None,
+    typer.Option("--set", help="Override a recipe key: key.path=value. Repeatable."),
 ]
 Plain = Annotated[
-    bool, typer.Option("--plain", help="Ask plainly, not as the trained models were asked.")
+    bool, typer.Option("--plain", help="Use a plain prompt, not the one from training.")
 ]
-AskAs = Annotated[str | None, typer.Option(help="Ask with this recipe's student prompt.")]
+AskAs = Annotated[str | None, typer.Option(help="Use this recipe's student prompt.")]
 SkipLong = Annotated[
-    bool, typer.Option("--skip-long", help="Leave problems out that the model has no room for.")
+    bool, typer.Option("--skip-long", help="Skip problems that do not fit in the model's context.")
 ]
 EndpointURL = Annotated[
     str | None,
-    typer.Option(help="Models are names that this OpenAI-compatible endpoint knows (its URL)."),
+    typer.Option(help="URL of an OpenAI-compatible endpoint; models are then names that it knows."),
 ]
 EngineName = Annotated[
-    str, typer.Option("--engine", help="Who generates: hf (Transformers), or vllm.")
+    str, typer.Option("--engine", help="The engine that generates: hf (Transformers) or vllm.")
 ]
 Timeout = Annotated[
-    float, typer.Option(help="Seconds that the endpoint has for one answer.", min=1)
+    float, typer.Option(help="Seconds to wait for one answer from the endpoint.", min=1)
 ]
 KeyVariable = Annotated[
-    str, typer.Option(help="The environment variable that holds the endpoint's key.")
+    str, typer.Option(help="The environment variable that contains the endpoint's key.")
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
 

@@ -47,7 +47,7 @@ app = typer.Typer(
 
 languages_app = typer.Typer(
     invoke_without_command=True,
-    help="The languages and their status; the check of a language file.",
+    help="List the languages and their status; check a language file.",
 )
 app.add_typer(languages_app, name="languages")
 app.add_typer(data.app, name="data")
@@ -63,7 +63,9 @@ def _version(asked: bool) -> None:
 def _opsd(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="The version, and exit."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """On-policy self-distillation of language models."""
@@ -79,18 +81,22 @@ def init(
         str | None, typer.Option(help="A file of problems, or a dataset of the hub.")
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Codes or names, comma-separated; rows: as each row says.")
+        str | None,
+        typer.Option(help="Codes or names, comma-separated; rows: each row names its own."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Default: what the columns allow.")] = None,
+    method: Annotated[str | None, typer.Option(help="Default: chosen from the columns.")] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(help="Which column holds what, as in answer=final_answer."),
+        typer.Option(help="Map a name to a column, as in answer=final_answer."),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Ask nothing: the defaults for what is not said.")
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Ask nothing: use the default for every option not given."
+        ),
     ] = False,
 ) -> None:
-    """Write a recipe: asks for model, data and language, and looks at the columns of the data."""
+    """Write a recipe: asks for model, data and language, and looks at the data's columns."""
     from opsd.cli.init import init as run
 
     asks = not yes and sys.stdin.isatty()
@@ -108,7 +114,9 @@ def quickstart(
     full: Annotated[
         bool, typer.Option("--full", help="All low-resource languages, three seeds.")
     ] = False,
-    output: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/quickstart"),
+    output: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path(
+        "runs/quickstart"
+    ),
     as_json: Json = False,
 ) -> None:
     """Watch a small built-in model learn: base, GRPO and COPSD at equal generated tokens."""
@@ -125,18 +133,18 @@ def quickstart(
 def train(
     recipe: RecipeName,
     output: Annotated[
-        Path | None, typer.Option(help="Run folder; default runs/<recipe>, or the run's own.")
+        Path | None, typer.Option(help="Run folder. Default: runs/<recipe>, or the run's own.")
     ] = None,
     set_: Settings = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
+        bool, typer.Option("--resume", help="Continue from the newest complete checkpoint.")
     ] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also write where one step's time goes.")
+        bool, typer.Option("--profile", help="Also record where the time of one step goes.")
     ] = False,
     threads: Threads = None,
 ) -> None:
-    """Train a model by a recipe.
+    """Train a model from a recipe.
 
     On several GPUs: accelerate launch --config_file $(opsd launcher fsdp2) -m opsd train RECIPE
     """
@@ -163,24 +171,24 @@ def serve_teacher(
     model: Annotated[
         str, typer.Argument(help="A folder, a hub name, a GGUF file, an adapter or a built-in.")
     ],
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free.", min=0, max=65535)] = 8001,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 picks a free port.", min=0, max=65535)] = 8001,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16. Default: the checkpoint's."),
     ] = None,
     attn_implementation: Annotated[
-        str | None, typer.Option(help="Transformers' own: sdpa, flash_attention_2, ...")
+        str | None, typer.Option(help="As in Transformers: sdpa, flash_attention_2, ...")
     ] = None,
     max_num_batched_tokens: Annotated[
-        int, typer.Option(help="Tokens of one forward pass, padding included.", min=1)
+        int, typer.Option(help="Tokens per forward pass, including padding.", min=1)
     ] = 16_384,
     threads: Threads = None,
 ) -> None:
     """Serve another model as a teacher: hidden states of the tokens that a run learns from.
 
-    A recipe names it with teacher weights {type: served, url: http://HOST:PORT}. Nobody is asked
-    for a password: keep it on this machine, or in a network of your own."""
+    In a recipe, name it with teacher weights {type: served, url: http://HOST:PORT}. The server
+    asks for no password: keep it on this machine, or in a private network."""
     from opsd.lm.names import refuse_unknown
 
     if dtype not in (None, "float32", "bfloat16", "float16"):
@@ -197,8 +205,8 @@ def serve_teacher(
 def preview(
     recipe: RecipeName,
     set_: Settings = None,
-    rows: Annotated[int, typer.Option(help="Rows shown token by token.", min=0)] = 2,
-    ids: Annotated[bool, typer.Option("--ids", help="Every token's id as well.")] = False,
+    rows: Annotated[int, typer.Option(help="Rows to show token by token.", min=0)] = 2,
+    ids: Annotated[bool, typer.Option("--ids", help="Also show every token's id.")] = False,
     measure: Annotated[
         int,
         typer.Option(
@@ -208,10 +216,12 @@ def preview(
             min=0,
         ),
     ] = 0,
-    html: Annotated[Path | None, typer.Option(help="Write a page to this file instead.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page to this file instead.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """See what student and teacher will read of real rows, before any training."""
+    """Show what student and teacher will read for real rows, before any training."""
     loaded = load_recipe(recipe, set_ or ())
     prepare(None)
     with importing():
@@ -245,11 +255,11 @@ app.command()(migration.migrate)
 @app.command()
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="One method, in full.", autocompletion=known_methods)
+        str | None, typer.Argument(help="Show one method in full.", autocompletion=known_methods)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The catalogue: what each method is made of, its paper, its recipes."""
+    """List the methods: parts, paper and recipes of each."""
     from opsd.recipe.names import methods as known
     from opsd.validation import unknown
 
@@ -267,11 +277,12 @@ def methods(
 @app.command()
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(help="One recipe, as its file is.", autocompletion=known_recipes)
+        str | None,
+        typer.Argument(help="Print the file of one recipe.", autocompletion=known_recipes),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The shipped recipes: method, model, and a number that a paper prints for each."""
+    """List the shipped recipes: method, model, and whether a paper prints numbers for each."""
     from opsd.cli.recipes import listing, show
 
     if as_json:
@@ -283,26 +294,26 @@ def recipes(
 @app.command()
 def reproduce(
     claims: Annotated[
-        list[str] | None, typer.Argument(help="Some claims, or studies; default: all.")
+        list[str] | None, typer.Argument(help="Claims or studies; default: all.")
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Where trials are kept; those that are there are not run again.")
+        Path, typer.Option(help="The folder for trials; those already there are not run again.")
     ] = Path("runs/reproduce"),
     model: Annotated[
         str | None,
-        typer.Option(help="The folder of a pretrained model that there is a study of."),
+        typer.Option(help="The folder of a pretrained model for which there is a study."),
     ] = None,
     page: Annotated[
         Path | None,
         typer.Option(
-            help="Also write this page: Markdown, HTML, and JSON beside one another; with --model,"
-            " of pretrained models alone."
+            help="Also write this page as Markdown, HTML and JSON, side by side; with --model,"
+            " only for pretrained models."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The papers' claims, tried in the built-in world, or on a pretrained model: a verdict each,
-    computed from the run."""
+    """Test the papers' claims in the built-in world, or on a pretrained model, and compute a
+    verdict on each from the run."""
     with importing():
         from opsd.experiments.reproduce import reproduce as run
         from opsd.experiments.study import built_in, on_model, studies
@@ -321,7 +332,7 @@ def reproduce(
 
 @languages_app.callback()
 def languages(context: typer.Context, as_json: Json = False) -> None:
-    """The languages: script, decimal mark, where they are used, whether a speaker has read them."""
+    """List the languages: script, decimal mark, use, and whether a speaker has read each."""
     from opsd.cli.languages import listing, show
 
     if context.invoked_subcommand is not None:
@@ -334,7 +345,7 @@ def languages(context: typer.Context, as_json: Json = False) -> None:
 
 @languages_app.command()
 def check(path: Annotated[Path, typer.Argument(help="A language file, .yaml.")]) -> None:
-    """What is wrong with a language file, line by line."""
+    """Report what is wrong with a language file, line by line."""
     from opsd.cli.languages import check_file
 
     check_file(path)
@@ -348,10 +359,10 @@ def report(
     ] = None,
     files: Annotated[
         Path | None,
-        typer.Option(help="A folder for every table (CSV, Markdown, LaTeX) and figure (SVG, PNG)."),
+        typer.Option(help="A folder for all tables (CSV, Markdown, LaTeX) and figures (SVG, PNG)."),
     ] = None,
 ) -> None:
-    """Curves and tables of one or more runs, in one self-contained HTML file."""
+    """Write curves and tables of one or more runs to one self-contained HTML file."""
     from opsd.report.page import write_report
     from opsd.runs.folder import run_of
 
@@ -376,14 +387,18 @@ def inspect(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="First make traces from the run's checkpoints: steps, comma-separated."),
+        typer.Option(
+            help="First make traces from the checkpoints of these steps, comma-separated."
+        ),
     ] = None,
-    problems: Annotated[int, typer.Option(help="Problems that a checkpoint is asked.", min=1)] = 8,
+    problems: Annotated[
+        int, typer.Option(help="Problems that each checkpoint answers.", min=1)
+    ] = 8,
     threads: Threads = None,
 ) -> None:
-    """What the teacher says of a run's rollouts, token by token: one self-contained HTML file.
+    """Show what the teacher says of a run's rollouts, token by token, in one HTML file.
 
-    A checkpoint's folder is its run, with traces made from that checkpoint."""
+    A checkpoint's folder stands for its run, with traces made from that checkpoint."""
     from opsd.inspect.page import write_inspector
     from opsd.runs.folder import run_of, step_of
 
@@ -407,21 +422,23 @@ def export(
     source: Annotated[str, typer.Argument(help="A run, a checkpoint, an adapter or a model.")],
     output: Annotated[Path, typer.Argument(help="A new folder.")],
     merge: Annotated[
-        bool, typer.Option("--merge/--adapter", help="Into the base, or as it is.")
+        bool, typer.Option("--merge/--adapter", help="Merge into the base, or keep the adapter.")
     ] = True,
     dtype: Annotated[
-        str | None, typer.Option(help="Numbers of the merged model; default: the base's.")
+        str | None, typer.Option(help="The merged model's dtype; default: the base's.")
     ] = None,
-    max_shard: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
-    push: Annotated[str | None, typer.Option(help="Repository on the hub: ME/NAME.")] = None,
+    max_shard: Annotated[str, typer.Option(help="Maximum size of a weights file.")] = "5GB",
+    push: Annotated[
+        str | None, typer.Option(help="Push to this repository on the hub: ME/NAME.")
+    ] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="A new repository is private.")
+        bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
 ) -> None:
-    """Write a trained model to a folder of its own, merged or as an adapter; push it to the hub."""
+    """Write a trained model to a new folder, merged or as an adapter; push it to the hub."""
     from opsd.lm.names import refuse_unknown
 
     refuse_unknown(source)
@@ -438,7 +455,7 @@ def export(
 
 @app.command()
 def launcher(name: Annotated[str, typer.Argument(help="ddp, fsdp2 or zero2.")]) -> None:
-    """Where a configuration for `accelerate launch` is: training on several GPUs."""
+    """Print the path of a configuration for `accelerate launch`, to train on several GPUs."""
     from opsd.recipe.files import launcher as find
 
     print(find(name))
@@ -446,7 +463,7 @@ def launcher(name: Annotated[str, typer.Argument(help="ddp, fsdp2 or zero2.")]) 
 
 @app.command()
 def env() -> None:
-    """Versions and hardware, for bug reports."""
+    """Print versions and hardware, for bug reports."""
     from opsd.runs.environment import environment
 
     print(json.dumps(environment(), indent=1))

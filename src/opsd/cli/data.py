@@ -12,18 +12,18 @@ from pydantic import ValidationError
 from opsd.cli.arguments import Json, Settings, importing, load_recipe, mapped, names
 from opsd.types import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Datasets, before anything is learned from them.")
+app = typer.Typer(no_args_is_help=True, help="Check datasets before training.")
 
 
 @app.callback()
 def _data() -> None:
-    """Datasets, before anything is learned from them."""
+    """Check datasets before training."""
 
 
 @app.command()
 def check(
     source: Annotated[
-        str, typer.Argument(help="A file, a dataset on the hub, or a recipe and what it reads.")
+        str, typer.Argument(help="A file, a dataset on the hub, or a recipe, to check its data.")
     ],
     set_: Settings = None,
     column: Annotated[
@@ -31,21 +31,27 @@ def check(
         typer.Option(help="A column of the dataset, as in prompt=question, solution=worked."),
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Codes or names, comma-separated; default: as rows say.")
+        str | None, typer.Option(help="Codes or names, comma-separated; default: as each row says.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of a dataset on the hub.")] = "train",
-    limit: Annotated[int | None, typer.Option(help="Problems per language.", min=1)] = None,
+    split: Annotated[str, typer.Option(help="The split of a dataset on the hub.")] = "train",
+    limit: Annotated[
+        int | None, typer.Option(help="At most this many problems per language.", min=1)
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Whose tokenizer counts; a recipe's is its model's.")
+        str | None,
+        typer.Option(help="The model whose tokenizer counts; a recipe uses its own model."),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Copies of suites, to find their problems in the dataset.")
+        Path | None,
+        typer.Option(help="A folder with copies of suites, to find their problems in the dataset."),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page to this file instead.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page to this file instead.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong with a dataset: duplicates, answers that nothing can match, references
-    that come to another answer, suites' problems, other languages, prompts that are too long."""
+    """Check a dataset for duplicates, answers that nothing can match, references with a different
+    answer, suites' problems, other languages, and prompts that are too long."""
     own = {"--column": column, "--language": language, "--limit": limit, "--model": model}
     given = next((name for name, value in own.items() if value is not None), None)
     content = _of_recipe(source, set_, data_dir, given)

@@ -37,32 +37,38 @@ from opsd.types import UserError
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Models, adapters, runs: names or folders.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Models, adapters or runs: names or folders.")
+    ],
     suite: Suite = None,
     data: Annotated[
-        str | None, typer.Option(help="A file of your own, a dataset, or miniature, instead.")
+        str | None, typer.Option(help="Instead of a suite: your own file, a dataset, or miniature.")
     ] = None,
     data_dir: DataDir = None,
     language: Languages = None,
-    split: Annotated[str | None, typer.Option(help="Of your dataset; parts of a suite.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The split of your dataset, or parts of a suite.")
+    ] = None,
     column: Columns = None,
     limit: Limit = None,
     samples: Annotated[int | None, typer.Option(help="Completions per problem.", min=1)] = None,
     budget: Annotated[str | None, typer.Option(help="Token budgets, comma-separated.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0)] = None,
     top_p: Annotated[float | None, typer.Option(help="Above 0, at most 1.")] = None,
-    thinking: Annotated[bool | None, typer.Option(help="The chat template's thinking.")] = None,
+    thinking: Annotated[
+        bool | None, typer.Option(help="Turn the chat template's thinking on or off.")
+    ] = None,
     plain: Plain = False,
     recipe: AskAs = None,
     verifier: Annotated[
         str | None,
-        typer.Option(help="Who judges: a shipped name, package.module:Name, or {type: ...}."),
+        typer.Option(help="The verifier: a shipped name, package.module:Name, or {type: ...}."),
     ] = None,
     skip_long: SkipLong = False,
     seed: Annotated[int, typer.Option()] = 0,
     output: Annotated[
         Path | None,
-        typer.Option(help="Results: <output>/<model>/<suite>/; default: the run's eval/."),
+        typer.Option(help="Results go to <output>/<model>/<suite>/; default: the run's eval/."),
     ] = None,
     engine: EngineName = "hf",
     endpoint: EndpointURL = None,
@@ -72,14 +78,14 @@ def evaluate(
     regrade: Annotated[
         bool,
         typer.Option(
-            "--regrade", help="Judge the samples in these folders again; generates nothing."
+            "--regrade", help="Grade the samples in these folders again; generate nothing."
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Sample and grade: avg@k, pass@k, format rate, with intervals; goes on where it stopped.
+    """Sample and grade: avg@k, pass@k, format rate, with intervals. Continues where it stopped.
 
-    What is not given is as the suite's published numbers were measured, else 4 x 1,024 tokens."""
+    Defaults are the settings of the suite's published numbers, else 4 x 1,024 tokens."""
     if regrade:
         from opsd.evaluate.regrade import regrade as again
 
@@ -169,11 +175,11 @@ def compare(
         typer.Argument(help="Folders that `opsd evaluate` wrote; the first is the base."),
     ],
     common: Annotated[
-        bool, typer.Option("--common", help="Only the problems that all have answered.")
+        bool, typer.Option("--common", help="Use only problems that all models have answered.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Models on the same problems, pair by pair: differences with intervals."""
+    """Compare models on the same problems: paired differences with intervals."""
     from opsd.evaluate.compare import compare as run
 
     with tables(as_json):
@@ -183,15 +189,19 @@ def compare(
 
 
 def grade(
-    completion: Annotated[str, typer.Argument(help="What a model wrote; `-` reads it from input.")],
+    completion: Annotated[
+        str, typer.Argument(help="A model's completion; `-` reads standard input.")
+    ],
     answer: Annotated[str, typer.Option(help="The right answer, or a worked solution.")],
-    language: Annotated[str, typer.Option(help="Of the problem: how numbers are read.")] = "eng",
+    language: Annotated[
+        str, typer.Option(help="The problem's language: how numbers are read.")
+    ] = "eng",
     after_think: Annotated[
-        bool, typer.Option("--after-think", help="Only what follows </think> counts.")
+        bool, typer.Option("--after-think", help="Only the text after </think> counts.")
     ] = False,
-    why: Annotated[bool, typer.Option("--explain", help="Say what led to the verdict.")] = False,
+    why: Annotated[bool, typer.Option("--explain", help="Explain the verdict.")] = False,
 ) -> None:
-    """Is this answer right? As rewards and evaluation judge it."""
+    """Grade one answer, as rewards and evaluation do."""
     from opsd.grade.answer import gold_answer
     from opsd.grade.explain import explain
     from opsd.grade.format import last_box
@@ -223,10 +233,10 @@ def _utf8(said: bytes, where: str) -> str:
 
 def convert(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `opsd evaluate` wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the files go.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the files.")],
     layout: Annotated[str, typer.Option(help="lm-eval or lighteval.")] = "lm-eval",
 ) -> None:
-    """Samples and scores in the layout of another evaluation tool."""
+    """Write samples and scores in the layout of another evaluation tool."""
     from opsd.evaluate.layouts import convert as run
 
     run(folders, layout, output)

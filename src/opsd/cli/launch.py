@@ -12,38 +12,40 @@ from opsd.cli.arguments import RecipeName, Settings, importing, load_recipe
 
 def launch(
     recipe: RecipeName,
-    trainers: Annotated[int, typer.Option(help="Ranks of the training.", min=1)] = 1,
+    trainers: Annotated[int, typer.Option(help="Number of training ranks.", min=1)] = 1,
     engines: Annotated[
-        int, typer.Option(help="vLLM servers; 0: the recipe's own engine.", min=0)
+        int, typer.Option(help="Number of vLLM servers; 0: the recipe's own engine.", min=0)
     ] = 1,
     address: Annotated[
         str,
         typer.Option(
             envvar="RAY_ADDRESS",
-            help="A Ray cluster: HOST:PORT, auto (the one of this machine), or local (a new one).",
+            help="A Ray cluster: HOST:PORT, auto (this machine's), or local (a new one).",
         ),
     ] = "local",
     output: Annotated[
-        Path | None, typer.Option(help="Run folder, on a disk that all machines see.")
+        Path | None, typer.Option(help="Run folder, on a disk that all machines can access.")
     ] = None,
     set_: Settings = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
+        bool, typer.Option("--resume", help="Continue from the newest complete checkpoint.")
     ] = False,
     config: Annotated[
-        str | None, typer.Option(help="How ranks share: ddp, fsdp2, or a file for accelerate.")
+        str | None,
+        typer.Option(help="How ranks are set up: ddp, fsdp2, or an accelerate config file."),
     ] = None,
     engine_command: Annotated[
-        str, typer.Option(help="What starts a server; model and options are added.")
+        str, typer.Option(help="The command that starts a server; model and options are appended.")
     ] = "vllm serve",
     strategy: Annotated[
-        str, typer.Option(help="Of Ray's placement group: PACK, SPREAD, or STRICT_ of both.")
+        str,
+        typer.Option(help="Ray's placement strategy: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD."),
     ] = "PACK",
     max_restarts: Annotated[
-        int, typer.Option(help="How often lost ranks are started again.", min=0)
+        int, typer.Option(help="How often lost ranks are restarted.", min=0)
     ] = 3,
 ) -> None:
-    """Train with Ray: places trainers and engines, and starts again what is lost."""
+    """Train with Ray: places trainers and engines, and restarts lost ones."""
     loaded = load_recipe(recipe, set_ or ())
     with importing():
         from opsd.launch.plan import Plan

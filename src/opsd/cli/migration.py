@@ -15,22 +15,24 @@ from opsd.types import UserError
 def migrate(
     file: Annotated[Path, typer.Argument(help="A launch script, or a configuration (.yaml).")],
     output: Annotated[
-        Path | None, typer.Option(help="The recipe to write; default: it is printed.")
+        Path | None, typer.Option(help="The recipe to write; default: print it.")
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="Whose it is, where it does not say so: opsd, gkd, ..., or a .yaml."),
+        typer.Option(
+            help="The file's project, if not clear from the file: opsd, gkd, ..., or a .yaml."
+        ),
     ] = None,
     variable: Annotated[
         list[str] | None,
-        typer.Option(help="A variable of the script, as in LANG=swa, as often as needed."),
+        typer.Option(help="A variable of the script, as in LANG=swa. Repeatable."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a recipe of another project's launch script or configuration.
+    """Convert another project's launch script or configuration into a recipe.
 
-    Every flag that means something else here, did nothing there, or has no counterpart is a line.
-    Nothing of a script is run."""
+    Prints a line for every flag that means something else here, had no effect there, or has no
+    counterpart. Runs nothing from the script."""
     variables = {}
     for text in variable or ():
         name, equals, value = text.partition("=")

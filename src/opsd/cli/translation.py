@@ -17,68 +17,72 @@ def translate(
     source: Annotated[str, typer.Argument(help="A file of English problems, or a dataset.")],
     to: Annotated[str, typer.Option(help="Languages: codes, names or files, comma-separated.")],
     model: Annotated[
-        str, typer.Option(help="One that the endpoint knows; without an endpoint, to be loaded.")
+        str, typer.Option(help="A model that the endpoint knows; without an endpoint, one to load.")
     ],
-    output: Annotated[Path, typer.Option(help="A folder; what is there is not asked again.")],
+    output: Annotated[
+        Path, typer.Option(help="A folder; translations already there are not requested again.")
+    ],
     endpoint: Annotated[
         str | None, typer.Option(help="The URL of an OpenAI-compatible endpoint.")
     ] = None,
     key_variable: KeyVariable = "OPENAI_API_KEY",
     column: Annotated[
         list[str] | None,
-        typer.Option(help="Which column holds what, as in prompt=question."),
+        typer.Option(help="Map a name to a column, as in prompt=question."),
     ] = None,
-    config: Annotated[str | None, typer.Option(help="Of a dataset.")] = None,
-    split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+    config: Annotated[str | None, typer.Option(help="A dataset's configuration.")] = None,
+    split: Annotated[str, typer.Option(help="A dataset's split.")] = "train",
     limit: Annotated[int | None, typer.Option(help="Only the first problems.", min=1)] = None,
     schema: Annotated[str, typer.Option(help="ours, copsd, or copsd-wide.")] = "ours",
     template: Annotated[
-        str, typer.Option(help="Asks for a translation: a .jinja file, or a shipped one's name.")
+        str, typer.Option(help="The prompt template: a .jinja file, or the name of a shipped one.")
     ] = "translator",
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="Of one reply.", min=1)] = 2048,
-    concurrency: Annotated[int, typer.Option(help="Questions side by side.", min=1)] = 8,
-    rate: Annotated[float | None, typer.Option(help="Most requests a minute.")] = None,
-    retries: Annotated[int, typer.Option(help="Further tries after one that fails.", min=0)] = 5,
-    timeout: Annotated[float, typer.Option(help="Seconds that one try may take.")] = 120.0,
-    cache: Annotated[Path, typer.Option(help="Keeps an endpoint's answers.")] = Path(
-        ".opsd-translations"
-    ),
+    max_tokens: Annotated[int, typer.Option(help="Tokens per reply.", min=1)] = 2048,
+    concurrency: Annotated[int, typer.Option(help="Concurrent requests.", min=1)] = 8,
+    rate: Annotated[float | None, typer.Option(help="Maximum requests per minute.")] = None,
+    retries: Annotated[int, typer.Option(help="Retries after a failed request.", min=0)] = 5,
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 120.0,
+    cache: Annotated[
+        Path, typer.Option(help="The folder that keeps an endpoint's answers.")
+    ] = Path(".opsd-translations"),
     code: Annotated[
         list[str] | None,
-        typer.Option(help="How the model calls a language, as in swa=swh_Latn."),
+        typer.Option(help="The model's code for a language, as in swa=swh_Latn."),
     ] = None,
     back: Annotated[
         str | None, typer.Option(help="A model that translates back, for comparison.")
     ] = None,
     least_chrf: Annotated[
-        float, typer.Option(help="What the text translated back must reach, 0 to 100.", min=0)
+        float,
+        typer.Option(help="The lowest chrF that a back-translation must reach, 0 to 100.", min=0),
     ] = 40.0,
     solver: Annotated[
-        str | None, typer.Option(help="A model that solves translations, for the answer.")
+        str | None, typer.Option(help="A model that solves translations, to compare the answer.")
     ] = None,
     check_endpoint: Annotated[
-        str | None, typer.Option(help="Where --back and --solver answer; default: --endpoint.")
+        str | None, typer.Option(help="The endpoint for --back and --solver; default: --endpoint.")
     ] = None,
-    without: Annotated[str | None, typer.Option(help="Gates to leave out.")] = None,
+    without: Annotated[str | None, typer.Option(help="Gates to turn off.")] = None,
     retry_rejected: Annotated[
-        bool, typer.Option("--retry-rejected", help="Ask once more for what was rejected.")
+        bool, typer.Option("--retry-rejected", help="Request rejected translations once more.")
     ] = False,
     price: Annotated[
-        str | None, typer.Option(help="Dollars for a million prompt, completion tokens: 0.1,0.4.")
+        str | None, typer.Option(help="Dollars per million prompt, completion tokens: 0.1,0.4.")
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Counts tokens beforehand; default: 4 bytes are one.")
+        str | None, typer.Option(help="Counts tokens in advance; default: 4 bytes per token.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be asked, and what it would cost.")
+        bool,
+        typer.Option("--dry-run", help="Show what would be requested, and what it would cost."),
     ] = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Translate a dataset of English problems, check what comes, and write data for training.
+    """Translate a dataset of English problems, check the translations, and write training data.
 
-    What is accepted is in <output>/translated.jsonl, what is not, with the reasons, in
+    Accepted rows are in <output>/translated.jsonl; rejected ones, with the reasons, in
     rejected.jsonl."""
     from opsd.languages.registry import resolve
     from opsd.lm.names import refuse_unknown
