@@ -114,7 +114,7 @@ def test_a_recipe_that_is_not_there_is_refused(command):
 def test_an_empty_file_of_problems_is_refused(command, tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder)
     (tmp_path / "rows.jsonl").write_text("")
-    assert refused(command("train", path)).endswith("rows.jsonl holds no rows")
+    assert refused(command("train", path)).endswith("rows.jsonl contains no rows")
 
 
 def test_rewards_without_answers_are_refused(command, tmp_path, tiny_folder):

@@ -152,7 +152,7 @@ def test_quotas_fill_the_epoch_and_are_off_by_less_than_one(size: int, weights: 
 def test_a_weight_without_problems_is_refused():
     with pytest.raises(UserError, match="there is no problem in yor"):
         list(sampler(labels=["swa"] * 24, weights={"swa": 1, "yor": 1}))
-    with pytest.raises(UserError, match="language weights: none for yor"):
+    with pytest.raises(UserError, match="language weights: no weight for yor"):
         sampler(labels=["swa", "yor"] * 12, weights={"swa": 1})
 
 

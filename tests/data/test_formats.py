@@ -220,7 +220,7 @@ def test_filters_that_name_what_is_not_there_are_refused(tmp_path: Path):
     told = message(Data(source=source, filters=Filters(require=("right",))))
     assert "line 1: filters.require: no column 'right'; columns: problem" in told
     told = message(Data(source=source, filters=Filters(longest={"proof": 9})))
-    assert "filters.longest: no text 'proof'; there are: prompt, solution" in told
+    assert "filters.longest: no text 'proof'; texts: prompt, solution" in told
 
 
 def test_when_nothing_is_left_the_reasons_are_told(tmp_path: Path):

@@ -146,13 +146,13 @@ def test_a_conversation_is_kept_with_its_earlier_turns():
     ],
 )
 def test_a_prompt_that_is_neither_text_nor_messages_is_refused(prompt: Any):
-    with pytest.raises(UserError, match=r"rows, row 3: a prompt is text, or a list of messages"):
+    with pytest.raises(UserError, match=r"rows, row 3: a prompt must be a text, or a list"):
         problem({"prompt": prompt}, {}, "eng", "rows, row 3")
 
 
 def test_a_conversation_that_ends_with_the_assistant_is_refused():
     turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
-    with pytest.raises(UserError, match="row 3: a conversation ends with the user's turn"):
+    with pytest.raises(UserError, match="row 3: a conversation must end with the user's turn"):
         problem({"prompt": turns}, {}, "eng", "row 3")
 
 
@@ -197,7 +197,7 @@ def test_a_file_of_another_kind_names_the_known_kinds(tmp_path: Path):
 def test_a_file_without_rows_is_refused(tmp_path: Path, kind: str, text: str):
     path = tmp_path / f"rows.{kind}"
     path.write_text(text)
-    assert message(Data(source=str(path))) == f"{path} holds no rows"
+    assert message(Data(source=str(path))) == f"{path} contains no rows"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, kind: str, text: str):
         ("jsonl", '{"problem": "p"}\n{"problem": "p"\n', "line 2: not JSON"),
         ("jsonl", '{"problem": "p"}\n[1]\n', "line 2: not a JSON object"),
         ("json", '[\n{"problem": "p",}\n]', "line 2: not JSON"),
-        ("json", '{"data": []}', "a JSON file of problems is a list of objects"),
+        ("json", '{"data": []}', "a JSON file of problems must be a list of objects"),
         ("csv", "problem,answer\nWhat is 1,000 + 2?,1002\n", "row 1: more cells than the header"),
         ("csv", 'problem\n"never closed\n', "line 2: unexpected end of data"),
         ("csv", "problem\na\nb\0c\n", "line 3: a NUL byte"),
@@ -217,9 +217,9 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, kind: str, text: str):
         ("json", '[{"answer": ' + "9" * 5000 + "}]", "a whole number of more than 4,300 digits"),
         ("jsonl", '{"problem": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: lists or objects"),
         ("json", "[" * 100_000 + "]" * 100_000, "nested too deeply"),
-        ("jsonl", '{"problem": "\\ud800"}', "line 1: the column 'problem' holds half a character"),
+        ("jsonl", '{"problem": "\\ud800"}', "line 1: the column 'problem' contains half"),
         ("jsonl", '{"messages": [{"content": "\\ude00"}]}', "half a character (\\ude00)"),
-        ("json", '[{"problem": "p", "\\ud800": 1}]', "row 1: the column '\\ud800' holds half"),
+        ("json", '[{"problem": "p", "\\ud800": 1}]', "row 1: the column '\\ud800' contains half"),
     ],
 )
 def test_a_broken_file_is_named_with_the_place(tmp_path: Path, kind: str, text: str, told: str):
@@ -441,7 +441,7 @@ def test_a_row_with_a_picture_is_refused(more, tmp_path):
     rows = [{"problem": "1 + 1?", "answer": "2"}, {"problem": "2 + 2?", "answer": "4", **more}]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=r"line 2: the column '.*' holds a picture or a sound"):
+    with pytest.raises(UserError, match=r"line 2: the column '.*' contains a picture or a sound"):
         read(Data(source=str(file)))
 
 

@@ -168,7 +168,7 @@ def test_a_file_of_ones_own_is_read_as_the_trained_models_was(
     test.write_text(json.dumps({"frage": "1 + 1", "antwort": "2"}) + "\n")
     (told,) = evaluate_models([model], data=str(test), **about)["results"]
     assert (told["language"], told["n_problems"]) == ("qaa", 1)
-    assert "languages, as in training: qaa" in capsys.readouterr().err
+    assert "languages (those of training): qaa" in capsys.readouterr().err
     other = tmp_path / "other" / "test.jsonl"
     other.parent.mkdir()
     other.write_text(test.read_text())
@@ -317,7 +317,7 @@ def test_problems_that_the_run_was_trained_on_are_counted_and_said(
     base, tuned = told["results"]
     assert "trained_on" not in base and tuned["trained_on"] == 2  # two steps of one problem
     said = capsys.readouterr().err
-    assert "contamination: 2 of 4 problems of gsm8k eng stand in the prompts that" in said
+    assert "contamination: 2 of 4 problems of gsm8k eng occur in the prompts that" in said
     assert "training data" not in said  # its train split is no part of the suite
     kept = json.loads(next((tmp_path / "run").rglob("*model/gsm8k/result.json")).read_text())
     assert kept["results"] == [tuned]

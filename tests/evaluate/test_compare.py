@@ -138,7 +138,7 @@ def test_without_a_model_that_another_was_trained_from_the_first_evaluated_is_th
         evaluated(tmp_path / name / "suite", rows(ONE), name)
     told = compare([tmp_path])
     assert (told["baseline"], told["baseline_is"]) == ("z", "first")
-    assert "baseline: z (the first that is named, or that was evaluated)" in capsys.readouterr().err
+    assert "baseline: z (the first one named, or the first one evaluated)" in capsys.readouterr().err
 
 
 def test_samples_that_are_fewer_than_the_results_were_made_of_are_refused(tmp_path: Path):
@@ -204,11 +204,11 @@ def test_corrected_labels_are_compared_too_and_reference_languages_not_pooled(tm
             r"other problems than .*\(1 on one side only",
         ),
         ({name: [True] for name in ONE}, {}, "1 samples of a problem here, 2 there"),
-        (TWO, {"temperature": 0.5}, r"asked in different ways \(sampling"),
+        (TWO, {"temperature": 0.5}, r"have different protocols \(sampling"),
         (
             TWO,
             {"verifier": MathVerifier(after_think=True)},
-            r"asked in different ways \(after_think",
+            r"have different protocols \(after_think",
         ),
         (TWO, {"budgets": (4,)}, r"other budgets than the baseline's \(8 on one side only\)"),
     ],
@@ -253,10 +253,10 @@ def test_folders_without_samples_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="no such folder"):
         compare([tmp_path / "nowhere"])
     (tmp_path / "samples.jsonl").write_text('{"method": "base"}\n')  # a quickstart's
-    with pytest.raises(UserError, match=r"holds no samples\.jsonl beside a protocol\.json"):
+    with pytest.raises(UserError, match=r"contains no samples\.jsonl next to a protocol\.json"):
         compare([tmp_path])
     folder = evaluated(tmp_path / "m" / "suite", rows(ONE))
-    with pytest.raises(UserError, match="only m has samples there"):
+    with pytest.raises(UserError, match="only m has samples"):
         compare([folder, folder])
 
 
@@ -267,4 +267,4 @@ def test_suites_that_share_problems_are_said_to(tmp_path: Path, capsys):
             evaluated(tmp_path / model / suite, made, model)
     compare([tmp_path])
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("contamination")]
-    assert "gsm8k and mgsm share problems, and are not independent evidence" in line
+    assert "gsm8k and mgsm share problems and are not independent evidence" in line

@@ -90,10 +90,10 @@ def test_the_text_within_a_budget_is_the_one_that_was_judged(tokenizer):
 
 
 def test_samples_without_a_text_and_folders_without_samples_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds no samples\.jsonl"):
+    with pytest.raises(UserError, match=r"contains no samples\.jsonl"):
         regrade([tmp_path])
     place = stored(tmp_path, sample("a", 0, True))
     before = (place / "samples.jsonl").read_bytes()
-    with pytest.raises(UserError, match="has no text to be judged by; evaluate again"):
+    with pytest.raises(UserError, match="has no text to judge; evaluate again"):
         regrade([place])
     assert (place / "samples.jsonl").read_bytes() == before

@@ -163,7 +163,7 @@ def test_samples_are_those_that_are_drawn_at_home(server, tiny_folder, tmp_path,
 
 def test_what_failed_is_asked_for_again_by_the_same_command(server, tmp_path):
     server.script = [500, 200, 429]
-    with pytest.raises(UserError, match=r"2 of 10 samples have no answer .*asks for them again"):
+    with pytest.raises(UserError, match=r"2 of 10 samples got no answer .*to request them"):
         evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, engine=server.endpoint)
     assert len(told(tmp_path)) == 8 and not (tmp_path / "result.json").exists()
     outcome = evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, engine=server.endpoint)
@@ -207,7 +207,7 @@ def test_a_refusal_ends_it_at_once(server, tmp_path):
 
 def test_a_server_that_does_not_say_its_tokens_is_told_so(server, tmp_path):
     server.logprobs = False
-    with pytest.raises(UserError, match="answers without log-probabilities"):
+    with pytest.raises(UserError, match="returns no log-probabilities"):
         evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=server.endpoint)
 
 

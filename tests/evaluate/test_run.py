@@ -283,7 +283,7 @@ def test_a_prompt_that_leaves_no_room_for_the_budget_is_an_error_or_left_out(
     tmp_path: Path, tiny_folder: Path, capsys
 ):
     model, long = str(tiny_folder), Problem("yai " * 8185, answer="1", language="swa")
-    with pytest.raises(UserError, match=r"more than the model's 8192 \(1 of 4 problems\)"):
+    with pytest.raises(UserError, match=r"exceeds the model's 8192 \(1 of 4 problems\)"):
         evaluate(model, [*SWA, long], "suite", asked(), 1, tmp_path)
     assert not (tmp_path / "samples.jsonl").exists()  # known before the first answer
     for _ in range(2):

@@ -164,7 +164,7 @@ def test_a_wrong_solution_names_another_answer_wherever_it_names_its_own():
         assert one == coming_to(right, answer)
     silent = replace(given[0], privileged={"solution": "It is known."})
     assert coming_to(silent, "5") is None
-    with pytest.raises(UserError, match="does not name its answer"):
+    with pytest.raises(UserError, match="does not state its answer"):
         wrong([silent, given[1]], 0)
 
 

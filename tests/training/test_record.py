@@ -107,7 +107,7 @@ def test_what_has_no_name_is_said_and_the_rest_is_there(tmp_path, tiny_folder, m
     told = capsys.readouterr().err
     assert "8 problems given as objects" in told and "resume_from_checkpoint=True" in told
     model = str(tmp_path / "model")
-    with pytest.raises(UserError, match="its verifier has no name: say who judges"):
+    with pytest.raises(UserError, match="its verifier has no name: choose one with"):
         prompt_protocol([model], None, False, None)
     asked = prompt_protocol([model], None, False, None, verifier=BOXED)
     assert asked.prompt == prompt and asked.languages == ("swa",)

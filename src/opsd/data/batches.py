@@ -1,5 +1,5 @@
-"""Which problems a process works on at which step: a pure function of seed, epoch and step, and of
-what a curriculum was told."""
+"""Which problems a process works on at which step: a pure function of the seed, the epoch, the step
+and the outcomes that a curriculum has recorded."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StepShape:
-    """What one process does in an optimizer step: `rollouts` completions, `group` of each problem,
-    split into `micro_batches` equal lists; the whole repeated `reuse` times. A group never spans
-    two processes. Raises UserError for rollouts that groups do not fill."""
+    """What one process does in an optimizer step: it generates `rollouts` completions, `group` of
+    each problem, splits them into `micro_batches` equal lists, and trains on them `reuse` times. A
+    group never spans two processes. Raises UserError if `rollouts` is not a multiple of `group`."""
 
     rollouts: int
     group: int = 1
@@ -43,17 +43,17 @@ class StepShape:
 
     @property
     def problems(self) -> int:
-        """Problems of one process in a step."""
+        """Number of problems of one process in a step."""
         return self.rollouts // self.group
 
     @property
     def problems_per_step(self) -> int:
-        """Problems of all processes in a step."""
+        """Number of problems of all processes in a step."""
         return self.problems * self.world
 
     @property
     def described(self) -> str:
-        """A line that says how many rollouts a step takes, and by which settings."""
+        """A line that says how many rollouts a step takes, and which settings decide this."""
         batch = self.rollouts // self.micro_batches
         return (
             f"{self.rollouts * self.world} rollouts, {self.group} of each of"
@@ -63,7 +63,7 @@ class StepShape:
         )
 
     def deal(self, problems: Sequence[T]) -> Iterator[list[T]]:
-        """A process's problems of one step as its micro-batches."""
+        """Yields the micro-batches made of a process's problems of one step."""
         rows = [problem for problem in problems for _ in range(self.group)]
         width = self.rollouts // self.micro_batches
         for _ in range(self.reuse):
@@ -75,9 +75,9 @@ class StepShape:
 class StepSampler:
     """Yields micro-batches of problem indices for one process.
 
-    Problems that do not fill a last step wait for the next epoch's order; a set smaller than a
-    step is cycled. `labels` (a language per problem) and `weights` draw some labels more often; a
-    `curriculum` chooses every step's problems itself, when they are asked for.
+    Problems left over after the last full step are not drawn in this epoch; a set smaller than a
+    step is cycled. With `labels` (a language per problem) and `weights`, some labels are drawn more
+    often. A `curriculum` chooses every step's problems itself, when that step begins.
     """
 
     size: int
@@ -93,7 +93,7 @@ class StepSampler:
             raise UserError("the training set is empty; check the data source and its filters")
         unweighted = sorted(set(self.labels) - self.weights.keys()) if self.weights else []
         if unweighted:
-            raise UserError(f"language weights: none for {', '.join(unweighted)}")
+            raise UserError(f"language weights: no weight for {', '.join(unweighted)}")
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -113,7 +113,7 @@ class StepSampler:
             yield from self.shape.deal(chosen[mine])
 
     def _chosen(self, count: int) -> Iterator[list[int]]:
-        """The problems of every step of the epoch, over all processes."""
+        """Yields, per step of the epoch, the problem indices of all processes together."""
         if self.curriculum is not None:
             for step in range(self.steps):
                 yield self.curriculum.draw(self.epoch * self.steps + step, count)
@@ -127,8 +127,8 @@ class StepSampler:
 def _order(
     size: int, labels: Sequence[str], weights: Mapping[str, float], generator: torch.Generator
 ) -> list[int]:
-    """An epoch's order: a permutation; or, with weights, as many indices, of which each label has
-    its share, and of a label's problems each as often as any other, give or take one."""
+    """An epoch's order: a permutation; with weights, `size` indices in which each label has its
+    share. The problems of one label occur equally often, give or take one."""
     order = torch.randperm(size, generator=generator).tolist()
     if not weights:
         return order
@@ -144,7 +144,7 @@ def _order(
 
 
 def _quotas(size: int, weights: Mapping[str, float]) -> Counter[str]:
-    """`size` places in proportion to the weights; the largest remainders get what is left over."""
+    """Splits `size` places in proportion to the weights (largest remainder method)."""
     total = sum(weights.values())
     exact = {label: size * weight / total for label, weight in weights.items()}
     quotas = Counter({label: int(share) for label, share in exact.items()})
@@ -174,8 +174,8 @@ class _Streamed(IterableDataset[list[Problem]]):
 
 
 class StreamLoader(DataLoader[list[Problem]]):
-    """Hands out lists of problems from a stream, without end. A resumed run finds its place by
-    reading the same problems again without learning from them."""
+    """Hands out lists of problems from a stream, endlessly. A resumed run finds its place by
+    reading the same problems again without training on them."""
 
     def __init__(self, stream: ProblemStream, shape: StepShape, seed: int) -> None:
         super().__init__(_Streamed(stream, shape, seed), batch_size=None)

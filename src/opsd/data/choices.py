@@ -14,15 +14,16 @@ from opsd.types import CHOICES, Problem, UserError
 
 
 class Choices(BaseModel):
-    """Where a row's options are, and which one is right.
+    """Which columns contain a row's options, and which option is right.
 
-    `options` is the column that holds them all (a list of texts; or lists called `text` and
-    `label`, as in ARC and SciKnowEval), or a list of columns with one each. `key` is the column
-    that says which is right: its letter or label, else its number from 0, or its text. A row where
-    number and text would be different options is left out: in a CSV file `2` may be either one, and
-    only a number beside options that are all texts is surely their number. Without `key` the
-    first option is right, as in GPQA, and their order is drawn from a hash of the problem: the same
-    in every run, and the right letter not always the same. `ask` ends the question.
+    `options` is the column that contains all of them (a list of texts; or lists called `text` and
+    `label`, as in ARC and SciKnowEval), or a list of columns with one option each. `key` is the
+    column that names the right option: by its letter or label, by its number from 0, or by its
+    text. A row is left out if its key could be the number of one option and the text of another: in
+    a CSV file `2` may be either, and only a key of a number type next to options that are all texts
+    is surely a number. Without `key` the first option is right, as in GPQA, and the options are
+    ordered by a hash of the problem: the order is the same in every run, and the right letter
+    varies between problems. `ask` ends the question.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,13 +34,13 @@ class Choices(BaseModel):
 
     @property
     def columns(self) -> set[str]:
-        """The columns that are read."""
+        """The columns that this reads."""
         options = (self.options,) if isinstance(self.options, str) else self.options
         return {*options, *filter(None, [self.key])}
 
     def fault(self, row: Row, where: str) -> str | None:
-        """Why a row is left out, or None: it has fewer than two options, an empty one, or none that
-        is right. UserError for columns that are not there."""
+        """Why a row is left out, or None: it has fewer than two options, an empty option, or no
+        option is marked as right. Raises UserError for missing columns."""
         try:
             self._read(row, where)
         except ValueError as error:
@@ -49,7 +50,7 @@ class Choices(BaseModel):
     def posed(self, problem: Problem, row: Row, where: str) -> Problem:
         """The problem with its lettered options below the question, for a row without a fault."""
         if not isinstance(problem.prompt, str):
-            raise UserError(f"{where}: a question with options is a text, not a conversation")
+            raise UserError(f"{where}: a question with options must be a text, not a conversation")
         texts, right = self._read(row, where)
         order = list(range(len(texts)))
         if self.key is None:
@@ -64,7 +65,7 @@ class Choices(BaseModel):
         )
 
     def _read(self, row: Row, where: str) -> tuple[list[str], int]:
-        """The options' texts, and the number of the right one. ValueError where there is none."""
+        """The options' texts, and the number of the right one. ValueError if there is none."""
         if isinstance(self.options, str):
             found = _cell(row, self.options, where)
             names = found.get("label") if isinstance(found, Mapping) else None
@@ -74,10 +75,10 @@ class Choices(BaseModel):
         options = found if isinstance(found, list | tuple) else []
         texts = [_text(option) for option in options]
         if not all(texts) or not 2 <= len(texts) <= len(ascii_uppercase):
-            raise ValueError("no two options, or an empty one")
+            raise ValueError("fewer than two options, or an empty one")
         labels = [_text(name) for name in names or ascii_uppercase[: len(texts)]]
         if len(labels) != len(texts):
-            raise ValueError("not one label for each option")
+            raise ValueError("not exactly one label for each option")
         if self.key is None:
             return texts, 0
         key = _cell(row, self.key, where)
@@ -96,8 +97,8 @@ def _text(cell: Any) -> str:
 
 
 def _place(key: str, texts: Sequence[str], labels: Sequence[str], typed: bool) -> int:
-    """The number of the right option; a `typed` key is a number where options are texts.
-    ValueError where none is called so, or several."""
+    """The number of the right option. A `typed` key has a number type while all options are texts.
+    ValueError if no option matches the key, or several do."""
     if labels.count(key) == 1:
         return labels.index(key)
     called = {number for number, text in enumerate(texts) if text == key}
@@ -106,8 +107,8 @@ def _place(key: str, texts: Sequence[str], labels: Sequence[str], typed: bool) -
     if len(meant) == 1:
         return meant.pop()
     if counted:
-        raise ValueError("what is said to be right may be an option's number or its text")
-    raise ValueError("none of the options is said to be right")
+        raise ValueError("the key may be the number of one option or the text of another")
+    raise ValueError("the key matches none of the options")
 
 
 def _hash(question: str, option: str) -> str:

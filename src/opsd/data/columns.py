@@ -1,8 +1,9 @@
-"""One row as one problem: which column is the problem, which the answer, which only the teacher's.
+"""One row as one problem: which column contains the problem, which the answer, and which the texts
+that only the teacher reads.
 
-The usual names of this field's datasets are found by themselves: OpenThoughts in OPSD's form,
-GSM8K, MATH, MGSM, AfriMGSM, PolyMath, AIME, both COPSD schemas (`problem_translated`, and
-`problem_<language>` beside `problem_<language>_ok`), and conversational rows of TRL and ms-swift.
+The usual column names of this field's datasets are recognized: OpenThoughts in OPSD's form, GSM8K,
+MATH, MGSM, AfriMGSM, PolyMath, AIME, both COPSD schemas (`problem_translated`, and
+`problem_<language>` next to `problem_<language>_ok`), and conversational rows of TRL and ms-swift.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _USUAL = {
     **{name: (name,) for name in ("skills", "mistakes")},
 }
 USUAL = {*_USUAL, "language"}
-"""The names under which the package itself asks for a row's texts."""
+"""The names under which the package itself looks up a row's texts."""
 _ALIKE = {
     "prompt": ("query", "instruction", "input", "task", "text"),
     "answer": (
@@ -39,7 +40,7 @@ _ALIKE = {
     "solution": ("rationale", "explanation", "reasoning", "response", "output", "cot"),
     "translation": ("english", "problem_english", "question_en", "english_problem"),
 }
-"""Names that are no dataset's of this field, and yet say what a column holds."""
+"""Names that no dataset of this field uses, but that suggest what a column contains."""
 _METADATA = ("id", "unique_id", "question_id", "level", "subject", "source", "tags", "answer_type")
 _GSM8K_CALCULATOR = re.compile(r"<<[^<>=]*=[^<>]*>>")
 _GSM8K_ANSWER = re.compile(r"\n?####\s*([-+]?[^\w\s#]?-?\d[^\n#]{0,40}?)\s*$")
@@ -53,8 +54,8 @@ def problem(
     metadata: Mapping[str, Any] | None = None,
 ) -> Problem:
     """One row as a problem in the language `lang` (ISO 639-3). `columns` maps `prompt`, `answer`
-    and the privileged texts to the row's columns, over the usual names; `where` names the row in
-    errors. Raises UserError for a row without a problem."""
+    and the privileged texts to the row's columns and takes precedence over the usual names; `where`
+    names the row in errors. Raises UserError for a row without a problem."""
     for name, column in columns.items():
         if column not in row:
             have = ", ".join(map(str, row))
@@ -64,7 +65,7 @@ def problem(
     if "prompt" not in names:
         have = ", ".join(map(str, row))
         raise UserError(f"{where}: no problem; set data.columns.prompt to one of {have}")
-    # An empty cell is a text that is not there: a template that asks for it says so.
+    # An empty cell counts as a missing text: a template that needs it reports that.
     fields = {name: row[column] for name, column in names.items() if column in told}
     prompt = fields.pop("prompt", None)
     if prompt is None:
@@ -87,7 +88,7 @@ def problem(
     }
     if "solution" in privileged:
         privileged["solution"] = _boxed(privileged["solution"])
-    # A worked solution that ends in a box says its own answer.
+    # A worked solution that ends in a box states its own answer.
     gold = gold_answer(worked) if worked else extract_boxed(privileged.get("solution", ""))
     return Problem(
         prompt if isinstance(prompt, str) else _conversation(prompt, where),
@@ -103,8 +104,8 @@ def problem(
 
 
 def named(row: Row, lang: str) -> dict[str, str]:
-    """Which column of a row holds the problem, its answer and the privileged texts, as far as the
-    usual names say.
+    """Which columns of a row contain the problem, its answer and the privileged texts, as far as
+    the usual names tell.
 
     >>> named({"question": "1 + 1", "answer": 2, "id": 7}, "eng")
     {'prompt': 'question', 'answer': 'answer'}
@@ -113,7 +114,7 @@ def named(row: Row, lang: str) -> dict[str, str]:
 
 
 def alike(row: Row, lang: str) -> dict[str, str]:
-    """What columns under other names may hold, of what the usual names do not say.
+    """Columns under other names that probably contain the texts that `named` does not find.
 
     >>> alike({"question": "1 + 1", "final_answer": 2, "id": 7}, "eng")
     {'answer': 'final_answer'}
@@ -128,8 +129,8 @@ def alike(row: Row, lang: str) -> dict[str, str]:
 
 
 def wide_column(row: Row, lang: str) -> str | None:
-    """The column of a translation into this language, `problem_<language>`, under any of the
-    language's names; None where the row has none."""
+    """The column with a translation into this language: `problem_<language>`, under any of the
+    language's names. None if the row has no such column."""
     return _wide_column(tuple(row), lang)
 
 
@@ -141,9 +142,9 @@ def _wide_column(columns: tuple[str, ...], lang: str) -> str | None:
 
 
 def translations(row: Row) -> tuple[str, ...]:
-    """The languages other than English into which the row has translations, by such columns."""
+    """The languages other than English for which the row has a `problem_<language>` column."""
     columns = tuple(row)
-    # Most sets have no such column, and a row is looked at for every problem.
+    # Most sets have no such column, and this runs for every problem.
     return _translations(columns, tuple(codes())) if _has_wide(columns) else ()
 
 
@@ -153,7 +154,7 @@ def _has_wide(columns: tuple[str, ...]) -> bool:
 
 
 def _own(row: Row) -> dict[str, Any]:
-    """What a row says in its columns, but for its translations, of which a problem is one."""
+    """A row's non-empty columns without its translations: the problem itself is one of those."""
     aside = _wide_columns(tuple(row)) if _has_wide(tuple(row)) else ()
     return {name: x for name, x in row.items() if name not in aside and not _empty(x)}
 
@@ -172,19 +173,19 @@ def _translations(columns: tuple[str, ...], known: tuple[str, ...]) -> tuple[str
 def _names(
     here: tuple[str, ...], told: tuple[str, ...], columns: tuple[tuple[str, str], ...], lang: str
 ) -> dict[str, str]:
-    """The columns of a row by what they hold: as they are mapped, else under their usual names.
-    `here` are the row's columns, `told` those that are not empty: alike for most rows of a file."""
+    """The columns of a row by what they contain: as mapped, else under their usual names. `here`
+    are the row's columns, `told` those that are not empty: the same for most rows of a file."""
     names = dict(columns)
     wide = _wide_column(here, lang)
     found = {}
     for name, usual in _USUAL.items():
-        # Of several usual names the first that says something: MGSM has an empty `answer`.
+        # Of several usual names the first that is not empty: MGSM has an empty `answer`.
         there = [c for c in usual if c in told] or [c for c in usual if c in here]
         if there:
             found[name] = there[0]
     if wide is not None and wide != "problem_en":
         found["prompt"] = wide
-    # Beside a translated problem, `problem` is the English one.
+    # Next to a translated problem, `problem` is the English one.
     shown = names.get("prompt", found.get("prompt"))
     if shown in (wide, "problem_translated") and "problem" in here:
         found.setdefault("translation", "problem")
@@ -196,11 +197,12 @@ def _empty(value: Any) -> bool:
         return not value or value.isspace()
     if isinstance(value, list | tuple):
         return all(part is None or part == "" for part in value)
-    return value is None or value != value  # NaN is how tables without a missing value write it
+    return value is None or value != value  # tables without a missing value write NaN
 
 
 def _answer(value: Any, where: str) -> str:
-    """A cell of answers as text: of several, all of them. UserError for what can be no answer."""
+    """A cell of answers as text; several are joined by commas. UserError for a value that cannot be
+    an answer."""
     parts = value if isinstance(value, list | tuple) else [value]
     for part in parts:
         finite = not isinstance(part, float) or math.isfinite(part)
@@ -220,7 +222,8 @@ def _described(value: Any) -> str:
 
 
 def _text(value: Any, where: str) -> str:
-    """A cell as text; a conversation is its turns' contents. UserError for lists within lists."""
+    """A cell as text; of a conversation, the contents of its turns. UserError for lists within
+    lists."""
     if not isinstance(value, list | tuple):
         return str(value)
     contents = [_said(turn.get("content")) if isinstance(turn, Mapping) else turn for turn in value]
@@ -231,7 +234,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def _dialogue(messages: Any, solution: Any) -> tuple[Any, Any]:
-    """Messages that end with the assistant's turn are a problem and its solution."""
+    """Splits messages that end with the assistant's turn into a problem and its solution."""
     if isinstance(messages, list | tuple) and len(messages) > 1:
         last = messages[-1]
         if isinstance(last, Mapping) and last.get("role") == "assistant":
@@ -252,18 +255,17 @@ def _conversation(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
         for turn in turns
     ):
         raise UserError(
-            f"{where}: a prompt is text, or a list of messages with 'role' and 'content'"
+            f"{where}: a prompt must be a text, or a list of messages with 'role' and 'content'"
         )
     if turns[-1]["role"] != "user":
         raise UserError(
-            f"{where}: a conversation ends with the user's turn, not the {turns[-1]['role']}'s"
+            f"{where}: a conversation must end with the user's turn, not the {turns[-1]['role']}'s"
         )
     return tuple(turns)
 
 
 def _said(content: Any) -> Any:
-    """A turn's content; where it is a list of texts, as vision-language models have them, one
-    text."""
+    """A turn's content; a list of texts, as vision-language models use, is joined into one text."""
     parts = content if isinstance(content, list | tuple) else ()
     texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
     whole = texts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts)
@@ -271,13 +273,13 @@ def _said(content: Any) -> Any:
 
 
 def _boxed(text: str) -> str:
-    r"""A GSM8K solution in the form that is asked for: no calculator marks, `\boxed{n}` last."""
+    r"""A GSM8K solution in the usual form: no calculator marks, and `\boxed{n}` at its end."""
     if not _gsm8k_answer(text):
         return text
     return _GSM8K_ANSWER.sub(r"\n\\boxed{\1}", _GSM8K_CALCULATOR.sub("", text))
 
 
 def _gsm8k_answer(text: str) -> bool:
-    """Whether a solution ends as GSM8K's do. The mark is looked for first, since the pattern tries
+    """Whether a solution ends like GSM8K's. The mark is searched first, since the pattern tries
     every position of a long text."""
     return "####" in text and _GSM8K_ANSWER.search(text) is not None

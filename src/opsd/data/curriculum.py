@@ -1,4 +1,5 @@
-"""Curricula: which problems are worth a step's rollouts by now, by how their rollouts came out."""
+"""Curricula: which problems are worth a step's rollouts, judged by the outcomes of their rollouts
+so far."""
 
 from __future__ import annotations
 
@@ -15,21 +16,22 @@ Outcome = tuple[str, int, int]
 
 
 class CurriculumAtWork(Protocol):
-    """A curriculum in a run. What it draws depends on the seed, the step and what it was told, on
-    nothing else: so that all processes draw alike, and a resumed run as the whole one."""
+    """A curriculum in a run. What it draws depends only on the seed, the step and the recorded
+    outcomes, so that all processes draw the same problems, and a resumed run draws the same as an
+    uninterrupted one."""
 
     def draw(self, step: int, count: int) -> list[int]:
-        """The problems of a step that generates rollouts, from 0, by number: `count`, over all
-        processes."""
+        """The `count` problem indices, from 0, of a step that generates rollouts, for all processes
+        together."""
         ...
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
-        """How the rollouts of such a step came out, on all processes."""
+        """Records the outcomes of such a step's rollouts, of all processes."""
         ...
 
     @property
     def measured(self) -> Mapping[str, float]:
-        """What is logged."""
+        """The metrics that are logged."""
         return {}
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -37,7 +39,7 @@ class CurriculumAtWork(Protocol):
 
 
 class Curriculum(Protocol):
-    """How often each problem is drawn. One of your own inherits what it does not say otherwise."""
+    """How often each problem is drawn. Your own curriculum inherits what it does not define."""
 
     def begin(self, problems: Sequence[Problem], seed: int) -> CurriculumAtWork:
         """The curriculum at work on a training set."""
@@ -46,14 +48,14 @@ class Curriculum(Protocol):
 
 @part
 class Frontier(Curriculum):
-    """Problems that are neither solved nor hopeless come most often: each is drawn with a weight of
-    p (1 - p), p the share of its rollouts that were right of late.
+    """Problems that are neither solved nor hopeless come most often: each is drawn with weight
+    p (1 - p), where p is the share of its recent rollouts that were right.
 
     An outcome counts half after `half_life` steps that generate. Every problem begins with `prior`
-    rollouts, half of them right, which do not fade: one that was never tried, or long ago, weighs
-    1/4, as much as any can. No problem comes twice in a step before all have come. The weight is
-    PACED's (2026, arXiv 2603.11178), which puts it on the loss; that it chooses what is sampled,
-    and that it forgets, are ours.
+    rollouts, half of them right, which do not fade: a problem that was never tried, or not for a
+    long time, weighs 1/4, the maximum. No problem comes twice in a step before all have come. The
+    weight is PACED's (2026, arXiv 2603.11178), which puts it on the loss. Choosing by it what is
+    sampled, and letting outcomes fade, are ours.
     """
 
     half_life: Annotated[float, Field(gt=0)] = 50.0
@@ -61,7 +63,7 @@ class Frontier(Curriculum):
     type: Literal["frontier"] = "frontier"
 
     def begin(self, problems: Sequence[Problem], seed: int) -> CurriculumAtWork:
-        # Imported here: problems are read, and reports made, without torch.
+        # Imported here, so that problems are read and reports written without torch.
         from opsd.data.frontier import FrontierAtWork
 
         return FrontierAtWork(self.half_life, self.prior, problems, seed)
@@ -71,7 +73,7 @@ AnyCurriculum = Annotated[Curriculum, Slot("curriculum", Curriculum, (Frontier,)
 
 
 def outcomes(groups: Sequence[Group]) -> list[Outcome]:
-    """How the graded rollouts of some groups came out."""
+    """The outcomes of the graded rollouts of some groups."""
     made = []
     for group in groups:
         verdicts = [r.verdict for r in group.rollouts if r.verdict is not None]

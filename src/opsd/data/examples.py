@@ -1,5 +1,5 @@
-"""Worked examples: earlier turns of every problem's conversation, which show a model that would not
-answer in the asked form how it is done."""
+"""Worked examples: earlier turns of every problem's conversation, which show the form of an answer
+to a model that would not answer in it otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opsd.types import Message, Problem
 
 
 class Example(BaseModel):
-    """A problem and its solution, as they are asked and answered."""
+    """A problem and its solution, as a user's turn and an assistant's turn."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,8 +21,8 @@ class Example(BaseModel):
 
 
 def after(problem: Problem, examples: Sequence[Example]) -> Problem:
-    """The problem behind worked examples; a system message stays first. Its id stays: it is the
-    same problem, asked otherwise.
+    """The problem with worked examples before it; a system message stays first. It keeps its id,
+    since it is the same problem.
 
     >>> shown = after(Problem("2 + 2?"), [Example(problem="1 + 1?", solution="2")])
     >>> [turn["content"] for turn in shown.prompt]

@@ -1,4 +1,4 @@
-"""Which rows are learned from, and an account of those that are not."""
+"""Which rows are trained on, and an account of those that are not."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Limit = Annotated[int, Field(gt=0)]
 
 
 class Filters(BaseModel):
-    """Rows to leave out; every one is counted under its reason.
+    """Rows to leave out. Each one is counted under its reason.
 
     `require` names columns that must be true (`correct` of OpenThoughts; `{language}` stands for
-    the language as the recipe writes it), `only` the values that columns may hold (`details.level:
-    [L3]`; a dot leads into a nested column). `translation_ok` drops rows whose
-    `problem_<language>_ok` is there and not true. `longest` gives a limit in characters to
-    `prompt` or a privileged text by its name. `answered` drops rows without an answer, `complete`
-    rows without one of the texts that `columns` names.
+    the language as the recipe writes it). `only` gives the allowed values of columns
+    (`details.level: [L3]`; a dot leads into a nested column). `translation_ok` drops rows with a
+    column `problem_<language>_ok` that is not true. `longest` limits `prompt` or a privileged text,
+    by its name, in characters. `answered` drops rows without an answer, `complete` rows in which a
+    text that `columns` names is missing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,7 +68,7 @@ class Filters(BaseModel):
         for name, limit in self.longest.items():
             if name != "prompt" and name not in problem.privileged:
                 have = ", ".join(["prompt", *problem.privileged])
-                raise UserError(f"{where}: filters.longest: no text '{name}'; there are: {have}")
+                raise UserError(f"{where}: filters.longest: no text '{name}'; texts: {have}")
             text = problem.text if name == "prompt" else problem.privileged[name]
             if len(text) > limit:
                 return f"{name} longer than {limit:,} characters"
@@ -76,7 +76,7 @@ class Filters(BaseModel):
 
 
 def _nested(row: Row, column: str, where: str) -> Any:
-    """A cell, or one within it where the name has dots."""
+    """A cell; if the name has dots, a value nested in it."""
     value: Any = row
     for name in (column,) if column in row else column.split("."):
         if not isinstance(value, Mapping) or name not in value:
@@ -92,7 +92,7 @@ def _true(value: Any) -> bool:
 
 def languages_of(data: Mapping[str, Any], account: Mapping[str, Any]) -> list[str]:
     """The languages of a run's problems, from its recipe's `data` and its `data.json`: those that
-    were counted, else those that were asked for, as they are written."""
+    `data.json` counts, else those that the recipe names, as it spells them."""
     counted, asked = account.get("kept"), data.get("language")
     if isinstance(counted, Mapping) and counted:
         return [*counted]
@@ -102,11 +102,11 @@ def languages_of(data: Mapping[str, Any], account: Mapping[str, Any]) -> list[st
 
 @dataclass
 class DataReport:
-    """What became of a source's rows: how many were read, how many problems of which language are
+    """What became of a source's rows: how many were read, how many problems of each language are
     trained on, how many are held out for evaluation, how many were dropped and why, with the first
-    row of every reason. `digest` tells one list of problems, and what prompts say in their
-    languages, from another; `columns` are those that decide on a row's language, by source, and
-    whether its rows have them."""
+    row of every reason. `digest` identifies the list of problems together with the texts that
+    prompts contain in their languages. `columns` lists the columns that decide on a row's language,
+    by source, and whether its rows have them."""
 
     rows: int = 0
     kept: Counter[str] = field(default_factory=Counter)
@@ -117,8 +117,8 @@ class DataReport:
     columns: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def uniform(self, source: str, column: str, here: bool, where: str) -> None:
-        """Refuses a source of which some rows have a column that decides on their language, and
-        others do not: those would pass for another language."""
+        """Refuses a source in which only some rows have a column that decides on their language:
+        the others would be taken for another language."""
         if self.columns.setdefault((source, column), here) == here:
             return
         told = f"no column '{column}', which other rows have"
@@ -131,7 +131,7 @@ class DataReport:
         self.first.setdefault(reason, where)
 
     def finalize(self, train: Sequence[Problem], dev: Sequence[Problem]) -> None:
-        """What a source came to, once all of it is read."""
+        """Records the totals, once all of a source is read."""
         self.kept = Counter(problem.language for problem in train)
         self.dev = len(dev)
         texts = [language(code).model_dump_json() for code in sorted(self.kept)]
@@ -139,7 +139,7 @@ class DataReport:
         self.digest = hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def lines(self) -> list[str]:
-        """For people: the drops, most frequent first."""
+        """The drops as text, most frequent first."""
         return [
             f"{count:,} left out: {reason} (first: {self.first[reason]})"
             for reason, count in self.dropped.most_common()

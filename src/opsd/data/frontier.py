@@ -1,4 +1,4 @@
-"""The curriculum at the model's frontier, at work (`curriculum.py` has the choice)."""
+"""The frontier curriculum at work in a run (its settings are in `curriculum.py`)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from opsd.types import Problem
 
 
 class FrontierAtWork:
-    """The outcomes of a run so far, those of old ones faded: an outcome counts half after
-    `half_life` steps, and every problem begins with `prior` rollouts, half of them right."""
+    """The outcomes of a run so far, which fade: an outcome counts half after `half_life` steps.
+    Every problem begins with `prior` rollouts, half of them right."""
 
     def __init__(
         self, half_life: float, prior: float, problems: Sequence[Problem], seed: int
     ) -> None:
         self.half_life, self.prior, self.seed = half_life, prior, seed
-        # Copies of a problem share what is known of it.
+        # Copies of a problem share their outcomes.
         first = {p.id: i for i, p in reversed(list(enumerate(problems)))}
         self._number = first
         self._of = torch.tensor([first[p.id] for p in problems])
@@ -33,8 +33,8 @@ class FrontierAtWork:
         return own[self._of]
 
     def draw(self, step: int, count: int) -> list[int]:
-        """Without replacement, by the order of log weight + Gumbel noise (Efraimidis and Spirakis
-        2006); a set smaller than a step is drawn as a whole, again and again."""
+        """Draws without replacement, in the order of log weight + Gumbel noise (Efraimidis and
+        Spirakis 2006); a set smaller than a step is drawn as a whole, repeatedly."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         rates, drawn = self.pass_rates, []
         while len(drawn) < count:

@@ -1,4 +1,4 @@
-"""Problems from files, the hub and the built-in world. Every row becomes a `Problem`, an error, or
+"""Problems from files, the Hub and the built-in world. Every row becomes a `Problem`, an error, or
 a counted drop."""
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ Positive = Annotated[float, Field(gt=0)]
 class Data(BaseModel):
     """Where problems come from.
 
-    `source` is a file (.jsonl, .json, .csv, .tsv, .parquet), a dataset on the hub (`config`,
+    `source` is a file (.jsonl, .json, .csv, .tsv, .parquet), a dataset on the Hub (`config`,
     `split`, `revision`), or a built-in world. `columns` maps `prompt`, `answer`, `language` and the
     privileged texts (`solution`, `translation`, ...) to the source's columns; usual names are found
-    without it. `language` is a code, a name or a language file; a list trains on several together,
-    drawn by `weights` (by default as often as they occur); without it rows say their own
-    (`language` column), or are English. In `source`, `config`, `columns` and `filters.require`,
-    `{language}` stands for the language as it is written here. `limit` keeps that many problems
-    per language; `dev` sets that many problems (or that share) aside for evaluation during
-    training, chosen by their hash, the same in all languages. `choices` makes rows of multiple
-    choice into problems; `instructed` says that the problems' own texts say how to answer, so that
-    no instruction is added. `examples` (`problem`, `solution`) are worked examples that come before
-    every problem, as earlier turns. `streaming` reads rows while training, for sets larger than
-    memory. A `curriculum` draws problems by how their rollouts came out, in place of one after
-    another.
+    without it. `language` is a code, a name or a language file. A list trains on several languages,
+    drawn by `weights` (by default as often as they occur). Without `language`, the `language`
+    column of a row decides, or the row is English. In `source`, `config`, `columns` and
+    `filters.require`, `{language}` stands for the language as it is written here. `limit` keeps
+    that many problems per language. `dev` sets that many problems (or that share) aside for
+    evaluation during training, chosen by their hash, the same in all languages. `choices` turns
+    multiple-choice rows into problems. With `instructed`, the problems themselves say how to
+    answer, and no instruction is added. `examples` (`problem`, `solution`) are worked examples that
+    come before every problem, as earlier turns. `streaming` reads rows during training, for sets
+    larger than memory. A `curriculum` draws problems by the outcomes of their rollouts, instead of
+    in a random order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,7 +69,7 @@ class Data(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_takes_away(cls, given: Any) -> Any:
-        """In a recipe that extends another one, null takes the other one's value away."""
+        """In a recipe that extends another one, null removes the inherited value."""
         if not isinstance(given, Mapping):
             return given
         return {key: value for key, value in given.items() if value is not None}
@@ -89,22 +89,22 @@ class Data(BaseModel):
             if text in ("translation", "solution") and code in languages.codes():
                 continue
             meant = near(name, USUAL, 0.75)
-            if meant:  # any other name is a text of the user's own, for a template of hers
+            if meant:  # any other name is a text for a user's own template
                 raise ValueError(f"no text is called '{name}'{meant}")
         return columns
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """The languages asked for, as they are written."""
+        """The requested languages, as they are spelled in `language`."""
         return (self.language,) if isinstance(self.language, str) else self.language or ()
 
     @property
     def asked(self) -> dict[str, str]:
-        """The languages asked for: ISO 639-3 codes, with the spelling that fills `{language}`."""
+        """The requested languages: ISO 639-3 codes, with the spelling that fills `{language}`."""
         return _codes(self.spellings)
 
     def shares(self) -> dict[str, float]:
-        """Sampling weights by code. UserError for a language that is not trained on."""
+        """Sampling weights by code. UserError if they do not name the languages of `language`."""
         weights = {languages.resolve(name): weight for name, weight in self.weights.items()}
         asked = self.asked
         if weights and weights.keys() != asked.keys():
@@ -124,9 +124,9 @@ def _codes(spellings: tuple[str, ...]) -> dict[str, str]:
 def load_problems(
     data: Data, account: DataReport | None = None
 ) -> tuple[list[Problem] | ProblemStream, list[Problem]]:
-    """Training and dev problems; `account` is told what became of the rows.
+    """Training and dev problems; `account` records what became of the rows.
 
-    Raises UserError for a source without any.
+    Raises UserError for a source without problems.
     """
     account = account or DataReport()
     data.shares()  # refuses unknown languages before anything is read
@@ -142,8 +142,8 @@ def load_problems(
 
 
 def read(data: Data, account: DataReport | None = None) -> list[Problem]:
-    """All problems of a source in its order, the dev problems among them; `metadata["row"]` is the
-    number of the row, from 0. Raises UserError where there is none."""
+    """All problems of a source in its order, including the dev problems; `metadata["row"]` is the
+    number of the row, from 0. Raises UserError if there are none."""
     account = account or DataReport()
     problems: list[Problem] = []
     for part in _parts(data):
@@ -151,7 +151,7 @@ def read(data: Data, account: DataReport | None = None) -> list[Problem]:
         for number, (where, row) in enumerate(_rows(part), 1):
             problems += _problems(part, row, where, account, {"row": number - 1})
         if number == 0:
-            raise UserError(f"{part.source} holds no rows")
+            raise UserError(f"{part.source} contains no rows")
     if not problems:
         told = "; ".join(account.lines())
         raise UserError(f"{data.source}: no problem is left of {account.rows} rows ({told})")
@@ -159,9 +159,9 @@ def read(data: Data, account: DataReport | None = None) -> list[Problem]:
 
 
 def as_problems(rows: Iterable[Problem | Row]) -> list[Problem] | ProblemStream:
-    """Problems as they are, and rows with the usual column names as problems. A `language` column
-    holds codes or names of languages; without one the language is English. A streaming dataset
-    stays one."""
+    """Problems unchanged, and rows with the usual column names as problems. A `language` column
+    contains codes or names of languages; without it the language is English. A streaming dataset
+    becomes a stream."""
     from datasets import IterableDataset
 
     if isinstance(rows, ProblemStream):
@@ -179,17 +179,17 @@ def as_problems(rows: Iterable[Problem | Row]) -> list[Problem] | ProblemStream:
 
 
 def first_row(data: Data) -> Row:
-    """A source's first row; empty where it has none."""
+    """A source's first row; empty if it has no rows."""
     return next((row for _, row in _rows(_parts(data)[0])), {})
 
 
 def _parts(data: Data) -> list[Data]:
-    """The source once; or once per language, where its names depend on the language."""
+    """The source once; or once per language if `{language}` occurs in its names."""
     named = (data.source, data.config or "", *data.columns.values(), *data.filters.require)
     if not any("{language}" in text for text in named):
         return [data]
     if not data.asked:
-        raise UserError("'{language}' stands for data.language: name one or several")
+        raise UserError("'{language}' stands for data.language: set it to one or more languages")
     return [_for_language(data, code, spelling) for code, spelling in data.asked.items()]
 
 
@@ -210,7 +210,7 @@ def _for_language(data: Data, code: str, spelling: str) -> Data:
 
 
 def _rows(data: Data) -> Iterator[tuple[str, Row]]:
-    """Rows, each with where it stands."""
+    """Yields rows, each with its place."""
     if is_file(data.source):
         return file_rows(Path(data.source))
     rows = hub_rows(data.source, data.config, data.split, data.revision)
@@ -224,7 +224,7 @@ def _problems(
     account: DataReport,
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[Problem]:
-    """A row's problems: one, or one per language whose translation it has."""
+    """A row's problems: one, or one per language that the row is translated into."""
     account.rows += 1
     refuse_halves(row, where)
     refuse_pictures(row, where)
@@ -245,8 +245,8 @@ def _problems(
 
 
 def _languages(data: Data, row: Row, where: str, account: DataReport) -> list[str]:
-    """The languages that a row is learned in. None is ever guessed: a problem in English that
-    passes for another language would be asked, taught and scored in that one."""
+    """The languages that a row is trained in. They are never guessed: an English problem that is
+    taken for another language would be prompted, taught and scored in that language."""
     column = data.columns.get("language", "language")
     if column not in row and "language" in data.columns:
         raise UserError(f"{where}: no column '{column}' for 'language'")
@@ -272,7 +272,7 @@ _SAY_WHICH = "Map data.columns.language, or put {language} into data.source or d
 
 
 def _said(data: Data, name: str, column: str, where: str, account: DataReport) -> list[str]:
-    """The language that a row names: none, counted, where others are asked for."""
+    """The language that a row names; none, and a counted drop, if others are requested."""
     if not name:
         raise UserError(f"{where}: the column '{column}' is empty: in which language is the row?")
     try:
@@ -293,7 +293,7 @@ def _refuse_untranslated(
     """Refuses a row that has translations, or ought to have them, but not into these languages."""
     translated = translations(row)
     for code in codes:
-        # Beside translations, `problem` is the English one.
+        # Next to translations, `problem` is the English one.
         if code == "eng" and translated:
             continue
         here = wide_column(row, code) is not None
@@ -306,7 +306,7 @@ def _refuse_untranslated(
 
 
 def _key(problem: Problem) -> str:
-    """What is the same problem in every language: its English text, where that is known."""
+    """A key that is the same in every language: the English text, if it is known."""
     return problem.privileged.get("translation") or str(problem.prompt)
 
 
@@ -321,8 +321,8 @@ def _dev_size(data: Data, problems: int) -> int:
 def _split(
     problems: list[Problem], data: Data, account: DataReport
 ) -> tuple[list[Problem], list[Problem]]:
-    """Training problems in the source's order, at most `limit` per language; the dev problems by
-    hash. No problem is in both, in whatever language and with whatever solution."""
+    """Training problems in the source's order, at most `limit` per language; and dev problems, by
+    hash. No problem is in both, whatever its language or solution."""
     keys = {_key(p) for p in problems}
     size = _dev_size(data, len(keys))
     held_out = set(heapq.nsmallest(size, keys, key=_hash))
@@ -365,19 +365,20 @@ def _built_in(data: Data) -> tuple[list[Problem], list[Problem]]:
 
 
 _HEAD = 1000
-"""Problems at a stream's beginning from which its dev problems are chosen, at least."""
+"""How many problems at a stream's beginning its dev problems are chosen from, at least."""
 
 
 def _streamed(data: Data, account: DataReport) -> tuple[ProblemStream, list[Problem]]:
-    """A stream, less the dev problems: those with the smallest hashes at its beginning."""
+    """A stream without its dev problems, and these: those with the smallest hashes at its
+    beginning."""
     if 0 < data.dev < 1:
         raise UserError("data.dev: with streaming, write a number of problems, not a share")
     if data.limit is not None:
-        raise UserError("data.limit is for sets in memory: leave it or data.streaming out")
+        raise UserError("data.limit is for sets in memory: remove it or data.streaming")
     parts, shares = _parts(data), data.shares()
     if shares and len(parts) == 1:
         raise UserError(
-            "data.weights: with streaming, every language needs a source of its own; put"
+            "data.weights: with streaming, every language needs its own source; put"
             " {language} into data.source or data.config"
         )
     stream = ProblemStream(
@@ -403,11 +404,11 @@ def _streamed(data: Data, account: DataReport) -> tuple[ProblemStream, list[Prob
 
 
 SCANNED = 1000
-"""Rows that lengths and remarks are counted over."""
+"""How many rows lengths and remarks are computed over."""
 
 
 def varied(given: Sequence[Problem], rows: int) -> list[Problem]:
-    """The first problems, of every language one before any has two."""
+    """The first `rows` problems, one of every language before the second of any."""
     seen: Counter[str] = Counter()
     turns = []
     for language in (row.language for row in given[:SCANNED]):

@@ -1,4 +1,4 @@
-"""Rows of files and of hub datasets, as they are written: text in, mappings out."""
+"""Rows of files and of Hub datasets, as they are written: text in, mappings out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Row = Mapping[str, Any]
 
 
 def is_file(source: str) -> bool:
-    """Whether a source is a file's name, by its ending. UserError where the file is not there, or
-    where something is there that holds no rows."""
+    """Whether a source is a file's name, by its ending. UserError if the file does not exist, or if
+    the path exists but is not a file of rows."""
     path = Path(source)
     if path.suffix in _READERS:
         if not path.is_file():
@@ -34,8 +34,8 @@ def is_file(source: str) -> bool:
 
 
 def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """A file's rows, each with where it stands (`rows.jsonl, line 7`), read as they are asked for
-    (a .json file at once). What its format's reader cannot read is a UserError with the place."""
+    """Yields a file's rows, each with its place (`rows.jsonl, line 7`). They are read lazily (a
+    .json file at once). Raises UserError, with the place, for what the reader cannot parse."""
     from pyarrow import ArrowException
 
     try:
@@ -50,7 +50,7 @@ def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
 def hub_rows(
     name: str, config: str | None, split: str, revision: str | None, *, streaming: bool = False
 ) -> Any:
-    """A dataset of the hub, or of the local cache where the hub is not reached: whole, or as a
+    """A dataset of the Hub, or of the local cache if the Hub cannot be reached: whole, or as a
     `datasets.IterableDataset` that is downloaded while it is read."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -65,8 +65,8 @@ def hub_rows(
 
 
 def refuse_halves(row: Row, where: str) -> None:
-    """UserError where a text holds half a character (a surrogate without its other): JSON can write
-    it, but no file can hold it and no tokenizer reads it."""
+    """Raises UserError if a text contains half a character (a lone surrogate): JSON can write it,
+    but no UTF-8 file can contain it and no tokenizer can read it."""
     for column, value in row.items():
         try:
             for text in _texts((column, value)):
@@ -74,14 +74,14 @@ def refuse_halves(row: Row, where: str) -> None:
         except UnicodeEncodeError as error:
             half = f"\\u{ord(error.object[error.start]):x}"
             raise UserError(
-                f"{where}: the column {column!a} holds half a character ({half}): write both halves"
-                " of the pair, or leave it out"
+                f"{where}: the column {column!a} contains half a character ({half}): write both"
+                " halves of the pair, or remove it"
             ) from error
 
 
 def refuse_pictures(row: Row, where: str) -> None:
-    """UserError for a row with pictures or sounds, in a column of such a name or in a turn of a
-    conversation: prompts would show none, and the model would learn to guess."""
+    """Raises UserError for a row with pictures or sounds, in a column with such a name or in a turn
+    of a conversation: prompts would not show them, and the model would learn to guess."""
     for column, value in row.items():
         turns = value if isinstance(value, list | tuple) else ()
         parts = [p for turn in turns if isinstance(turn, Mapping) for p in _parts(turn)]
@@ -89,8 +89,8 @@ def refuse_pictures(row: Row, where: str) -> None:
             isinstance(part, Mapping) and part.get("type", "text") != "text" for part in parts
         ):
             raise UserError(
-                f"{where}: the column '{column}' holds a picture or a sound, and only text is"
-                " trained on: take such rows, or the column, out of the data"
+                f"{where}: the column '{column}' contains a picture or a sound, and only text is"
+                " trained on: remove such rows, or the column, from the data"
             )
 
 
@@ -103,7 +103,7 @@ _PICTURES = frozenset(f"{name}{s}" for name in ("image", "video", "audio") for s
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in a value, however deep."""
+    """Yields all texts in a value, however deeply nested."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -135,7 +135,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _json(path: Path) -> Iterator[tuple[str, Row]]:
-    """A list of objects; or JSON lines under the wrong name, as several releases have it."""
+    """Reads a list of objects; or JSON lines under the wrong suffix, as in several releases."""
     text = path.read_text("utf-8-sig")
     try:
         rows = _decoded(text, str(path))
@@ -144,13 +144,13 @@ def _json(path: Path) -> Iterator[tuple[str, Row]]:
             return _jsonl(path)
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: a JSON file of problems is a list of objects")
+        raise UserError(f"{path}: a JSON file of problems must be a list of objects")
     return _numbered(rows)
 
 
 def _decoded(text: str, where: str) -> Any:
-    """JSON as values. UserError for what is JSON, but more than Python reads; JSONDecodeError for
-    what is none."""
+    """JSON as values. UserError for JSON beyond the limits of Python's reader; JSONDecodeError for
+    text that is not JSON."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -169,14 +169,14 @@ def _numbered(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Row]]:
-    csv.field_size_limit(2**31 - 1)  # a long solution is no broken file
+    csv.field_size_limit(2**31 - 1)  # a long solution is not a broken file
     delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline().rstrip("\r\n").split(delimiter)
         file.seek(0)
         lines = _without_nul(file, path)
         if delimiter == "\t" and len(first) == 2 and _is_number(first[1]):
-            # MGSM's form: a text and a number, neither header nor quotes.
+            # MGSM's form: a text and a number, without header or quotes.
             reader: Any = csv.DictReader(
                 lines, ("question", "answer"), delimiter=delimiter, quoting=csv.QUOTE_NONE
             )
@@ -221,4 +221,4 @@ _READERS: dict[str, Callable[[Path], Iterable[tuple[str, Row]]]] = {
     ".parquet": _parquet,
 }
 SUFFIXES = frozenset(_READERS)
-"""How the names of files end that hold rows."""
+"""The suffixes of files that contain rows."""

@@ -1,7 +1,7 @@
-"""Problems that are read while training goes: for sets larger than memory, or than one's patience.
+"""Problems that are read during training: for sets that are too large to load first.
 
-Every process reads its own share of the rows, in an order that depends on the seed and the epoch
-alone; so a resumed run finds its place again by counting.
+Every process reads its own share of the rows, in an order that depends only on the seed and the
+epoch, so that a resumed run finds its place again by counting.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from opsd.data.rows import Row, file_rows, hub_rows, is_file
 from opsd.types import Problem, UserError
 
 SHUFFLED = 1000
-"""Rows among which the next one is drawn."""
+"""Size of the shuffle buffer, in rows."""
 
 LOOKED = 10_000
-"""Rows looked through for a stream's first few problems, at most."""
+"""How many rows are read at most to find a stream's first few problems."""
 
 _PLACE = "\0place"
-"""The key under which a file's streamed row says where it stands; no column has this name."""
+"""The key under which a file's streamed row keeps its place; no column has this name."""
 
 Convert = Callable[[Row, str, DataReport], Iterator[Problem]]
 
 
 @dataclass(frozen=True)
 class StreamPart:
-    """One source of rows (a `datasets.IterableDataset`), how a row becomes problems (given where it
-    came from, and the account), and how often its problems are drawn, relative to the others."""
+    """One source of rows (a `datasets.IterableDataset`), `convert`, which turns a row into problems
+    (given the row's place and the account), and how often its problems are drawn, relative to the
+    other parts."""
 
     name: str
     rows: Any
@@ -40,7 +41,7 @@ class StreamPart:
     share: float = 1.0
 
     def problems(self, rank: int, world: int, seed: int, account: DataReport) -> Iterator[Problem]:
-        """This process's problems without end, every epoch in another order."""
+        """Yields this process's problems endlessly, every epoch in another order."""
         from datasets.distributed import split_dataset_by_node
 
         shuffled = self.rows.shuffle(seed=seed, buffer_size=SHUFFLED)
@@ -62,7 +63,7 @@ class StreamPart:
 
 @dataclass(frozen=True)
 class ProblemStream:
-    """Problems of one or several parts, less those that are held out for evaluation. `account`
+    """Problems of one or several parts, without those that are held out for evaluation. `account`
     counts what this process has read so far."""
 
     parts: tuple[StreamPart, ...]
@@ -70,7 +71,7 @@ class ProblemStream:
     account: DataReport = field(default_factory=DataReport)
 
     def read(self, rank: int = 0, world: int = 1, seed: int = 0) -> Iterator[Problem]:
-        """This process's problems without end. Raises UserError where there are none."""
+        """Yields this process's problems endlessly. Raises UserError if there are none."""
         turns = random.Random(seed)
         sources = [part.problems(rank, world, seed, self.account) for part in self.parts]
         shares = [part.share for part in self.parts]
@@ -86,7 +87,7 @@ class ProblemStream:
                 raise UserError("data.dev holds out every problem of the stream")
 
     def head(self, problems: int) -> list[Problem]:
-        """Every part's first problems, in their order; nothing of them is counted."""
+        """Every part's first problems, in their order; they are not counted in `account`."""
         account = DataReport()
         found: list[Problem] = []
         for part in self.parts:

@@ -1,5 +1,5 @@
-"""Which of a run's checkpoints to keep: chosen on dev, reported on test, and what it would be worth
-to have chosen on test."""
+"""Which of a run's checkpoints to keep: chosen on dev, reported on test; and how much a choice on
+test would flatter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HALVES = 1_000
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 Stratum = tuple[str, str]
-"""A language, and a split in it: "" of a suite in one whole."""
+"""A language, and a split in it ("" for a suite without splits)."""
 
 Scores = Mapping[Stratum, Mapping[str, float]]
 """avg@k by stratum and problem."""
@@ -36,9 +36,10 @@ def selections(
     samples: int,
     budget: int,
 ) -> list[dict[str, Any]]:
-    """One selection per run of which several checkpoints were evaluated, of the first `samples` of
-    these problems. `folders` holds each model's samples, perhaps of others too; a model is a
-    checkpoint if it lies in a run folder under the Trainer's name."""
+    """One selection per run with several evaluated checkpoints, over the first `samples` samples of
+    each of these problems. `folders` maps each model to the folder of its samples, which may also
+    contain samples of other problems. A model is a checkpoint if it lies in a run folder under the
+    Trainer's name for checkpoints."""
     keys = keyed(problem for problem in problems if problem.answer)
     spoken = {problem.language for problem in keys.values()}
     aside = set(suite.aside) if spoken - set(suite.aside) else set()
@@ -62,7 +63,7 @@ def selections(
 
 
 def scores(rows: Iterable[Row], budget: int) -> Scores:
-    """avg@k of every problem, by stratum, under the upstream labels."""
+    """avg@k of every problem, by stratum, with the upstream labels."""
     strata: dict[Stratum, list[Row]] = defaultdict(list)
     for row in rows:
         strata[row["language"], str(row.get("split", ""))].append(row)
@@ -73,7 +74,7 @@ def scores(rows: Iterable[Row], budget: int) -> Scores:
 
 
 def dev_scores(run: Path) -> dict[int, float]:
-    """avg@k on the dev split by step, of what a run has logged."""
+    """avg@k on the dev split by step, from a run's log."""
     scored = (
         (number(row, "step"), number(row, "eval_avg@k")) for row in rows(run / "metrics.jsonl")
     )
@@ -84,8 +85,8 @@ def selection(
     checkpoints: Mapping[int, Scores], dev: Mapping[int, float], weights: Mapping[str, float]
 ) -> dict[str, Any]:
     """Steps with their dev and test scores; the step chosen on dev (None without dev scores), the
-    best on test, and how much a choice on test flatters. Of problems that all have answered;
-    languages count alike, the splits of each by their `weights`."""
+    best on test, and by how much a choice on test flatters. Only problems that all checkpoints have
+    answered count. Languages have equal weights, the splits of each language their `weights`."""
     steps = sorted(checkpoints)
     strata = _matrices([checkpoints[step] for step in steps])
     matrices, parts = list(strata.values()), _parts(list(strata), weights)
@@ -105,11 +106,13 @@ def selection(
 
 def optimism(matrices: Sequence[np.ndarray], parts: Sequence[float], seed: int = 0) -> float:
     """How much higher the best checkpoint's score is on the problems that it was chosen on than on
-    others: the mean over random halves of the problems, one half choosing, the other one judging,
-    over the root of two, by which a half is noisier than all problems that really choose.
+    other problems. The problems are split into random halves: one half chooses, the other one
+    judges. The mean difference is divided by the root of two, since a half is noisier by that
+    factor than all problems, on which the real choice is made.
 
-    `matrices` holds avg@k, [checkpoint, problem], one per stratum, which has its one of the `parts`
-    in the score. Strata of less than two problems are left out; 0 of none."""
+    `matrices` contains avg@k, [checkpoint, problem], one matrix per stratum; `parts` are the
+    strata's shares of the score. Strata with fewer than two problems are left out; the result is 0
+    if none is left."""
     known = [(m, part) for m, part in zip(matrices, parts, strict=True) if m.shape[1] > 1]
     if not known:
         return 0.0
@@ -131,7 +134,7 @@ def _halves(matrix: np.ndarray, generator: Any) -> tuple[np.ndarray, np.ndarray]
 
 
 def _parts(strata: Sequence[Stratum], weights: Mapping[str, float]) -> list[float]:
-    """Of each stratum in the score."""
+    """The share of each stratum in the score."""
     splits: dict[str, list[str]] = defaultdict(list)
     for language, split in strata:
         splits[language].append(split)
@@ -140,7 +143,7 @@ def _parts(strata: Sequence[Stratum], weights: Mapping[str, float]) -> list[floa
 
 
 def _matrices(checkpoints: Sequence[Scores]) -> dict[Stratum, np.ndarray]:
-    """Per stratum that all have, their scores on the problems that all have."""
+    """Per stratum that all checkpoints have, their scores on the problems that all answered."""
     first, *others = checkpoints
     made = {}
     for stratum, own in first.items():

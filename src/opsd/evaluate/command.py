@@ -1,4 +1,5 @@
-"""What `opsd evaluate` does: models x one suite, in several languages; one table."""
+"""What `opsd evaluate` does: it evaluates models on one suite, in one or several languages, and
+prints one table."""
 
 from __future__ import annotations
 
@@ -53,12 +54,13 @@ def evaluate_models(
     engine: Endpoint | EngineChoice | None = None,
     verifier: Any = None,
 ) -> dict[str, Any]:
-    """Evaluates every model on one suite (or file) under one protocol; prints a table, returns all
-    results. A model is a name, a folder, or a run folder, which stands for its trained model; at an
-    endpoint, a name that it knows. They are asked, and judged, as in training, where that is known;
-    `verifier` judges them instead. What is not said is as the suite's published numbers were
-    measured, or as usual: 4 samples, 1,024 tokens, temperature 1, top-p 0.95. `output` is by
-    default the run's own `eval` folder where all trained models lie in one run, else `runs/eval`.
+    """Evaluates every model on one suite (or file) under one protocol, prints a table, and returns
+    all results. A model is a name, a folder, or a run folder, which stands for its trained model;
+    at an endpoint, it is a name that the server knows. The prompt and the verifier are those of the
+    training run, if it is known; `verifier` replaces the latter. A setting that is not given is the
+    one that the suite's published numbers were measured with, else the default: 4 samples, 1,024
+    tokens, temperature 1, top-p 0.95. `output` is by default the run's own `eval` folder if all
+    trained models lie in one run, else `runs/eval`.
     """
     said = Settings(samples, budgets, temperature, top_p)
     models = list(models) if isinstance(engine, Endpoint) else _there(models)
@@ -113,8 +115,8 @@ def evaluate_models(
 
 
 def _there(models: Sequence[str]) -> list[str]:
-    """The models, of runs the trained ones; UserError for one that is not there, before the first
-    is evaluated."""
+    """The models, with run folders replaced by their trained models. UserError for a missing model,
+    before the first one is evaluated."""
     models = [os.path.normpath(trained_model(x)) if Path(x).exists() else x for x in models]
     for model in models:
         adapter_folder(*locate(model))
@@ -124,14 +126,15 @@ def _there(models: Sequence[str]) -> list[str]:
 def _suite(
     name: str | None, data: str | None, columns: Mapping[str, str], splits: Sequence[str]
 ) -> Suite:
-    """The suite that was named; of a file of the user's own, what is known before it is read."""
+    """The named suite; for a file of the user's own, a suite with what is known before the file is
+    read."""
     if name is not None and data is None:
         if columns:
             raise UserError(f"--column is for --data, a file of your own: {name} has its own")
         return suites.suite(name)
     if data is not None and name is None:
         if len(splits) > 1:
-            raise UserError("--split: a dataset of your own is read in one split")
+            raise UserError("--split: give one split for a dataset of your own, not several")
         return suites.own(data)
     raise UserError(
         f"name either --suite ({', '.join(suites.SUITES)}; or a suite file) or --data, a file of"
@@ -140,7 +143,7 @@ def _suite(
 
 
 def _say_how(suite: Suite, settings: Settings, asked: PromptProtocol) -> None:
-    """How models are asked, and whether as when the suite's published numbers were measured."""
+    """Logs how models are prompted, and how this differs from the suite's published protocol."""
     log(asked.said)
     if suite.protocol is None:
         return
@@ -150,19 +153,19 @@ def _say_how(suite: Suite, settings: Settings, asked: PromptProtocol) -> None:
 
 
 def _trained_on(asked: PromptProtocol, languages: Sequence[str]) -> Sequence[str]:
-    """The languages in which a file of the user's own is read: those asked for, else those that the
-    models were trained on."""
+    """The languages in which a file of the user's own is read: those that the user names, else
+    those that the models were trained on."""
     if languages or not asked.languages:
         return languages
-    log(f"languages, as in training: {', '.join(asked.languages)}")
+    log(f"languages (those of training): {', '.join(asked.languages)}")
     return asked.languages
 
 
 def _warn(
     suite: Suite, models: Sequence[str], output: Path, trained_by: Mapping[str, Recipe]
 ) -> None:
-    """Says what the suite shares with others that are evaluated beside it, and with the data that
-    models were trained on."""
+    """Logs what the suite shares with other suites that are evaluated in the same folder, and with
+    the data that models were trained on."""
     known = suites.SUITES
     beside = {path.name for model in models for path in (output / _folder(model)).glob("*/")}
     for other in known.values():
@@ -177,8 +180,8 @@ def _warn(
 def _trained(
     models: Sequence[str], problems: Sequence[Problem], suite: str
 ) -> dict[str, dict[str, int] | None]:
-    """How many problems of each language stand in the prompts of the run in which a model lies, by
-    model; said where there are any. A run is read once for all of its checkpoints."""
+    """How many problems of each language occur in the prompts of the run in which a model lies, by
+    model; logged if there are any. A run is read once for all of its checkpoints."""
     runs = {model: run_folder(model) for model in models}
     several = filter(None, dict.fromkeys(runs.values()))
     counts = {run: contamination.trained_on(problems, run) for run in several}
@@ -188,7 +191,7 @@ def _trained(
             if count:
                 log(
                     f"contamination: {count} of {asked[language]} problems of {suite} {language}"
-                    f" stand in the prompts that {run} was trained with"
+                    f" occur in the prompts that {run} was trained with"
                 )
     return {model: None if run is None else counts[run] for model, run in runs.items()}
 
@@ -200,7 +203,7 @@ def _refer(
     asked: PromptProtocol,
     results: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Shows the recipe's published numbers, and the suite's for the models that were evaluated."""
+    """Prints the recipe's published numbers, and the suite's for the models that were evaluated."""
     own = [number.model_dump() for number in asked.published if number.suite == suite.name]
     bases = [recipe.model.name for recipe in trained_by.values()]
     more = reference(
@@ -218,8 +221,8 @@ def _output(models: Sequence[str]) -> Path:
 
 
 def _place(suite: Suite, engine: Endpoint | EngineChoice | None) -> str:
-    """What samples are known by beside the names of suite and model: who generates, and the path of
-    a file of the user's own, of whose name there may be another."""
+    """What identifies samples besides the names of suite and model: what generates them, and the
+    path of a file of the user's own, since another file may have the same name."""
     where = f"{engine.place} " if engine and engine.place else ""
     if suite.name in suites.SUITES:
         return where.strip()

@@ -38,7 +38,7 @@ from opsd.types import UserError
 T = TypeVar("T", str, int)
 
 POOLED = "all"
-"""Stands for the mean over languages, in which each one counts alike."""
+"""Stands for the unweighted mean over languages."""
 
 Cell = Mapping[str, Sequence[Judged]]
 """The samples of each problem, by its key."""
@@ -47,13 +47,13 @@ Pair = tuple[Cell, Cell]
 """The baseline's samples, and the other model's."""
 
 Part = tuple[float, Sequence[str]]
-"""A split's share in a language's score, and the keys of its problems."""
+"""A split's share of a language's score, and the keys of its problems."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What one model wrote on one suite. `rows` by language; `base` is what it was trained from, as
-    far as is known."""
+    """One model's samples on one suite. `rows` are by language; `base` is the model that it was
+    trained from, if that is known."""
 
     folder: Path
     model: str
@@ -68,14 +68,14 @@ class Sampled:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the suite's splits; none of a suite in one whole."""
+        """The weights of the suite's splits; empty for a suite without splits."""
         if self.suite in SUITES:
             return dict(SUITES[self.suite].splits)
         return split_weights(self.folder) | self.claim["splits"]
 
     @property
     def aside(self) -> tuple[str, ...]:
-        """Languages that are not pooled."""
+        """Languages that are not part of the pooled score."""
         if self.suite in SUITES:
             return SUITES[self.suite].aside
         return tuple(self.claim["aside"] or ())
@@ -83,7 +83,7 @@ class Sampled:
     def parts(
         self, language: str, problems: Iterable[str], weights: Mapping[str, float]
     ) -> list[Part]:
-        """These problems by their splits, each split with its share in the language's score."""
+        """These problems by their splits, each split with its share of the language's score."""
         splits = {row["problem"]: str(row.get("split", "")) for row in self.rows[language]}
         own: dict[str, list[str]] = defaultdict(list)
         for problem in sorted(problems):
@@ -94,8 +94,8 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Scores of the problems of one language and split, in the same order: the baseline's, and the
-    model's. `share` is its part in the language's score."""
+    """The baseline's and the model's scores on the problems of one language and split, in the same
+    order. `share` is the stratum's share of the language's score."""
 
     share: float
     base: Sequence[float]
@@ -107,11 +107,11 @@ class Stratum:
 
 
 def compare(folders: Sequence[Path], *, common: bool = False) -> dict[str, Any]:
-    """`compared`, and a table of it."""
+    """Returns the result of `compared`, and prints it as a table."""
     told = compared(folders, common=common)
     whys = {
-        "trained from": "another one was trained from it",
-        "first": "the first that is named, or that was evaluated",
+        "trained from": "another model was trained from it",
+        "first": "the first one named, or the first one evaluated",
     }
     log(f"baseline: {told['baseline']} ({whys[told['baseline_is']]})")
     show_comparisons(told["comparisons"], told["baseline"])
@@ -122,15 +122,15 @@ def compared(folders: Sequence[Path], *, common: bool = False) -> dict[str, Any]
     """Every model against the first one: `avg@k`, `pass@k` and `maj@k` per suite, language,
     budget and set of labels, and pooled over the languages.
 
-    `folders` hold samples, at whatever depth. Models must have answered the same problems equally
+    `folders` contain samples, at any depth. Models must have answered the same problems equally
     often in the same languages; with `common`, what they have in common is compared. Raises
-    UserError for what does not match, and for models that were asked in different ways.
+    UserError for what does not match, and for models that were evaluated under different protocols.
     """
     found = [sampled for folder in folders for sampled in _sampled(folder)]
     models = _models(found)
     baseline = next(iter(models))
     if len(models) < 2:
-        raise UserError(f"only {baseline} has samples there: a comparison needs two models")
+        raise UserError(f"only {baseline} has samples: a comparison needs two models")
     known = dict.fromkeys(suite for suites in models.values() for suite in suites)
     for line in shared(SUITES[name] for name in known if name in SUITES):
         log(f"contamination: {line}")
@@ -146,8 +146,8 @@ def compared(folders: Sequence[Path], *, common: bool = False) -> dict[str, Any]
 
 
 def _sampled(folder: Path) -> list[Sampled]:
-    """The evaluations in a folder: those of the model that others were trained from, then the
-    others, in the order in which they were begun."""
+    """The evaluations in a folder: first those of the model that others were trained from, then the
+    others, in the order in which they were started."""
     found = []
     start = _started_from(folder)
     for place, claim in claims(folder):
@@ -169,7 +169,7 @@ def _sampled(folder: Path) -> list[Sampled]:
 
 
 def _is_base(model: str, found: Iterable[Sampled]) -> bool:
-    """Whether any of these was trained from it."""
+    """Whether any of these models was trained from this one."""
     return any(other.base and _same(other.base, model) for other in found)
 
 
@@ -190,7 +190,7 @@ def _place(row: Row) -> tuple[str, str, int]:
 
 
 def _models(found: Sequence[Sampled]) -> dict[str, dict[str, Sampled]]:
-    """Suites by model, in the order found. One model in two output folders is two models."""
+    """Suites by model, in the order found. One model in two output folders counts as two models."""
     distinct = {sampled.folder.resolve(): sampled for sampled in found}.values()
     homes: dict[str, list[Path]] = defaultdict(list)
     for sampled in distinct:
@@ -224,7 +224,7 @@ def _against(
 
 
 def _shared(ours: Sequence[T], theirs: Sequence[T], what: str, where: str, common: bool) -> list[T]:
-    """What both have, in the baseline's order; without `common` that must be all."""
+    """The items that both have, in the baseline's order; without `common` these must be all."""
     both = [item for item in ours if item in theirs]
     rest = [str(item) for item in (*ours, *theirs) if item not in both]
     if not both:
@@ -241,14 +241,14 @@ def _refuse_another_protocol(one: Sampled, two: Sampled) -> None:
     parts = unlike(_way(one.claim), _way(two.claim))
     if parts:
         raise UserError(
-            f"{two.folder} and {one.folder} were asked in different ways ({', '.join(parts)}; see"
+            f"{two.folder} and {one.folder} have different protocols ({', '.join(parts)}; see"
             f" {PROTOCOL} in both): evaluate both under one protocol"
         )
 
 
 def _way(claim: Row) -> Row:
-    """A claim's prompt, sampling and scoring. The seed may differ; a smaller budget is part of a
-    larger."""
+    """A claim's prompt, sampling and scoring, without what may differ: the seed, and the budgets,
+    since a smaller budget is part of a larger one."""
     protocol = claim["protocol"]
     sampling = {k: v for k, v in protocol["sampling"].items() if k != "max_tokens"}
     rest = {k: v for k, v in protocol.items() if k not in ("seed", "budgets")}
@@ -257,7 +257,7 @@ def _way(claim: Row) -> Row:
 
 
 def _paired(one: Cell, two: Cell, where: str, common: bool) -> Pair:
-    """The samples of the same problems, equally many of each."""
+    """The samples of both on the same problems, equally many of each."""
     if not common:
         alone = len(one.keys() ^ two.keys())
         if alone:
@@ -285,9 +285,9 @@ def _compared(
     one: Sampled,
     two: Sampled,
 ) -> Iterator[dict[str, Any]]:
-    """Languages one by one, then pooled; the corrected labels of some are joined by the upstream
-    ones of the others."""
-    aside = {*one.aside, *two.aside}  # the same ones, unless an older folder does not say
+    """Yields the comparisons of single languages, then the pooled one. Under corrected labels, the
+    languages without corrections join the pool with their upstream labels."""
+    aside = {*one.aside, *two.aside}  # the same ones, unless an older folder does not record them
     weights = one.weights | two.weights
     samples = [s for cell in pairs[UPSTREAM].values() for own in cell[0].values() for s in own]
     for metric in counted(samples):
@@ -321,12 +321,13 @@ def _comparison(
     metric: str,
     scores: Sequence[Sequence[Stratum]],
 ) -> dict[str, Any]:
-    """`scores`: per language. Languages count alike, splits by their shares."""
+    """One comparison over the `scores` of one or more languages. Languages have equal weights,
+    splits their shares."""
     strata = [stratum for own in scores for stratum in own]
     differences = [stratum.differences for stratum in strata]
     made = estimate(differences, [stratum.share for stratum in strata], CHANGE)
     every = [d for group in differences for d in group]
-    # The test counts all of its groups alike.
+    # The test gives all of its groups equal weights.
     weighed = [[s.share * d for d in s.differences] for s in strata]
     return {
         **about,
@@ -346,8 +347,9 @@ def _comparison(
 
 
 def _corrected(comparisons: Sequence[Row]) -> list[Row]:
-    """With p-values adjusted for there being several: the languages of one model, suite, budget,
-    metric and set of labels are one family; what is pooled over them stands alone."""
+    """The comparisons with p-values adjusted for multiple testing: the languages of one model,
+    suite, budget, metric and set of labels are one family; the pooled comparison is a family of
+    its own."""
     families: dict[tuple, list[int]] = defaultdict(list)
     for i, row in enumerate(comparisons):
         one = (row["model"], row["suite"], row["budget"], row["metric"], row["labels"])

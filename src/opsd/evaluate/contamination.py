@@ -1,5 +1,5 @@
-"""Problems that are in several suites, or that a model was trained on: what is declared of suites
-and datasets, and what a run's own prompts hold."""
+"""Problems that are in several suites, or that a model was trained on: as declared for suites and
+datasets, and as found in a run's own prompts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from opsd.suites.files import Overlap, Suite
 from opsd.types import Problem
 
 SHORTEST = 24
-"""Letters and digits that a problem's text must have to be looked for: shorter ones stand in other
-texts by chance."""
+"""How many letters and digits a problem's text needs to be searched for: shorter texts occur in
+others by chance."""
 
 _KEPT = re.compile(r"[\W_]+")
 
 
 def shared(suites: Iterable[Suite]) -> list[str]:
-    """What several suites have in common, a line for each pair: their scores are not independent
+    """A line for each pair of suites that share problems: their scores are not independent
     evidence."""
     return [
-        f"{one.name} and {other.name} share problems, and are not independent evidence: {told.what}"
+        f"{one.name} and {other.name} share problems and are not independent evidence: {told.what}"
         for one, other in combinations(suites, 2)
         for told in _overlaps(one, other)
     ]
 
 
 def _overlaps(one: Suite, other: Suite) -> list[Overlap]:
-    """What either of two suites says of the other."""
+    """The overlaps that either of two suites declares with the other."""
     return [
         told
         for suite, against in ((one, other), (other, one))
@@ -44,8 +44,9 @@ def _overlaps(one: Suite, other: Suite) -> list[Overlap]:
 
 
 def named(suite: Suite, data: Mapping[str, Any], known: Mapping[str, Suite]) -> list[str]:
-    """Why training data (`source`, `split` of a recipe's `data`) may hold the suite's problems: it
-    is the suite itself, a suite that shares some with it, or a dataset that does; a line each."""
+    """Why training data (`source`, `split` of a recipe's `data`) may contain the suite's problems,
+    a line per reason: it is the suite itself, or a suite or dataset that shares problems with
+    it."""
     source, split = str(data.get("source", "")), str(data.get("split") or "train")
     told = [f"it is {suite.name}"] if _is(suite, source, split) else []
     for other in known.values():
@@ -58,7 +59,7 @@ def named(suite: Suite, data: Mapping[str, Any], known: Mapping[str, Suite]) -> 
 
 
 def _is(suite: Suite, source: str, split: str) -> bool:
-    """Whether a dataset, or a file by its name, is a suite's."""
+    """Whether a dataset, or a file judged by its name, belongs to a suite."""
     if source == suite.source:
         return Path(source).suffix in SUFFIXES or split in (suite.split, *suite.splits)
     folder = suite.folder or suite.name
@@ -66,15 +67,15 @@ def _is(suite: Suite, source: str, split: str) -> bool:
 
 
 def _fits(layout: str, source: str) -> bool:
-    """Whether a file lies where a layout says; `{language}` and `{split}` are any name."""
+    """Whether a file's path fits a layout; `{language}` and `{split}` match any name."""
     pattern = re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(layout))
     return re.search(rf"(?:^|/){pattern}$", Path(source).as_posix()) is not None
 
 
 def trained_on(problems: Sequence[Problem], run: Path) -> dict[str, int] | None:
-    """How many problems of each language stand in the prompts that a run trained with, the
-    student's or a teacher's: compared by their letters and digits alone. None for a folder that
-    keeps no prompts."""
+    """How many problems of each language occur in the prompts that a run trained with, the
+    student's or a teacher's. Only letters and digits are compared. None for a folder without
+    prompts."""
     files = sorted(run.glob("rollouts/*.jsonl"))
     if not files:
         return None
@@ -100,7 +101,7 @@ def _prompts(file: Path) -> Iterator[str]:
 
 
 def bare(text: str) -> str:
-    r"""A text as its letters and digits, in small ones.
+    r"""The letters and digits of a text, case folded.
 
     >>> bare("Is $x_1 \\ge 2$?") == bare("is x1 \\ge\n2")
     True

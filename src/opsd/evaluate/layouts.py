@@ -1,5 +1,5 @@
-"""Samples and scores in the layouts of lm-evaluation-harness (0.4) and lighteval (0.13), for the
-tools that read those. Labels are upstream's, as there."""
+"""Samples and scores in the layouts of lm-evaluation-harness (0.4) and lighteval (0.13), for tools
+that read these. As in those projects, the labels are the upstream ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from opsd.types import UserError
 
 @dataclass(frozen=True)
 class Doc:
-    """One problem of a task: its samples as they were written, and its scores by metric."""
+    """One problem of a task: its samples as stored, and its scores by metric."""
 
     number: int
     rows: Sequence[Row]
@@ -35,8 +35,8 @@ class Doc:
 
 @dataclass(frozen=True)
 class Task:
-    """A suite, or one split of it, in one language within one budget, as one model did it. Splits
-    are tasks of their own, since these tools have no weights for a mean over them."""
+    """One model's evaluation on a suite, or on one split of it, in one language within one budget.
+    Splits are tasks of their own, since these tools have no weights for a mean over them."""
 
     name: str
     suite: str
@@ -49,7 +49,7 @@ class Task:
         return mean(doc.scores[metric] for doc in self.docs)
 
     def error(self, metric: str) -> float:
-        """Standard error of the mean over problems; 0 of a single one."""
+        """Standard error of the mean over problems; 0 for a single problem."""
         values = [doc.scores[metric] for doc in self.docs]
         return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
@@ -59,9 +59,9 @@ class Task:
 
 
 def convert(folders: Sequence[Path], layout: str, output: Path) -> list[Path]:
-    """Writes every evaluation in `folders`, at whatever depth, in another tool's layout; the paths
-    of the files. Raises UserError, before the first is written, for an unknown layout, and for what
-    is not there, not finished, or there twice."""
+    """Writes every evaluation in `folders`, at any depth, in another tool's layout, and returns the
+    paths of the files. Raises UserError, before the first is written, for an unknown layout, and
+    for evaluations that are missing, not finished, or duplicates."""
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout '{layout}'; known: {', '.join(LAYOUTS)}")
     found = {place.resolve(): claim for folder in folders for place, claim in claims(folder)}
@@ -87,13 +87,13 @@ def _refuse_twice(model: str, made: Mapping[Path, Sequence[Task]]) -> None:
             other = homes.setdefault(task.name, place)
             if other != place:
                 raise UserError(
-                    f"{other} and {place} both hold {task.name} of {model}; convert them one at a"
-                    " time, each to an --output of its own"
+                    f"{other} and {place} both contain {task.name} of {model}; convert them one at"
+                    " a time, each to its own --output"
                 )
 
 
 def tasks(folder: Path, claim: Row) -> Iterator[Task]:
-    """A task per language, split and budget; the budget is in its name only where there are
+    """Yields a task per language, split and budget; the budget is in its name only if there are
     several. UserError for an evaluation that is not finished."""
     budgets = claim["protocol"]["budgets"]
     strata: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(dict)
@@ -109,8 +109,8 @@ def tasks(folder: Path, claim: Row) -> Iterator[Task]:
         if len(counts) > 1:
             raise UserError(
                 f"{folder}: {' '.join(filter(None, (language, split)))} has {min(counts)} samples"
-                f" of one problem and {max(counts)} of another; finish the evaluation, which"
-                " `opsd evaluate` takes up where it stopped"
+                f" of one problem and {max(counts)} of another; finish the evaluation:"
+                " `opsd evaluate` continues where it stopped"
             )
         for budget in budgets:
             docs = [_doc(i, rows, budget) for i, rows in enumerate(problems.values())]
@@ -121,7 +121,7 @@ def tasks(folder: Path, claim: Row) -> Iterator[Task]:
 
 
 def _safe(name: str) -> str:
-    """A name as one part of a path."""
+    """A name that is safe as one component of a path."""
     made = re.sub(r'["<>:/|\\?*\[\]]+', "__", name)
     return "__" if made in ("", ".", "..") else made
 

@@ -1,5 +1,5 @@
-"""With which prompt models are asked, who judges them, and how a file of the user's own is read: as
-the trained one among them was asked and judged in training, on rows of that form."""
+"""Which prompt models get, which verifier judges them, and how a file of the user's own is read: as
+in the run that trained the models, if there is one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from opsd.types import UserError
 
 @dataclass(frozen=True)
 class PromptProtocol:
-    """One prompt and one verifier for all models of a call, and what papers print for the setting;
-    the languages and columns that were trained on, and how their rows were read; and all that in a
-    line for people."""
+    """One prompt and one verifier for all models of a call, and the numbers that papers print for
+    the setting; the languages and columns that were trained on, and how their rows were read.
+    `said` describes the prompt and the verifier in one line."""
 
     prompt: StudentPrompt
     verifier: Any = DEFAULT
@@ -47,12 +47,12 @@ def prompt_protocol(
     usual: bool | None = None,
     verifier: Any = None,
 ) -> PromptProtocol:
-    """The student prompt of `recipe`; without one, that of the runs in which the models lie, if any
-    does; without such, or with `plain`, the problem and its language's instruction, with the chat
-    template's thinking mode as `thinking` says, else as is `usual` for the suite. Judged by
-    `verifier`, without one by the recipe's or the runs'.
+    """The student prompt of `recipe`; without a recipe, that of the runs in which the models lie,
+    if any. Without such runs, or with `plain`, the prompt is the problem and its language's
+    instruction, with the chat template's thinking mode `thinking`, or the suite's `usual` one.
+    `verifier` judges; without it, the recipe's or the runs' verifier does.
 
-    Raises UserError where two runs asked or judged differently, and for options that contradict.
+    Raises UserError if two runs have different prompts or verifiers, and for contradictory options.
     """
     if recipe is not None and plain:
         raise UserError("--recipe names a prompt and --plain says to use none: leave one out")
@@ -64,17 +64,17 @@ def prompt_protocol(
         return replace(asked, **{**_reading(found.values()), "examples": ()})
     if thinking is not None:
         raise UserError(
-            f"--thinking, but {next(iter(found))} says how to ask: add --plain, or leave it out"
+            f"--thinking: {next(iter(found))} decides on this; add --plain, or leave it out"
         )
     (first, prompt), *others = [(name, one.method.student) for name, one in found.items()]
     for name, other in others:
         if other != prompt or found[name].data.examples != found[first].data.examples:
             raise UserError(
-                f"{first} and {name} ask with different student prompts: choose one with --recipe,"
-                " or --plain"
+                f"{first} and {name} have different student prompts: choose one with --recipe, or"
+                " use --plain"
             )
     published = dict.fromkeys(number for one in found.values() for number in one.published)
-    said = f"every model is asked with the student prompt of {first}"
+    said = f"every model gets the student prompt of {first}"
     asked = PromptProtocol(prompt, judge, tuple(published), said=said + _by(judge))
     return replace(asked, **_reading(found.values()))
 
@@ -87,21 +87,21 @@ def _judge(found: Mapping[str, Any], chosen: Any) -> Any:
     for name, other in others:
         if other != judge:
             raise UserError(
-                f"{first} and {name} are judged by different verifiers ({called(judge)} and"
+                f"{first} and {name} have different verifiers ({called(judge)} and"
                 f" {called(other)}): choose one with --verifier"
             )
     if judge is recipes.unnamed:
-        raise UserError(f"{first}: its verifier has no name: say who judges with --verifier")
+        raise UserError(f"{first}: its verifier has no name: choose one with --verifier")
     return judge
 
 
 def _outside_thoughts(judge: Any) -> Any:
-    """A verifier for a prompt that it was not made for: that may not open any thoughts."""
+    """The verifier without `after_think`: the plain prompt may not start any thinking."""
     return replace(judge, after_think=False) if getattr(judge, "after_think", False) else judge
 
 
 def _by(judge: Any) -> str:
-    """Who judges, where that is not as ever."""
+    """Names the verifier, unless it is the default one."""
     usual = judge in (MathVerifier(), MathVerifier(after_think=True))
     return "" if usual else f"; judged by {called(judge)}"
 
@@ -113,7 +113,7 @@ def run_folder(model: str) -> Path | None:
 
 
 def recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
-    """The recipes that models were trained by: beside an exported one, else of its run."""
+    """The recipes that models were trained with: next to an exported model, else in its run."""
     found = {}
     for model in models:
         folder = Path(model) if (Path(model) / "recipe.yaml").is_file() else run_folder(model)
@@ -127,11 +127,11 @@ def recipes_of(models: Sequence[str]) -> dict[str, Recipe]:
 
 
 _AS_THEY_ARE = ("choices", "instructed", "examples")
-"""What evaluation takes from a recipe's section `data` as it stands there."""
+"""The keys that evaluation takes unchanged from a recipe's section `data`."""
 
 
 def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
-    """The languages of all recipes; how evaluation reads rows, as far as all recipes agree."""
+    """The languages of all recipes; and how evaluation reads rows, as far as all recipes agree."""
     asked: dict[str, None] = {}
     read: list[dict[str, Any]] = []
     for recipe in found:
@@ -144,13 +144,13 @@ def _reading(found: Iterable[Recipe]) -> dict[str, Any]:
 
 
 def _evaluated(name: str) -> bool:
-    """Whether evaluation reads the texts of a name: verifiers may ask for a user's own, and only
-    teachers for the rest."""
+    """Whether evaluation reads the text with this name: the prompt, the answer, the language, and a
+    user's own texts, which verifiers may need. Only teachers need the others."""
     told = name in USUAL or name.startswith(("translation_", "solution_"))
     return name in ("prompt", "answer", "language") or not told
 
 
 def _plainly(thinking: bool | None, judge: Any) -> PromptProtocol:
-    said = "every model is asked plainly: the problem and its language's instruction, thinking"
+    said = "every model gets the plain prompt: the problem and its language's instruction, thinking"
     prompt = StudentPrompt(template_options={"enable_thinking": bool(thinking)})
     return PromptProtocol(prompt, judge, said=f"{said} {'on' if thinking else 'off'}{_by(judge)}")

@@ -1,4 +1,4 @@
-"""Stored samples judged anew, after the grader or a label has changed: nothing is generated, and
+"""Grades stored samples again, after the grader or a label has changed. Nothing is generated, and
 no model is loaded."""
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from opsd.suites.loading import SUITES
 from opsd.types import Attempt, Problem, UserError
 
 SHOWN = 5
-"""Changed verdicts that are printed."""
+"""How many changed verdicts are printed."""
 
 
 def regrade(folders: Sequence[Path]) -> dict[str, Any]:
-    """Judges the samples of every evaluation in these folders again, at whatever depth, writes
-    `samples.jsonl` and `result.json` anew, and prints what has changed, and the scores.
+    """Grades the samples of every evaluation in these folders again, at any depth, rewrites
+    `samples.jsonl` and `result.json`, and prints what has changed, and the scores.
 
     Returns {"seconds", "results": [...], "changed": n}. Raises UserError for a folder without an
-    evaluation, and for samples that do not hold what they would be judged by.
+    evaluation, and for samples that lack what grading needs.
     """
     start = time.perf_counter()
     made: list[Row] = []
@@ -43,7 +43,7 @@ def regrade(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _again(place: Path, claim: Row) -> tuple[list[Row], int]:
-    """One evaluation's results, and how many verdicts are others than before."""
+    """One evaluation's results, and how many verdicts have changed."""
     with held(place, "evaluation"):
         before = list(sampled_rows(place))
         suite = before[0]["suite"]
@@ -83,15 +83,15 @@ def _again(place: Path, claim: Row) -> tuple[list[Row], int]:
 
 
 def _judged(row: Row, judging: Any, place: Path) -> Row:
-    """A sample with new verdicts. At a budget that cut it, it is judged by the text up to there;
-    samples of earlier versions do not say how far that is, and keep what they said by then."""
+    """A sample with new verdicts. At a budget that cut it off, the text up to there is judged.
+    Samples of earlier versions do not record where that is; there, the stored answer is judged."""
     about = f"{place / SAMPLES}: problem {row['problem']}, sample {row['sample']}"
     whole = row.get("completion")
     if not isinstance(whole, str):
-        raise UserError(f"{about} has no text to be judged by; evaluate again")
+        raise UserError(f"{about} has no text to judge; evaluate again")
     suite = SUITES.get(row["suite"])
     if suite is not None and suite.choices and "choices" not in row:
-        raise UserError(f"{about} does not hold its options; evaluate again")
+        raise UserError(f"{about} does not contain its options; evaluate again")
     metadata = {"choices": tuple(row["choices"])} if "choices" in row else {}
     problem = Problem(
         row.get("prompt") or "", answer=row["answer"], language=row["language"], metadata=metadata
@@ -107,7 +107,7 @@ def _judged(row: Row, judging: Any, place: Path) -> Row:
 
 
 def _verdict(judging: Any, problem: Problem, text: str) -> Row:
-    """What a verifier says of a text, under the names that samples have for it."""
+    """A verifier's verdict on a text, under the names that samples use."""
     (verdict,) = judge(judging, [Attempt(problem, text)])
     if verdict is None:
         raise UserError(f"{problem.name}: no verdict; evaluate again")

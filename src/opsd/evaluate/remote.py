@@ -1,7 +1,7 @@
 """Samples from a model behind an OpenAI-compatible endpoint (vLLM's, SGLang's, llama.cpp's server).
 
-The server applies the chat template and must give the log-probabilities of its tokens: with them
-come the tokens themselves, so that one generation serves every budget, as it does at home.
+The server applies the chat template and must return the log-probabilities of its tokens: they come
+with the tokens themselves, so that one generation serves every budget, as with a local model.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Item = tuple[str, int]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers. `key_variable` names the environment variable that holds the key;
-    `timeout` is in seconds and for one answer, which is asked for `retries` times more."""
+    """The endpoint that serves a model. `key_variable` names the environment variable that contains
+    the API key; `timeout` is in seconds, for one answer; a failed request is repeated up to
+    `retries` times."""
 
     base_url: str
     key_variable: str = "OPENAI_API_KEY"
@@ -43,7 +44,7 @@ class Endpoint:
 
 
 class Pieces:
-    """A tokenizer of completions whose tokens are texts already, control tokens left out."""
+    """A tokenizer for completions whose tokens are texts already, without control tokens."""
 
     added_tokens_decoder: Mapping[Any, Any] = MappingProxyType({})
 
@@ -53,7 +54,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What there is to ask of one endpoint."""
+    """Requests samples from one endpoint under one protocol."""
 
     endpoint: ChatEndpoint
     protocol: Protocol
@@ -90,14 +91,14 @@ def _completion(reply: Any, base_url: str | None) -> Completion:
     content = choice.logprobs and choice.logprobs.content
     if content is None or (not content and said):
         raise UserError(
-            f"{shown(base_url)} answers without log-probabilities, which say what the tokens are:"
-            " start the server with them allowed"
+            f"{shown(base_url)} returns no log-probabilities, which tell what the tokens are: start"
+            " the server with log-probabilities enabled"
         )
     pieces = [
         x.token.encode("utf-8", "replace") if x.bytes is None else bytes(x.bytes) for x in content
     ]
     finish = Finish.LENGTH if choice.finish_reason == "length" else Finish.STOP
-    # The token that ends the turn is counted, as at home, and is no part of the text.
+    # As with a local model, the token that ends the turn is counted, but is not part of the text.
     if finish is Finish.STOP and pieces and not said.encode().endswith(pieces[-1]):
         pieces[-1] = b""
     return Completion(tuple(pieces), tuple(x.logprob for x in content), finish)  # type: ignore[arg-type]
@@ -111,12 +112,12 @@ def draw(
     missing: Sequence[Item],
     keep: Callable[[Item, Completion], str],
 ) -> None:
-    """Asks for what is missing, several at a time; `keep` is given each as it comes, and
-    returns what is to be said of all so far.
+    """Requests the missing samples, several at a time. `keep` is called with each completion as it
+    arrives, and returns a text about all so far, for the progress bar.
 
-    Raises UserError, at once where the endpoint refuses whatever is asked, or where none of the
-    first questions has an answer, else in the end where some have none: what has come is kept, and
-    the same command asks for the rest.
+    Raises UserError at once if the endpoint refuses every request, or if none of the first requests
+    is answered; and at the end if some were not answered. Completions that arrived are kept, and
+    the same command requests the rest.
     """
     about = (endpoint.base_url, endpoint.key_variable, endpoint.timeout, endpoint.retries)
     ask = _Asked(connect(model, *about, who="evaluate"), protocol)
@@ -148,6 +149,6 @@ def draw(
             raise
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(missing)} samples have no answer ({failed[-1]}); the same"
-            " command asks for them again"
+            f"{len(failed)} of {len(missing)} samples got no answer ({failed[-1]}); run the same"
+            " command again to request them"
         )

@@ -32,22 +32,22 @@ from opsd.types import Problem, UserError
 
 @dataclass(frozen=True)
 class Judged:
-    """One sample within one budget, under one set of labels."""
+    """The judgement of one sample within one budget, under one set of labels."""
 
     correct: bool
     format_ok: bool
     cut_off: bool
     said: str | None = None
     votes: bool = True
-    """Whether its verifier can say what it answers."""
+    """Whether the verifier can extract the sample's answer."""
     reward: float | None = None
-    """The verifier's, where that is not the same as `correct`."""
+    """The verifier's reward, if it is not the same as `correct`."""
     language: str = "eng"
     tokens: int = 0
     repetition: tuple[int, int] = (0, 0)
-    """Its 4-grams that have occurred in it before, and all of them."""
+    """The number of its 4-grams that repeat an earlier one, and the number of all its 4-grams."""
     fidelity: tuple[int, int] = (0, 0)
-    """Its letters that are in the language asked for, and all whose language can be told."""
+    """The number of its letters in the requested language, and in any identified language."""
 
 
 def average(group: Sequence[Judged]) -> float:
@@ -68,7 +68,7 @@ def majority_right(group: Sequence[Judged]) -> float:
 
 
 def counted(samples: Iterable[Judged]) -> list[str]:
-    """The metrics that there are of samples: a majority needs answers to count."""
+    """The metrics that can be computed for samples: a majority needs answers to count."""
     votes = any(sample.votes for sample in samples)
     return [name for name in METRICS if votes or name != MAJORITY]
 
@@ -82,7 +82,8 @@ METRICS: dict[str, Callable[[Sequence[Judged]], float]] = {
 
 
 def label_sets(rows: Iterable[Row]) -> list[str]:
-    """The labels that samples are scored under: the corrected ones where some are wrong."""
+    """The sets of labels that samples are scored under: the corrected ones, too, if some labels are
+    wrong."""
     wrong = any(
         fix_of(row["suite"], row["language"], row["row"], row["answer"])
         for row in rows
@@ -92,8 +93,8 @@ def label_sets(rows: Iterable[Row]) -> list[str]:
 
 
 def judged(row: Row, budget: int, labels: str) -> Judged | None:
-    """One sample's judgement; None for a problem that these labels leave out, having none that is
-    right."""
+    """One sample's judgement; None for a problem that these labels leave out, since no label would
+    be right."""
     if str(budget) not in row["budgets"]:
         about = f"problem {row['problem']}, sample {row['sample']}"
         raise UserError(f"{SAMPLES}: {about} of {row['model']} is not judged at {budget} tokens")
@@ -135,8 +136,9 @@ def results(
     samples: int,
     splits: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """One result per language, set of labels and budget; the first `samples` of each problem. Of a
-    suite in `splits` it is their mean by these weights, and holds theirs."""
+    """One result per language, set of labels and budget, of the first `samples` samples of each
+    problem. For a suite with `splits`, it is the mean with these weights, and contains the splits'
+    own results."""
     by_language: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row["sample"] < samples:
@@ -207,25 +209,25 @@ def _scores(found: Mapping[str, Sequence[Judged]], samples: int) -> dict[str, An
 
 
 def pass_curve(found: Iterable[Sequence[Judged]], samples: int) -> list[float]:
-    """pass@1, pass@2, ... as far as every problem has samples for it."""
+    """pass@1, pass@2, ... as far as every problem has enough samples."""
     counts = [(len(group), sum(s.correct for s in group)) for group in found]
     most = min(samples, *(n for n, _ in counts))
     return [mean(pass_at_k(n, right, k) for n, right in counts) for k in range(1, most + 1)]
 
 
 def refuse_missing(folder: Path, there: Mapping[str, int]) -> None:
-    """Damaged where `result.json` was made of more samples of a language than are `there`."""
+    """Raises Damaged if `result.json` was computed from more samples of a language than exist."""
     for row in read(folder):
         language, made = row["language"], row["n_problems"] * row["samples"]
         if made > there.get(language, 0):
             raise Damaged(
                 f"{folder / SAMPLES}: {there.get(language, 0)} samples of {language}, but {RESULT}"
-                f" was made of {made}; evaluate again, which draws what is missing"
+                f" was computed from {made}; evaluate again to draw the missing ones"
             )
 
 
 def write(folder: Path, seconds: float, made: Sequence[Mapping[str, Any]]) -> None:
-    """Writes `result.json`; results of other languages that are there already stay."""
+    """Writes `result.json`; existing results of other languages stay."""
     languages = {row["language"] for row in made}
     others = [row for row in read(folder) if row["language"] not in languages]
     content = {"seconds": seconds, "results": [*others, *made]}
@@ -233,7 +235,7 @@ def write(folder: Path, seconds: float, made: Sequence[Mapping[str, Any]]) -> No
 
 
 def split_weights(folder: Path) -> dict[str, float]:
-    """The weights of a suite's splits, as the results in a folder have them; none of other suites,
-    and where nothing is written yet."""
+    """The weights of a suite's splits, as the results in a folder record them; empty for a suite
+    without splits, and if no results are written yet."""
     parts = [row.get("splits") or {} for row in read(folder)]
     return {split: scores["weight"] for part in parts for split, scores in part.items()}

@@ -1,7 +1,7 @@
-"""Samples completions of problems, grades them, and writes both down as they come.
+"""Samples completions of problems, grades them, and writes both to disk as they come.
 
-An evaluation that was interrupted goes on with what is missing; more samples, problems or languages
-are added to those that are there.
+An interrupted evaluation continues with the missing samples; more samples, problems or languages
+are added to the existing ones.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ from opsd.types import Problem, UserError
 Item = tuple[str, int]
 """One sample to draw: the problem's key and the sample's number."""
 
-# Tokens, prompts and budgets together, that are generated at once, and how many times as many are
-# written down together: few enough on a CPU that rows come every minute or so, and that a kill
-# loses little. vLLM decides by itself how many it generates at once.
+# How many tokens (prompts and budgets together) are generated at once, and how many times as many
+# are written together: few enough on a CPU that rows come every minute or so, and that a killed
+# process loses little. vLLM itself decides how many it generates at once.
 _GPU_TOKENS, _CPU_TOKENS, _TURNS = 65_536, 8_192, 4
 _VLLM_TOKENS = 16 * _GPU_TOKENS
 
@@ -71,13 +71,13 @@ def evaluate(
     skip_long: bool = False,
     engine: Endpoint | EngineChoice | None = None,
 ) -> dict[str, Any]:
-    """Evaluates one model on one suite into `folder`, `samples` completions per problem; returns
-    the results on these problems, which `result.json` keeps beside those of other languages.
-    `source` tells a suite from another one of the same name; `splits` are the weights of its parts,
-    `aside` the languages that are not in its mean;
-    `trained_on` is how many problems of each language the model is known to have been trained on.
-    `engine` generates; without one the model does as Transformers loads it. At an endpoint, `model`
-    is a name that it knows.
+    """Evaluates one model on one suite into `folder`, with `samples` completions per problem, and
+    returns the results on these problems, which `result.json` keeps next to those of other
+    languages. `source` distinguishes a suite from another one of the same name; `splits` are the
+    weights of its splits, `aside` the languages that are not in its mean. `trained_on` is how many
+    problems of each language the model is known to have been trained on. `engine` generates;
+    without one, the model generates with Transformers. At an endpoint, `model` is a name that the
+    server knows.
 
     Raises UserError for a prompt that leaves no room for the budget, unless `skip_long` leaves such
     problems out.
@@ -94,7 +94,7 @@ def evaluate(
     spoken = [problem.language for problem in gradable.values()]
     claim = described(protocol, model, spoken, source, splits, aside)
     with writing(folder), locked(folder, claim):
-        # The samples of a problem side by side: their prompts need no padding.
+        # The samples of a problem are neighbours: their prompts need no padding.
         plan = [(key, i) for key in gradable for i in range(samples)]
         missing = set(plan) - done(folder)
         if missing and isinstance(engine, Endpoint):
@@ -139,9 +139,10 @@ def _ask(
 
 
 def batches(plan: Sequence[Item], widths: Mapping[str, int], tokens: int) -> Iterator[list[Item]]:
-    """The plan in pieces of at most `tokens` tokens, `widths` being each problem's prompt and
-    budget together. They depend on the plan alone, not on what is missing: a resumed evaluation
-    draws the same samples in the same company, which rounding in the model depends on."""
+    """Yields the plan in batches of at most `tokens` tokens; `widths` are the tokens of each
+    problem's prompt and budget together. Batches depend only on the plan, not on what is missing:
+    a resumed evaluation draws each sample in the same batch, which rounding in the model depends
+    on."""
     batch: list[Item] = []
     widest = 0
     for item in plan:
@@ -156,7 +157,7 @@ def batches(plan: Sequence[Item], widths: Mapping[str, int], tokens: int) -> Ite
 
 @dataclass
 class _Sampler:
-    """One model at work on one suite."""
+    """Draws one model's samples on one suite."""
 
     model: str
     suite: str
@@ -169,8 +170,8 @@ class _Sampler:
     right: Counter[bool] = field(default_factory=Counter)
 
     def run(self, plan: Sequence[Item], missing: set[Item], skip_long: bool) -> None:
-        """Draws, grades and writes down the missing samples. A batch is graded while the next one
-        is generated."""
+        """Draws, grades and stores the missing samples. A batch is graded while the next one is
+        generated."""
         prompts = self.prompts(context_length(self.network, 10**9), skip_long)
         plan = [item for item in plan if item[0] in prompts]
         missing = missing.intersection(plan)
@@ -211,7 +212,7 @@ class _Sampler:
         missing: set[Item],
         tokens: int,
     ) -> Iterator[list[Item]]:
-        """What is missing of each batch of the plan."""
+        """Yields the missing items of each batch of the plan."""
         budget = self.protocol.sampling.max_tokens
         widths = {key: len(ids) + budget for key, ids in prompts.items()}
         for batch in batches(plan, widths, tokens):
@@ -220,8 +221,8 @@ class _Sampler:
                 yield items
 
     def prompts(self, limit: int, skip_long: bool) -> dict[str, tuple[int, ...]]:
-        """Token ids of every prompt, before the first one is answered: one that does not fit is
-        known at once."""
+        """Token ids of every prompt, computed before the first one is answered, so that a prompt
+        that does not fit is reported at once."""
         budget = self.protocol.sampling.max_tokens
         found = {
             key: read(self.tokenizer, self.protocol.prompt.view(problem), budget, limit)
@@ -231,9 +232,9 @@ class _Sampler:
         long = [key for key, (_, fits) in found.items() if not fits]
         if long and not skip_long:
             raise UserError(
-                f"{self.problems[long[0]].name}: its prompt has {len(made[long[0]])} tokens, with a"
-                f" budget of {budget} more than the model's {limit} ({len(long)} of {len(made)}"
-                " problems); lower --budget, or leave them out with --skip-long"
+                f"{self.problems[long[0]].name}: its prompt has {len(made[long[0]])} tokens, which"
+                f" with a budget of {budget} exceeds the model's {limit} ({len(long)} of"
+                f" {len(made)} problems); lower --budget, or leave them out with --skip-long"
             )
         if len(long) == len(made):
             raise UserError(f"{self.suite}: no prompt leaves room for a budget of {budget} tokens")
@@ -242,7 +243,7 @@ class _Sampler:
         return {key: ids for key, ids in made.items() if key not in set(long)}
 
     def write_down(self, items: Sequence[Item], completions: Sequence[Completion]) -> Counter[bool]:
-        """Grades and keeps samples; returns how many of all so far are right, and are not."""
+        """Grades and stores samples; returns how many of all so far are right and wrong."""
         about = {"model": self.model, "suite": self.suite}
         samples = [
             Sample(about | {"problem": key, "sample": i}, self.problems[key], completion)
@@ -260,7 +261,7 @@ def right_of(row: Row) -> bool:
 
 
 def so_far(right: Counter[bool]) -> str:
-    """The running score of samples that are right or not, under the suite's own labels.
+    """The running score from the counts of right and wrong samples, under the suite's own labels.
 
     >>> so_far(Counter({True: 3, False: 9}))
     'right 0.250 (3 of 12)'
@@ -271,8 +272,8 @@ def so_far(right: Counter[bool]) -> str:
 def make_engine(
     network: Any, tokenizer: Any, choice: EngineChoice, longest: int
 ) -> tuple[Engine, int]:
-    """Who generates, with this network's weights, sequences of at most `longest` tokens; and how
-    many tokens are worth being written down together."""
+    """The engine that generates, with this network's weights, sequences of at most `longest`
+    tokens; and how many tokens are generated before they are written."""
     device, tokens = ("cuda", _GPU_TOKENS) if torch.cuda.is_available() else ("cpu", _CPU_TOKENS)
     own = choice.shares_model
     setup = EngineSetup(

@@ -1,7 +1,8 @@
-"""`samples.jsonl` of one model on one suite: what is in it, and that it is all of one kind.
+"""`samples.jsonl` of one model on one suite: its contents, and the check that all its samples were
+drawn in the same way.
 
-A row is one completion, judged at every budget. Rows are keyed by problem and sample, in any order;
-a last line that a kill left half-written is cut off before more are added.
+A row is one completion, judged at every budget. Rows are keyed by problem and sample, in any order.
+A last line that a killed process left half-written is cut off before more are added.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ _LONG = ("prompt", "completion", "choices")
 _MERGED = ("languages", "splits")
 """Parts of a claim that later calls may add to."""
 _ASIDE = ("begun", "trained_from")
-"""Parts of a claim that do not tell samples of another kind."""
+"""Parts of a claim that may differ between samples of one kind."""
 _REDRAWN = "; delete that line, and `opsd evaluate` draws the sample again"
 _TEXTS = {"instruction", "transition", "think_prefix", "labels"}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is asked, and by whom it is judged: prompt, sampling, budgets in tokens, seed,
-    verifier, and the worked examples that come before every problem.
+    """How a model is prompted and judged: prompt, sampling, budgets in tokens, seed, verifier, and
+    the worked examples that come before every problem.
 
-    `sampling.max_tokens` is the largest budget: one generation serves the smaller ones, which are
-    its prefixes. Results compare only under one protocol.
+    `sampling.max_tokens` is the largest budget: one generation serves the smaller budgets, too, as
+    its prefixes. Results are comparable only under one protocol.
     """
 
     prompt: StudentPrompt
@@ -66,13 +67,13 @@ class Protocol:
 def protocol(
     prompt: StudentPrompt, sampling: Sampling, budgets: Sequence[int], **rest: Any
 ) -> Protocol:
-    """A protocol that samples once, at the largest of the budgets."""
+    """A protocol that samples once, with the largest of the budgets."""
     ordered = tuple(sorted(set(budgets)))
     return Protocol(prompt, replace(sampling, max_tokens=ordered[-1]), ordered, **rest)
 
 
 def keyed(problems: Iterable[Problem]) -> dict[str, Problem]:
-    """Problems by the key of their samples: the id; of a row that occurs again, id and number.
+    """Problems by the key of their samples: the id, with a number if the row occurred before.
 
     >>> list(keyed([Problem("2 + 2", id="a"), Problem("2 + 2", id="a")]))
     ['a', 'a-2']
@@ -88,7 +89,7 @@ def keyed(problems: Iterable[Problem]) -> dict[str, Problem]:
 
 @dataclass(frozen=True)
 class Sample:
-    """A completion of a problem; `about` holds its row's keys: model, suite, problem, sample."""
+    """A completion of a problem; `about` contains its row's keys: model, suite, problem, sample."""
 
     about: Mapping[str, Any]
     problem: Problem
@@ -96,8 +97,8 @@ class Sample:
 
 
 def sample_rows(samples: Sequence[Sample], tokenizer: Any, protocol: Protocol) -> list[Row]:
-    """Samples as rows, each judged at every budget by what it has said by then. UserError where the
-    verifier has no verdict on one."""
+    """Samples as rows. At every budget, the text up to it is judged. UserError if the verifier
+    gives no verdict on a sample."""
     attempts = [
         Attempt(s.problem, completion_text(tokenizer, ids), tuple(ids))
         for s in samples
@@ -128,7 +129,7 @@ def _row(
         if verdict is None:
             raise UserError(
                 f"{named(protocol.verifier)} gave no verdict on {problem.name}: an evaluation"
-                " needs one of every completion; leave such problems out, or choose a --verifier"
+                " needs one on every completion; leave such problems out, or choose a --verifier"
             )
         cut = len(completion.ids) > budget
         budgets[str(budget)] = {
@@ -139,7 +140,7 @@ def _row(
             **({} if boxed else {"reward": float(verdict.reward)}),
             "repetition": repetition(attempt.completion_ids),
             "fidelity": fidelity(attempt.completion, problem.language),
-            # A character whose tokens were cut apart is not in the whole text as it is here.
+            # A character whose tokens were cut apart differs from the one in the whole text.
             **({"chars": _alike(whole, attempt.completion)} if cut else {}),
         }
     row = {
@@ -160,13 +161,13 @@ def _row(
 
 
 def _alike(one: str, other: str) -> int:
-    """How many characters two texts have in common from their beginning on."""
+    """The length of the common prefix of two texts, in characters."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def sampled_rows(folder: Path) -> Iterator[Row]:
-    """The samples of a folder. UserError names a line that is none, or was changed."""
+    """The samples of a folder. UserError names a line that is not a sample, or was changed."""
     path = folder / SAMPLES
     for number, row in enumerate(rows(path, _REDRAWN) if path.is_file() else (), 1):
         as_type(SAMPLE, row, f"{path}, line {number}", _REDRAWN)
@@ -174,13 +175,13 @@ def sampled_rows(folder: Path) -> Iterator[Row]:
 
 
 def judged_rows(folder: Path) -> Iterator[Row]:
-    """The samples without their texts: what scores are made of."""
+    """The samples without their texts: what scores are computed from."""
     for row in sampled_rows(folder):
         yield {name: value for name, value in row.items() if name not in _LONG}
 
 
 def done(folder: Path) -> set[tuple[str, int]]:
-    """Keys of the samples that are there already, whose last line is made whole."""
+    """Keys of the existing samples; cuts off a last line that is incomplete."""
     path = folder / SAMPLES
     if not path.is_file():
         return set()
@@ -191,10 +192,10 @@ def done(folder: Path) -> set[tuple[str, int]]:
 
 @contextmanager
 def locked(folder: Path, about: Row) -> Iterator[None]:
-    """Holds a folder for one evaluation at a time, whose samples are as `described` says.
+    """Locks a folder for one evaluation at a time; `about` describes its samples (`described`).
 
-    Raises UserError where another process writes there, and where the samples there were drawn from
-    other weights or in another way; of whichever problems, and how many of each, is left open.
+    Raises UserError if another process writes to the folder, and if its samples were drawn from
+    other weights or in another way. Their problems and their number per problem may differ.
     """
     with held(folder, "evaluation"):
         before = claim_of(folder)
@@ -206,7 +207,7 @@ def locked(folder: Path, about: Row) -> Iterator[None]:
             if unlike(before, about):
                 other = ", ".join(_different(before, about))
                 raise UserError(
-                    f"{folder} holds samples of another kind: {other}"
+                    f"{folder} contains samples of another kind: {other}"
                     f" (see {folder / PROTOCOL}); choose another --output"
                 )
         write_atomically(folder / PROTOCOL, json.dumps(sealed(about), indent=1, sort_keys=True))
@@ -214,53 +215,53 @@ def locked(folder: Path, about: Row) -> Iterator[None]:
 
 
 def claim_of(folder: Path) -> Row | None:
-    """What the samples of a folder have in common; None where there are none yet. UserError where
-    there are some of which nobody can say how they were drawn."""
+    """What the samples of a folder have in common; None if there are none yet. UserError if it is
+    not known how they were drawn."""
     samples, written = folder / SAMPLES, folder / PROTOCOL
     if not (samples.is_file() and samples.stat().st_size):
         return None
     hint = f": how {samples} were drawn is not known; put the file back, or choose another --output"
     claim = document(written, hint)
     as_type(CLAIM, claim, str(written), hint)
-    # What older folders do not say.
+    # What older folders do not record.
     unsaid = {"languages": {}, "splits": {}, "aside": None, "trained_from": None}
     return unsaid | {"begun": samples.stat().st_mtime} | claim
 
 
 def claims(folder: Path) -> list[tuple[Path, Row]]:
-    """The evaluations in a folder, at whatever depth, by path, each with what its samples have in
-    common. Raises UserError where there are none."""
+    """The evaluations in a folder, at any depth, by path, each with what its samples have in
+    common. Raises UserError if there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that `opsd evaluate` wrote")
     found = evaluations(folder)
     if not found:
         raise UserError(
-            f"{folder} holds no {SAMPLES} beside a {PROTOCOL}; name a folder that `opsd evaluate`"
-            " wrote"
+            f"{folder} contains no {SAMPLES} next to a {PROTOCOL}; name a folder that"
+            " `opsd evaluate` wrote"
         )
     return found
 
 
 def evaluations(folder: Path) -> list[tuple[Path, Row]]:
-    """As `claims`, and nothing where there are none. UserError where a file of one is gone."""
+    """Like `claims`, but empty if there are none. UserError if a file of an evaluation is gone."""
     named = {file.parent for name in (PROTOCOL, SAMPLES) for file in folder.rglob(name)}
     places = [place for place in sorted(named) if (place / PROTOCOL).exists() or _judged(place)]
     for place in places:
         samples = place / SAMPLES
         if (place / RESULT).exists() and not (samples.exists() and samples.stat().st_size):
-            raise Damaged(f"{samples}: gone or empty, while {RESULT}, made of it, is there")
+            raise Damaged(f"{samples}: gone or empty, while {RESULT}, computed from it, exists")
     found = [(place, claim) for place in places if (claim := claim_of(place)) is not None]
     return [(place, claim) for place, claim in found if any(judged_rows(place))]
 
 
 def _judged(place: Path) -> bool:
-    """Whether a folder's samples are an evaluation's: a quickstart has some of its own."""
+    """Whether a folder's samples come from an evaluation: a quickstart writes another kind."""
     return "budgets" in next(rows(place / SAMPLES), {})
 
 
 def unlike(one: Row, other: Row) -> list[str]:
-    """The parts that two claims disagree in, as far as they speak of the same languages and splits;
-    one that does not say which languages are aside agrees with any."""
+    """The parts in which two claims disagree, as far as they cover the same languages and splits. A
+    claim that does not record the languages aside agrees with any."""
     return [part for part in one | other if not _same(part, one.get(part), other.get(part))]
 
 
@@ -273,7 +274,7 @@ def _same(part: str, one: Any, other: Any) -> bool:
 
 
 def _different(before: Row, about: Row) -> list[str]:
-    """What two claims differ in, in words."""
+    """The differences between two claims, in words."""
     words = {"source": "another file", "weights": "other weights", "languages": "other prompts"}
     words |= {"splits": "other weights of splits", "aside": "other languages aside"}
     changed = [key for key in unlike(before, about) if key != "protocol"]
@@ -285,14 +286,14 @@ def _different(before: Row, about: Row) -> list[str]:
 
 
 def base_of(model: Path) -> str | None:
-    """The model under an adapter, as its folder names it; None of what is no adapter's folder."""
+    """The base model that an adapter's folder names; None for a folder without an adapter."""
     file = model / "adapter_config.json"
     return document(file).get("base_model_name_or_path") if file.is_file() else None
 
 
 def trained_from(model: Path) -> str | None:
-    """The model that one was trained from, as the recipe in its folder or its run's says, or the
-    configuration of an adapter; None of one of which nobody says so."""
+    """The model that a model was trained from, according to the recipe in its folder or its run's
+    folder, or to the adapter's configuration; None if neither says."""
     for folder in (model, model.parent):
         recipe = folder / "recipe.yaml"
         if model.is_dir() and recipe.is_file():
@@ -302,7 +303,7 @@ def trained_from(model: Path) -> str | None:
 
 
 def _written(protocol: Protocol) -> Row:
-    """A protocol as plain values; of the default verifier only whether it reads after thinking."""
+    """A protocol as plain values; of the default verifier only `after_think`."""
     verifier = written(protocol.verifier)
     plain = asdict(replace(protocol, verifier=None))
     plain |= {"after_think": verifier.get("after_think", False), "verifier": verifier}
@@ -322,8 +323,8 @@ def described(
     splits: Mapping[str, float] | None = None,
     aside: Iterable[str] | None = None,
 ) -> Row:
-    """What all samples of a folder have in common: weights, sampling, the texts of prompts, of each
-    language as a hash, and by what the suite is scored, its `splits` and languages `aside`."""
+    """What all samples of a folder have in common: weights, sampling, the texts of prompts (those
+    of each language as a hash), and how the suite is scored: its `splits` and languages `aside`."""
     path = Path(resolve(model))
     base = base_of(path)
     folders = [path, *([Path(resolve(base))] if base else [])]

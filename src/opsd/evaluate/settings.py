@@ -1,5 +1,5 @@
-"""How often, how long and how warm models are asked: as the user says, else as the suite's
-published numbers were measured, else as usual."""
+"""Number of samples, budgets and sampling settings: the user's, else those that the suite's
+published numbers were measured with, else the defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLES, BUDGETS, TEMPERATURE, TOP_P = 4, (1024,), 1.0, 0.95
 
 @dataclass(frozen=True)
 class Settings:
-    """Samples per problem, budgets in tokens, sampling. None and empty: not said."""
+    """Samples per problem, budgets in tokens, sampling. None and empty mean: not given."""
 
     samples: int | None = None
     budgets: Sequence[int] = ()
@@ -35,7 +35,8 @@ class Settings:
                 raise UserError(f"{option} {count}: write a whole number, 1 or above")
 
     def over(self, setting: Setting | None) -> Settings:
-        """These, and for what they leave open a suite's setting, then the usual."""
+        """These settings; what they leave open is filled from a suite's setting, then from the
+        defaults."""
         said = [self, *([setting] if setting else []), _USUAL]
         return Settings(
             samples=next(s.samples for s in said if s.samples is not None),
@@ -54,8 +55,8 @@ _USUAL = Settings(SAMPLES, BUDGETS, TEMPERATURE, TOP_P)
 
 
 def deviations(settings: Settings, prompt: StudentPrompt, setting: Setting) -> list[str]:
-    """What differs from the setting of published numbers, in words. A subset of its budgets is no
-    deviation."""
+    """What differs from the setting of published numbers, in words. A subset of its budgets is not
+    a deviation."""
     return list(_deviations(settings, prompt, setting))
 
 

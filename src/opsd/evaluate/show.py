@@ -1,4 +1,4 @@
-"""Results of evaluations and comparisons as tables for people, on standard error."""
+"""Prints results of evaluations and comparisons as tables, on standard error."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _REWARD = "reward"
 
 
 def show_results(results: Sequence[Row], aside: Sequence[str]) -> None:
-    """One table: a line per result, models side by side, their splits, and each model's mean over
-    the languages not `aside`."""
+    """Prints one table: a line per result, with the models' lines next to each other, their splits,
+    and each model's mean over the languages not `aside`."""
     rows = [*results, *means(results, aside)]
     names, languages, budgets = (
         [*dict.fromkeys(row[key] for row in rows)] for key in ("model", "language", "budget")
@@ -81,8 +81,9 @@ def _language(row: Row) -> str:
 
 
 def means(results: Sequence[Row], aside: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Unweighted means over languages, per model, budget and set of labels: corrected ones are
-    joined by the upstream ones of the languages that need no correction. None of one language."""
+    """Unweighted means over languages, per model, budget and set of labels. The mean of corrected
+    results includes the upstream ones of languages that need no correction. There is no mean of a
+    single language."""
     counted = [row for row in results if row["language"] not in aside]
     kinds = dict.fromkeys((row["model"], row["budget"], row["samples"]) for row in counted)
     made = []
@@ -121,7 +122,8 @@ def _estimate(row: Row) -> Estimate:
 
 
 def show_published(numbers: Sequence[Row], results: Sequence[Row], suite: Suite) -> None:
-    """What others print, for reference, and each model's own score where it was measured alike."""
+    """Prints published numbers for reference, and each model's own score if it was measured in the
+    same way."""
     if not numbers:
         return
     heads = ("published", "model", "method", "where", "language", "budget")
@@ -143,8 +145,8 @@ def show_published(numbers: Sequence[Row], results: Sequence[Row], suite: Suite)
 
 
 def show_selection(told: Row) -> None:
-    """A run's checkpoints with their dev and test scores: which one dev chooses, and what it would
-    have flattered to choose on test."""
+    """Prints a run's checkpoints with their dev and test scores: which one is chosen on dev, and by
+    how much a choice on test would flatter."""
     chosen, best = told["chosen_on_dev"], told["best_on_test"]
     table = _table(("checkpoint", ""), ("dev avg@k", "test avg@k"), title=f"Which of {told['run']}")
     for row in told["checkpoints"]:
@@ -162,7 +164,7 @@ def show_selection(told: Row) -> None:
 
 
 def show_comparisons(comparisons: Sequence[Row], baseline: str) -> None:
-    """A table per model, suite and budget: one line per comparison with the baseline."""
+    """Prints a table per model, suite and budget: one line per comparison with the baseline."""
     for key in dict.fromkeys(map(_key, comparisons)):
         model, suite, budget = key
         table = _table(
@@ -184,7 +186,7 @@ def _key(row: Row) -> tuple[str, str, int]:
 def _warn_of_few(problems: int) -> None:
     if problems < FEWEST:
         named = f"{problems} problem{'s are' if problems != 1 else ' is'}"
-        log(f"{named} too few to tell one model from another: ask at least {FEWEST}")
+        log(f"{named} too few to tell one model from another: use at least {FEWEST}")
 
 
 def _add_comparison(table: Table, row: Row) -> None:
@@ -203,7 +205,7 @@ def _add_comparison(table: Table, row: Row) -> None:
 
 
 def _print(table: Table, keys: int = 1) -> None:
-    # Names and sources are the user's: `[x]` and `:x:` in them are neither styles nor pictures.
+    # Names and sources are the user's: `[x]` and `:x:` in them are not styles or emojis.
     console = Console(markup=False, emoji=False)
     console.print()
     for part in in_width(table, console.width, keys):

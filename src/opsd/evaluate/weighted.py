@@ -1,4 +1,4 @@
-"""The scores of a suite's splits as one: difficulty-weighted accuracy, where weights grow with the
+"""Combines the scores of a suite's splits: difficulty-weighted accuracy, if weights grow with the
 level."""
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ _COUNTED = {"n_problems", "samples", "pass_curve", "interval", "accuracy_given_f
 
 
 def weighted(parts: Mapping[str, Scores], weights: Mapping[str, float]) -> dict[str, Any]:
-    """Means over splits, `weights` by their names; numbers of problems are added up. The splits'
-    own scores stay, under `splits`. The interval is not made of theirs and is left out.
+    """Means over splits with `weights`, which are by split name; numbers of problems are added up.
+    The splits' own scores stay, under `splits`. The interval cannot be computed from theirs and is
+    left out.
 
     >>> parts = {"low": {"n_problems": 5, "avg@k": 0.9}, "top": {"n_problems": 5, "avg@k": 0.0}}
     >>> made = weighted(parts, {"low": 1, "top": 8})
@@ -32,16 +33,16 @@ def weighted(parts: Mapping[str, Scores], weights: Mapping[str, float]) -> dict[
         curves = [[(weights[s], p) for p in part["pass_curve"]] for s, part in parts.items()]
         made["pass_curve"] = [_average(points) for points in zip(*curves, strict=False)]
     if "accuracy_given_format" in first:
-        # What is right states an answer, so that this is the share of the one in the other.
+        # Every right sample states an answer, so this is the share of right ones among those.
         formed = made["format_rate"]
         made["accuracy_given_format"] = made["avg@k"] / formed if formed else None
     return made | {"splits": {s: {"weight": weights[s], **part} for s, part in parts.items()}}
 
 
 def shares(splits: Iterable[str], weights: Mapping[str, float], where: str) -> dict[str, float]:
-    """What part each of these splits has in the score of them all; of a suite without splits, whose
-    problems are of split "", that is all of it. `where` the weights were looked for is named in the
-    UserError for a split without one.
+    """The share of each of these splits in their common score. A suite without splits has the one
+    split "", with share 1. The UserError for a split without a weight names `where` the weights
+    were looked for.
 
     >>> shares(["low", "top"], {"low": 1, "medium": 2, "top": 3}, "here")
     {'low': 0.25, 'top': 0.75}
@@ -52,8 +53,8 @@ def shares(splits: Iterable[str], weights: Mapping[str, float], where: str) -> d
     unknown = [name for name in names if name not in weights]
     if unknown:
         raise UserError(
-            f"{where}: split '{unknown[0]}' has no weight there, so that its part in the score is"
-            " not known; `opsd evaluate` on the same suite and --output writes it down"
+            f"{where}: split '{unknown[0]}' has no weight there, so its share of the score is not"
+            " known; run `opsd evaluate` with the same suite and --output, which stores it"
         )
     total = sum(weights[name] for name in names)
     return {name: weights[name] / total for name in names}
@@ -62,7 +63,7 @@ def shares(splits: Iterable[str], weights: Mapping[str, float], where: str) -> d
 def _weighted_mean(
     name: str, parts: Mapping[str, Scores], weights: Mapping[str, float]
 ) -> float | None:
-    """The weighted mean over the splits that have the number."""
+    """The weighted mean over the splits in which this number is known."""
     known = [(weights[s], part[name]) for s, part in parts.items() if part[name] is not None]
     return _average(known) if known else None
 
