@@ -97,7 +97,7 @@ def test_what_is_not_finished_or_there_twice_is_refused(tmp_path: Path):
     for home in ("one", "two"):
         evaluated(tmp_path / home / "m" / "suite", rows(RIGHT, **TEXTS), budgets=(8,))
     both = [tmp_path / "one", tmp_path / "two"]
-    with pytest.raises(UserError, match=r"one/m/suite and .*two/m/suite both contain suite_swa of m"):
+    with pytest.raises(UserError, match=r"one/m/suite and .*two/m/suite both contain suite_swa"):
         convert(both, "lm-eval", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert convert([both[0], both[0] / "m"], "lm-eval", tmp_path / "out")  # the same one

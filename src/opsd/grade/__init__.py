@@ -1,4 +1,4 @@
-"""Was it right, was it well formed: one verifier for rewards and for evaluation."""
+"""Whether a completion is right and well formed: one verifier for rewards and for evaluation."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["answers_match", "is_correct"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on demand: the tables of words and numerals are nothing to who counts n-grams.
+    # Imported on demand: code that only counts n-grams does not need the tables of words.
     if name in __all__:
         from opsd.grade import answer
 

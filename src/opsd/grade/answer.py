@@ -1,9 +1,9 @@
 r"""Is an answer right? The one comparison that rewards and evaluation share.
 
-What is judged is the completion's last complete `\boxed{}`. Two numbers or two words are compared
-here, and what Math-Verify would misread (`misread.py`); anything else goes to it, in a process of
-its own, which may be killed (`process.py`). Where the gold is one number an answer is right if
-that number is read in it in English, or by a speaker of the problem's language.
+The completion's last complete `\boxed{}` is judged. Two numbers, two words, and expressions that
+Math-Verify would misread (`misread.py`) are compared here. Anything else goes to Math-Verify, in a
+separate process, which may be killed (`process.py`). If the gold is one number, an answer is right
+if it reads as that number in English, or in the problem's language.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _comparer = Comparer()
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether two answers are the same, and what decided that, for people."""
+    """Whether two answers are the same, and why, in words."""
 
     same: bool
     why: str
 
 
 def gold_answer(text: str) -> str:
-    r"""The final answer in a reference: its last box, else what its last `<answer>` holds, else
-    what follows `####`, else all of it.
+    r"""The final answer in a reference: the content of its last box, else of its last `<answer>`,
+    else what follows `####`, else all of it.
 
-    `#### 42` ends the worked solutions of GSM8K (Cobbe et al. 2021, arXiv 2110.14168),
+    `#### 42` ends the worked solutions of GSM8K (Cobbe et al. 2021, arXiv 2110.14168), and
     `<answer>42</answer>` those of DeepSeek-R1 (arXiv 2501.12948).
 
     >>> gold_answer("3 + 4 = 7 eggs\n#### 7"), gold_answer(r"so \boxed{8}"), gold_answer(" 9 ")
@@ -54,11 +54,12 @@ def gold_answer(text: str) -> str:
 def answers_match(answer: str, gold: str, language: str = "eng") -> bool:
     r"""Whether two answers are mathematically the same; `gold` may be a whole worked solution.
 
-    The comparison is Math-Verify's where neither numbers nor words decide, and follows the gold's
-    form: gold `5` accepts `x = 5`. Where the gold is one number, in English writing, the answer may
-    be that number in any script, with units, grouped, with the decimal mark of its `language` (a
-    code) and in the language's words. Units are not compared. A comparison that does not end in a
-    second is False, as is an answer or gold of more than `MAX_ANSWER_CHARS` characters.
+    Math-Verify compares if neither numbers nor words decide. The comparison follows the gold's
+    form: gold `5` accepts `x = 5`. If the gold is one number, in English writing, the answer may be
+    that number in any script, with units, with grouped digits, with the decimal mark of its
+    `language` (a code), or in the language's words. Units are not compared. The result is False if
+    the comparison takes longer than a second, or an answer or gold has more than
+    `MAX_ANSWER_CHARS` characters.
 
     >>> answers_match("0.5", r"\frac{1}{2}"), answers_match("1,234", "#### 1234")
     (True, True)
@@ -71,11 +72,11 @@ def answers_match(answer: str, gold: str, language: str = "eng") -> bool:
 
 
 def compared(answer: str, gold: str, language: str = "eng") -> Comparison:
-    """`answers_match`, with its reason."""
+    """Like `answers_match`, with the reason."""
     answer = extract_boxed(answer) or answer
     gold = gold_answer(gold)
     if max(len(answer), len(gold)) > MAX_ANSWER_CHARS:
-        return Comparison(False, f"more than {MAX_ANSWER_CHARS:,} characters are no answer")
+        return Comparison(False, f"more than {MAX_ANSWER_CHARS:,} characters are not an answer")
     answer, gold = tidy(answer), tidy(gold)
     if not answer or not gold:
         return Comparison(False, "one of the two is empty")
@@ -103,7 +104,7 @@ def _same_value(answer: str, gold: str, language: str) -> Comparison:
 
 
 def _as_numbers(answer: str, gold: str, language: str) -> Comparison | None:
-    """The judgement where the gold is one number, and the answer one, too, or words."""
+    """The judgement if the gold is one number and the answer is a number or words; else None."""
     named = "=" in gold or _RATIO.search(gold)  # `x = 5` is more than 5, and 3:4 is two numbers
     number = None if named else one_number(gold)
     if number is None:
@@ -114,39 +115,40 @@ def _as_numbers(answer: str, gold: str, language: str) -> Comparison | None:
     if read:
         return Comparison(False, f"'{answer}' is the number {read[-1]}, not {number}")
     if spelling(answer) is not None:
-        return Comparison(False, f"'{answer}' is words, the gold the number {number}")
+        return Comparison(False, f"'{answer}' is words, but the gold is the number {number}")
     return None
 
 
 def _as_words(answer: str, gold: str) -> Comparison | None:
-    """The judgement where both are words, or the gold is an option's letter."""
+    """The judgement if both are words, or the gold is an option's letter; else None."""
     words, gold_words = spelling(answer), spelling(gold)
     if words is not None and gold_words is not None:
-        return Comparison(words == gold_words, f"as words, '{words}' beside '{gold_words}'")
+        return Comparison(words == gold_words, f"compared as words: '{words}' and '{gold_words}'")
     if len(gold) == 1 and gold.isupper() and (said := lettered(answer)) is not None:
         return Comparison(said[0] == gold, f"'{answer}' is the option {said[0]}")
     return None
 
 
 def _as_written(answer: str, gold: str) -> Comparison | None:
-    """The judgement on two expressions that a parser would read as less than they say."""
+    """The judgement on two expressions from which a parser would drop information; else None."""
     if juxtaposed(answer) or juxtaposed(gold):
-        return Comparison(False, "numbers stand side by side, and are not added up")
+        return Comparison(False, "numbers stand next to each other, and are not added up")
     if repeats(answer) != repeats(gold):
-        return Comparison(False, "one of the two names an element again, the other does not")
+        return Comparison(False, "one of the two repeats an element, the other does not")
     one, other = based(answer), based(gold)
     if one or other:
         digits = [x.digits if x else text for x, text in ((one, answer), (other, gold))]
         bases = {x.base for x in (one, other) if x}
-        same = digits[0] == digits[1] and len(bases) == 1  # the problem may have said the base
-        return Comparison(same, f"digits and base of '{answer}' beside those of '{gold}'")
+        same = digits[0] == digits[1] and len(bases) == 1  # the problem may state the base
+        return Comparison(same, f"digits and base of '{answer}' compared with those of '{gold}'")
     if subscripted(answer) or subscripted(gold):
-        return Comparison(False, "digits with subscripts are compared as they are written only")
+        return Comparison(False, "digits with subscripts are only compared as written")
     return None
 
 
 def answers_agree(one: str, other: str, language: str = "eng") -> bool:
-    """Whether two answers in one language are the same; neither is a gold in English writing.
+    """Whether two answers in one language are the same; neither is a gold answer written as in
+    English.
 
     >>> answers_agree("1,5", "1.50", "deu"), answers_agree("1.234,5 kg", "1234,5", "deu")
     (True, True)
@@ -165,10 +167,10 @@ def answers_agree(one: str, other: str, language: str = "eng") -> bool:
 def is_correct(
     completion: str, gold: str, after_think: bool = False, language: str = "eng"
 ) -> bool:
-    r"""Whether a completion's last `\boxed{}` holds the gold answer; no box is wrong.
+    r"""Whether a completion's last `\boxed{}` contains the gold answer; without a box it is wrong.
 
     `language` is the code of the completion's language. With `after_think` only what follows the
-    last `</think>` counts, and a completion without one has not answered.
+    last `</think>` counts, and a completion without `</think>` has not answered.
 
     >>> is_correct(r"2 + 2 = \boxed{4}", "4"), is_correct("2 + 2 = 4", "4")
     (True, False)

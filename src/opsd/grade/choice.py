@@ -1,8 +1,8 @@
 r"""Which option of a multiple-choice problem a completion chooses, and whether it is right.
 
-Only what is stated counts: a box, a phrase in English (`The answer is (B).`), or a last line that
-is a letter alone. What is stated last decides, also where it names no option. A letter in running
-text chooses nothing.
+Only an explicit statement counts: a box, a phrase in English (`The answer is (B).`), or a last line
+that is a letter alone. The last statement decides, even if it names none of the options. A letter
+in running text chooses nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PHRASE = re.compile(
 
 
 def chosen(text: str, options: Sequence[str]) -> str | None:
-    r"""The letter of the option that a text chooses last; None where it chooses none of them.
+    r"""The letter of the option that a text chooses last; None if it chooses none of them.
 
     >>> chosen(r"So it is \boxed{B}.", ["red", "blue"]), chosen("**Answer:** (A)", ["red", "blue"])
     ('B', 'A')
@@ -45,7 +45,7 @@ def chosen(text: str, options: Sequence[str]) -> str | None:
         and told in line
         and len(before) >= max(box, phrase.start() if phrase else 0)
     ):
-        return told  # a capital one, unlike in a box
+        return told  # it must be a capital letter, unlike in a box
     if phrase is not None and phrase.start() > box:
         return phrase["letter"] if phrase["letter"] in _letters(options) else None
     return _by_letter(content, options) or _by_text(content, options)
@@ -56,7 +56,7 @@ def _letters(options: Sequence[str]) -> str:
 
 
 def _by_letter(text: str, options: Sequence[str]) -> str | None:
-    """The option that a box or a line names by its letter, or by its letter and its text."""
+    """The option that a box or a line names by its letter, or by its letter and text."""
     said = lettered(text) if len(text) <= MAX_ANSWER_CHARS else None
     if said is None or said[0] not in _letters(options):
         return None
@@ -65,25 +65,25 @@ def _by_letter(text: str, options: Sequence[str]) -> str | None:
 
 
 def _by_text(text: str, options: Sequence[str]) -> str | None:
-    """The one option whose text a box holds."""
+    """The one option with the same text as a box."""
     texts = [_plain(option) for option in options]
     said = _plain(text)
     return ascii_uppercase[texts.index(said)] if said and texts.count(said) == 1 else None
 
 
 def _plain(text: str) -> str:
-    """A text without case, without TeX's words for upright type, without marks at its ends."""
+    """A text, case folded, without TeX's commands for upright type or marks at its ends."""
     return " ".join(TEX.sub("", text).casefold().strip(" \n$*_{}.").split())
 
 
 def options_of(problem: Problem) -> Sequence[str]:
-    """The options of a multiple-choice problem, by their letters; empty for any other problem."""
+    """The options of a multiple-choice problem, in letter order; empty for any other problem."""
     return problem.metadata.get(CHOICES, ())
 
 
 @part
 class ChoiceVerifier:
-    r"""Reward 1 where the option that was chosen last is the right one, else 0. `after_think` as in
+    r"""Reward 1 if the option that was chosen last is the right one, else 0. `after_think` as in
     `MathVerifier`.
 
     >>> problem = Problem("?", answer="B", metadata={"choices": ("red", "blue")})

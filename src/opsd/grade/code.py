@@ -1,4 +1,4 @@
-"""Verifier of Python code: the unit tests that a problem brings."""
+"""Verifier of Python code: it runs a problem's unit tests."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from opsd.sandbox.code import Limits, run_tests
 from opsd.types import Attempt, Problem, Verdict
 
 _AT_ONCE = min(8, os.cpu_count() or 1)
-"""Processes of tests at the same time."""
+"""How many completions are tested at the same time, each in its own process."""
 
 
 @part
 class UnitTestVerifier:
     """Runs the Python code of a completion, and then the tests of its problem.
 
-    The code is the last block fenced as Python, or all of the completion. The column `tests` holds
-    the tests: Python code that raises where the solution is wrong, one text or a list of them.
-    Correct where all pass. The reward is 1 for that, else 0; with `reward: share`, the share of
-    tests that pass. `format_ok` where it is Python at all. The feedback is the first failure.
+    The code is the last block fenced as Python, or all of the completion. The column `tests`
+    contains the tests: Python code that raises if the solution is wrong, one text or a list of
+    texts. A completion is correct if all tests pass. The reward is 1 then, else 0; with `reward:
+    share`, it is the share of tests that pass. `format_ok` is true if the code is valid Python. The
+    feedback is the first failure.
 
-    Each completion has a process of its own (`opsd.sandbox.code`): `cpu_s` and `wall_s` are seconds
-    of CPU and of the clock for a solution with all its tests, `memory_mib` is its memory.
-    `after_think` as in `MathVerifier`.
+    Each completion runs in a process of its own (`opsd.sandbox.code`): `cpu_s` and `wall_s` are
+    seconds of CPU and of the clock for a solution with all its tests, `memory_mib` is its memory
+    in MiB. `after_think` as in `MathVerifier`.
     """
 
     tests: str = "tests"
@@ -65,7 +66,7 @@ class UnitTestVerifier:
 
 
 def _told(tests: Sequence[str], failures: Sequence[str | None]) -> str:
-    """The first failure, and of how many tests."""
+    """The first failure, and how many tests fail."""
     number, why = next((i, why) for i, why in enumerate(failures) if why is not None)
     failed = len(failures) - failures.count(None)
     return f"{failed} of {len(tests)} tests fail; the first is\n{tests[number].strip()}\n{why}"

@@ -1,4 +1,4 @@
-"""Why an answer was judged as it was: the steps of grading, in words."""
+"""Explains a verdict: the steps of grading, in words."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def explain(problem: Problem, completion: str, after_think: bool = False) -> tup
 def _steps(problem: Problem, completion: str, after_think: bool) -> list[str]:
     part = answer_part(completion, after_think)
     if after_think and THINK_END not in completion:
-        return [f"no {THINK_END}: what is still thinking has not answered"]
+        return [f"no {THINK_END}: a completion that is still thinking has not answered"]
     where = f"after {THINK_END}" if after_think else "the completion"
     boxes, said = part.count("\\boxed"), extract_boxed(part)
     if said is None:
-        return [f"{where}: of {boxes} \\boxed none is complete and has something in it"]
+        return [f"{where}: none of {boxes} \\boxed is complete and not empty"]
     gold = gold_answer(problem.answer or "")
     mark = decimal_mark(problem.language)
     return [
-        f"{where}: of {boxes} \\boxed the last complete one counts: '{_short(said)}'",
+        f"{where}: the last complete one of {boxes} \\boxed counts: '{_short(said)}'",
         f"gold answer: '{_short(gold)}'",
         f"read with the decimal mark of {problem.language}, '{mark}', and with the English '.'",
         _short(compared(said, gold, problem.language).why, 4 * _SHOWN),

@@ -1,8 +1,8 @@
-"""Is a text in the language that it was asked for in?
+"""Is a text in the requested language?
 
-Texts are judged in pieces, so that one which changes its language half-way counts half. Languages
-that the identifier (py3langid) does not know, and texts too short to tell, are unknown: neither
-faithful nor unfaithful.
+Texts are judged in pieces, so that a text that changes its language half-way counts half. Languages
+that the identifier (py3langid) does not know, and texts that are too short to identify, are
+unknown: neither faithful nor unfaithful.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from opsd.languages import registry as languages
 from opsd.types import UserError
 
 PIECE = 60
-"""Letters at which a piece is judged: on AfriMGSM's and MGSM's questions 93 % (Xhosa) to 100 % of
-such pieces are told right, and most of an unknown language are told to be none."""
+"""Letters in a piece that is judged: on AfriMGSM's and MGSM's questions 93 % (Xhosa) to 100 % of
+such pieces are identified correctly, and most pieces in an unknown language as unknown."""
 
 _CERTAIN = 0.5
 _MARKUP = re.compile(r"</?\w+>|\\[A-Za-z]+|[^\w\\<]+|[\d_\\<]+")
 
 
 def fidelity(text: str, asked: str) -> tuple[int, int]:
-    """Letters of a text that are in the language with this ISO 639-3 code, and letters that are in
-    any language that can be told; (0, 0) where the asked one is not known."""
+    """The number of a text's letters in the language with this ISO 639-3 code, and the number in
+    any identified language; (0, 0) if the identifier does not know the requested language."""
     if asked not in known():
         return 0, 0
     spoken = identified(text)
@@ -34,7 +34,7 @@ def fidelity(text: str, asked: str) -> tuple[int, int]:
 
 
 def identified(text: str) -> Counter[str]:
-    """Letters of a text by the language that they are in, of what can be told.
+    """The number of letters of a text by language, for the pieces that can be identified.
 
     >>> identified("The cat has four kittens, and each of them eats three small fishes every day.")
     Counter({'eng': 61})
@@ -48,7 +48,7 @@ def identified(text: str) -> Counter[str]:
 
 
 def readable(text: str) -> int:
-    """Letters of a text that are judged at all, whether or not their language can then be told.
+    """The number of a text's letters that are judged at all, identified or not.
 
     >>> readable("Too short to tell.")
     0
@@ -58,13 +58,13 @@ def readable(text: str) -> int:
 
 @cache
 def known() -> frozenset[str]:
-    """ISO 639-3 codes of the languages that can be told from others."""
+    """ISO 639-3 codes of the languages that the identifier knows."""
     return frozenset(map(_code, _identifier().labels))
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Words alone, without numbers and markup, at least `PIECE` letters at a time; a shorter rest
-    is left out."""
+    """Yields the words of a text, without numbers and markup, in pieces of at least `PIECE`
+    letters; a shorter rest is left out."""
     piece: list[str] = []
     letters = 0
     for word in _MARKUP.sub(" ", text).split():
@@ -77,7 +77,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 @cache
 def _code(code: str) -> str:
-    """A code of the identifier's as ISO 639-3, where that is known."""
+    """One of the identifier's codes as ISO 639-3; unchanged if the language is not known."""
     try:
         return languages.resolve(code)
     except UserError:

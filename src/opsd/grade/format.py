@@ -6,19 +6,19 @@ import re
 
 THINK_END = "</think>"
 
-# One pass over a text meets: a box (with braces, or followed by a bare number), an escaped brace,
-# a TeX line break (unless it is the doubled backslash of `\\boxed`), and plain braces.
+# One pass over a text finds: boxes (with braces, or followed by a bare number), escaped braces,
+# TeX line breaks (unless it is the doubled backslash of `\\boxed`), and plain braces.
 _TOKEN = re.compile(
     r"\\boxed\s*(?:(?P<open>\{)|(?P<bare>[-+]?\d[^\s${}\\]*))|\\[{}]|\\\\(?!boxed)|(?P<brace>[{}])"
 )
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""The content of the last complete box, or None where there is none or it is empty.
+    r"""The content of the last complete box, or None if there is none or it is empty.
 
     A box is `\boxed{...}` with balanced braces (`\{` and `\}` do not count as braces), or
     `\boxed` before a bare number. "Last" means that it begins last, so a box inside a box wins.
-    A box that never closes is passed over, and an earlier complete one counts. One linear pass.
+    A box that never closes is ignored, and an earlier complete one counts. Takes linear time.
 
     >>> extract_boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
@@ -31,7 +31,8 @@ def extract_boxed(text: str) -> str | None:
 
 
 def last_box(text: str) -> tuple[int, str]:
-    """Where the content of that box begins, and the content; -1 and an empty text without one."""
+    """Where the content of the last complete box begins, and the content; -1 and an empty text if
+    there is none."""
     open_at: list[int] = []  # for each open brace: where its box's content starts, or -1
     content = ""
     last = -1
@@ -50,10 +51,10 @@ def last_box(text: str) -> tuple[int, str]:
 
 
 def answer_part(completion: str, after_think: bool = False) -> str:
-    """The part of a completion where its answer is looked for.
+    """The part of a completion in which its answer is searched.
 
-    With `after_think` that is what follows the last `</think>`, and nothing where there is none:
-    a completion that is still thinking has not answered.
+    With `after_think` that is what follows the last `</think>`, and nothing if there is none: a
+    completion that is still thinking has not answered.
 
     >>> answer_part("<think>hm</think> four", after_think=True)
     ' four'

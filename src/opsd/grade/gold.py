@@ -1,4 +1,4 @@
-"""Gold answers that no completion can match, found before anything is learned from them."""
+"""Finds gold answers that no completion can match, before training on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opsd.grade.verifier import MathVerifier
 from opsd.types import Problem
 
 _SENTENCE = 6
-"""Words from which a gold answer is a sentence, which only the same words would match."""
+"""From how many words on a gold answer is a sentence, which only the same words would match."""
 
 _WORD = re.compile(r"(?<!\\)\b[^\W\d_]{2,}")
 _SHOWN = 60
@@ -21,7 +21,7 @@ _SHOWN = 60
 
 def gold_fault(problem: Problem) -> str | None:
     r"""Why hardly any completion can be right, or None: the verifier does not accept the gold
-    answer itself, given as `\boxed{gold}`; or it is a sentence.
+    answer itself, given as `\boxed{gold}`; or the gold answer is a sentence.
 
     >>> gold_fault(Problem("?", answer="48/2 = 24, so she sold 24 + 48 = 72 clips in all")) is None
     False
@@ -44,7 +44,8 @@ def gold_fault(problem: Problem) -> str | None:
 
 
 def gold_remarks(problems: Iterable[Problem]) -> list[tuple[str, int]]:
-    """What is wrong with gold answers, a line each with its first example, and of how many."""
+    """What is wrong with gold answers: a line per fault with its first example, and how many gold
+    answers have it."""
     faulty: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         if fault := gold_fault(problem):

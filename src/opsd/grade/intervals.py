@@ -1,15 +1,16 @@
-"""How sure a mean is: the one place where 95 % intervals come from.
+"""How certain a mean is: all 95 % intervals are computed here.
 
 A mean over problems (and over training seeds, and over languages) is uncertain because other
-problems might have been asked and other seeds drawn. Both are random effects that cross: every seed
-meets every problem. Their variances are told apart by an analysis of variance (Searle, Casella and
-McCulloch, Variance Components, 1992, ch. 4), degrees of freedom are Satterthwaite's (1946). A
-bootstrap over seeds covers less, as no resample reaches beyond the largest seed: of three seeds 0.2
-apart (a standard deviation of avg@k) its 95 % interval holds the truth in 82 % of cases.
+problems and other seeds might have been drawn. Problems and seeds are crossed random effects: every
+seed meets every problem. An analysis of variance separates their variances (Searle, Casella and
+McCulloch, Variance Components, 1992, ch. 4); degrees of freedom are Satterthwaite's (1946). A
+bootstrap over seeds covers less, since no resample reaches beyond the largest seed: with three
+seeds and a standard deviation of avg@k between seeds of 0.2, its 95 % interval contains the true
+value in 82 % of cases.
 
-Near the ends of the scale intervals are Wilson's (1927) with the number of independent trials that
+Near the ends of the scale, intervals are Wilson's (1927) with the number of independent trials that
 has this variance (Dean and Pagano, J. Surv. Stat. Methodol. 3, 2015), so that they stay on the
-scale, and that all right is not all certain.
+scale, and a score of 1 does not have an interval of width 0.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 
 FEWEST = 6
-"""Problems below which no difference can be told from chance: were all of five to change the same
-way, the sign test's two-sided p would still be 1/16."""
+"""With fewer problems no difference can be told from chance: even if all of five changed in the
+same direction, the sign test's two-sided p would be 1/16."""
 
 Bounds = tuple[float, float]
 SHARE: Bounds = (0.0, 1.0)
@@ -37,8 +38,8 @@ CHANGE: Bounds = (-1.0, 1.0)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its standard errors below and above, in its own unit; `df` are their degrees of
-    freedom."""
+    """A mean and its standard errors below and above it, in the mean's unit; `df` are their degrees
+    of freedom."""
 
     value: float
     below: float
@@ -55,13 +56,13 @@ class Estimate:
 def estimate(
     strata: Sequence[ArrayLike], weights: Sequence[float] | None = None, bounds: Bounds = SHARE
 ) -> Estimate:
-    """The mean of the strata's means, all alike or by these `weights`.
+    """The mean of the strata's means, unweighted or with these `weights`.
 
-    A stratum holds scores, [problem] or [seed, problem], between the `bounds`: the problems of one
-    language, or of one level of difficulty. Strata were chosen, not drawn, so that their number
-    adds nothing to the uncertainty. Without seeds the interval speaks of these very weights.
+    A stratum contains scores, [problem] or [seed, problem], between the `bounds`: the problems of
+    one language, or of one level of difficulty. Strata were chosen, not drawn, so the choice adds
+    nothing to the uncertainty. Without seeds the interval is about this one trained model.
 
-    Raises ValueError for a stratum without scores, and for a score that is no finite number.
+    Raises ValueError for a stratum without scores, and for a score that is not a finite number.
 
     >>> low, high = estimate([[1.0, 0.5, 1.0, 0.0]]).interval
     >>> round(low, 2), round(high, 2)
@@ -73,8 +74,8 @@ def estimate(
 
 
 def combined(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
-    """The mean of independent estimates, all alike or by these `weights`; its interval is made of
-    theirs by adding up squares (MOVER: Zou and Donner, Stat. Med. 27, 2008)."""
+    """The mean of independent estimates, unweighted or with these `weights`. Its interval is
+    computed from theirs by adding up squares (MOVER: Zou and Donner, Stat. Med. 27, 2008)."""
     raw = np.ones(len(estimates)) if weights is None else np.asarray(weights, dtype=np.float64)
     shares = raw / raw.sum()
     value = float(sum(w * e.value for w, e in zip(shares, estimates, strict=True)))
@@ -88,7 +89,7 @@ def combined(estimates: Sequence[Estimate], weights: Sequence[float] | None = No
 
 
 def recalled(value: float, interval: tuple[float, float], problems: int) -> Estimate:
-    """The estimate of one seed on so many problems whose interval was written down."""
+    """The estimate for one seed on this many problems, reconstructed from its stored interval."""
     df = max(problems - 1, 1)
     t = _quantile(df)
     return Estimate(value, (value - interval[0]) / t, (interval[1] - value) / t, df)
@@ -106,17 +107,17 @@ def crossed(scores: NDArray[np.float64]) -> tuple[float, float]:
         among = problems * float(((by_seed - grand) ** 2).sum()) / (seeds - 1)
         both = (seeds - 1) * (problems - 1)
         rest = float(((scores - by_seed[:, None] - by_problem + grand) ** 2).sum()) / both
-        # Both mean squares hold what is left of a cell alone; seeds that differ by no more than
-        # that add nothing.
+        # Both mean squares contain the residual variance; seeds that differ by no more than that
+        # add nothing.
         if among > rest:
             parts += [(among, seeds - 1), (-rest, both)]
     return sum(part for part, _ in parts) / scores.size, _satterthwaite(parts)
 
 
 def linearized(influences: Iterable[NDArray[np.float64]], value: float) -> Estimate:
-    """The estimate of any number made of several strata's cells. `influences` holds [seed, problem]
-    for each: what the number would be if all were as this cell, to first order (the infinitesimal
-    jackknife, Efron 1982)."""
+    """The estimate of any number computed from several strata's cells. `influences` contains
+    [seed, problem] for each stratum: what the number would be, to first order, if all cells were
+    like this one (the infinitesimal jackknife, Efron 1982)."""
     parts = [crossed(cells) for cells in influences]
     error = math.sqrt(sum(variance for variance, _ in parts))
     return Estimate(value, error, error, _satterthwaite(parts))
@@ -129,7 +130,7 @@ def _of(scores: NDArray[np.float64], bounds: Bounds) -> Estimate:
     x, scaled = (mean - low) / (high - low), variance / (high - low) ** 2
     problems = scores.shape[1]
     if scaled < 1e-12:
-        # Where all problems say the same, Wilson's interval of the share of those that would not.
+        # All problems have the same score: Wilson's interval for the share of those that would not.
         other = t**2 / (problems + t**2)
         below, above = other * x, other * (1 - x)
     else:
@@ -151,7 +152,7 @@ def _matrix(stratum: ArrayLike) -> NDArray[np.float64]:
 
 
 def _satterthwaite(parts: Iterable[tuple[float, float]]) -> float:
-    """Degrees of freedom of a sum of mean squares, each with its own."""
+    """Degrees of freedom of a sum of mean squares, each given with its own."""
     known = list(parts)
     total = sum(part for part, _ in known)
     squares = sum(part**2 / df for part, df in known)

@@ -1,5 +1,5 @@
-"""What a verifier is, and the one place that asks one: whatever it says that is no verdict is an
-error that names the problem."""
+"""What a verifier is, and the one place that calls verifiers: a return value that is not a verdict
+is an error that names the problem."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from opsd.parts import tag
 from opsd.types import Attempt, Problem, RunFailed, UserError, Verdict
 
 Judge = Callable[[Sequence[Attempt]], list[Verdict | None]]
-"""Attempts -> a verdict on each, in their order; None of what cannot be judged."""
+"""Attempts -> a verdict on each, in their order; None for an attempt that cannot be judged."""
 
 
 class Verifier(Protocol):
-    """Says whether a completion is right, and what it is worth.
+    """Decides whether a completion is right, and what reward it gets.
 
-    That it can be called is all that one needs. What else it may have:
+    A verifier only needs to be callable. It may also define:
 
-    - `many(attempts)`: verdicts on a step's `Attempt`s at once, in their order, in place of a call
+    - `many(attempts)`: verdicts on a step's `Attempt`s at once, in their order, instead of a call
       for each.
     - `said(problem, completion)`: the answer that a completion states, or None; `maj@k` counts it.
-    - `needs_answer`: whether it compares with the problems' own answers, which each then needs.
-    - `begin(trainer_state, log_metric)`: the verifier at work in a training run, in its place;
-      `trainer_state()` is the Trainer's state by now, `log_metric(name, value)` logs a mean.
+    - `needs_answer`: whether it compares with the problems' answers, so that each needs one.
+    - `begin(trainer_state, log_metric)`: returns the verifier to use in a training run instead;
+      `trainer_state()` is the Trainer's current state, `log_metric(name, value)` logs a mean.
     """
 
     def __call__(self, problem: Problem, completion: str) -> Verdict | None:
-        """The verdict on one completion; None where there is none."""
+        """The verdict on one completion; None if there is none."""
         ...
 
 
 def judge(verifier: Any, attempts: Sequence[Attempt]) -> list[Verdict | None]:
-    """What a verifier says of attempts, in their order.
+    """A verifier's verdicts on attempts, in their order.
 
-    Raises UserError, one line, where it fails, or says what is no verdict or not one of each.
+    Raises UserError, one line, if the verifier fails, returns something that is not a verdict, or
+    does not return one per attempt.
     """
     if not attempts:
         return []
@@ -47,8 +48,8 @@ def judge(verifier: Any, attempts: Sequence[Attempt]) -> list[Verdict | None]:
         if not isinstance(verdicts, list | tuple) or len(verdicts) != len(attempts):
             said = len(verdicts) if isinstance(verdicts, list | tuple) else _shown(verdicts)
             raise UserError(
-                f"{named(verifier)} gave {said} for {_of(attempts)}: `many` returns a list of as"
-                " many verdicts as there are attempts, in their order"
+                f"{named(verifier)} gave {said} for {_of(attempts)}: `many` must return a list with"
+                " one verdict per attempt, in their order"
             )
     for attempt, verdict in zip(attempts, verdicts, strict=True):
         _refuse(verifier, attempt.problem, verdict)
@@ -56,7 +57,7 @@ def judge(verifier: Any, attempts: Sequence[Attempt]) -> list[Verdict | None]:
 
 
 def named(verifier: Any) -> str:
-    """How messages call a verifier."""
+    """The name of a verifier in messages."""
     return f"the verifier {tag(verifier)}"
 
 
@@ -71,13 +72,13 @@ def _asked(ask: Callable[[], Any], verifier: Any, attempts: Sequence[Attempt]) -
         raise
     except Exception as error:  # whatever somebody's verifier raises
         raise UserError(
-            f"{named(verifier)} failed on {_of(attempts)}: {failure(error)}; mend it, or return"
-            " None for no verdict"
+            f"{named(verifier)} failed on {_of(attempts)}: {failure(error)}; fix it, or return None"
+            " for no verdict"
         ) from error
 
 
 def failure(error: Exception) -> str:
-    """An error in a line: its text, and its kind where that is no message for people."""
+    """An error in one line: its text, with its type unless it is a ValueError with a message."""
     kind = type(error).__name__
     return str(error) if isinstance(error, ValueError) and str(error) else f"{kind}: {error}"
 
@@ -88,19 +89,19 @@ def _of(attempts: Sequence[Attempt]) -> str:
 
 
 def _refuse(verifier: Any, problem: Problem, verdict: Any) -> None:
-    """Refuses what a verifier must not say."""
+    """Raises UserError for a return value that a verifier must not give."""
     if verdict is None:
         return
     if not isinstance(verdict, Verdict):
-        said, must = _shown(verdict), "it returns a Verdict, or None for no verdict"
+        said, must = _shown(verdict), "it must return a Verdict, or None for no verdict"
     elif not isinstance(verdict.reward, int | float) or not math.isfinite(verdict.reward):
-        said, must = f"the reward {_shown(verdict.reward)}", "a reward is a finite number"
+        said, must = f"the reward {_shown(verdict.reward)}", "a reward must be a finite number"
     elif not isinstance(verdict.correct, bool):
-        said, must = f"`correct` as {_shown(verdict.correct)}", "it is True or False: bool(...)"
+        said, must = f"`correct` as {_shown(verdict.correct)}", "it must be a bool: bool(...)"
     elif not isinstance(verdict.format_ok, bool):
-        said, must = f"`format_ok` as {_shown(verdict.format_ok)}", "it is True or False: bool(...)"
+        said, must = f"`format_ok` as {_shown(verdict.format_ok)}", "it must be a bool: bool(...)"
     elif not isinstance(verdict.feedback, str | None):
-        said, must = f"the feedback {_shown(verdict.feedback)}", "feedback is a text, or None"
+        said, must = f"the feedback {_shown(verdict.feedback)}", "feedback must be a text, or None"
     else:
         return
     raise UserError(f"{named(verifier)} gave {said} for {problem.name}: {must}")

@@ -6,7 +6,7 @@ import re
 
 OPEN, CLOSE = r"[\s*_$({\[\"']*+", r"[\s*_$)}\]\"']*+"
 TEX = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|rm|bf)\b|\\[()\[\]]|\\(?=\s)")
-# A letter alone, perhaps called an answer or an option, perhaps with its option's text behind it.
+# A letter alone, perhaps called an answer or an option, perhaps followed by its option's text.
 _LETTER = re.compile(
     rf"{OPEN}(?:(?i:(?:final\s+)?answer|option|choice)[\s:*_]*+)?{OPEN}"
     rf"(?P<letter>[A-Za-z])(?![\w'\u2019]){CLOSE}"
@@ -16,7 +16,7 @@ _LETTER = re.compile(
 
 
 def lettered(text: str) -> tuple[str, str] | None:
-    r"""The letter that a text consists of, as a capital one, and what is written behind it; None
+    r"""The letter that a text consists of, as a capital letter, and the text that follows it; None
     for any other text.
 
     >>> lettered("Option b"), lettered(r"\textbf{(B)}\ 4"), lettered("Blue")

@@ -1,6 +1,6 @@
-"""Numbers that summarise graded samples: pure functions of verdicts, scores and answers.
+"""Metrics of graded samples: pure functions of verdicts, scores and answers.
 
-All are shares between 0 and 1. A suite's number is the mean over its problems.
+All are shares between 0 and 1. A suite's metric is the mean over its problems.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import numpy as np
 
 from opsd.grade.answer import answers_agree
 
-# Random signs of all differences, and how many are held at once.
+# How many random signs are drawn for all differences, and how many at once.
 _SIGNS, _CHUNK = 10_000, 500
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Chance that at least one of `k` samples is right, from `correct` right ones among `n`.
+    """Chance that at least one of `k` samples is right, if `correct` of `n` samples are.
 
     The unbiased estimator `1 - C(n - correct, k) / C(n, k)` (Chen et al. 2021, arXiv 2107.03374),
     as a product of factors below 1, so that no binomial overflows. It draws without replacement:
@@ -51,11 +51,11 @@ def maj_at_k(
     gold: str,
     same: Callable[[str, str], bool] = answers_agree,
 ) -> float:
-    r"""1 where the answer that most samples give is right, else 0.
+    r"""1 if the answer that most samples give is right, else 0.
 
-    Answers vote together where `same(answer, first answer of the class)` holds: `1/2` with
+    Answers vote together if `same(answer, first answer of the class)` is true: `1/2` with
     `\frac{1}{2}`. None, a sample without an answer, votes for nothing. Of classes with equally many
-    votes the one whose first answer came first wins.
+    votes, the class with the earliest first answer wins.
 
     >>> maj_at_k(["1/2", "3", r"\frac{1}{2}", None], "0.5")
     1.0
@@ -67,8 +67,8 @@ def maj_at_k(
 def majority(
     answers: Sequence[str | None], same: Callable[[str, str], bool] = answers_agree
 ) -> int | None:
-    """The number of the first of the samples that give the most frequent answer; None where no
-    sample answers. Classes and ties as in `maj_at_k`.
+    """The index of the first of the samples that give the most frequent answer; None if no sample
+    answers. Classes and ties as in `maj_at_k`.
 
     >>> majority([None, "7", "8", "8.0"])
     2
@@ -96,7 +96,7 @@ def format_rate(format_ok: Sequence[bool]) -> float:
 
 
 def accuracy_given_format(correct: Sequence[bool], format_ok: Sequence[bool]) -> float | None:
-    """Share of right samples among those that state an answer; None where none does.
+    """Share of right samples among those that state an answer; None if none does.
 
     >>> accuracy_given_format([True, False, False], [True, True, False])
     0.5
@@ -108,11 +108,11 @@ def accuracy_given_format(correct: Sequence[bool], format_ok: Sequence[bool]) ->
 
 
 def permutation_test(groups: Sequence[Sequence[float]], seed: int = 0) -> float:
-    """Two-sided p-value of 'the mean of the groups' mean differences is nothing but chance'.
+    """Two-sided p-value of the hypothesis that the mean of the groups' mean differences is chance.
 
     Under that hypothesis each problem's difference might as well have the other sign (Fisher's
-    randomisation test; exact for few problems, 10,000 random signs for many). `groups` holds a
-    difference per problem, in one group per language; every group counts alike.
+    randomisation test; exact for few problems, 10,000 random signs for many). `groups` contains a
+    difference per problem, in one group per language; all groups have equal weights.
 
     >>> permutation_test([[0.5] * 8]), permutation_test([[0.5, -0.5]])
     (0.0078125, 1.0)
@@ -120,13 +120,13 @@ def permutation_test(groups: Sequence[Sequence[float]], seed: int = 0) -> float:
     if not groups or not all(len(group) for group in groups):
         raise ValueError("a test needs at least one group, and a difference in each")
     shares = np.concatenate([np.asarray(g, dtype=np.float64) / len(g) for g in groups])
-    shares = shares[shares != 0]  # of which either sign is the same
-    # By hand, since scipy.stats.permutation_test takes ten times as long.
+    shares = shares[shares != 0]  # the sign of 0 does not matter
+    # Not scipy.stats.permutation_test, which takes ten times as long.
     if 2**shares.size <= _SIGNS:
         signs = 1 - 2 * (np.arange(2**shares.size)[:, None] >> np.arange(shares.size) & 1)
         drawn, own = signs @ shares, 0
     else:
-        generator, own = np.random.default_rng(seed), 1  # what was seen is one of the drawn
+        generator, own = np.random.default_rng(seed), 1  # the observed signs count as one draw
         drawn = np.concatenate(
             [
                 (1.0 - 2.0 * generator.integers(0, 2, (_CHUNK, shares.size))) @ shares
@@ -139,8 +139,9 @@ def permutation_test(groups: Sequence[Sequence[float]], seed: int = 0) -> float:
 
 
 def false_discovery(p_values: Sequence[float]) -> list[float]:
-    """p-values of several comparisons, adjusted so that among those at or below a level at most
-    that share is chance (Benjamini and Hochberg 1995; valid where comparisons share problems).
+    """p-values of several comparisons, adjusted so that, of those at or below a level, at most that
+    share is expected to be chance (Benjamini and Hochberg 1995; valid if comparisons share
+    problems).
 
     >>> false_discovery([0.01, 0.04, 0.5])
     [0.03, 0.06, 0.5]
@@ -161,7 +162,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """The mean of the numbers that are there; None where there are none.
+    """The mean of the values that are not None; None if there are none.
 
     >>> mean_of_known([1, None, 0]), mean_of_known([None])
     (0.5, None)

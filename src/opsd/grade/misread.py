@@ -1,4 +1,4 @@
-"""Expressions that Math-Verify would read as less than they say: they are judged as written."""
+"""Expressions from which Math-Verify would drop information: they are judged as written."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ADDED = re.compile(r"(?<![\w,.^\\])(?<![a-zA-Z_^] )\d(?:[\d.,]*\d)? \d")
 
 
 def juxtaposed(text: str) -> bool:
-    r"""Whether numbers stand side by side with only a space between, which means nothing certain.
+    r"""Whether numbers stand next to each other with only a space between, which is ambiguous.
 
-    Math-Verify adds them, and so takes `1 2` for 3. The arguments of a command are not meant.
+    Math-Verify adds them, and so takes `1 2` for 3. The arguments of a TeX command do not count.
 
     >>> juxtaposed("1 2"), juxtaposed("1, 2"), juxtaposed(r"\frac 1 2"), juxtaposed(r"\log_2 8")
     (True, False, False, False)
@@ -30,8 +30,8 @@ def juxtaposed(text: str) -> bool:
 
 
 def repeats(text: str) -> int:
-    """How many elements of a normalised list name what another one has named. A parser makes sets
-    of lists, and so takes `5, 5` for 5.
+    """How many elements of a normalised list repeat an earlier one. A parser turns lists into sets,
+    and so takes `5, 5` for 5.
 
     >>> repeats("5, 5"), repeats("(1/2; 0.5)"), repeats("x = 1 or x = 2"), repeats("5")
     (1, 1, 0, 0)
@@ -64,7 +64,7 @@ def based(text: str) -> Based | None:
 
 
 def subscripted(text: str) -> bool:
-    r"""Whether digits have a subscript, which a parser leaves out: `52_8 + 1`.
+    r"""Whether digits have a subscript, which a parser would drop: `52_8 + 1`.
 
     >>> subscripted("52_8 + 1"), subscripted(r"\log_2 8 + x_1")
     (True, False)

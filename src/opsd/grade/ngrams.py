@@ -1,4 +1,4 @@
-"""Sequences of n neighbours: what repetition, overlap and quotation are counted in."""
+"""n-grams: the unit in which repetition, overlap and quotation are counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def ngrams(tokens: Sequence[T], n: int) -> list[tuple[T, ...]]:
-    """Every n neighbours, in order; none of a sequence that is shorter.
+    """All n-grams of a sequence, in order; empty for a sequence shorter than n.
 
     >>> ngrams("abc", 2)
     [('a', 'b'), ('b', 'c')]

@@ -1,8 +1,8 @@
-r"""Numbers as people write them, made plain before two answers are compared.
+r"""Normalizes numbers as people write them, before two answers are compared.
 
 Math-Verify reads only ASCII digits, takes `1 234` for 1 + 234 and `2 1/2` for 3/2, and knows no
-decimal comma. What stands here is in front of it: `tidy` and `normalise` make the text that it
-reads, and `one_number` the number that an answer is to a speaker, exactly, without a parser.
+decimal comma. This module prepares its input: `tidy` and `normalise` return the text that it reads.
+`one_number` returns the number that a speaker reads in an answer, exactly, without a parser.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from opsd.languages.registry import codes, language
 DecimalMark = Literal[".", ","]
 
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|\\q?quad\b|\\(?:thin|med|thick)space\b|(?<!\\)~|\s+")
-# Of a doubled backslash one goes where it is no line break.
+# One backslash of a doubled one is dropped, unless it is a line break.
 _DROPPED = re.compile(r"\\!\s*|\\displaystyle\b|(?<!\\)\\(?=\\(?:text|mathrm|mbox|[dtc]?frac)\b)")
 # Between digits a currency sign stays: 5<euro>50 is neither 550 nor 5 and 50.
 _CURRENCY = re.compile(rf"(?<!\d){CURRENCY}|{CURRENCY}(?!\d)")
@@ -48,7 +48,7 @@ _SEPARATED = re.compile(
     rf"(?P<sign>[-+]?) ?(?P<digits>\d*(?:[ ',.{ARABIC_DECIMAL}{ARABIC_GROUP}]\d+)*)"
     r"(?P<power>(?:[eE][-+]?\d{1,3})?)(?P<percent>%?)"
 )
-# Groups of three, or as in India of two and a last one of three; a first one of zeros is none.
+# Groups of three, or as in India of two and a last one of three; a group of zeros cannot be first.
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?: \d{3})+|[1-9]\d?(?: \d{2})+ \d{3}")
 
 
@@ -67,7 +67,7 @@ def tidy(text: str) -> str:
     r"""The same answer with ASCII numerals and signs, and without decoration.
 
     Numerals of other scripts become ASCII or LaTeX (`scripts.py`); currency signs, LaTeX spacing,
-    mathematics delimiters and a final full stop go.
+    mathematics delimiters and a final full stop are removed.
 
     >>> tidy("\uff11\uff12"), tidy(r"\$1{,}234."), tidy(r"\(-5\,000\)")
     ('12', '1,234', '-5 000')
@@ -81,10 +81,10 @@ def tidy(text: str) -> str:
 
 
 def normalise(tidied: str) -> str:
-    r"""A tidied answer as Math-Verify is to read it: thousands closed up, a decimal point.
+    r"""A tidied answer in Math-Verify's form: without thousands separators, with a decimal point.
 
-    In brackets `1,234` stays a pair, and anywhere `1,2` stays one: commas and points are the
-    English ones here.
+    Commas and points are read as in English. In brackets `1,234` stays a pair, and `1,2` stays a
+    pair anywhere.
 
     >>> normalise("1,234.5"), normalise("1 234"), normalise("(1,234)"), normalise("1,2")
     ('1234.5', '1234', '(1,234)', '1,2')
@@ -96,7 +96,7 @@ def normalise(tidied: str) -> str:
 
 
 def decimal_mark(code: str) -> DecimalMark:
-    """The decimal mark of a language; the point for one that nobody has described.
+    """The decimal mark of a language; a point for a language without a description.
 
     >>> decimal_mark("fra"), decimal_mark("eng"), decimal_mark("tlh")
     (',', '.', '.')
@@ -105,8 +105,8 @@ def decimal_mark(code: str) -> DecimalMark:
 
 
 def readings(tidied: str, code: str) -> list[PlainNumber]:
-    """The numbers that a tidied answer may be: as a speaker of the language reads it, in digits or
-    in words, then as a reader of English does.
+    """The numbers that a tidied answer may mean: as read in the language, in digits or in words,
+    then as read in English.
 
     >>> [str(number) for number in readings("1.234", "deu")]
     ['1234', '617/500']
@@ -120,14 +120,14 @@ def readings(tidied: str, code: str) -> list[PlainNumber]:
     return list(filter(None, (one_number(tidied, decimal_mark(code)), one_number(tidied))))
 
 
-@lru_cache(maxsize=4096)  # every rollout of a group is held against the same gold
+@lru_cache(maxsize=4096)  # every rollout of a group is compared with the same gold
 def one_number(tidied: str, mark: DecimalMark | None = None) -> PlainNumber | None:
-    """The number that a tidied answer is, words around it aside; None where it is anything else.
+    """The number that a tidied answer is, apart from words around it; None if it is anything else.
 
     With a decimal mark it is read as in a language that has this mark: groups of three, or as in
-    India, are closed up whatever separates them, and one decimal mark may follow. A single comma
-    or point that is not the mark groups if it can (`1.234`) and is decimal if not (`0.5`).
-    Without, commas group and a point is decimal, or there is no number.
+    India, are joined whatever separates them, and one decimal mark may follow. A single comma or
+    point that is not the mark separates groups if it can (`1.234`) and is decimal if not (`0.5`).
+    Without a mark, commas separate groups and a point is decimal; else the result is None.
 
     >>> one_number("1.234,5 kg", ",").value, one_number("1.234", ",").value
     (Fraction(2469, 2), Fraction(1234, 1))
@@ -149,7 +149,7 @@ def one_number(tidied: str, mark: DecimalMark | None = None) -> PlainNumber | No
 
 
 def _without_separators(digits: str, mark: DecimalMark) -> str | None:
-    """Digits without group separators and with a decimal point; None where they are no number."""
+    """Digits without group separators and with a decimal point; None if they are not a number."""
     groups, separators = re.split(r"\D", digits), re.findall(r"\D", digits)
     decimals = ""
     if separators and _last_is_decimal(groups, separators, mark):
@@ -170,7 +170,7 @@ def _last_is_decimal(groups: list[str], separators: list[str], mark: DecimalMark
 
 
 def plain_number(text: str) -> PlainNumber | None:
-    r"""The number that a normalised answer is, or None where it is anything else.
+    r"""The number that a normalised answer is, or None if it is anything else.
 
     Integers, decimals (`1.5e3` too), fractions and mixed numbers, perhaps with a percent sign.
 
@@ -197,11 +197,11 @@ def plain_number(text: str) -> PlainNumber | None:
 
 
 def same_number(one: PlainNumber, other: PlainNumber) -> bool:
-    """Whether two numbers agree: exactly, or to six decimals where one is written as a decimal.
+    """Whether two numbers agree: exactly, or to six decimals if one is written as a decimal.
 
-    The tolerance never exceeds a ten-thousandth of the smaller one, so that small numbers stay
-    apart. A percentage is its hundredth. Beside a number above 1, which is no share, the percent
-    sign may be a unit as well: 50% is 0.5 and 50, and 1% is 0.01, but not 1.
+    The tolerance never exceeds a ten-thousandth of the smaller number, so that small numbers stay
+    distinct. A percentage equals its hundredth. Compared with a number above 1, which is not a
+    share, the percent sign may also be a unit: 50% is 0.5 and 50, and 1% is 0.01, but not 1.
 
     >>> third = plain_number("1/3")
     >>> same_number(plain_number("0.333333"), third), same_number(plain_number("0.33"), third)
@@ -216,7 +216,7 @@ def same_number(one: PlainNumber, other: PlainNumber) -> bool:
 
 
 def _values(one: PlainNumber, other: PlainNumber) -> list[tuple[Fraction, Fraction]]:
-    """The pairs of values of which one has to agree."""
+    """Pairs of values; the numbers agree if any of the pairs does."""
     if one.percent == other.percent:
         whole = 100 if one.percent else 1
         return [(one.value / whole, other.value / whole)]

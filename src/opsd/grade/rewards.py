@@ -1,4 +1,4 @@
-"""Reward functions written for TRL as a verifier: called as `GRPOTrainer` calls them."""
+"""Reward functions written for TRL as a verifier, called as `GRPOTrainer` calls them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from opsd.parts import imported, part, tag
 from opsd.types import COLUMNS, Attempt, Problem, UserError, Verdict
 
 _OURS = ("prompt", "completion", "completion_ids")
-"""Columns that are handed over under other names."""
+"""Columns that are passed under other names."""
 
 LogMetric = Callable[[str, float], None]
 
 
 def _ignored(*_: Any) -> None:
-    """Nobody writes down what a function would have logged."""
+    """Discards what a reward function logs."""
 
 
 def _callable(given: Any) -> Any:
     found = imported(given) if isinstance(given, str) else given
     if not callable(found) or isinstance(found, type):
         raise ValueError(
-            f"{given!r} is not a function: a reward model is called by a function of your own"
+            f"{given!r} is not a function: to use a reward model, write a function that calls it"
         )
     return given
 
@@ -49,15 +49,15 @@ class RewardFuncs:
     """Reward functions as TRL's `GRPOTrainer` takes them (1.16): `(prompts, completions,
     completion_ids, **columns) -> list[float | None]`, called with all attempts at once.
 
-    `columns` are those of the dataset's rows, beside `trainer_state` (None outside training),
-    `log_metric` and `log_extra` (which keeps nothing here). The reward is the sum of what the
-    functions give, by `weights` (by default 1 each), without those that give None; where all do,
-    there is no verdict. A function may be `async`. Prompts and completions are texts, or messages
-    where the dataset's prompts are, or `conversational` says so.
+    `columns` are those of the dataset's rows, `trainer_state` (None outside training), `log_metric`
+    and `log_extra` (which discards its values here). The reward is the weighted sum of the
+    functions' values, with `weights` (by default 1 each), without functions that return None; if
+    all do, there is no verdict. A function may be `async`. Prompts and completions are messages if
+    the dataset's prompts are, or if `conversational` is true; else they are texts.
 
-    TRL knows no right and wrong: here a completion is right whose reward is at least `correct_at`,
-    by default the sum of the positive weights of the functions that have judged it: every one of
-    those that give 0 to 1 has given 1.
+    TRL does not distinguish right from wrong. Here a completion is right if its reward is at least
+    `correct_at`, by default the sum of the positive weights of the functions that have judged it:
+    if these return values from 0 to 1, each must have returned 1.
     """
 
     funcs: Annotated[tuple[RewardFunc, ...], Field(min_length=1)]
@@ -94,7 +94,7 @@ class RewardFuncs:
 
 @dataclass(frozen=True)
 class RewardsAtWork:
-    """Reward functions beside the state of a run."""
+    """Reward functions together with the state of a run."""
 
     about: RewardFuncs
     trainer_state: Callable[[], Any]
@@ -104,8 +104,8 @@ class RewardsAtWork:
         return self.many([Attempt(problem, completion)])[0]
 
     def many(self, attempts: Sequence[Attempt]) -> list[Verdict | None]:
-        """Verdicts on attempts: one call of every function. Raises UserError for one that fails, or
-        does not give a number or None for each."""
+        """Verdicts on attempts; every function is called once. Raises UserError for a function that
+        fails, or does not return a number or None for each attempt."""
         attempts = [Attempt(*attempt) for attempt in attempts]
         funcs = [imported(f) if isinstance(f, str) else f for f in self.about.funcs]
         given = self._given(attempts)
@@ -156,8 +156,8 @@ class RewardsAtWork:
 
 
 def columns(problem: Problem) -> dict[str, Any]:
-    """What a reward function is told of a problem: its row's columns, and what opsd knows of it
-    where the row has no column of that name."""
+    """The columns of a problem that a reward function gets: those of its row, and the problem's own
+    fields, such as `answer`, if the row has no column with that name."""
     known = {"answer": problem.answer, "language": problem.language, **problem.privileged}
     aside = {name: x for name, x in problem.metadata.items() if name != COLUMNS}
     row = {**aside, **known, **problem.metadata.get(COLUMNS, {})}
@@ -165,7 +165,7 @@ def columns(problem: Problem) -> dict[str, Any]:
 
 
 def called(func: Any) -> str:
-    """A function's name, by which TRL logs it: of an object, its class's."""
+    """A function's name, under which TRL logs it; for an object, the name of its class."""
     inner = func.func if isinstance(func, partial) else func
     return getattr(inner, "__name__", None) or type(inner).__name__
 
@@ -173,7 +173,7 @@ def called(func: Any) -> str:
 def _called(
     funcs: Sequence[Any], given: Mapping[str, Any], attempts: Sequence[Attempt]
 ) -> list[Any]:
-    """What the functions return; those that are async run at the same time."""
+    """The functions' return values; async functions run concurrently."""
 
     async def awaited() -> list[Any]:
         return await asyncio.gather(*(r for r in returned if inspect.isawaitable(r)))
@@ -189,7 +189,7 @@ def _called(
             with ThreadPoolExecutor(1) as apart:  # this thread may have a loop of its own
                 later = iter(apart.submit(lambda: asyncio.run(awaited())).result())
         except Exception as error:
-            raise _failed("an async one", attempts, error) from error
+            raise _failed("that is async", attempts, error) from error
         returned = [next(later) if inspect.isawaitable(r) else r for r in returned]
     return returned
 
@@ -198,24 +198,25 @@ def _failed(func: Any, attempts: Sequence[Attempt], error: Exception) -> UserErr
     name = func if isinstance(func, str) else called(func)
     told = f"{len(attempts)} completions (the first: {attempts[0].problem.name})"
     return UserError(
-        f"the reward function {name} failed on {told}: {failure(error)}; mend it, or return None"
-        " for a completion that it does not judge"
+        f"the reward function {name} failed on {told}: {failure(error)}; fix it, or return None for"
+        " a completion that it does not judge"
     )
 
 
 def _checked(func: Any, attempts: Sequence[Attempt], returned: Any) -> list[float | None]:
-    """A function's rewards as numbers. UserError where they are none, or not one of each."""
+    """A function's rewards as numbers. UserError if it does not return a list with one number (or
+    None) per attempt."""
     name = f"the reward function {called(func)}"
     try:
         rewards = list(returned)
     except TypeError:
         rewards = None
     if rewards is None or isinstance(returned, str | Mapping):
-        raise UserError(f"{name} returned {returned!r:.80}: it returns a list of numbers or None")
+        raise UserError(f"{name} returned {returned!r:.80}, not a list of numbers (or None)")
     if len(rewards) != len(attempts):
         raise UserError(
             f"{name} returned {len(rewards)} rewards for {len(attempts)} completions (the first:"
-            f" {attempts[0].problem.name}): it returns one number, or None, for each"
+            f" {attempts[0].problem.name}): it must return one number, or None, for each"
         )
     return [
         _number(name, attempt.problem, reward)
@@ -232,7 +233,7 @@ def _number(name: str, problem: Problem, reward: Any) -> float | None:
         number = math.nan
     if not math.isfinite(number):
         raise UserError(
-            f"{name} gave {reward!r:.80} for {problem.name}: a reward is a finite number, or None"
-            " for a completion that it does not judge"
+            f"{name} gave {reward!r:.80} for {problem.name}: a reward must be a finite number, or"
+            " None for a completion that it does not judge"
         )
     return number

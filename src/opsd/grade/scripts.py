@@ -42,10 +42,10 @@ _ETHIOPIC_SECTION = re.compile(
 )
 _ETHIOPIC_TEN_THOUSAND = "\u137c"
 
-_LONGEST_RUN = 40  # characters; no number that counts anything is longer
+_LONGEST_RUN = 40  # characters; no sensible number is longer
 _EAST_DIGITS = "\u3007\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d"
-# Trillion, hundred million, ten thousand (both in two forms), thousand, hundred, ten: each with
-# how much of it one may have.
+# Trillion, hundred million, ten thousand (both in two forms), thousand, hundred, ten: each with its
+# value and the limit of its multiplier.
 _EAST_POWERS = (
     ("\u5146", 10**12, 10**4),
     ("\u5104", 10**8, 10**4),
@@ -62,7 +62,7 @@ _EAST_RUN = re.compile(rf"[\d.,{''.join(sorted(_EAST_SIGNS))}]+")
 
 @lru_cache(maxsize=4096)
 def _plain_character(character: str) -> str:
-    """ASCII for a digit, a fraction, a full-width form or a sign; nothing for the invisible."""
+    """ASCII for a digit, a fraction, a full-width form or a sign; "" for invisible characters."""
     if character in _ALIKE:
         return _ALIKE[character]
     if "\uff01" <= character <= "\uff5e":  # full-width ASCII, at a constant distance
@@ -81,12 +81,12 @@ def _plain_character(character: str) -> str:
 
 
 def ascii_numerals(text: str) -> str:
-    r"""The text with its numerals, signs and spaces in ASCII, and currency signs all the same one.
+    r"""The text with its numerals, signs and spaces in ASCII, and one sign for all currencies.
 
-    Digits of every decimal system, full-width forms, minus signs, vulgar fractions, superscripts,
-    the degree sign and Ethiopic numbers; signs of mathematics that a parser does not know become
-    TeX. Invisible characters go. Only the Arabic decimal and
-    group separators stay, since no other marks are unambiguous.
+    This covers digits of every decimal system, full-width forms, minus signs, vulgar fractions,
+    superscripts, the degree sign and Ethiopic numbers. Mathematical signs that a parser does not
+    know become TeX. Invisible characters are removed. Only the Arabic decimal and group separators
+    stay, since no other marks are unambiguous.
 
     >>> ascii_numerals("\uff11\uff12"), ascii_numerals("\u22125\u00bd"), ascii_numerals("x\u00b2")
     ('12', '-5 1/2', 'x^{2}')
@@ -112,7 +112,7 @@ def _ethiopic(run: re.Match[str]) -> str:
     """The value of a well-formed Ethiopic number, or the run itself.
 
     Sections of at most 9999 stand before the sign for ten thousand, the most significant first.
-    A one is left out before the sign for a hundred, and at the number's beginning.
+    A multiplier of one is omitted before the sign for a hundred, and at the number's beginning.
     """
     if len(run[0]) > _LONGEST_RUN:
         return run[0]
@@ -131,7 +131,7 @@ def _ethiopic(run: re.Match[str]) -> str:
 
 
 def east_asian_numerals(text: str) -> str:
-    """The text with Chinese and Japanese numbers in ASCII, those mixed with digits as well.
+    """The text with Chinese and Japanese numbers in ASCII, including those mixed with digits.
 
     >>> east_asian_numerals("\u767e\u4e8c\u5341\u4e09"), east_asian_numerals("1\u4e072\u5343")
     ('123', '12000')
@@ -152,10 +152,10 @@ def _east_asian(run: re.Match[str]) -> str:
 
 
 def _east_asian_value(text: str) -> Fraction:
-    """The number that a run says; ValueError where it says none.
+    """The value of a run of characters; ValueError if it is not a number.
 
-    A lone digit after a hundred or more is one: it counts the next lower power in speech (150),
-    and ones in writing (105).
+    A lone digit after a hundred or more is such a case, since it is ambiguous: it counts the next
+    lower power in speech (150), and ones in writing (105).
     """
     for sign, power, limit in _EAST_POWERS:
         above, found, below = text.partition(sign)

@@ -1,5 +1,5 @@
 r"""Numbers that are partly words: `12 thousand`, `negative 12`, `seventy-two`; and powers of ten,
-`3\times 10^8`. All become what `numerals.py` reads: digits, a sign, `e8`."""
+`3\times 10^8`. All are converted to the form that `numerals.py` reads: digits, a sign, `e8`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _MINUS = """
     minus negative moins menos meno negativ минус hasi ناقص سالب মাইনাস ঋণাত্মক माइनस ऋणात्मक
     మైనస్ âm negatif 마이너스 マイナス 负 負 ลบ
 """
-# Behind a number, by their power of ten. Not here: `Billionen` and `billones`, which an English
-# billion is not.
+# Words after a number, by their power of ten. Without `Billionen` and `billones`, which differ from
+# the English billion.
 _SCALES = {
     2: "hundred",
     3: "thousand mille mila mil tausend тысяч тысяча тысячи тыс ribu nghìn ngàn ألف آلاف হাজার"
@@ -26,7 +26,7 @@ _SCALES = {
     " миллиардов млрд bilhão bilhões miliar tỷ tỉ مليار বিলিয়ন बिलियन",
     12: "trillion",
 }
-# Of scripts that write on without a space: 12만원.
+# For scripts that continue without a space: 12만원.
 _SCALES_WITHIN = {3: "천 พัน", 4: "만 หมื่น", 5: "แสน", 6: "ล้าน", 8: "억"}
 # Before a number, in Swahili and Hausa.
 _SCALES_BEFORE = {3: "elfu dubu", 5: "laki", 6: "milioni miliyan", 9: "bilioni biliyan"}
@@ -83,9 +83,9 @@ _SPOKEN = re.compile(
 
 
 def digits(text: str) -> str:
-    r"""A tidied answer whose number, where it is partly said in words, is written in digits.
+    r"""A tidied answer with a number that is partly in words rewritten in digits.
 
-    Numbers that are words altogether are read in English only; signs and scales in many languages.
+    Numbers entirely in words are only read in English; signs and scales in many languages.
 
     >>> digits("Seventy-two"), digits("negative 12"), digits("1.2 million people")
     ('72', '-12', '1.2e6 people')
@@ -101,7 +101,7 @@ def digits(text: str) -> str:
 
 
 def spoken(text: str) -> int | None:
-    """The whole number that English words are, all of them; None where they are anything else.
+    """The integer that a text spells in English words; None if the text is anything else.
 
     >>> spoken("two hundred and five"), spoken("two three"), spoken("seventy-two apples")
     (205, None, None)

@@ -1,7 +1,8 @@
-"""The process in which patterns and schemas meet a model's texts; run as a script.
+"""The process that applies patterns and schemas to a model's texts; run as a script.
 
-A request is `{"pattern", "text"}`, its reply `{"found"}`; or `{"schema", "text"}`, its reply
-`{"json", "wrong"}`, `{"refused"}` for a schema that is none, `{"missing"}` without the package.
+A request is `{"pattern", "text"}`, with the reply `{"found"}`; or `{"schema", "text"}`, with the
+reply `{"json", "wrong"}`, `{"refused"}` for an invalid schema, or `{"missing"}` if the package
+jsonschema is not installed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _SHOWN = 300
 
 
 def found(request: dict[str, Any]) -> dict[str, Any]:
-    """What a pattern finds last: its group `answer`, or all of it; None where it finds nothing."""
+    """The last match of a pattern: its group `answer`, or all of it; None if nothing matches."""
     pattern = re.compile(request["pattern"])
     matches = deque(pattern.finditer(request["text"]), maxlen=1)
     group = "answer" if "answer" in pattern.groupindex else 0
@@ -29,7 +30,7 @@ def found(request: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def validator(schema: str) -> Any:
-    """The validator of a schema, in the dialect that it names, which looks nothing up elsewhere."""
+    """The validator of a schema, in the dialect that it names; it resolves no remote references."""
     from jsonschema.validators import Draft202012Validator, validator_for
     from referencing import Registry
 
@@ -40,7 +41,7 @@ def validator(schema: str) -> Any:
 
 
 def checked(request: dict[str, Any]) -> dict[str, Any]:
-    """Whether a text is JSON, and what of it is not as a schema says."""
+    """Whether a text is JSON, and what in it violates a schema."""
     try:
         from jsonschema.exceptions import SchemaError, best_match
         from referencing.exceptions import Unresolvable
@@ -65,7 +66,7 @@ def checked(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def load() -> Answer:
-    """What answers requests of both kinds."""
+    """The function that answers requests of both kinds."""
     return lambda request: found(request) if "pattern" in request else checked(request)
 
 

@@ -1,4 +1,4 @@
-"""Verifiers of texts: an answer that matches, a pattern that is found, JSON of a schema."""
+"""Verifiers of texts: a matching answer, a regular expression, JSON that conforms to a schema."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _ARTICLE = re.compile(r"\b(?:an?|the)\b", re.IGNORECASE)
 
 
 def normalized(text: str, ignore: tuple[Ignored, ...]) -> str:
-    """A text in which what is ignored is gone: runs of space are one, compatible characters the
-    same (NFKC), and without case, punctuation and symbols, English articles, or accents.
+    """A text without what is ignored: case, punctuation, English articles, or accents. Runs of
+    white space become one space, and compatible characters the same (NFKC).
 
     >>> normalized("The  Nile!", ("case", "punctuation", "articles"))
     'nile'
@@ -54,7 +54,7 @@ def normalized(text: str, ignore: tuple[Ignored, ...]) -> str:
 
 
 def _golds(problem: Problem, column: str) -> list[str]:
-    """The right answers of a problem: of a list, each of them."""
+    """The right answers of a problem: one, or each of a list."""
     told = problem.column(column)
     found = list(told) if isinstance(told, list | tuple) else [told]
     if not found or any(gold is None or not str(gold).strip() for gold in found):
@@ -64,12 +64,13 @@ def _golds(problem: Problem, column: str) -> list[str]:
 
 @part
 class MatchVerifier:
-    r"""Reward 1 where what the completion answers is the right text, else 0.
+    r"""Reward 1 if the completion's answer is the right text, else 0.
 
-    `answer` is where it answers: its `box`, the last complete `\boxed{}`; its `last_line`; or `all`
-    of it. Both texts are stripped, and `ignore` says what does not count (`case`, `punctuation`,
-    `articles`, `accents`); empty, they must be the same to the letter. `column` holds the right
-    text, or a list of which any is right. `after_think` as in `MathVerifier`.
+    `answer` says where the answer is: in the `box` (the last complete `\boxed{}`), in the
+    `last_line`, or `all` of the completion. Both texts are stripped. `ignore` says what does not
+    count (`case`, `punctuation`, `articles`, `accents`); if it is empty, the texts must be
+    identical. `column` contains the right text, or a list of right texts. `after_think` as in
+    `MathVerifier`.
 
     >>> MatchVerifier(answer="all")(Problem("Capital?", answer="Nairobi"), "nairobi.").correct
     True
@@ -94,7 +95,7 @@ class MatchVerifier:
         return Verdict(float(right), right, said is not None)
 
     def said(self, problem: Problem, completion: str) -> str | None:
-        """The text that is compared; None where there is none."""
+        """The text that is compared; None if there is none."""
         text = answer_part(completion, self.after_think).strip()
         if self.answer == "box":
             return extract_boxed(text)
@@ -108,14 +109,14 @@ def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from error
+        raise ValueError(f"not a regular expression: {error}") from error
     return pattern
 
 
 @part
 class RegexVerifier:
-    r"""Reward 1 where a regular expression (Python's `re`) is found in the completion, else 0. With
-    a group called `answer`, what that holds where it is found last must be the right text too,
+    r"""Reward 1 if a regular expression (Python's `re`) is found in the completion, else 0. If it
+    has a group called `answer`, the group's text in the last match must also be the right text,
     compared as `MatchVerifier` does. A search that takes longer than a second finds nothing.
 
     >>> verifier = RegexVerifier(r"Answer: (?P<answer>\w+)")
@@ -149,7 +150,7 @@ class RegexVerifier:
         return Verdict(float(right), right, found is not None)
 
     def said(self, problem: Problem, completion: str) -> str | None:
-        """What the group `answer` holds, or all that is found; None where nothing is."""
+        """The text of the group `answer`, or of the whole match; None if nothing is found."""
         return self._found(completion)
 
     def _found(self, completion: str) -> str | None:
@@ -159,13 +160,13 @@ class RegexVerifier:
 
 @part
 class JSONVerifier:
-    """Reward 1 where the completion is JSON of a JSON Schema, else 0; `format_ok` where it is JSON
-    at all; the feedback says what is wrong, and where.
+    """Reward 1 if the completion is JSON that conforms to a JSON Schema, else 0. `format_ok` is
+    true if it is JSON at all; the feedback says what is wrong, and where.
 
-    The JSON is the last block fenced as such, or all of the completion. `schema` holds for all
-    problems; without it, each brings its own in the column `column`, as a mapping or as text.
-    References lead nowhere outside a schema. Needs the package jsonschema. `after_think` as in
-    `MathVerifier`.
+    The JSON is the last block fenced as such, or all of the completion. `schema` applies to all
+    problems; without it, each problem has its own in the column `column`, as a mapping or as text.
+    References to anything outside a schema are not resolved. Needs the package jsonschema.
+    `after_think` as in `MathVerifier`.
     """
 
     schema: Mapping[str, Any] | None = None
@@ -196,8 +197,8 @@ class JSONVerifier:
             raise ValueError(f"{problem.name}: its '{self.column}' is not JSON") from error
         if not isinstance(schema, Mapping):
             raise ValueError(
-                f"{problem.name} has no schema in a column '{self.column}': give it one, or"
-                " the verifier a `schema` for all"
+                f"{problem.name} has no schema in a column '{self.column}': add one, or set the"
+                " verifier's `schema` for all problems"
             )
         return dict(schema)
 
@@ -206,8 +207,8 @@ _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)")
 
 
 def fenced(text: str, language: str) -> str:
-    r"""The last block of a text that is fenced as of a language; without one the last fenced block
-    of no language, else all of the text. A block that does not end is none.
+    r"""The last block of a text that is fenced with this language; else the last fenced block
+    without a language; else all of the text. A block that is not closed does not count.
 
     >>> fenced("So:\n```json\n{}\n```\nDone.", "json")
     '{}\n'

@@ -1,4 +1,4 @@
-"""What a text is like, whether it is right or not: repetition, reflection, overlap with another."""
+"""Traits of a text, whether it is right or not: repetition, reflection, overlap with another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u4e00-\u9fff]"
 
 
 def repetition(tokens: Sequence[object], n: int = 4) -> tuple[int, int]:
-    """How many of a sequence's n-grams have occurred in it before, and how many it has.
+    """How many of a sequence's n-grams repeat an earlier one, and how many it has.
 
     >>> repetition("a b c d a b c d".split())
     (1, 5)
@@ -22,8 +22,8 @@ def repetition(tokens: Sequence[object], n: int = 4) -> tuple[int, int]:
 
 
 def overlap(text: str, source: str, n: int = 4) -> tuple[int, int]:
-    """How many of a text's word n-grams also stand in `source`, and how many it has: what a
-    student that leaks its teacher's privileged text copies from it.
+    """How many of a text's word n-grams also occur in `source`, and how many it has: this measures
+    what a student copies from its teacher's privileged text.
 
     >>> overlap("so 3 + 4 = 7 ok", "we add: 3 + 4 = 7")
     (2, 4)
@@ -34,8 +34,8 @@ def overlap(text: str, source: str, n: int = 4) -> tuple[int, int]:
 
 
 def count_markers(text: str, markers: tuple[str, ...]) -> int:
-    """How often any of the words stands in a text, whatever its case. Whole words only: "check"
-    is not in "checked"; where a script writes no spaces, any occurrence counts.
+    """How often any of the words occurs in a text, ignoring case. Only whole words count: "check"
+    is not in "checked". In scripts without spaces, any occurrence counts.
 
     >>> count_markers("Wait, is it likely? Unlikely: I checked.", ("wait", "likely", "check"))
     2

@@ -1,4 +1,4 @@
-"""The verifiers that there are, and how a recipe, a command and Python name one."""
+"""The shipped verifiers, and how a recipe, a command and Python name a verifier."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT = MathVerifier()
 
 
 def _typed(value: Any) -> Any:
-    """A name alone is a verifier's; keys without one are the default's."""
+    """Reads a text as a verifier's name, and keys without a `type` as those of the default one."""
     if isinstance(value, Mapping) and "type" not in value:
         return {"type": MathVerifier.type, **value}
     return {"type": value} if isinstance(value, str) else value
@@ -38,7 +38,7 @@ _VERIFIER: TypeAdapter[Any] = TypeAdapter(AnyVerifier)
 
 def verifier(text: str, where: str = "--verifier") -> Any:
     """A verifier from its name (`multiple_choice`, `package.module:Name`), or from a mapping as a
-    recipe writes it: `{type: match, answer: all}`. UserError for what is none."""
+    recipe writes it: `{type: match, answer: all}`. UserError for anything else."""
     content = parsed(text, where) if text.lstrip().startswith("{") else text
     try:
         return _VERIFIER.validate_python(content)

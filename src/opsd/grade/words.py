@@ -1,10 +1,10 @@
-r"""Words in an answer: the words that are all of it, and those around a number.
+r"""Words in an answer: answers that are only words, and words around a number.
 
-Around a number stand units, currencies and nouns, which an answer may name or leave out. They are
-too many to list in every language; what is listed are the words that are none of these, because
-they change the number (`5 million`, `5 and a half`, `at least 5`, `5 below zero`). Nor is a word
-that is more likely a variable (`5t`, `2 x`, `12ab`). Some say on which of two sides a number is
-(`3 p.m.`, `30 W`): they may be left out, too, but not be the opposite.
+Around a number stand units, currencies and nouns, which an answer may name or omit. There are too
+many to list in every language. The lists here are of the other words: those that change the number
+(`5 million`, `5 and a half`, `at least 5`, `5 below zero`). A word that is more likely a variable
+is not a unit either (`5t`, `2 x`, `12ab`). Some words say on which of two sides a number is
+(`3 p.m.`, `30 W`): an answer may omit them, too, but must not name the opposite side.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _WORD = re.compile(rf"{_LETTER}(?:['-]?{_LETTER})*\.?")
 _TEXT = r"\\(?:text(?:rm|bf|it|sf|tt|normal|up)?|mathrm|mbox|operatorname) ?"
 _SPELLED = re.compile(rf"{_TEXT}\{{(?P<wrapped>[^{{}}\d]+)\}}|(?P<bare>(?:{_LETTER}| )*)")
 
-# What changes a number, in the languages of the multilingual benchmarks: hundred to trillion,
-# dozen, half, minus, twice, at least, below, in debt, almost. A star stands for any ending. Not
-# here: "cent" and "miles", more often money and a length than a French hundred and Spanish
+# Words that change a number, in the languages of the multilingual benchmarks: hundred to trillion,
+# dozen, half, minus, twice, at least, below, in debt, almost. A star stands for any ending. Left
+# out: "cent" and "miles", more often money and a length than a French hundred and Spanish
 # thousands; "maximum", more often a name (`maximum 12`) than a bound.
 _CHANGES_A_NUMBER = """
     hundred* thousand* million* billion* trillion* lakh* crore* dozen* half halves and or than not
@@ -65,8 +65,8 @@ _CHANGES_A_NUMBER = """
     nhất dưới nợ الأقل الأكثر تحت কমপক্ষে অন্তত కనీసం ቢያንስ
     최소* 최대* 이상* 이하* 미만* 초과* 영하*
 """
-# What does so before a number only: `over 12`, `double 12`, `one in 12`, but `12 double rooms`,
-# `12 more`, `12 in one day`.
+# Words that change only a number that follows: `over 12`, `double 12`, `one in 12`, but not
+# `12 double rooms`, `12 more`, `12 in one day`.
 _CHANGES_WHAT_FOLLOWS = """
     double triple quadruple over under above beyond exceeding past up third quarter square cube
     one two three four five six seven eight nine ten
@@ -76,7 +76,7 @@ _CHANGES_WHAT_FOLLOWS = """
 
 
 class _Words:
-    """Words of a list in which a star stands for any ending."""
+    """A set of words, from a list in which a star stands for any ending."""
 
     def __init__(self, listed: str) -> None:
         entries = unicodedata.normalize("NFC", listed).split()
@@ -96,7 +96,7 @@ _WITHIN = re.compile(
     "|\u8d85[\u8fc7\u904e]|\u4e0d\u5230|\u0e04\u0e23\u0e36\u0e48\u0e07|อย่างน้อย|อย่างมาก|มากกว่า|น้อยกว่า|ติดลบ"
 )
 
-# Two sides a line. What is written in capitals here is meant in capitals only.
+# Two sides per line. Words in capitals here only match in capitals.
 _OPPOSITES = """
     am | pm
     N north | S south
@@ -115,8 +115,8 @@ _SIDES = {
     for word in words.split()
 }
 
-# Of one letter, or of two that touch the number, only these are units: `2h` and `5kg`, but `5t` and
-# `12ab` hold variables. The endings of ordinals (`5th`) are as harmless.
+# Of words with one letter, or with two that touch the number, only these are units: `2h` and `5kg`,
+# but `5t` and `12ab` contain variables. The endings of ordinals (`5th`) are harmless, too.
 _SHORT = """
     m g s h l L km cm mm nm kg mg cl dl ml mL ha ft in yd mi lb oz hr am pm kW GB MB TB Hz
     Br br Sh sh Rs rs Tk tk Kr kr Rp RM FC Fr th st nd rd
@@ -127,7 +127,7 @@ _VARIABLES = re.compile("a?b?c?|x?y?z?")
 _CONSTANTS_AND_UNKNOWNS = frozenset("eixyz")
 _PERCENT = frozenset({"percent", "percentage", "pct"})
 
-_UNIT = "\ufffc"  # stands for words that are marked as text, and so are no variables
+_UNIT = "\ufffc"  # stands for words that are marked as text, and so are not variables
 _MARKED = re.compile(rf"{_TEXT}\{{([^{{}}]*)\}}")
 _ENDED = r"(?<=[\w})\]%])"
 _EXPONENT = r"(?:\^ ?(?:\d|\{ ?\d ?\}))"
@@ -138,7 +138,7 @@ _UNIT_AT_END = re.compile(
 )
 _BOLD = re.compile(r"\\(?:mathbf|mathit|mathsf|boldsymbol|bm) ?\{([^{}]*)\}")
 _DEGREES = re.compile(rf"(?<=\d) ?\^ ?(?:\\circ|\{{ ?\\circ ?\}}) ?[CFKNSEW{_UNIT}]?$")
-# After `m`, after a word of three letters: `3R^2` and `2pr^2` hold variables.
+# After `m`, and after a word of three letters: `3R^2` and `2pr^2` contain variables.
 _POWER = re.compile(
     rf"(?:(?<={_LETTER}{{3}})|(?<=[m{_UNIT}])|(?<=in)|(?<=ft)|(?<=yd)|(?<=mi)){_EXPONENT}$"
 )
@@ -150,16 +150,16 @@ _SHILLINGS = re.compile(r"(?<=\d) ?/[=-]$")  # 500/= and 500/- are 500 shillings
 _PER = re.compile(rf" ?/(?={_LETTER}{{2}})")  # 5/kg is a price; 5/k may be a quotient
 _NAME = re.compile(r"[^\d=<>!\\]*(?:=|\\approx) ?|[^\d=:\\]{2,}: ?")
 _AROUND = re.compile(r"(?P<before>\D*)(?P<number>\d(?:.*\d)?)(?P<after>\D*)", re.DOTALL)
-# What before the first digit belongs to the number: a sign, the head of a fraction, a decimal mark
-# that ends no abbreviation (`Rs.12`).
+# What belongs to the number before its first digit: a sign, the head of a fraction, a decimal mark
+# that does not end an abbreviation (`Rs.12`).
 _HEAD = re.compile(r"(?:^[-+] ?|(?<= )[-+])?(?:\\[dtc]?frac ?\{? ?|(?<![^ +-])[.,\u066b])?$")
 
 
 def spelling(text: str) -> str | None:
     r"""The word or phrase that a normalised answer is, case folded; None for mathematics.
 
-    A parser reads a word as a product of letters, and so takes `listen` for `silent`. Three
-    letters in a row, or `\text{}` around it all, make a word.
+    A parser reads a word as a product of letters, and so takes `listen` for `silent`. A text is
+    words if it has three letters in a row, or is all within `\text{}`.
 
     >>> spelling("Monday"), spelling(r"\text{no}"), spelling("xy")
     ('monday', 'no', None)
@@ -174,8 +174,8 @@ def spelling(text: str) -> str | None:
 
 
 def changes_a_number(phrase: str, before: bool = False) -> bool:
-    """Whether a phrase beside a number makes it another number: `million`, `na nusu`, `minus`.
-    Some do only where they stand `before` it.
+    """Whether a phrase next to a number makes it another number: `million`, `na nusu`, `minus`.
+    Some phrases do so only `before` the number.
 
     >>> changes_a_number("US million"), changes_a_number("km"), changes_a_number("elfu")
     (True, False, True)
@@ -201,7 +201,7 @@ def opposed(one: str, other: str) -> bool:
 
 
 def _sides(text: str) -> dict[int, set[int]]:
-    """The sides that a text names, by what they are sides of."""
+    """The sides that a text names, by axis."""
     found: dict[int, set[int]] = {}
     for word in re.findall(r"[^\W\d_]+", _WITHIN_WORD.sub("", _COMMAND.sub(" ", text))):
         if side := _SIDES.get(word) or _SIDES.get(word.lower()):
@@ -212,8 +212,8 @@ def _sides(text: str) -> dict[int, set[int]]:
 def drop_unit(text: str) -> str:
     r"""A normalised answer without a unit at its end: `\text{ km}`, `\mathrm{cm}^2`, degrees.
 
-    Only text marked as text goes, and the commonest English names, so that a variable is never
-    taken for a unit.
+    Only text that is marked as text is removed, and the commonest English names, so that a variable
+    is never taken for a unit.
 
     >>> drop_unit(r"2\pi\text{ km}"), drop_unit(r"90^\circ"), drop_unit("5t")
     ('2\\pi', '90', '5t')
@@ -225,8 +225,8 @@ def drop_unit(text: str) -> str:
 def bare_number(text: str) -> str | None:
     r"""What is left of a tidied answer without the words around its one number.
 
-    It runs from the first digit, or what belongs to it, to the last, and may still be anything,
-    as in `2^{10}`. None where what stands around it is no unit, currency, noun or name.
+    It runs from the first digit, or what belongs to it, to the last digit, and may still be any
+    expression, as in `2^{10}`. None if the text around it is not a unit, currency, noun or name.
 
     >>> bare_number("KSh 1,200.50"), bare_number(r"x = -\frac{1}{2} km/h"), bare_number("12%")
     ('1,200.50', '-\\frac{1}{2}', '12%')
@@ -254,7 +254,7 @@ def bare_number(text: str) -> str | None:
 
 
 def _with_ending(number: str, after: str) -> tuple[str, str]:
-    """A number with the brace and the percent sign that follow it, and what is left after them."""
+    """A number with the brace and the percent sign that follow it, and the rest after them."""
     if "frac" in number and after.lstrip().startswith("}"):
         number, after = number + "}", after.lstrip()[1:]
     if after.lstrip().startswith("%"):
@@ -263,7 +263,8 @@ def _with_ending(number: str, after: str) -> tuple[str, str]:
 
 
 def _stand_in(marked: re.Match[str]) -> str:
-    """A number marked as text is a number; other text is a unit, unless it changes the number."""
+    """Replaces marked text: a number stays, a text that changes the number stays marked, and any
+    other text becomes the stand-in for a unit."""
     words = marked[1].strip()
     if re.search(r"\d", words) or not words:
         return marked[1]
@@ -274,7 +275,7 @@ def _stand_in(marked: re.Match[str]) -> str:
 
 
 def _are_units(phrase: str, before: bool) -> bool:
-    """Whether all words of a phrase that stands before or after a number leave it what it is."""
+    """Whether all words of a phrase before or after a number leave the number unchanged."""
     if not phrase.strip():
         return True
     phrase = _PER.sub("", phrase)

@@ -1,6 +1,6 @@
 """The process in which Math-Verify compares two answers; run as a script, never imported by others.
 
-An answer such as `9^{9^{9^9}}` takes all time and memory that there is (`opsd.sandbox.worker`).
+An answer such as `9^{9^{9^9}}` would take all available time and memory (`opsd.sandbox.worker`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WARM_UP = ((r"\frac{1}{2}", r"\sqrt{x^2+1}"), ("[1,2]", r"x \in (1,2]"), (r"\{1,
 
 
 def load_comparison() -> Callable[[str, str], bool]:
-    """Import Math-Verify, slow, and return the comparison of an answer with a gold."""
+    """Import Math-Verify, which is slow, and return the comparison of an answer with a gold."""
     from dataclasses import replace
 
     from math_verify import (  # pyright: ignore[reportMissingTypeStubs]
@@ -34,7 +34,7 @@ def load_comparison() -> Callable[[str, str], bool]:
 
     def compare(answer: str, gold: str) -> bool:
         # Dollars make it read the whole; from a bare `2\sqrt{3}` it would keep the leading 2.
-        # A limit of 0 turns that off: it is a Python signal handler, too late for a long C call.
+        # A timeout of 0 turns its own off: a Python signal handler, too late for a long C call.
         parsed: list[list[Any]] = [
             parse(f"${text}$", [latex], fallback_mode="no_fallback", parsing_timeout=0)
             for text in (gold, answer)
@@ -47,8 +47,8 @@ def load_comparison() -> Callable[[str, str], bool]:
 
 
 def decimals(parsed: list[list[Any]]) -> int:
-    """To how many decimals expressions are compared: to six, and where decimal numbers in them are
-    small to four significant digits of the smallest, so that 4e-7 is not 1e-7."""
+    """The number of decimals to which expressions are compared: six; if they contain small decimal
+    numbers, enough for four significant digits of the smallest, so that 4e-7 is not 1e-7."""
     from sympy import Basic, Float  # pyright: ignore[reportMissingTypeStubs]
 
     read: list[Any] = [e for expressions in parsed for e in expressions if isinstance(e, Basic)]
@@ -60,7 +60,7 @@ def decimals(parsed: list[list[Any]]) -> int:
 def load() -> Answer:
     """Math-Verify, warm: the answer to `{"answer", "gold"}` is `{"equal"}`."""
     compare = load_comparison()
-    # First uses build tables for half a second; that is not an answer's time.
+    # First uses build tables for half a second, which must not count against an answer.
     for answer, gold in WARM_UP:
         compare(answer, gold)
     return lambda pair: {"equal": bool(compare(pair["answer"], pair["gold"]))}
