@@ -56,9 +56,9 @@ def test_nothing_is_found_in_a_clean_set(tmp_path):
         ({"answer": "", "solution": "Some."}, "have no answer", "note", ""),
         ({"answer": "it is seven of them, as she said before"}, "sentences", "error", "seven"),
         ({"solution": "  "}, "have no solution, which others have", "warning", ""),
-        ({"solution": r"So \boxed{99999}."}, "comes to another answer", "error", "99999"),
-        ({"solution": "She has some left."}, "does not say its answer in a box", "note", "left"),
-        ({"solution": "#### 99999"}, "comes to another answer", "error", "99999"),
+        ({"solution": r"So \boxed{99999}."}, "reaches another answer", "error", "99999"),
+        ({"solution": "She has some left."}, "does not state its answer in a box", "note", "left"),
+        ({"solution": "#### 99999"}, "reaches another answer", "error", "99999"),
         ({"problem": GERMAN}, "in another language", "warning", "not English but German"),
     ],
 )
@@ -88,7 +88,7 @@ def test_copies_are_found_and_such_as_have_another_answer(tmp_path):
     rows = clean()
     copy = {**rows[2], "problem": rows[2]["problem"].upper().replace(".", " !")}
     kinds = found([*rows, copy], tmp_path)
-    assert [*kinds] == ["problems stand there more than once"]
+    assert [*kinds] == ["problems occur more than once"]
     kinds = found([*rows, copy | {"answer": "99999", "solution": "#### 99999"}], tmp_path)
     differ = kinds["copies of a problem have another answer"]
     assert differ["level"] == "error" and differ["rows"] == 1
@@ -196,7 +196,7 @@ def test_what_is_asked_wrongly_is_one_line(arguments, told, tmp_path, monkeypatc
 
 
 def test_a_folder_without_suites_and_a_stream_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no suite has a file there"):
+    with pytest.raises(UserError, match="no file of any suite"):
         check(Data(source="miniature"), folder=tmp_path)
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in clean()))

@@ -95,7 +95,7 @@ def test_a_suite_of_ones_own_has_splits_choices_and_spellings(tmp_path: Path):
     assert [p.metadata["split"] for p in read(parts(mine, ["hard"]))] == ["hard"]
     with pytest.raises(UserError, match="mine has no split 'low'; it has: easy, hard"):
         parts(mine, ["low"])
-    with pytest.raises(UserError, match="gsm8k has no split 'low'; it is one whole"):
+    with pytest.raises(UserError, match="gsm8k has no split 'low'; it has no splits"):
         parts(SUITES["gsm8k"], ["low"])
 
 
@@ -121,7 +121,7 @@ def test_a_size_is_of_each_language_also_where_rows_say_it(tmp_path: Path, capsy
     rows = [{"problem": str(n), "answer": "1", "language": c} for n, c in enumerate(codes)]
     (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     read(suite(str(written(tmp_path, {"source": "mixed.jsonl", "size": 2}))))
-    assert capsys.readouterr().err == "mine yor: 1 problems, where the suite has 2\n"
+    assert capsys.readouterr().err == "mine yor: 1 problems, but the suite has 2\n"
 
 
 def test_a_suite_of_ones_own_does_not_pass_for_a_published_one(tmp_path: Path):
@@ -135,15 +135,15 @@ def test_a_suite_of_ones_own_does_not_pass_for_a_published_one(tmp_path: Path):
     [
         ({"langauges": ["swa"]}, r"langauges: unknown key; did you mean 'languages'\?"),
         ({"zzz": 1}, "zzz: unknown key; known: about, aside, choices"),
-        ({"source": ""}, "source: a file, or a dataset on the hub, is missing"),
+        ({"source": ""}, "source is missing: name a file"),
         ({"protocol": {"where": "x", "sample": 4}}, "protocol.sample: unknown key"),
         ({"protocol": {"where": "x", "samples": 0}}, "protocol.samples: Input should be greater"),
         ({"published": [{"where": "x", "metric": "acc", "values": {}}]}, "published.0.metric: "),
         ({"choices": {"key": "x"}}, "choices.options: Field required"),
         ({"languages": ["Klingon"], "aside": []}, "languages: unknown language 'Klingon'"),
         ({"aside": ["fra"]}, "aside: fra is not among the languages"),
-        ({"splits": {"a": 1}}, r"splits: nothing tells them apart"),
-        ({"split": "{split}"}, r"\{split\} stands for one of splits"),
+        ({"splits": {"a": 1}}, r"splits: write .split. into source"),
+        ({"split": "{split}"}, r"\{split\} stands for one of the splits"),
         ({"splits": {"a": 0}, "split": "{split}"}, "splits.a: Input should be greater than 0"),
         ({"columns": {"promt": "q"}}, "columns: no text is called 'promt'; did you"),
         ({"name": "a b"}, "name: String should match"),

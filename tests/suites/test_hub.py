@@ -96,4 +96,4 @@ def test_suites_are_read_as_the_hub_has_them(tmp_path: Path):
     assert hmmt == [["?", r"\frac{1}{2}", "eng", None]]
     ((text, letter, *_),) = gpqa
     assert text.startswith("Which?\n\nA. ") and f"\n{letter}. yes\n" in text
-    assert "polymath swa low: 1 problems, where the suite has 125" in done.stderr
+    assert "polymath swa low: 1 problems, but the suite has 125" in done.stderr

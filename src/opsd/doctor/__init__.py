@@ -1,1 +1,1 @@
-"""What is wrong with a dataset, before anything is learned from it."""
+"""Finds what is wrong with a dataset, before training on it."""

@@ -1,5 +1,5 @@
-"""The check of a dataset: its rows read as training would read them, what is wrong with them, how
-long they are, and what is in a suite as well."""
+"""The check of a dataset: it reads rows as training does, and finds what is wrong with them, how
+long they are, and which of them are also in a suite."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from opsd.languages.registry import language
 from opsd.types import Problem, UserError
 
 COUNTED = 500
-"""Problems of a language whose tokens are counted."""
+"""How many problems of each language have their tokens counted."""
 
 
 def check(data: Data, model: str | None = None, folder: Path | None = None) -> dict[str, Any]:
-    """What is to be known of a dataset, as plain values: `problems`, `languages` (how many
-    problems, and with a `model`'s tokenizer how many tokens per problem and word, and as a multiple
-    of the English text's where there is one), `suites` that were compared, from a `folder` with
-    copies of them, and `findings`, the worst first.
+    """The results of the check, as plain values: `problems`, `languages` (how many problems; with a
+    `model`, also how many of its tokens per problem and word, and as a multiple of the English
+    text's tokens, if there is one), the `suites` that were compared, from copies in a `folder`, and
+    `findings`, the worst first.
 
-    Raises UserError where the source cannot be read, holds no problem, or is a stream.
+    Raises UserError if the source cannot be read, contains no problem, or is a stream.
     """
     account = DataReport()
     train, dev = load_problems(data, account)
     if isinstance(train, ProblemStream):
-        raise UserError("a stream is not checked as a whole: leave data.streaming out, set a limit")
+        raise UserError("a stream cannot be checked: remove data.streaming and set data.limit")
     problems = [*train, *dev]
     suites = at_hand(folder) if folder else {}
     if folder and not suites:
-        raise UserError(f"--data-dir {folder}: no suite has a file there (`opsd evaluate --help`)")
+        raise UserError(f"--data-dir {folder}: no file of any suite (see `opsd evaluate --help`)")
     found = [*_dropped(account), *findings(problems), *overlaps(problems, suites)]
     return {
         "source": data.source,
@@ -49,12 +49,12 @@ def check(data: Data, model: str | None = None, folder: Path | None = None) -> d
 
 
 def worst_first(found: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Findings as plain values."""
+    """Findings as plain values, the worst first."""
     return [asdict(finding) for finding in sorted(found, key=lambda finding: finding.order)]
 
 
 def _dropped(account: DataReport) -> list[Finding]:
-    """The rows that are left out when they are read, by the reason."""
+    """The rows that are left out when they are read, by reason."""
     return [
         Finding(
             f"are left out: {reason}",
@@ -69,7 +69,7 @@ def _dropped(account: DataReport) -> list[Finding]:
 
 
 def _tokenizer(model: str) -> Any:
-    # Imported where it is used: what is wrong with most datasets is found without torch.
+    # Imported here, since most checks need no torch.
     from opsd.lm.loading import load_tokenizer
 
     return load_tokenizer(model)
@@ -92,7 +92,7 @@ def _languages(problems: Sequence[Problem], tokenizer: Any) -> list[dict[str, An
 
 
 def _tokens(problems: Sequence[Problem], tokenizer: Any) -> dict[str, Any]:
-    """How many tokens problems take: the median of one, per word, and beside their translations."""
+    """How many tokens problems take: the median, per word, and relative to their translations."""
 
     def count(texts: Sequence[str]) -> list[int]:
         read = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]

@@ -1,4 +1,5 @@
-"""What can be wrong with problems: each kind counted, with its first examples and its mending."""
+"""What can be wrong with problems: each kind is counted, with its first examples and how to fix
+it."""
 
 from __future__ import annotations
 
@@ -21,19 +22,19 @@ from opsd.types import Problem
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 EXAMPLES = 3
-"""Rows that are shown of each kind."""
+"""How many rows are shown of each kind."""
 IDENTIFIED = 2000
-"""Problems whose language is identified, of all languages the same number as far as they go: a
+"""How many problems have their language identified, equally many of all languages if possible: a
 thousand take about a second."""
 _SHOWN = 80
 _MARK = re.compile(r"(?<!\d)[.,;:!?'\"]|[.,;:!?'\"](?!\d)")
-"""Punctuation that is no number's."""
+"""Punctuation that is not part of a number."""
 _PART = re.compile(r"\n+|(?<=[.!?])\s+")
 
 
 @dataclass
 class Finding:
-    """One kind of fault: of how many rows, which the first ones are, what to do about it."""
+    """One kind of fault: how many rows have it, the first of them, and how to fix it."""
 
     what: str
     level: Level
@@ -43,39 +44,39 @@ class Finding:
     examples: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, problem: Problem, told: str) -> None:
-        """Counts a problem, and says what is wrong with it where it is one of the first."""
+        """Counts a problem, and keeps it as an example if it is one of the first."""
         self.rows += 1
         if len(self.examples) < EXAMPLES:
             self.examples.append({"where": where(problem), "told": shown(told)})
 
     @property
     def order(self) -> tuple[int, int]:
-        """Worst first."""
+        """Sort key: worst first."""
         return LEVELS.index(self.level), -self.rows
 
 
 def where(problem: Problem) -> str:
-    """Where a problem stands, by its file's name alone."""
+    """A problem's file and row, without the file's folder."""
     file, _, row = problem.name.rpartition(", ")
     return f"{Path(file).name}, {row}" if file else row
 
 
 def shown(text: str) -> str:
-    """A text on one line, its beginning alone where it is long."""
+    """A text on one line; only its beginning if it is long."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN else line[: _SHOWN - 4] + " ..."
 
 
 def findings(problems: Sequence[Problem]) -> list[Finding]:
-    """What is wrong with problems, by themselves and among one another."""
+    """What is wrong with problems, individually and compared with each other."""
     made = [finding for check in CHECKS for finding in check(problems)]
     return [finding for finding in made if finding.rows]
 
 
 def duplicates(problems: Sequence[Problem]) -> Iterator[Finding]:
-    """Problems of a language that are the same but for case, spaces and punctuation."""
+    """Problems of a language that are the same except for case, spaces and punctuation."""
     again = Finding(
-        "problems stand there more than once", "warning", "leave copies out", len(problems)
+        "problems occur more than once", "warning", "remove the copies", len(problems)
     )
     differ = Finding(
         "copies of a problem have another answer",
@@ -96,7 +97,7 @@ def duplicates(problems: Sequence[Problem]) -> Iterator[Finding]:
 
 
 def answers(problems: Sequence[Problem]) -> Iterator[Finding]:
-    """Answers that are missing, and such as nothing can match."""
+    """Answers that are missing, or that no completion can match."""
     missing = Finding(
         "have no answer",
         "note",
@@ -113,7 +114,7 @@ def answers(problems: Sequence[Problem]) -> Iterator[Finding]:
                 Finding(
                     f"have gold answers that {fault}",
                     "error",
-                    "no completion would be right: mend them, or leave these rows out",
+                    "no completion would be right: fix them, or leave these rows out",
                     len(problems),
                 ),
             )
@@ -129,7 +130,7 @@ def texts(problems: Sequence[Problem]) -> Iterator[Finding]:
         lacking = Finding(
             f"have no {name}, which others have",
             "warning",
-            "what shows it to a reader stops at them; filters.complete leaves them out",
+            "prompts that show it fail on these rows; filters.complete leaves them out",
             len(problems),
         )
         for problem in problems if count < len(problems) else ():
@@ -139,26 +140,26 @@ def texts(problems: Sequence[Problem]) -> Iterator[Finding]:
 
 
 def references(problems: Sequence[Problem]) -> Iterator[Finding]:
-    """References that do not come to the row's own answer, do not say it in a box, or give it away
-    at once."""
+    """Reference solutions that reach another answer than the row's, do not state it in a box, or
+    give it away at once."""
     told = [p for p in problems if "solution" in p.privileged]
     of = len(told)
     other = Finding(
-        "have a solution that comes to another answer than the row's own",
+        "have a solution that reaches another answer than the row's own",
         "error",
-        "the teacher would be told what the verifier rejects: look at both",
+        "the teacher would read an answer that the verifier rejects: look at both",
         of,
     )
     plain = Finding(
-        "have a solution that does not say its answer in a box, or after ####",
+        "have a solution that does not state its answer in a box, or after ####",
         "note",
-        "what learns from the text itself (sft, star) learns no box from it",
+        "methods that train on the text itself (sft, star) do not learn to write a box from it",
         of,
     )
     hasty = Finding(
         "have a solution that gives the answer in its first line",
         "warning",
-        "a teacher that reads them is invited to answer at once: put the steps first",
+        "they invite a teacher to answer at once: put the steps first",
         of,
     )
     for problem in told:
@@ -174,8 +175,8 @@ def references(problems: Sequence[Problem]) -> Iterator[Finding]:
 
 
 def spoken(problems: Sequence[Problem]) -> Iterator[Finding]:
-    """Problems that are in another language than they are said to be; of languages that cannot be
-    told from others, those that are in English."""
+    """Problems that are in another language than their rows say. For a language that the identifier
+    does not know, only problems in English are found."""
     asked = varied(problems, IDENTIFIED)
     wrong = Finding(
         "are in another language than the row says",
@@ -203,7 +204,8 @@ def _name(code: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A text without what sets its sentences apart; signs and decimal marks tell formulas apart."""
+    """A text without case and punctuation; signs and decimal marks stay, since they distinguish
+    formulas."""
     return " ".join(_MARK.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
@@ -216,13 +218,13 @@ def _same(answer: str, problem: Problem) -> bool:
 
 
 def _stated(solution: str) -> str | None:
-    """What a solution comes to, as far as it says so."""
+    """The answer that a solution states in a box or after ####; None if it does not."""
     return extract_boxed(solution) or (gold_answer(solution) if "####" in solution else None)
 
 
 def _hasty(solution: str, answer: str) -> bool:
-    """Whether a text of several lines or sentences says its answer in the first: alone, in a box,
-    or as what the answer is. A step that comes to the same number is none of these."""
+    """Whether a text of several lines or sentences states its answer in the first: alone, in a box,
+    or after the word `answer`. A step that results in the same number does not count."""
     first, *rest = [part for part in _PART.split(solution.strip()) if part] or [""]
     said = rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)"
     if not answer or not rest or not re.search(said, first):

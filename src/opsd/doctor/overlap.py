@@ -14,10 +14,10 @@ from opsd.suites.loading import SUITES, NoCopy, read
 from opsd.types import Problem
 
 N = 8
-"""Words that have to follow one another in both. Of GSM8K's training problems 0.1 % share half of
-a test problem's eights with it."""
+"""Words in a shared sequence. Of GSM8K's training problems 0.1 % share half of a test problem's
+sequences of eight words with it."""
 SHARE = 0.5
-"""Of a suite problem's sequences of `N` words, from which a problem is held for a copy of it."""
+"""The share of a suite problem's sequences of `N` words from which a problem counts as its copy."""
 
 _WORD = re.compile(
     # Scripts without spaces between words: a character is a word.
@@ -40,7 +40,7 @@ def at_hand(folder: Path) -> dict[str, list[Problem]]:
 
 def overlaps(problems: Sequence[Problem], suites: Mapping[str, Sequence[Problem]]) -> list[Finding]:
     """A finding for each suite: how many of the problems share `SHARE` of a suite problem's
-    sequences of `N` words with it (all its words, where it has fewer)."""
+    sequences of `N` words with it (or all its words, if it has fewer than `N`)."""
     index: dict[tuple[str, ...], list[int]] = defaultdict(list)
     known: list[tuple[str, Problem, int]] = []
     for name, own in suites.items():
@@ -73,5 +73,5 @@ def overlaps(problems: Sequence[Problem], suites: Mapping[str, Sequence[Problem]
 
 def _grams(text: str) -> list[tuple[str, ...]]:
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    # Of a short formula the signs count, too.
+    # In a short formula the signs count, too.
     return ngrams(words, N) or ([tuple(plain(text).split())] if len(words) > 2 else [])

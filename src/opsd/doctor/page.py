@@ -1,4 +1,4 @@
-"""What a check has found as one HTML file without any script."""
+"""Writes the results of a check as one HTML file without any script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opsd.runs.files import write_atomically
 
 def write_page(content: Mapping[str, Any], output: Path) -> Path:
     """Writes what `opsd.doctor.check.check` found as one HTML file, and returns its path."""
-    title = f"What is in {content['source']}"
+    title = f"Check of {content['source']}"
     known = {"title": title, "content": content, "show": show}
     write_atomically(output, render(Path(__file__).parent, "doctor", **known))
     return output

@@ -1,4 +1,4 @@
-"""The check of a recipe's data: what its prompts come to besides."""
+"""The check of a recipe's data, including its prompts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from opsd.preview.rows import preview
 from opsd.recipe.schema import Recipe
 
 _LONG, _GOLD = "too long:", "gold answers"
-"""How remarks begin that say that a row cannot be learned from, and such as are found over all rows
-anyway."""
+"""Beginnings of remarks: on rows that cannot be trained on, and on gold answers, which `check` has
+examined in all rows."""
 
 
 def check_recipe(recipe: Recipe, folder: Path | None = None) -> dict[str, Any]:
-    """The check of a recipe's data, with its model's tokenizer; and what its prompts come to."""
+    """The check of a recipe's data, with its model's tokenizer, and of the prompts made from it."""
     content = check(recipe.data, recipe.model.name, folder)
     scan = preview(recipe, rows=0)["scan"]
     found = [
@@ -31,7 +31,7 @@ def check_recipe(recipe: Recipe, folder: Path | None = None) -> dict[str, Any]:
         if not note["note"].startswith(_GOLD)
     ]
     if scan["broken"]["rows"]:
-        told = f"make no prompt: {scan['broken']['first']}"
+        told = f"give no prompt: {scan['broken']['first']}"
         mend = "map the columns that the prompt needs, or leave these rows out"
         found.append(Finding(told, "error", mend, scan["rows"], scan["broken"]["rows"]))
     found += [Finding(**finding) for finding in content["findings"]]

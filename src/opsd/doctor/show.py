@@ -1,4 +1,4 @@
-"""What a check has found, for people, on standard output."""
+"""Prints the results of a check on standard output."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from opsd.pages.visible import plain
 Plain = Mapping[str, Any]
 
 MARKS = {"error": "✗", "warning": "!", "note": "·"}
-"""What stands before a finding, by how bad it is."""
+"""The mark before a finding, by its level."""
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
 
-LANGUAGES = ("language", "problems", "tokens, median", "per word", "beside translation")
+LANGUAGES = ("language", "problems", "tokens, median", "per word", "vs. translation")
 """The columns of the table of languages."""
 
 
 def show(content: Plain) -> None:
-    """Prints the findings, the worst first, the languages, and a line that sums up."""
+    """Prints the findings, the worst first, the languages, and a summary line."""
     console = Console(highlight=False)
     for finding in content["findings"]:
         for line in _finding(finding):
@@ -44,17 +44,17 @@ def _finding(finding: Plain) -> Iterator[Text]:
     for example in finding["examples"]:
         told = f": {example['told']}" if example["told"] else ""
         yield Text(plain(f"    {example['where']}{told}"), "dim")
-    yield Text(f"    mend: {finding['mend']}")
+    yield Text(f"    fix: {finding['mend']}")
 
 
 def rows(finding: Plain) -> str:
-    """How many rows a finding is of."""
+    """How many rows a finding concerns."""
     n, of = finding["rows"], finding["of"]
     return f"{n:,} of {of:,} ({n / of:.1%})"
 
 
 def languages(content: Plain) -> list[Sequence[str]]:
-    """The table of languages; without a tokenizer tokens are not counted."""
+    """The rows of the table of languages; without a tokenizer, tokens are not counted."""
     made = []
     for row in content["languages"]:
         beside = row.get("beside_translation")
@@ -68,7 +68,7 @@ def languages(content: Plain) -> list[Sequence[str]]:
 
 
 def closing(content: Plain) -> str:
-    """How many findings there are of each kind, and what was looked at."""
+    """The number of findings of each level, and what was compared."""
     levels = [finding["level"] for finding in content["findings"]]
     counts = {level: levels.count(level) for level in MARKS if level in levels}
     kinds = [f"{n} {level}{'s' * (n > 1)}" for level, n in counts.items()] or ["nothing found"]

@@ -1,4 +1,4 @@
-"""What a suite is, and the YAML file that says so: shipped ones and those of the user's own."""
+"""What a suite is, and how its YAML file is read: shipped suites and the user's own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ Metric = Annotated[str, Field(pattern=r"^((avg|pass|maj)@[1-9][0-9]*( gain)?|acc
 @part
 class Setting:
     """How published numbers were measured: samples per problem, budgets in tokens, sampling, the
-    chat template's thinking mode, and `where` that is written. What is not known stays open."""
+    chat template's thinking mode, and `where` the source says so. Unknown settings are None or
+    empty."""
 
     where: str
     samples: Count | None = None
@@ -38,8 +39,8 @@ class Setting:
 
 @part
 class Table:
-    """Numbers that somebody has printed: `values` in percent, by model and method. `accuracy` is a
-    metric of which nothing more is known."""
+    """Published numbers: `values` in percent, by model and method. The metric `accuracy` is for
+    tables that do not define it further."""
 
     where: str
     metric: Metric
@@ -51,8 +52,8 @@ class Table:
 
 @part
 class Overlap:
-    """`what` of a suite's problems is also in another suite, or in a dataset (`source`, perhaps in
-    one `split` of it alone)."""
+    """Problems of a suite that are also in another suite, or in a dataset (`source`, perhaps only
+    in one `split` of it); `what` describes them."""
 
     what: str
     suite: str = ""
@@ -64,14 +65,14 @@ class Overlap:
 class Suite:
     """A test set in one or several languages (ISO 639-3 codes).
 
-    `source`, `config`, `split` and `revision` say where it is on the hub; `files` how a local copy
-    may be laid out, below the suite's own `folder`. In `config`, `split`, `source` and `files`,
-    `{language}` stands for the suite's own spelling of a language (`spelled`), `{split}` for a
-    split. `splits` are several parts that are scored on their own, with their weights in the
-    suite's score. `size` is the number of rows of each language and split. Languages `aside` are
-    there for reference and not in the published mean. `columns`, `only`, `choices` and `instructed`
-    are those of `data`; `trained_columns` and `trained_choices` are those that were trained on,
-    which a file of the user's own may have.
+    `source`, `config`, `split` and `revision` say where it is on the Hub; `files` are the possible
+    layouts of a local copy, below the suite's own `folder`. In `config`, `split`, `source` and
+    `files`, `{language}` stands for the suite's own spelling of a language (`spelled`), `{split}`
+    for a split. `splits` are parts that are scored separately, with their weights in the suite's
+    score. `size` is the number of rows of each language and split. Languages `aside` are included
+    for reference, but not in the published mean. `columns`, `only`, `choices` and `instructed` are
+    those of `data`; `trained_columns` and `trained_choices` are those of the training data, which a
+    file of the user's own may have, too.
     """
 
     name: Name
@@ -102,12 +103,12 @@ class Suite:
 
     @property
     def problems(self) -> int | None:
-        """Rows of each language, in all splits together."""
+        """Number of rows of each language, in all splits together."""
         return self.size and self.size * max(1, len(self.splits))
 
     def printed(self) -> Iterator[dict[str, Any]]:
-        """Every published number as a row: suite, metric, value, where, language, split, budget,
-        model, method."""
+        """Yields every published number as a row: suite, metric, value, where, language, split,
+        budget, model, method."""
         for table in self.published:
             about = {f.name: getattr(table, f.name) for f in fields(table) if f.name != "values"}
             for model, values in table.values.items():
@@ -129,10 +130,10 @@ def shipped() -> dict[str, Suite]:
 
 def load_suite(path: Path) -> Suite:
     """A suite of the user's own. Without a name it is named after its file; a source that is a file
-    lies beside it. UserError, one line, for whatever is wrong with it."""
+    is relative to the suite file's folder. UserError, one line, for anything wrong with it."""
     content = {"name": path.stem, **mapping(path)}
     if not content.get("source"):
-        raise UserError(f"{path}: source: a file, or a dataset on the hub, is missing")
+        raise UserError(f"{path}: source is missing: name a file, or a dataset on the Hub")
     source = Path(str(content["source"]))
     if source.suffix in SUFFIXES and not source.is_absolute():
         content["source"] = str(path.parent / source)
@@ -155,7 +156,7 @@ def parse(content: Mapping[str, Any], where: str) -> Suite:
             raise UserError(f"{where}: {key}: unknown key{hint}")
     try:
         suite = _checked(_SUITE.validate_python(dict(content)))
-        Data(source=suite.source, columns=suite.columns)  # knows which texts there are
+        Data(source=suite.source, columns=suite.columns)  # refuses unknown names of texts
         return suite
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, content, _SUITE)}") from error
@@ -164,14 +165,14 @@ def parse(content: Mapping[str, Any], where: str) -> Suite:
 
 
 def _checked(suite: Suite) -> Suite:
-    """The suite, where its parts fit together; else ValueError."""
+    """The suite, if its parts fit together; else ValueError."""
     for key in ("aside", "spelled"):
         foreign = [code for code in getattr(suite, key) if code not in suite.languages]
         if foreign:
             raise ValueError(f"{key}: {foreign[0]} is not among the languages")
     told = "{split}" in " ".join((suite.source, suite.config or "", suite.split, *suite.files))
     if suite.splits and not told:
-        raise ValueError("splits: nothing tells them apart; write {split} into source or split")
+        raise ValueError("splits: write {split} into source or split to tell them apart")
     if told and not suite.splits:
-        raise ValueError("{split} stands for one of splits: name them, with their weights")
+        raise ValueError("{split} stands for one of the splits: set splits, with their weights")
     return suite

@@ -1,6 +1,6 @@
-"""Labels that are wrong in a suite's own files, and what is right in their place.
+"""Labels that are wrong in a suite's own files, and their corrections.
 
-Published numbers were measured on the files as they are. So a language with wrong labels is scored
+Published numbers were measured on the unchanged files. So a language with wrong labels is scored
 twice from the same samples: `upstream`, as published, and `corrected`.
 """
 
@@ -21,13 +21,13 @@ UPSTREAM, CORRECTED = "upstream", "corrected"
 
 @dataclass(frozen=True)
 class Fix:
-    """A wrong label: what the file says, and what is right (None: nothing is)."""
+    """A wrong label: what the file says, and the right label (None if no label is right)."""
 
     upstream: str
     corrected: str | None
 
     def concerns(self, answer: str) -> bool:
-        """Whether the file still says what was wrong, and has not been mended."""
+        """Whether the file still contains the wrong label, and has not been corrected."""
         return answers_match(answer, self.upstream)
 
 
@@ -46,13 +46,13 @@ def fixes(suite: str, language: str) -> dict[int, Fix]:
 
 
 def fix_of(suite: str, language: str, row: int | None, answer: str) -> Fix | None:
-    """The fix that a row needs, or None: for most rows, and for one that was mended upstream."""
+    """The fix that a row needs, or None: for most rows, and for rows that were fixed upstream."""
     fix = None if row is None else fixes(suite, language).get(row)
     return fix if fix is not None and fix.concerns(answer) else None
 
 
 def mended(suite: str, problems: Iterable[Problem]) -> list[int]:
-    """Rows whose labels were wrong once and now say something else."""
+    """Rows with labels that were wrong once and have changed since."""
     return [
         row
         for p in problems

@@ -22,26 +22,26 @@ from opsd.validation import near
 
 ALL = "all"
 SPLIT = "split"
-"""Of which part of a suite a problem is: among its metadata."""
+"""The key in a problem's metadata that names its split."""
 
 SUITES = suite_files.shipped()
 
 
 def suite(name: str) -> Suite:
-    """A published suite, or the one that a `.yaml` file describes. UserError for neither."""
+    """A published suite, or the one that a `.yaml` file describes. UserError for anything else."""
     if Path(name).suffix in languages.SUFFIXES:
         return _renamed(suite_files.load_suite(Path(name)))
     if name not in SUITES:
         raise UserError(
-            f"unknown suite '{name}'{near(name, SUITES) or ';'} known: {', '.join(SUITES)}; or a"
-            " suite file of your own (.yaml); --data takes a file of problems"
+            f"unknown suite '{name}'{near(name, SUITES) or ';'} known: {', '.join(SUITES)}; or name"
+            " your own suite file (.yaml); --data takes a file of problems"
         )
     return SUITES[name]
 
 
 def own(data: str, split: str = "test", **about: Any) -> Suite:
     """A file of the user's own, or a dataset, as a suite that is named after it; `about` are other
-    fields of the suite's."""
+    fields of the suite."""
     name = re.sub(r"\.(jsonl?|csv|tsv|parquet)$", "", Path(data).name)
     name = name.replace("{language}", "").strip("-_. ") or "data"
     name = re.sub(r"[^\w.-]+", "_", name)
@@ -49,46 +49,46 @@ def own(data: str, split: str = "test", **about: Any) -> Suite:
 
 
 def _renamed(suite: Suite) -> Suite:
-    """Of the same name as a published suite, it must not share that one's folder and labels."""
+    """Renames a suite with the name of a published one: they must not share folder and labels."""
     return replace(suite, name=f"own-{suite.name}") if suite.name in SUITES else suite
 
 
 def parts(suite: Suite, asked: Sequence[str]) -> Suite:
-    """The suite with those of its splits alone that were asked for; all of them without."""
+    """The suite with only the requested splits; with all of them if none is requested."""
     foreign = [split for split in asked if split not in suite.splits]
     if foreign:
-        have = f"it has: {', '.join(suite.splits)}" if suite.splits else "it is one whole"
+        have = f"it has: {', '.join(suite.splits)}" if suite.splits else "it has no splits"
         raise UserError(f"{suite.name} has no split '{foreign[0]}'; {have}")
     chosen = {split: weight for split, weight in suite.splits.items() if split in asked}
     return replace(suite, splits=chosen) if asked else suite
 
 
 class NoCopy(UserError):
-    """A folder that has no file of a suite."""
+    """A folder without any file of a suite."""
 
 
 def read(
     suite: Suite, asked: Sequence[str] = (), folder: Path | None = None, limit: int | None = None
 ) -> list[Problem]:
-    """The problems of a suite, at most `limit` per language (and split): in the languages `asked`
-    for, by default (or as `all`) in every one that it has. `folder` holds local copies, instead of
-    the hub.
+    """The problems of a suite, at most `limit` per language (and split), in the languages `asked`;
+    by default, or with `all`, in all its languages. `folder` contains local copies, which are read
+    instead of the Hub.
 
     Raises UserError for a language that the suite, or the folder, does not have, and for a limit
-    that leaves nothing; NoCopy where the folder has no file of the suite.
+    below 1; NoCopy if the folder has no file of the suite.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: write a whole number, 1 or above")
     names = [name for name in asked if name != ALL]
     if names and ALL in asked:
         raise UserError(
-            f"--language {','.join(asked)}: '{ALL}' has the others in it; write it alone, or only"
-            " those that you want"
+            f"--language {','.join(asked)}: '{ALL}' includes the others; write it alone, or only"
+            " the languages that you want"
         )
     if folder is not None and not suite.files:
         raise UserError(
-            f"--data-dir holds copies of suites; {suite.name} is read from {suite.source} (a file"
-            " of your own is --data alone)"
+            f"--data-dir is for copies of suites; {suite.name} is read from {suite.source} (for a"
+            " file of your own, use only --data)"
         )
     if not suite.languages:
         return _in_splits(suite, _own_data(suite, names, limit), None, "")
@@ -116,7 +116,8 @@ def _data(suite: Suite, limit: int | None) -> Data:
 
 
 def _own_data(suite: Suite, names: Sequence[str], limit: int | None) -> Data:
-    """A file whose rows say their language, or are all in one of those asked for."""
+    """How to read a file of the user's own, in the named languages or those that its rows name.
+    The columns and choices of the training data are used as far as its first row has them."""
     data = _data(suite, limit).model_copy(update={"language": tuple(names) or None})
     trained, choices = dict(suite.trained_columns), suite.trained_choices
     if trained or choices:
@@ -129,8 +130,8 @@ def _own_data(suite: Suite, names: Sequence[str], limit: int | None) -> Data:
 
 
 def _found(suite: Suite, codes: Sequence[str], folder: Path, named: bool) -> list[str]:
-    """The languages of which the folder has a copy: all of them where they were asked for by
-    name."""
+    """The languages with a copy in the folder. UserError for one without a copy that was requested
+    by name."""
     split = next(iter(suite.splits), "")
     files = {code: _file(suite, code, split, folder) for code in suite.languages}
     here = [code for code, file in files.items() if file.is_file()]
@@ -140,13 +141,13 @@ def _found(suite: Suite, codes: Sequence[str], folder: Path, named: bool) -> lis
     if missing and named:
         raise UserError(f"no file {files[missing[0]]}; {folder} has {', '.join(here)}")
     if missing:
-        log(f"{suite.name}: {folder} has no {', '.join(missing)}; the means are without")
+        log(f"{suite.name}: {folder} has no {', '.join(missing)}; the means do not include them")
     return [code for code in codes if code in here]
 
 
 def _file(suite: Suite, code: str, split: str, folder: Path) -> Path:
     """The copy of one language and split, in the suite's own folder or in the one above: the first
-    layout that is there, else the usual one."""
+    layout that exists, else the usual one."""
     inner = folder / (suite.folder or suite.name)
     base = inner if inner.is_dir() else folder
     files = [base / _filled(suite, text, code, split) for text in suite.files]
@@ -154,7 +155,7 @@ def _file(suite: Suite, code: str, split: str, folder: Path) -> Path:
 
 
 def _filled(suite: Suite, text: str, code: str, split: str) -> str:
-    """Without a code, `{language}` is left to `data`, which knows the languages asked for."""
+    """Fills in the placeholders. Without a code, `{language}` stays, and `data` fills it in."""
     spelled = suite.spelling(code) if code else "{language}"
     return text.replace("{language}", spelled).replace("{split}", split)
 
@@ -171,14 +172,14 @@ def _read(suite: Suite, code: str, folder: Path | None, limit: int | None) -> li
     changed = mended(suite.name, loaded)
     if changed:
         rows = ", ".join(map(str, changed))
-        log(f"{suite.name} {code}: labels once wrong have changed (rows {rows}); taken as they are")
+        log(f"{suite.name} {code}: labels once wrong have changed (rows {rows}); used unchanged")
     elif folder is None and fixes(suite.name, code):
-        log(f"{suite.name} {code}: corrected labels were found in the GitHub copy, not the hub's")
+        log(f"{suite.name} {code}: corrected labels were found in the GitHub copy, not the Hub's")
     return loaded
 
 
 def _in_splits(suite: Suite, data: Data, folder: Path | None, code: str) -> list[Problem]:
-    """The problems of every split, which they are told of."""
+    """The problems of every split, with the split's name in their metadata."""
     found = []
     for split in suite.splits or ("",):
         texts = {"source": data.source, "config": data.config or "", "split": data.split}
@@ -190,18 +191,18 @@ def _in_splits(suite: Suite, data: Data, folder: Path | None, code: str) -> list
         for language, count in counts.items():
             if suite.size and data.limit is None and count != suite.size:
                 where = " ".join(filter(None, (suite.name, language, split)))
-                log(f"{where}: {count} problems, where the suite has {suite.size}")
+                log(f"{where}: {count} problems, but the suite has {suite.size}")
         told = {SPLIT: split} if split else {}
         found += [replace(p, metadata={**p.metadata, **told}) for p in loaded]
     return found
 
 
 def _loaded(data: Data) -> tuple[list[Problem], int]:
-    """The problems of one source, and the number of its rows; what is left out is said."""
+    """The problems of one source, and the number of its rows; logs which rows are left out."""
     account = DataReport()
     loaded, _ = problems.load_problems(data, account)
     for line in account.lines():
         if "beyond data.limit" not in line:
             log(f"{data.source}: {line}")
-    assert isinstance(loaded, list)  # a stream only where it is asked for
+    assert isinstance(loaded, list)  # a suite is never streamed
     return loaded, account.rows

@@ -1,4 +1,4 @@
-"""A number that a paper prints, beside ours: only where both are of the same thing."""
+"""Our score for a number that a paper prints: only if both measure the same."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Ours:
 
 
 def ours(printed: Row, results: Iterable[Row], suite: Suite | None = None) -> list[Ours]:
-    """The scores that answer to a printed number, by model and budget: of the same suite (or of its
-    one split), whole, with the same k and budget, under the labels of that time; of its language,
-    or the mean over languages, where every one is there that the suite's published mean has.
-    `suite` is needed for one that is not published."""
+    """The scores that correspond to a printed number, by model and budget: on the same suite (or
+    split), on all of its problems, with the same k and budget, and with the upstream labels; in the
+    same language, or as the mean over languages, if all languages of the suite's published mean
+    were evaluated. `suite` is needed if it is not a published one."""
     kind, _, samples = str(printed.get("metric", "")).partition("@")
     known = suite or SUITES.get(str(printed.get("suite")))
-    if known is None:  # nobody can say whether its results are whole
+    if known is None:  # it is not known whether its results are complete
         return []
     split = printed.get("split")
     size = known.size if split else known.problems
@@ -57,14 +57,14 @@ def ours(printed: Row, results: Iterable[Row], suite: Suite | None = None) -> li
 
 
 def reference(suite: Suite, names: Iterable[str]) -> list[dict[str, Any]]:
-    """What is printed of the suite for models of these names (of the hub, of folders); owners and
-    case do not count."""
+    """The numbers printed on the suite for models with these names (on the Hub, or of folders);
+    owners and case are ignored."""
     asked = {_model(name) for name in names}
     return [number for number in suite.printed() if _model(number["model"]) in asked]
 
 
 def together(numbers: Sequence[Row], more: Sequence[Row]) -> list[Row]:
-    """Numbers from two sources, none twice."""
+    """Numbers from two sources, without duplicates."""
     keys = ("suite", "metric", "value", "language", "split", "budget")
     there = {tuple(number.get(key) for key in keys) for number in numbers}
     return [*numbers, *(n for n in more if tuple(n.get(key) for key in keys) not in there)]
