@@ -54,7 +54,7 @@ def test_runs_that_asked_differently_need_a_choice(tmp_path: Path):
         "one",
         "same",
     ]
-    with pytest.raises(UserError, match=r"one.recipe\.yaml and .*other.* --recipe, or --plain"):
+    with pytest.raises(UserError, match=r"one.recipe\.yaml and .*other.* --recipe, or use --plain"):
         prompt_protocol([one, other], None, False, None)
     chosen = prompt_protocol([one, other], str(tmp_path / "other" / "recipe.yaml"), False, None)
     assert chosen.prompt.prefill == "Well," and [p.where for p in chosen.published] == ["other"]
@@ -102,5 +102,5 @@ def test_two_language_files_for_one_code_are_not_mixed(tmp_path: Path, monkeypat
         folder.mkdir()
         (folder / "qab.yaml").write_text(yaml.safe_dump(text))
     assert prompt_protocol(models[:1], None, False, None).languages == ("qab", "swa")
-    with pytest.raises(UserError, match="says something else of 'qab'"):
+    with pytest.raises(UserError, match="differs from the language file for 'qab'"):
         prompt_protocol(models, None, False, None)

@@ -187,7 +187,7 @@ def test_an_endpoint_that_does_not_answer_in_time_is_said_to_be_slow_and_given_u
     monkeypatch.setattr(endpoint, "SLOW", 0.1)
     server.pauses = [0.0, 1.0]
     hasty = replace(server.endpoint, timeout=0.4, concurrency=1)
-    with pytest.raises(UserError, match=r"1 of 5 samples have no answer .*timed out"):
+    with pytest.raises(UserError, match=r"1 of 5 samples got no answer .*timed out"):
         evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=hasty)
     said = capsys.readouterr().err
     assert "for 0.1 s; one try may take 0.4 s" in said and said.count("no answer from") == 1

@@ -225,28 +225,28 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"aliases": "so"}, "aliases: input should be a valid tuple"),
     ({"aliases": ["so", "sw"]}, "aliases.1: 'sw' already names swa"),
     ({"name": "swahili"}, "name: 'swahili' already names swa"),
-    ({"code": "so"}, "code: 'so' is no ISO 639-3 code"),
-    ({"code": "SOM"}, "code: 'SOM' is no ISO 639-3 code"),
-    ({"script": "latin"}, "script: 'latin' is no ISO 15924 code"),
+    ({"code": "so"}, "code: 'so' is not an ISO 639-3 code"),
+    ({"code": "SOM"}, "code: 'SOM' is not an ISO 639-3 code"),
+    ({"script": "latin"}, "script: 'latin' is not an ISO 15924 code"),
     ({"direction": "rtl"}, "direction: is rtl, and Latn is written ltr; write ltr"),
-    ({"instruction": "Fakar oo qor."}, "instruction: holds no \\boxed{}"),
-    ({"instruction": "Ku qor \\boxed{x}."}, "instruction: holds no \\boxed{}"),
-    ({"final_instruction": "Ku qor Soomaali."}, "final_instruction: holds no \\boxed{}"),
+    ({"instruction": "Fakar oo qor."}, "instruction: contains no \\boxed{}"),
+    ({"instruction": "Ku qor \\boxed{x}."}, "instruction: contains no \\boxed{}"),
+    ({"final_instruction": "Ku qor Soomaali."}, "final_instruction: contains no \\boxed{}"),
     ({"transition": ""}, "transition: is empty"),
     ({"transition": "  "}, "transition: is empty"),
     ({"aliases": [" "]}, "aliases.0: is empty"),
     ({"labels": {"solution": ""}}, "labels.solution: is empty"),
     ({"transition": "Faham.\n"}, "transition: begins or ends with a space or a line break"),
     ({"think_prefix": ""}, "think_prefix: is empty"),
-    ({"think_prefix": "Haa.\nWaan fakarayaa."}, "think_prefix: holds a line break"),
-    ({"think_prefix": "<think> Haa."}, "think_prefix: holds a tag"),
-    ({"think_prefix": "Haa \\boxed{}."}, "think_prefix: holds \\boxed"),
-    ({"transition": "Faham {{ problem }}."}, "transition: holds the template mark '{{'"),
-    ({"transition": "Faham {% raw %}."}, "transition: holds the template mark '{%'"),
+    ({"think_prefix": "Haa.\nWaan fakarayaa."}, "think_prefix: contains a line break"),
+    ({"think_prefix": "<think> Haa."}, "think_prefix: contains a tag"),
+    ({"think_prefix": "Haa \\boxed{}."}, "think_prefix: contains \\boxed"),
+    ({"transition": "Faham {{ problem }}."}, "transition: contains the template mark '{{'"),
+    ({"transition": "Faham {% raw %}."}, "transition: contains the template mark '{%'"),
     ({"transition": "Разберись."}, "transition: 9 of its 9 letters are not of the script Latn"),
-    ({"think_prefix": "Haa \u202eenab."}, "holds U+202E (RIGHT-TO-LEFT OVERRIDE)"),
-    ({"labels": {"end": "dhammaad\u200f"}}, "labels.end: holds U+200F (RIGHT-TO-LEFT MARK)"),
-    ({"transition": "Faham \x08oxed."}, "transition: holds U+0008 (a control character)"),
+    ({"think_prefix": "Haa \u202eenab."}, "contains U+202E (RIGHT-TO-LEFT OVERRIDE)"),
+    ({"labels": {"end": "dhammaad\u200f"}}, "labels.end: contains U+200F (RIGHT-TO-LEFT MARK)"),
+    ({"transition": "Faham \x08oxed."}, "transition: contains U+0008 (a control character)"),
     ({"think_prefix": "Cafe\u0301."}, "think_prefix: is not NFC-normalised"),
     ({"labels": {"begin": "[xal]", "end": "[xal]"}}, "labels.end: is the same as labels.begin"),
     ({"numerals": {0: None}}, "numerals.0.0: is not a text; put it in single quotes"),
@@ -281,8 +281,8 @@ def test_a_right_to_left_file_is_checked_against_its_direction(changes, tmp_path
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "holds no keys"),
-        ("- code\n", "holds no keys"),
+        ("", "has no keys"),
+        ("- code\n", "has no keys"),
         ("code: som\nlabels: [", "not YAML"),
         ("transition: Fahamka: dhammaad\n", "not YAML"),
         (b"name: \xff\xfe", "not UTF-8 text"),
@@ -300,7 +300,7 @@ def test_double_quotes_spoil_the_box_and_the_check_says_how_to_write_it(tmp_path
     text = path.read_text("utf-8")
     line = next(line for line in text.splitlines() if line.startswith("instruction"))
     path.write_text(text.replace(line, 'instruction: "Ku qor \\boxed{}."'), "utf-8")
-    assert any("write it so, and not within double quotes" in found for found in check(path))
+    assert any("add it, and do not use double quotes" in found for found in check(path))
 
 
 def test_strings_that_no_speaker_has_read_are_remarked_upon(tmp_path: Path):

@@ -56,7 +56,7 @@ def test_others_are_told_before_the_text():
     assert told("twi", vocabulary, "<2ak>") == Told(prefix="<2ak> ")
     assert told("swa", {"a": 1}) == Told()  # a model of one language
     with pytest.raises(
-        UserError, match="--code twi=<2akk>: no token of the model; did you mean '<2ak>'"
+        UserError, match="--code twi=<2akk>: not a token of the model; did you mean '<2ak>'"
     ):
         told("twi", vocabulary, "<2akk>")
 

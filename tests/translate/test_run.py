@@ -147,7 +147,7 @@ def test_what_has_no_answer_is_asked_for_by_the_same_command(server, tmp_path):
     one = replace(Endpoint(server.url, retries=0, concurrency=1))
     asked = replace(job(server, tmp_path), endpoint=one, languages=("swa",))
     server.faults = ["", "500", ""]
-    with pytest.raises(RunFailed, match=r"1 of 4 translations have no answer .*same command"):
+    with pytest.raises(RunFailed, match=r"1 of 4 translations got no answer .*same command"):
         translate(asked, tmp_path / "out")
     assert [row["row"] for row in lines(tmp_path / "out" / TRANSLATED)] == [0, 2, 3]
     report = translate(asked, tmp_path / "out")
@@ -158,7 +158,7 @@ def test_what_has_no_answer_is_asked_for_by_the_same_command(server, tmp_path):
 def test_an_endpoint_that_answers_nothing_ends_it_soon(server, tmp_path):
     server.faults = ["500"] * 100
     none = replace(Endpoint(server.url, retries=0, concurrency=2))
-    with pytest.raises(RunFailed, match="no question is answered"):
+    with pytest.raises(RunFailed, match="no request is answered"):
         translate(replace(job(server, tmp_path, rows=40), endpoint=none), tmp_path / "out")
     assert len(server.asked) < 20
 

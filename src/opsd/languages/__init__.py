@@ -1,1 +1,1 @@
-"""What a prompt says in each language: one data file per language."""
+"""The texts of prompts in each language: one data file per language."""

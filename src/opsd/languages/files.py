@@ -1,4 +1,4 @@
-"""What a language file says, and what can be wrong with one."""
+"""The contents of a language file, and what can be wrong with it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from opsd.validation import content, near
 BOX = r"\boxed{}"
 
 Fault = tuple[str, str]
-"""A key of the file, and what is wrong with it and how to mend it."""
+"""A key of the file, what is wrong with it, and how to fix it."""
 
-# ISO 15924, and how Unicode begins the names of the script's letters.
+# ISO 15924 codes, and the beginnings of the Unicode names of the script's letters.
 _LETTERS = {
     "Adlm": ("ADLAM",),
     "Arab": ("ARABIC",),
@@ -59,7 +59,7 @@ _LETTERS = {
     "Vaii": ("VAI",),
 }
 _RIGHT_TO_LEFT = frozenset({"Adlm", "Arab", "Hebr", "Nkoo", "Syrc", "Thaa"})
-# Marks, embeddings, overrides, isolates: they reorder what a person sees, not what a model reads.
+# Marks, embeddings, overrides, isolates: they reorder text on the screen, not for a model.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _SHAPES = {
     "code": (r"[a-z]{3}", "ISO 639-3 code; write three small letters, as in swa"),
@@ -87,12 +87,12 @@ class Labels(BaseModel):
 class Language(BaseModel):
     """The strings of one language, and how it is written.
 
-    `aliases` are further names by which datasets call it. `script` is that of the strings.
-    `decimal_mark` is how its speakers usually write 0.5. `final_instruction` ends the crosslingual
-    teacher's prompt where that differs from `instruction`. `reflective_markers` are words by which
-    a speaker doubts or checks what was said; none means unknown. `numerals` are numbers in words,
-    of each one spelling or several. `verified` says whether a speaker
-    has read the strings; `note`, what a user of them should know.
+    `aliases` are further names that datasets use for it. `script` is the script of the strings.
+    `decimal_mark` is the mark that its speakers usually write in 0.5. `final_instruction` ends the
+    crosslingual teacher's prompt if that differs from `instruction`. `reflective_markers` are words
+    with which a speaker doubts or checks a statement; an empty list means that they are not known.
+    `numerals` are numbers in words, each with one or several spellings. `verified` says whether a
+    speaker has read the strings; `note` says what users should know.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -119,8 +119,8 @@ class Language(BaseModel):
         return self.final_instruction or self.instruction
 
     def spelled(self, text: str) -> int | None:
-        """The number that a text is in the language's words, as far as they are known: all of it,
-        in whatever case, with hyphens or spaces."""
+        """The number that a whole text spells in the language's words, if they are known; case,
+        hyphens and spaces do not matter."""
         return self._spelled.get(_spelling(text))
 
     @cached_property
@@ -129,7 +129,7 @@ class Language(BaseModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Code, name and aliases, in lower case, none twice."""
+        """Code, name and aliases, in lower case, without duplicates."""
         return tuple(dict.fromkeys(map(str.casefold, (self.code, self.name, *self.aliases))))
 
 
@@ -148,8 +148,8 @@ def read(path: Path, taken: Mapping[str, str]) -> Language:
 
 
 def of_script(text: str, script: str) -> tuple[int, int]:
-    """How many letters of a text are of a script (ISO 15924), and how many it has; of a script that
-    is not known here, all of them are.
+    """How many letters of a text belong to a script (ISO 15924), and how many letters it has. All
+    letters count as belonging to a script that is not known here.
 
     >>> of_script("Jibu ni 14", "Latn"), of_script("Jibu ni 14", "Ethi")
     ((6, 6), (0, 6))
@@ -160,21 +160,21 @@ def of_script(text: str, script: str) -> tuple[int, int]:
 
 
 def faults(path: Path, taken: Mapping[str, str]) -> list[str]:
-    """What is wrong with a language file, a line each: `file, key: what is wrong; how to mend it`.
+    """What is wrong with a language file, a line each: `file, key: what is wrong; how to fix it`.
 
-    `taken` maps the names of known languages to their codes: a name means one language.
+    `taken` maps the names of known languages to their codes: a name belongs to one language.
     """
     try:
         raw = content(path)
     except UserError as error:
         return [str(error)]
     if not isinstance(raw, dict):
-        return [f"{path}: holds no keys; begin with 'code: ' and the language's ISO 639-3 code"]
+        return [f"{path}: has no keys; begin with 'code: ' and the language's ISO 639-3 code"]
     return [f"{path}, {key}: {fault}" for key, fault in _faults(raw, taken)]
 
 
 def remarks(language: Language, path: Path) -> list[str]:
-    """What is worth knowing about a language file that can be used, a line each."""
+    """What a user of a valid language file should know, a line each."""
     if language.verified:
         return []
     return [f"{path}, verified: no speaker has read these strings; set it to true when one has"]
@@ -190,7 +190,7 @@ def _faults(raw: Mapping[str, Any], taken: Mapping[str, str]) -> Iterator[Fault]
     for key, text in prompts.items():
         yield from ((key, fault) for fault in _of_prompt(text, str(raw.get("script"))))
         if key.endswith("instruction") and BOX not in text:
-            yield key, rf"holds no {BOX}; write it so, and not within double quotes"
+            yield key, rf"contains no {BOX}; add it, and do not use double quotes"
     yield from (("think_prefix", fault) for fault in _of_prefix(prompts.get("think_prefix", "")))
     yield from _of_numerals(raw.get("numerals"))
     begin = prompts.get("labels.begin")
@@ -199,7 +199,7 @@ def _faults(raw: Mapping[str, Any], taken: Mapping[str, str]) -> Iterator[Fault]
 
 
 def _of_shape(raw: Mapping[str, Any]) -> Iterator[Fault]:
-    """Keys that are missing, unknown, or hold something of another kind."""
+    """Keys that are missing, unknown, or have a value of the wrong type."""
     try:
         Language.model_validate(raw)
     except ValidationError as error:
@@ -222,7 +222,7 @@ def _of_codes(raw: Mapping[str, Any]) -> Iterator[Fault]:
     for key, (shape, what) in _SHAPES.items():
         value = raw.get(key)
         if isinstance(value, str) and not re.fullmatch(shape, value):
-            yield key, f"'{value}' is no {what}"
+            yield key, f"'{value}' is not an {what}"
     script, direction = str(raw.get("script")), str(raw.get("direction", "ltr"))
     needed = "rtl" if script in _RIGHT_TO_LEFT else "ltr"
     if script in _LETTERS and direction in {"ltr", "rtl"} and direction != needed:
@@ -233,18 +233,18 @@ def _of_names(raw: Mapping[str, Any], taken: Mapping[str, str]) -> Iterator[Faul
     for key, name in _texts(raw):
         owner = taken.get(name.casefold(), raw.get("code"))
         if key.startswith(("name", "alias")) and owner != raw.get("code"):
-            yield key, f"'{name}' already names {owner}; leave it out, or take another one"
+            yield key, f"'{name}' already names {owner}; leave it out, or choose another one"
 
 
 def _of_text(text: str) -> Iterator[str]:
     if not text.strip():
         yield "is empty; write the text"
     elif text != text.strip():
-        yield "begins or ends with a space or a line break; take it away"
+        yield "begins or ends with a space or a line break; remove it"
     for character in sorted(set(text)):
         if character in _BIDI or (unicodedata.category(character) == "Cc" and character != "\n"):
             called = unicodedata.name(character, "a control character")
-            yield f"holds U+{ord(character):04X} ({called}), which nobody sees; delete it"
+            yield f"contains U+{ord(character):04X} ({called}), which is invisible; delete it"
     if not unicodedata.is_normalized("NFC", text):
         yield "is not NFC-normalised; write what unicodedata.normalize('NFC', text) gives"
 
@@ -252,14 +252,14 @@ def _of_text(text: str) -> Iterator[str]:
 def _of_prompt(text: str, script: str) -> Iterator[str]:
     for mark in ("{{", "{%", "{#"):
         if mark in text:
-            yield f"holds the template mark '{mark}'; strings are no templates, delete it"
+            yield f"contains the template mark '{mark}'; strings are not templates, delete it"
     plain = text.replace(BOX, "")
     own, letters = of_script(plain, script)
     if 2 * own < letters:
         first = next(c for c in plain if c.isalpha() and not of_script(c, script)[0])
         yield (
             f"{letters - own} of its {letters} letters are not of the script {script}"
-            f" ('{first}'); mend the text, or script"
+            f" ('{first}'); fix the text or the script"
         )
 
 
@@ -274,15 +274,15 @@ def _of_numerals(numerals: Any) -> Iterator[Fault]:
 
 def _of_prefix(text: str) -> Iterator[str]:
     if "\n" in text.strip():
-        yield "holds a line break; the model goes on in the same line, write one"
+        yield "contains a line break; the model continues in the same line, so write one line"
     if "<think" in text or "</think" in text:
-        yield "holds a tag; recipes write <think> before it, take it out"
+        yield "contains a tag; recipes write <think> before it, remove it"
     if r"\boxed" in text:
-        yield r"holds \boxed, which would be read as an answer; take it out"
+        yield r"contains \boxed, which would be read as an answer; remove it"
 
 
 def _texts(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name, aliases and note: texts that no model reads."""
+    """Name, aliases, numerals and note: texts that no model reads."""
     aliases = raw.get("aliases")
     listed = list(enumerate(aliases)) if isinstance(aliases, list) else []
     for key, value in [
@@ -303,7 +303,7 @@ def _numerals(numerals: Any) -> Iterator[tuple[object, str]]:
 
 
 def _prompts(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What models read: the strings of prompts, labels as `labels.begin`."""
+    """The strings of prompts, which models read; labels have keys like `labels.begin`."""
     labels = raw.get("labels")
     inner = labels.items() if isinstance(labels, dict) else ()
     names = ("instruction", "final_instruction", "transition", "think_prefix")

@@ -1,4 +1,4 @@
-"""Languages as data: what a prompt says in each of them. One YAML file per language."""
+"""Languages as data: the texts of prompts in each language. One YAML file per language."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FOLDER = "languages"
 _SHOWN = 60
 
 _OWN: dict[str, Language] = {}
-"""Languages of the user's own files that were resolved in this process, by code."""
+"""Languages from the user's own files that were resolved in this process, by code."""
 
 
 def codes() -> list[str]:
@@ -56,15 +56,15 @@ def language(code: str) -> Language:
 
 
 def resolve(name: str) -> str:
-    """The ISO 639-3 code of a language: of a code, a name or an alias in whatever case, or of a
-    language file of the user's own (`.yaml`).
+    """The ISO 639-3 code for a code, a name or an alias (in any case), or for a language file of
+    the user's own (`.yaml`).
 
-    Such a file is known from then on, in this process, in place of a shipped one with its code.
+    From then on, this process uses such a file instead of a shipped one with the same code.
 
     >>> resolve("sw"), resolve("Kiswahili")
     ('swa', 'swa')
 
-    Raises UserError for a name that no language has, and for a file that `check` finds faults in.
+    Raises UserError for an unknown name, and for a file in which `check` finds faults.
     """
     if name in _OWN or name in _shipped_codes():
         return name
@@ -79,8 +79,8 @@ def resolve(name: str) -> str:
 
 
 def keep(names: Iterable[str], folder: Path) -> None:
-    """Copies the user's own files among names of languages into a run's folder: what is learned in
-    them is later measured with the same texts."""
+    """Copies the language files of the user's own among `names` into a run's folder, so that a
+    later evaluation uses the same texts as training."""
     for name in names:
         if Path(name).suffix in SUFFIXES:
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -89,33 +89,33 @@ def keep(names: Iterable[str], folder: Path) -> None:
 
 
 def recalled(folder: Path) -> list[str]:
-    """Makes the language files of a run's folder known; their codes. UserError where another file
-    says something else of one of them."""
+    """Registers the language files in a run's folder, and returns their codes. UserError if another
+    file with the same code and other contents is in use."""
     codes = []
     for file in sorted((folder / FOLDER).glob("*.yaml")):
         own = _read(file)
         if _OWN.setdefault(own.code, own) != own:
             raise UserError(
-                f"{file} says something else of '{own.code}' than the language file that is in"
-                " use: evaluate one model at a time"
+                f"{file} differs from the language file for '{own.code}' that is in use: evaluate"
+                " one model at a time"
             )
         codes.append(own.code)
     return codes
 
 
 def check(path: str | Path) -> list[str]:
-    """What keeps a language file from being used, a line each; none where it can be used."""
+    """What is wrong with a language file, a line each; empty if it can be used."""
     return language_files.faults(Path(path), _shipped_names())
 
 
 def remarks(path: str | Path) -> list[str]:
-    """What is worth knowing about a language file that can be used, a line each."""
+    """What a user of a valid language file should know, a line each."""
     return language_files.remarks(language_files.read(Path(path), _shipped_names()), Path(path))
 
 
 @cache
 def _read(path: Path) -> Language:
-    """A user's file, read once: a run does not change its prompts halfway."""
+    """A user's file, which is read once, so that a run does not change its prompts halfway."""
     return language_files.read(path, _shipped_names())
 
 
@@ -133,7 +133,7 @@ def _shipped(code: str) -> Language:
 
 @cache
 def _shipped_names() -> dict[str, str]:
-    """Names of the shipped languages to their codes; reads all files."""
+    """Maps names of the shipped languages to their codes; reads all files."""
     return {name: code for code in sorted(_shipped_codes()) for name in _shipped(code).names}
 
 

@@ -1,5 +1,5 @@
-"""Whoever is asked: what a question is, and a model behind an OpenAI-compatible endpoint, several
-questions at a time, not too many a minute, and none that the cache has an answer to."""
+"""Questions, and a model behind an OpenAI-compatible endpoint that answers them: several at a time,
+at a limited rate, with a cache of answers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from opsd.runs.files import write_atomically
 from opsd.types import Message
 
 _ANOTHER = 0.7
-"""The least temperature of a further sample, which a greedy one would only repeat."""
+"""The least temperature of a further sample: with greedy decoding it would repeat the first one."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A text to be translated from one language into another (ISO 639-3), or a problem to be solved
-    where both are the same. `messages` is how a language model is asked; `sample` counts from 0."""
+    """A text to translate from one language into another (ISO 639-3); if both are the same, a
+    problem to solve. `messages` is the prompt for a language model; `sample` counts from 0."""
 
     text: str
     given: str
@@ -37,7 +37,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What was written, whether it came to an end, and what it took."""
+    """The generated text, whether it is complete, and what it cost."""
 
     text: str
     whole: bool
@@ -45,21 +45,21 @@ class Reply:
 
 
 class Asker(Protocol):
-    """Answers questions. `batch` is how many it takes at once, `concurrency` how many such calls
-    side by side."""
+    """Answers questions. `batch` is how many it takes per call, `concurrency` how many calls may
+    run at the same time."""
 
     batch: int
     concurrency: int
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:
-        """A reply each. Raises NoAnswer where an endpoint has none, and UserError where it refuses
-        whatever is asked."""
+        """A reply to each question. Raises NoAnswer if an endpoint gives none, and UserError if it
+        refuses every request."""
         ...
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """How replies are drawn. `temperature` is that of first samples."""
+    """Sampling settings of replies. `temperature` applies to first samples."""
 
     max_tokens: int = 2048
     temperature: float = 0.0
@@ -75,9 +75,10 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers, and how often it may be asked. `key_variable` names the environment
-    variable that holds the key; `timeout` is in seconds and for one try, of which there are at most
-    `retries` more; `per_minute` bounds all tries of a minute."""
+    """The endpoint that serves a model, and the rate limit of requests. `key_variable` names the
+    environment variable that contains the API key; `timeout` is in seconds, for one request; a
+    failed request is repeated up to `retries` times; `per_minute` limits the requests per minute,
+    including repeated ones."""
 
     base_url: str
     key_variable: str = "OPENAI_API_KEY"
@@ -89,7 +90,7 @@ class Endpoint:
 
 
 class _Pace:
-    """Lets callers through at equal intervals, so many a minute."""
+    """Lets callers through at equal intervals, `per_minute` of them."""
 
     def __init__(self, per_minute: float) -> None:
         self.interval = 60.0 / per_minute
@@ -107,8 +108,8 @@ class _Pace:
 
 @dataclass
 class _Paced:
-    """A client of an endpoint, `chat` and `completions` at once, whose every try waits for its
-    turn."""
+    """A client of an endpoint in which every request waits for its turn. It is its own `chat` and
+    `completions`."""
 
     inner: Any
     pace: _Pace
@@ -154,10 +155,10 @@ class EndpointAsker:
     def _answer(self, question: Question) -> Reply:
         file = self._file(question)
         if file is not None and file.is_file():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off: asked again
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off: request again
                 kept = json.loads(file.read_text("utf-8"))
                 return Reply(str(kept["text"]), bool(kept["whole"]), Spent(cached=1))
-        # A first sample needs no seed; not every endpoint knows what one is.
+        # A first sample needs no seed, and not every endpoint accepts one.
         drawn: dict[str, Any] = {"seed": question.sample} if question.sample else {}
         reply = self.chat.ask(
             _read,
@@ -181,16 +182,18 @@ class EndpointAsker:
 
 
 def _read(reply: Any) -> Reply:
-    """What was said after any thinking. ValueError for what is no text, which is asked again."""
+    """The reply's text after any thinking. ValueError if the content is not a text, upon which the
+    request is repeated."""
     choice = reply.choices[0]
     text = choice.message.content
     if text is not None and not isinstance(text, str):
-        raise ValueError("the content is no text")
+        raise ValueError("the content is not a text")
     used = (reply.usage.prompt_tokens, reply.usage.completion_tokens) if reply.usage else (0, 0)
     whole = choice.finish_reason != "length"
     return Reply(answered(_encodable(text or "")), whole, Spent(1, 0, 0, *used))
 
 
 def _encodable(text: str) -> str:
-    """The text with a question mark for half a character, which JSON may hold and no file can."""
+    """The text with a question mark for half a character, which JSON may contain, but a UTF-8 file
+    cannot."""
     return text.encode("utf-8", "replace").decode()

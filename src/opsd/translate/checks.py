@@ -1,5 +1,5 @@
-"""Whether an attempt is accepted: the gates, and what was found by asking: is the English text
-recognised when the translation is translated back, and does whoever solves it find the answer?"""
+"""Decides whether an attempt is accepted: by the gates, by how well the translation, translated
+back, matches the English text, and by whether the solver finds the right answer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from opsd.validation import install, unknown
 
 @dataclass(frozen=True)
 class Checks:
-    """What a translation must pass: all gates but those that it goes `without`, and, translated
-    back, at least `least_chrf` (0 to 100) of the English text."""
+    """What a translation must pass: all gates except those in `without`, and, translated back, a
+    chrF of at least `least_chrf` (0 to 100) with the English text."""
 
     without: tuple[str, ...] = ()
     least_chrf: float = 40.0
@@ -29,7 +29,7 @@ class Checks:
                 raise UserError(f"--without: {unknown('gate', name, GATES)}")
 
     def faults(self, problem: Problem, attempt: Attempt) -> list[Fault]:
-        """Why an attempt is rejected; nothing where it is accepted."""
+        """Why an attempt is rejected; empty if it is accepted."""
         found = judged(Pair(problem.text, attempt.text, attempt.language), self.without)
         if not attempt.whole:
             found.insert(0, Fault("complete", "cut off at --max-tokens"))
@@ -46,7 +46,7 @@ class Checks:
 
 
 def solved_answer(completion: str) -> str:
-    """What a solution answers; nothing where it does not."""
+    """The answer that a solution states; empty if it states none."""
     return extract_boxed(completion) or ""
 
 
@@ -54,12 +54,12 @@ def chrf(text: str, reference: str) -> float:
     """The character n-gram F-score of a text against another one, 0 to 100 (chrF2, Popovic 2015,
     WMT), by sacrebleu.
 
-    Raises UserError where that is not installed.
+    Raises UserError if sacrebleu is not installed.
     """
     try:
         from sacrebleu import sentence_chrf
     except ImportError as error:
-        raise UserError(f"translating back is scored with: {install('translate')}") from error
+        raise UserError(f"scoring with --back needs sacrebleu: {install('translate')}") from error
     return float(sentence_chrf(text, [reference]).score)
 
 

@@ -1,4 +1,4 @@
-"""What a translation is going to cost, before anybody is asked."""
+"""Estimates what a translation will cost, before any request."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from opsd.translate.asking import Question
 from opsd.translate.gates import usual
 
 _BYTES = 4
-"""Of UTF-8 in a token, where no tokenizer is named: about what English has in most vocabularies."""
+"""UTF-8 bytes per token if no tokenizer is named: about the value for English in most
+vocabularies."""
 _SOLUTION = 300
-"""Tokens of a solution, where answers are checked by solving."""
+"""Tokens of a solution, if answers are checked by solving."""
 
 Count = Callable[[str], int]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Questions that are to be asked, the tokens of their prompts, and about as many as the replies
-    will have; the cost in dollars at a price for a million of either."""
+    """The number of requests, the tokens of their prompts, the estimated tokens of the replies, and
+    the cost in dollars, from prices per million tokens."""
 
     requests: int
     prompt_tokens: int
@@ -32,7 +33,7 @@ class Estimate:
 
 
 def by_bytes(text: str) -> int:
-    """Tokens of a text, by its length.
+    """The number of tokens of a text, estimated from its length.
 
     >>> by_bytes("Juma has 4 eggs.")
     4
@@ -41,7 +42,7 @@ def by_bytes(text: str) -> int:
 
 
 def counter(tokenizer: Any) -> Count:
-    """Tokens of a text, by a tokenizer."""
+    """A function that counts the tokens of a text with a tokenizer."""
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -57,7 +58,8 @@ def estimate(
     back: bool = False,
     solver: bool = False,
 ) -> Estimate:
-    """The cost of these questions, and of translating every reply back and solving it."""
+    """The cost of these questions; with `back` and `solver`, including the requests that translate
+    every reply back and solve it."""
 
     @cache
     def tokens_per_character(code: str) -> float:

@@ -1,9 +1,8 @@
-"""Quality gates: what tells a translation that went wrong from one that may be right.
+"""Quality gates: tests that find translations that went wrong.
 
-Each gate reads the English text and the translation, and says what is wrong, nothing where it finds
-nothing. What is usual in a language (how long its texts are, whether it writes numbers as words)
-was measured on published translations (`measured.yaml`); of a language that was not measured, wide
-bounds hold.
+Each gate reads the English text and the translation, and yields what is wrong. What is usual in a
+language (how long its texts are, whether it writes numbers as words) was measured on published
+translations (`measured.yaml`); for a language that was not measured, wide bounds apply.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from opsd.translate.numbers import allowed, numbers, spelled_in_east, values
 from opsd.translate.sentences import asks, split
 
 _COPIED_WORDS = 4
-"""Words in a row that both texts have: no translation of such a length is the English one."""
+"""Length of a sequence of words that counts as copied if both texts contain it."""
 _COPIED_SHARE = 0.1
 _FOREIGN_SHARE = 0.5
 
 
 class Usual(NamedTuple):
-    """What is usual in a language. `length` is the median of the natural log of the translation's
-    characters over the English text's, `spread` its robust standard deviation; numbers of
-    `digits_from` on are in digits where English has digits (None: any may be words); `sentences`
-    says that it ends them as often as English does; `question_mark`, that its questions have one;
-    `names`, that they are found again as English writes them. `taken_for` are the languages that
-    the identifier takes it for."""
+    """What is usual in a language. `length` is the median of the natural log of the ratio of the
+    translation's characters to the English text's, `spread` its robust standard deviation. Numbers
+    from `digits_from` on are in digits if English has digits (None: any may be words). `sentences`
+    says that texts have as many sentences as in English; `question_mark`, that questions have one;
+    `names`, that names are spelled as in English. `taken_for` are the languages for which the
+    identifier mistakes it."""
 
     length: float
     spread: float
@@ -61,7 +60,7 @@ _WIDE = {"Hans": -1.1, "Hant": -1.1, "Jpan": -0.75, "Kore": -0.6}
 
 @dataclass(frozen=True)
 class Pair:
-    """An English text and what is to be its translation into a language (ISO 639-3)."""
+    """An English text and its candidate translation into a language (ISO 639-3)."""
 
     source: str
     target: str
@@ -70,7 +69,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Fault:
-    """Which gate a translation does not pass, and why."""
+    """The gate that a translation does not pass, and why."""
 
     gate: str
     why: str
@@ -84,7 +83,7 @@ Gate = Callable[[Pair], Iterator[str]]
 
 @cache
 def measured() -> Mapping[str, Any]:
-    """What is usual in good translations into a language, by its code, as it was measured."""
+    """What is usual in good translations, as measured, by language code."""
     text = (resources.files("opsd.translate") / "measured.yaml").read_text("utf-8")
     return yaml.safe_load(text) or {}
 
@@ -99,7 +98,7 @@ def usual(code: str) -> Usual:
 
 
 def judged(pair: Pair, without: Iterable[str] = ()) -> list[Fault]:
-    """What is wrong with a translation, by all gates but some; nothing where it passes.
+    """What is wrong with a translation, by all gates except `without`; empty if it passes.
 
     >>> judged(Pair("Juma has 4 eggs.", "Juma ana mayai 5.", "swa"))[0].why
     '5 is not in the English text (4)'
@@ -109,8 +108,8 @@ def judged(pair: Pair, without: Iterable[str] = ()) -> list[Fault]:
 
 
 def _number_faults(pair: Pair) -> Iterator[str]:
-    """Numbers in digits that the English text neither has nor says in words; and those of the
-    English text that are missing, where the language does not write numbers as words."""
+    """Numbers in digits that the English text contains neither in digits nor in words; and, if the
+    language does not write numbers as words, missing numbers of the English text."""
     said, here = numbers(pair.source), numbers(pair.target)
     known_values = allowed(pair.source)
     extra = [number.text for number in here if not number.within(known_values)]
@@ -122,13 +121,13 @@ def _number_faults(pair: Pair) -> Iterator[str]:
     if least is not None:
         lost = [n for n in said if min(n.readings) >= least and not n.within(there)]
         if lost:
-            yield f"missing of the English text: {', '.join(dict.fromkeys(n.text for n in lost))}"
+            yield f"missing from the English text: {', '.join(dict.fromkeys(n.text for n in lost))}"
 
 
 def _language_faults(pair: Pair) -> Iterator[str]:
-    """A script or a language that is not the one asked for: less than half of what can be told is
-    in it, or nothing. Of a language that the identifier does not know: half is told to be one that
-    it does know, and does not take the language for."""
+    """A script or a language that is not the requested one: less than half of the letters that can
+    be identified are in it, or none. For a language that the identifier does not know: more than
+    half is identified as a language for which the identifier does not usually mistake it."""
     plain = without_math(pair.target)
     asked = language(pair.language)
     own, letters = of_script(plain, asked.script)
@@ -140,40 +139,40 @@ def _language_faults(pair: Pair) -> Iterator[str]:
     inside = sum(spoken[code] for code in alike)
     foreign = spoken.total() - inside
     if pair.language in known():
-        # One piece alone may be too short to be told: some are, in all languages.
+        # A single piece may be too short to identify: this happens in all languages.
         wrong = foreign > inside or (inside == 0 and judged_letters >= 2 * PIECE)
     else:
         wrong = foreign > _FOREIGN_SHARE * judged_letters
     if wrong:
         others = [code for code, _ in spoken.most_common() if code not in alike]
-        yield f"not in {asked.name}, but in {others[0] if others else 'none that can be told'}"
+        yield f"not in {asked.name}, but in {others[0] if others else 'an unknown language'}"
 
 
 def _copy_faults(pair: Pair) -> Iterator[str]:
-    """Stretches of the English text that were left as they are."""
+    """Sequences of words that were copied from the English text."""
     same, grams = overlap(without_math(pair.target), without_math(pair.source), _COPIED_WORDS)
     if same > 1 and same > _COPIED_SHARE * grams:
-        yield f"{same} of {grams} sequences of {_COPIED_WORDS} words are the English text's"
+        yield f"{same} of {grams} sequences of {_COPIED_WORDS} words are from the English text"
 
 
 def _length_faults(pair: Pair) -> Iterator[str]:
-    """A translation that is much shorter or longer than is usual in the language."""
+    """A translation that is much shorter or longer than usual in the language."""
     about = usual(pair.language)
     away = _log_ratio(pair) - about.length
     if abs(away) > _LENGTHS * about.spread:
         told = f"{len(pair.target)} characters for {len(pair.source)} English ones"
-        yield f"{told}: {'longer' if away > 0 else 'shorter'} than is usual in {pair.language}"
+        yield f"{told}: {'longer' if away > 0 else 'shorter'} than usual in {pair.language}"
 
 
 _LENGTHS = 4.0
-"""Standard deviations."""
+"""Bound on a text's length, in standard deviations."""
 _SHORTER = 0.6
-"""Of what a sentence of average length is of a text, as a logarithm."""
+"""Share of the log ratio of a text without one average sentence that counts as a dropped one."""
 
 
 def _sentence_faults(pair: Pair) -> Iterator[str]:
-    """Sentences that were dropped: fewer than the English text has, in a text that is nearly as
-    short as it would be without one, or that no longer asks the question."""
+    """Dropped sentences: the text has fewer than the English one, and is nearly as short as it
+    would be without one, or no longer asks the question."""
     about = usual(pair.language)
     given, made = len(split(pair.source)), len(split(pair.target))
     if not about.sentences or made >= given:
@@ -185,8 +184,8 @@ def _sentence_faults(pair: Pair) -> Iterator[str]:
 
 
 def _name_faults(pair: Pair) -> Iterator[str]:
-    """Proper names of which none is left, in languages that write them as English does: some are
-    often others in a translation."""
+    """Proper names that are all lost, in languages that write them as English does. Translations
+    often replace some of them."""
     if not usual(pair.language).names:
         return
     lost, told = lost_names(pair.source, pair.target), names(pair.source)
@@ -201,7 +200,7 @@ def _completeness_faults(pair: Pair) -> Iterator[str]:
 
 
 def _log_ratio(pair: Pair) -> float:
-    """Of the texts without what both have in common."""
+    """The log ratio of the texts' lengths, without mathematics and placeholders."""
     made, given = (len(without_placeholders(text)) for text in (pair.target, pair.source))
     return math.log(max(made, 1) / max(given, 1))
 

@@ -1,5 +1,5 @@
-"""What was asked so far: a line per translation, in the order in which they came. A kill at any
-moment loses none that was written, and none is written twice."""
+"""A journal of translations: a line per attempt, in the order in which they arrived. If the process
+is killed, no written attempt is lost, and none is written twice."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from opsd.types import UserError
 
 _ATTEMPTS, _SETTINGS = "attempts.jsonl", "settings.json"
 Place = tuple[int, str]
-"""The number of a source's row, from 0, and a language."""
+"""The number of a row in the source, from 0, and a language."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One translation of a row, and what its checks were told: the text translated `back`, and the
-    answer of who `solved` it, None where nobody was asked. `id` is the source problem's, `whole`
-    says that the text came to its end; tokens are of all questions together."""
+    """One translation of a row, and the results that its checks use: the text translated `back`,
+    and the solver's answer (`solved`); None if this was not requested. `id` is the source
+    problem's, `whole` says whether the text is complete; tokens are those of all requests
+    together."""
 
     row: int
     language: str
@@ -53,10 +54,11 @@ _KIND = TypeAdapter(Attempt)
 
 @contextmanager
 def locked(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
-    """Holds a folder for one translation at a time, and makes the last line of its journal whole.
+    """Locks a folder for one translation at a time, and cuts off an incomplete last line of its
+    journal.
 
-    Raises UserError where another process writes there, and where what is there was translated from
-    something else or in another way.
+    Raises UserError if another process writes to the folder, or if its translations have another
+    source or other settings.
     """
     with held(folder, "translation"), writing(folder):
         begun = _made_whole(folder / _ATTEMPTS)
@@ -66,7 +68,7 @@ def locked(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
             other = sorted(key for key in about if before.get(key) != about[key])
             if other:
                 raise UserError(
-                    f"{folder} holds translations of another kind: {', '.join(other)} (see"
+                    f"{folder} contains translations of another kind: {', '.join(other)} (see"
                     f" {folder / _SETTINGS}){hint}"
                 )
         write_atomically(
@@ -76,13 +78,12 @@ def locked(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
 
 
 def append(folder: Path, attempts: Sequence[Attempt]) -> None:
-    """Writes attempts down, all in one write."""
+    """Appends attempts to the journal, in one write."""
     RunFolder(folder).append(_ATTEMPTS, [sealed(asdict(attempt)) for attempt in attempts])
 
 
 def read(folder: Path) -> list[Attempt]:
-    """All attempts, in the order in which they came. UserError where the file is not as it was
-    written."""
+    """All attempts, in the order in which they arrived. UserError if the file was changed."""
     path = folder / _ATTEMPTS
     if not path.is_file():
         return []
@@ -97,7 +98,7 @@ def latest(attempts: Sequence[Attempt]) -> dict[Place, Attempt]:
 
 
 def _made_whole(path: Path) -> bool:
-    """Takes away a last line that a kill has left unfinished; whether anything is there."""
+    """Cuts off an incomplete last line; returns whether the file contains anything."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

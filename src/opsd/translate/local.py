@@ -1,5 +1,5 @@
-"""Models on this machine: causal ones through the engine of rollouts, and sequence-to-sequence ones
-(NLLB, MADLAD-400, M2M100, OPUS-MT) through Transformers, sentence by sentence."""
+"""Models on this machine: causal models run in the engine of rollouts, sequence-to-sequence models
+(NLLB, MADLAD-400, M2M100, OPUS-MT) in Transformers, sentence by sentence."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from opsd.translate.sentences import split
 from opsd.types import Finish, UserError, View
 
 _GPU_TOKENS, _CPU_TOKENS = 65_536, 8_192
-"""Tokens, prompts and budgets together, that are generated at once."""
+"""How many tokens (prompts and budgets together) are generated at once."""
 _SENTENCES = 32
-"""Sentences that a sequence-to-sequence model reads at once."""
+"""How many sentences a sequence-to-sequence model reads at once."""
 _QUESTIONS = 16
 
 
 def load(name: str, sampled: Sampled, codes: Mapping[str, str]) -> Asker:
-    """A model by its hub name or folder. `codes` are tokens by which it knows languages, where
-    those are not the usual ones.
+    """A model by its Hub name or folder. `codes` are its tokens for languages, if they are not the
+    usual ones.
 
-    Raises UserError where it cannot be loaded.
+    Raises UserError if it cannot be loaded.
     """
     if _is_sequence_to_sequence(name):
         return SequenceToSequence(name, sampled, codes)
     if codes:
-        raise UserError(f"--code: '{name}' is told the language by its prompt; leave --code out")
+        raise UserError(f"--code: '{name}' reads the language in its prompt; leave --code out")
     return Causal(name, sampled)
 
 
 def _is_sequence_to_sequence(name: str) -> bool:
-    """Whether a model reads with an encoder. UserError where its configuration cannot be read."""
+    """Whether a model has an encoder. UserError if its configuration cannot be read."""
     try:
         return bool(getattr(load_config(*locate(name)), "is_encoder_decoder", False))
     except (OSError, ValueError) as error:
@@ -60,7 +60,7 @@ def _is_sequence_to_sequence(name: str) -> bool:
 
 @dataclass
 class Causal:
-    """A causal language model, asked as an endpoint is: by a prompt in its chat template."""
+    """A causal language model, which gets the same prompt as an endpoint, in its chat template."""
 
     name: str
     sampled: Sampled
@@ -111,8 +111,9 @@ class Causal:
 
 @dataclass
 class SequenceToSequence:
-    """A translation model with an encoder. It reads a sentence at a time, as it was trained to: of
-    several it tends to leave some out. First samples are its best beam, further ones are drawn."""
+    """A translation model with an encoder. It reads one sentence at a time, as in its training:
+    given several, it tends to leave some out. A first sample is the best beam of beam search;
+    further ones are drawn."""
 
     name: str
     sampled: Sampled
@@ -137,8 +138,8 @@ class SequenceToSequence:
         self.model.to(_place()[0]).eval()
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:
-        """Raises UserError for a language that the model has no token for, and for a question that
-        is no translation."""
+        """Raises UserError for a language for which the model has no token, and for a question that
+        is not a translation."""
         made: list[Reply | None] = [None] * len(questions)
         for given, wanted, sample in dict.fromkeys(
             (q.given, q.wanted, q.sample) for q in questions
@@ -198,7 +199,7 @@ class SequenceToSequence:
 
 
 def _joined(parts: Sequence[tuple[Reply, str]]) -> Reply:
-    """A text of its sentences, the white space between them as it was."""
+    """Joins the replies to a text's sentences, with the original white space between them."""
     text, spent = "", Spent()
     for reply, piece in parts:
         space = re.search(r"\s*$", piece)

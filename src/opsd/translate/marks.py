@@ -1,4 +1,4 @@
-r"""What a translation must carry over letter by letter: LaTeX, placeholders, units, names."""
+r"""What a translation must copy unchanged: LaTeX, placeholders, units, names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLACEHOLDER = re.compile(
     r"|%\(\w+\)[sdif]|%[sdif]\b|\[[A-Z][A-Z0-9_ ]*\]|_{3,}|https?://\S+"
 )
 
-# A symbol, and how its unit is called in English, in which case a translation may use the symbol.
+# Symbols, and the English names of their units: a translation may use the symbol for the name.
 _UNITS = {
     **{"km": "kilomet", "cm": "centimet", "mm": "millimet", "kg": "kilo", "mg": "milligram"},
     **{"ml": "millilit", "mL": "millilit", "km/h": "kilomet", "mph": "miles per hour"},
@@ -42,7 +42,7 @@ _CURRENCY = re.compile("[$\u20ac\u00a3\u00a5\u20b9\u20a6\u20a9]")
 _CAPITALISED = re.compile(r"(?<![-\w'\u2019])[A-Z][a-z]+(?:[A-Z][a-z]+)?(?![-\w])")
 _STARTS = re.compile(r"(?:^|[.!?:;\"\u201c(]\s*|\n\s*)$")
 _ALIKE = 0.7
-"""From which similarity on two spellings are of one name: Marcy and Mercy, Lloyd and uLlyod."""
+"""Similarity from which two spellings count as one name: Marcy and Mercy, Lloyd and uLlyod."""
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _OWNS = re.compile("['\u2019]s ")
 _ACTS = re.compile(
@@ -64,8 +64,8 @@ _NO_NAMES = frozenset(_NEVER_NAMES.split())
 
 
 def math(text: str) -> list[str]:
-    r"""The mathematics of a text, between its delimiters, without white space, and without what is
-    said in words. Two prices are none.
+    r"""The mathematics of a text, between its delimiters, without white space and without words in
+    it. Text between two prices is not mathematics.
 
     >>> math(r"Let $x + 1 = \frac{y}{2}$ and \(z\); it costs $2 and then $3.")
     ['x+1=\\frac{y}{2}', 'z']
@@ -77,7 +77,7 @@ def math(text: str) -> list[str]:
 
 
 def without_math(text: str) -> str:
-    """The text with its mathematics taken out."""
+    """The text without its mathematics."""
     kept, begin = "", 0
     for span, _ in _spans(text):
         kept += text[begin : span.start()] + " "
@@ -86,8 +86,8 @@ def without_math(text: str) -> str:
 
 
 def _spans(text: str) -> Iterator[tuple[re.Match[str], str]]:
-    """Where mathematics stands, and what is between its delimiters. From a dollar sign that is a
-    price's, the next one may begin some."""
+    """Yields the spans of mathematics, and the text between their delimiters. If a dollar sign
+    belongs to a price, the search continues at the next one."""
     begin = 0
     while span := _MATH.search(text, begin):
         inner = next(filter(None, span.groups()))
@@ -99,7 +99,7 @@ def _spans(text: str) -> Iterator[tuple[re.Match[str], str]]:
 
 
 def latex_faults(source: str, target: str) -> Iterator[str]:
-    """What became of the mathematics: commands, delimiters, formulas and braces."""
+    """Changes in the mathematics: commands, delimiters, formulas and braces."""
     yield from _lost_and_added("LaTeX is", _commands(source), _commands(target))
     lost, extra = _differ(math(source), math(target))
     if lost:
@@ -111,12 +111,12 @@ def latex_faults(source: str, target: str) -> Iterator[str]:
 
 
 def placeholder_faults(source: str, target: str) -> Iterator[str]:
-    """Placeholders, tags and addresses that are lost, or that the source does not have."""
+    """Placeholders, tags and URLs that are lost, or that the source does not contain."""
     yield from _lost_and_added("placeholders are", placeholders(source), placeholders(target))
 
 
 def placeholders(text: str) -> list[str]:
-    """What stands in a text for something else.
+    """The placeholders, tags and URLs in a text.
 
     >>> placeholders("{name} has %d <b>eggs</b> in [CITY], ___ of them \\\\frac{1}{2}")
     ['{name}', '%d', '<b>', '</b>', '[CITY]', '___']
@@ -125,13 +125,13 @@ def placeholders(text: str) -> list[str]:
 
 
 def without_placeholders(text: str) -> str:
-    """The text with its mathematics and its placeholders taken out."""
+    """The text without its mathematics and its placeholders."""
     return _PLACEHOLDER.sub(" ", without_math(text))
 
 
 def unit_faults(source: str, target: str) -> Iterator[str]:
-    """Units beside numbers, and currency signs, that the source has neither as a sign nor as a
-    word: one that is written out is no fault."""
+    """Units after numbers, and currency signs, that the source contains neither as a symbol nor as
+    a word. A unit that is spelled out in the translation is not a fault."""
     said, lower = set(_units(source)), source.lower()
     for unit in dict.fromkeys(_units(target)):
         known = {unit, unit.lower()} & said or (unit == "lbs" and "lb" in said)
@@ -140,10 +140,10 @@ def unit_faults(source: str, target: str) -> Iterator[str]:
 
 
 def names(text: str) -> list[str]:
-    """The names of persons and places of one word in an English text, as far as capitals say:
-    within sentences, before a genitive, or at the beginning of a sentence before a verb. Of several
-    words in a row with capitals each may be an ordinary one, which is translated; so are John,
-    Peter and a few others.
+    """The one-word names of persons and places in an English text, found by their capitals: within
+    sentences, in the genitive, or at the beginning of a sentence before a verb. Several capitalized
+    words in a row are left out, since they may be ordinary words, which are translated; so are
+    John, Peter and a few others.
 
     >>> names("Janet has ducks. Every Friday Tom and Janet sell eggs at Farmers Market in Kansas.")
     ['Janet', 'Tom', 'Kansas']
@@ -166,8 +166,8 @@ def _is_common(word: str) -> bool:
 
 
 def lost_names(source: str, target: str) -> list[str]:
-    """The names of the source that a target of Latin script has nothing like: neither their
-    beginning nor, after whatever prefix, something spelled about the same."""
+    """The names of the source that a target in Latin script lacks: it contains neither their
+    beginning nor a similar spelling, even after a prefix."""
     plain = _folded(target)
     words = set(_WORD.findall(plain))
     return [name for name in names(source) if not _told(_folded(name), plain, words)]

@@ -1,5 +1,5 @@
-"""The numbers in a text, in digits of any script or in English words, with every reading that they
-allow: `1.234` may be a thousand or one, and a translation may write the other form."""
+"""The numbers in a text, in digits of any script or in English words, with all possible readings:
+`1.234` may be about a thousand or about one, and a translation may write the other form."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _IMPLIED: dict[str, tuple[Fraction, ...]] = {
     **{word: (Fraction(n), Fraction(1, n)) for n, word in enumerate(_ORDINALS.split(), 1)},
     **{month: (Fraction(n),) for n, month in enumerate(_MONTHS.split(), 1)},
 }
-"""What a translation may write in digits where the English has a word."""
+"""The numbers that a translation may write in digits for an English word."""
 _ENDINGS = re.compile(r"(?:ves|ies|s|d|ed)$")
 _AFTERNOON = re.compile(r"(?<![a-z])p\.?m\b", re.IGNORECASE)
 _HUNDREDTHS = re.compile(r"\bcents?\b|%|\bpercent", re.IGNORECASE)
@@ -57,7 +57,7 @@ _ARTICLE = re.compile(r"\ban?(?= (?:hundred|thousand|million|billion)\b)", re.IG
 
 @dataclass(frozen=True)
 class Number:
-    """A number as it stands in a text, all that it may be, and the values of its runs of digits."""
+    """A number as written in a text, its possible values, and the values of its runs of digits."""
 
     text: str
     readings: frozenset[Fraction]
@@ -69,7 +69,7 @@ class Number:
 
 
 def numbers(text: str) -> list[Number]:
-    r"""The numbers that a text has in digits, in order.
+    r"""The numbers that a text contains in digits, in order.
 
     >>> [sorted(map(str, n.readings)) for n in numbers("1.234 kg, 50 thousand, \u09e7\u09e8")]
     [['1234', '617/500'], ['50', '50000'], ['12']]
@@ -85,12 +85,12 @@ def values(found: list[Number]) -> set[Fraction]:
 
 
 def spelled_in_east(text: str) -> set[Fraction]:
-    """The numbers that Chinese characters of a text may be."""
+    """The numbers that Chinese characters of a text may mean."""
     return values(numbers(east_asian_numerals(text)))
 
 
 def spelled_in_english(text: str) -> set[Fraction]:
-    """The numbers that English words of a text are, and those of which they are made.
+    """The numbers that a text spells in English words, and the parts of these numbers.
 
     >>> sorted(map(int, spelled_in_english("five eggs and twenty-two hens")))
     [2, 5, 20, 22]
@@ -112,7 +112,7 @@ def spelled_in_english(text: str) -> set[Fraction]:
 
 def allowed(source: str) -> set[Fraction]:
     """What a translation of an English text may write in digits: its numbers, those that its words
-    are or imply, and 1, which English writes as an article."""
+    spell or imply, and 1, which English writes as an article."""
     stated = values(numbers(source))
     worded = spelled_in_english(source)
     made = {Fraction(1), *stated, *worded, *_implied(source)}
@@ -129,7 +129,7 @@ def allowed(source: str) -> set[Fraction]:
 
 def _number(text: str) -> Number:
     body, _, power = text.partition("e")
-    if body.startswith("."):  # .5 is no 5
+    if body.startswith("."):  # .5 is not 5
         return Number(text, frozenset({Fraction(f"0{body}")}), frozenset({Fraction(body[1:])}))
     runs = re.split(r"\D", body)
     whole = Fraction(int("".join(runs)))

@@ -1,5 +1,5 @@
-"""Translates a source of English problems: asks for what is missing, checks it, and writes what is
-accepted and what is not."""
+"""Translates a source of English problems: requests the missing translations, checks them, and
+writes the accepted and the rejected ones."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ _SAME = ("source", "config", "split", "revision", "columns")
 
 @dataclass(frozen=True)
 class Job:
-    """What is translated, into which languages (ISO 639-3), and by whom.
+    """What is translated, into which languages (ISO 639-3), and with which models.
 
-    `model` is one that `endpoint` knows; without an endpoint it is loaded here, a hub name or a
-    folder. `template` asks for a translation: a shipped template's name, a file, or a text with
-    `problem`, `given` and `wanted`. `back` names the model that translates back, `solver` the one
-    that solves translations; both answer at `check_endpoint`, which is the translator's unless
-    given. `codes` are a model's own tokens of languages, `price` dollars for a million prompt and
-    completion tokens, `tokenizer` what counts them beforehand. `limit` keeps the first problems.
+    `model` is a name that `endpoint` knows; without an endpoint it is loaded here, by its Hub name
+    or folder. `template` is the prompt for a translation: a shipped template's name, a file, or a
+    text with `problem`, `given` and `wanted`. `back` names the model that translates back, `solver`
+    the model that solves translations; both are served at `check_endpoint`, by default the
+    translator's endpoint. `codes` are a model's own tokens for languages, `price` is in dollars for
+    a million prompt and a million completion tokens, `tokenizer` counts them for the estimate.
+    `limit` keeps the first problems.
     """
 
     data: Data
@@ -68,11 +69,11 @@ class Job:
         for code in self.languages:
             if resolve(code) == _SOURCE:
                 raise UserError("--to: the source is English; name other languages")
-        template_text(self.template)  # refuses one that is not there
+        template_text(self.template)  # refuses a missing template
 
     @property
     def about(self) -> dict[str, Any]:
-        """What translations in one folder have in common."""
+        """The settings that all translations in one folder share."""
         data = self.data.model_dump(mode="json")
         return {
             "data": {name: data[name] for name in _SAME},
@@ -87,8 +88,8 @@ class Job:
 
 
 def planned(job: Job, output: Path) -> dict[str, Any]:
-    """What `translate` would ask and what that would cost, and the first prompt; asks nobody, and
-    writes nothing."""
+    """What `translate` would request and what that would cost, and the first prompt. Sends no
+    request and writes nothing."""
     problems = _sources(job)
     there = journal.latest(journal.read(output))
     _refuse_changed(problems, there, output)
@@ -106,11 +107,12 @@ def planned(job: Job, output: Path) -> dict[str, Any]:
 
 
 def translate(job: Job, output: Path, *, retry_rejected: bool = False) -> dict[str, Any]:
-    """Translates into the folder `output` what is not there yet, and with `retry_rejected` once
-    more what was rejected; returns the report, which `report.json` keeps.
+    """Translates what is missing in the folder `output`; with `retry_rejected`, also draws another
+    sample of what was rejected. Returns the report, which is stored in `report.json`.
 
-    Raises UserError for mistakes in the input and where an endpoint refuses whatever is asked, and
-    RunFailed where questions had no answer: what has come is kept, and the same command goes on.
+    Raises UserError for mistakes in the input and if an endpoint refuses every request, and
+    RunFailed if requests were not answered: replies that arrived are kept, and the same command
+    continues.
     """
     start = time.monotonic()
     problems = _sources(job)
@@ -131,8 +133,8 @@ def translate(job: Job, output: Path, *, retry_rejected: bool = False) -> dict[s
     log(f"{output / TRANSLATED}, {REJECTED} and {REPORT}")
     if failed:
         raise RunFailed(
-            f"{len(failed)} of {len(asked)} translations have no answer ({failed[-1]}); the same"
-            " command asks for them again"
+            f"{len(failed)} of {len(asked)} translations got no answer ({failed[-1]}); run the same"
+            " command again to request them"
         )
     return report
 
@@ -145,13 +147,13 @@ def _sources(job: Job) -> dict[int, Problem]:
         if not isinstance(problem.prompt, str) and len(problem.prompt) > 1:
             raise UserError(
                 f"{problem.name}: a conversation of {len(problem.prompt)} turns: map"
-                " prompt to a column that holds the problem alone"
+                " prompt to a column that contains only the problem"
             )
     return {problem.metadata["row"]: problem for problem in problems}
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """A report in lines: a language each, then what it took."""
+    """Yields the lines of a report: one per language, then the requests and their cost."""
     for code, found in report["languages"].items():
         why = ", ".join(f"{gate} {n}" for gate, n in found["gates"].items())
         yield (
@@ -162,7 +164,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     spent = report["spent"]
     cost = f", ${report['cost']:.4f}" if report["cost"] else ""
     yield (
-        f"{spent['requests']:,} questions, {spent['cached']:,} more from the cache;"
+        f"{spent['requests']:,} requests, {spent['cached']:,} more answers from the cache;"
         f" {spent['prompt_tokens']:,} prompt and {spent['completion_tokens']:,} completion"
         f" tokens{cost}"
     )
@@ -170,7 +172,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 @dataclass
 class _Askers:
-    """Who translates, translates back and solves; nobody, where that is not asked for."""
+    """The models that translate, translate back and solve; None for a check that is not
+    requested."""
 
     translator: Asker
     back: Asker | None
@@ -196,7 +199,7 @@ def _askers(job: Job) -> _Askers:
 def _asker(model: str, endpoint: Endpoint | None, job: Job) -> Asker:
     if endpoint is not None:
         return EndpointAsker(model, endpoint, job.sampled)
-    from opsd.translate.local import load  # torch and transformers, for a local model alone
+    from opsd.translate.local import load  # torch and transformers, only for a local model
 
     return load(model, job.sampled, job.codes)
 
@@ -266,10 +269,10 @@ def _estimated(job: Job, problems: Mapping[int, Problem], missing: Sequence[Plac
 def _ask(
     job: Job, problems: Mapping[int, Problem], asked: Sequence[tuple[Place, int]], output: Path
 ) -> list[str]:
-    """Asks, several at a time, and writes down what comes; returns why some have no answer.
+    """Sends requests, several at a time, and stores the replies; returns why some got no answer.
 
-    Raises UserError, at once where the endpoint refuses whatever is asked, and RunFailed where none
-    of the first questions has an answer.
+    Raises UserError at once if the endpoint refuses every request, and RunFailed if none of the
+    first requests is answered.
     """
     askers = _askers(job)
     size, side_by_side = askers.translator.batch, askers.translator.concurrency
@@ -294,7 +297,7 @@ def _ask(
                     failed.append(str(error))
                     if not verdicts and len(failed) >= 2 * side_by_side:
                         raise RunFailed(
-                            f"no question is answered ({failed[-1]}); the same command goes on"
+                            f"no request is answered ({failed[-1]}); run the same command to go on"
                         ) from error
                 advance(waiting[future], tokens, about)
         except BaseException:
@@ -304,7 +307,7 @@ def _ask(
 
 
 def _batches(asked: Sequence[tuple[Place, int]], size: int) -> list[list[tuple[Place, int]]]:
-    """What is asked, as many together as whoever answers takes; a batch is of one sample."""
+    """The requests in batches of at most `size`; all requests of a batch have one sample number."""
     by_sample: dict[int, list[tuple[Place, int]]] = {}
     for item in asked:
         by_sample.setdefault(item[1], []).append(item)
@@ -321,7 +324,7 @@ def _attempts(
     askers: _Askers,
     batch: Sequence[tuple[Place, int]],
 ) -> list[Attempt]:
-    """A batch translated, and what passes the gates checked by whoever else is asked."""
+    """Translates a batch, and checks the translations that pass the gates with the other models."""
     questions = [_question(job, *place, problems, sample) for place, sample in batch]
     made = [
         _attempt(problems, place, sample, reply)
@@ -363,7 +366,8 @@ def _with(attempt: Attempt, reply: Reply, **found: Any) -> Attempt:
 
 
 def _written(job: Job, problems: Mapping[int, Problem], output: Path) -> dict[str, Any]:
-    """Writes what is accepted, and what is not with its reasons; counts both."""
+    """Writes the accepted translations, and the rejected ones with their faults; returns the
+    report."""
     attempts = journal.read(output)
     there = {place: a for place, a in journal.latest(attempts).items() if place[0] in problems}
     faults: dict[Place, list[Fault]] = {

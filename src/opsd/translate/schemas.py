@@ -1,5 +1,5 @@
-"""The forms in which translations are written (`schemas.yaml`): our own, in which `problem` is the
-translation and `translation` the English problem, and the two of COPSD's data."""
+"""The schemas in which translations are written (`schemas.yaml`): our own, in which `problem` is
+the translation and `translation` the English problem, and the two of COPSD's data."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ _ROW = "row"
 
 @dataclass(frozen=True)
 class Translated:
-    """A source problem and its translations by language: those that are accepted, and those that
-    are not."""
+    """A source problem and its translations by language: the accepted and the rejected ones."""
 
     problem: Problem
     accepted: Mapping[str, str]
@@ -29,14 +28,14 @@ class Translated:
 
 @cache
 def schemas() -> Mapping[str, Mapping[str, str]]:
-    """The forms by name: the columns of what a row holds."""
+    """The schemas by name: the column for each text of a row."""
     text = (resources.files("opsd.translate") / "schemas.yaml").read_text("utf-8")
     return yaml.safe_load(text)
 
 
 def rows(name: str, found: Sequence[Translated], codes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What is written of translations in a form: a row each, or one per problem, whose rejected
-    translations are marked as such."""
+    """Yields translations as rows of a schema: a row per accepted translation, or one row per
+    problem in which rejected translations are marked."""
     columns = schemas()[name]
     for one in found:
         if "accepted" in columns:
@@ -56,7 +55,7 @@ def rows(name: str, found: Sequence[Translated], codes: Sequence[str]) -> Iterat
 
 
 def source_id(problem: Problem) -> str:
-    """What the source calls the problem, else the hash of its content."""
+    """The problem's id in the source, else the hash of its content."""
     return str(problem.metadata.get("id", problem.id))
 
 
@@ -70,14 +69,14 @@ def _wide(one: Translated, columns: Mapping[str, str], codes: Sequence[str]) -> 
 
 
 def _told(problem: Problem, columns: Mapping[str, str]) -> dict[str, str]:
-    """What is known of the English problem."""
+    """The columns of the English problem: its text, solution and answer, if known."""
     solution = problem.privileged.get("solution")
     known = {"english": problem.text, "solution": solution, "answer": problem.answer}
     return {columns[name]: text for name, text in known.items() if text is not None}
 
 
 def _about(problem: Problem) -> dict[str, Any]:
-    """Where the row comes from, and what the source says of it besides."""
+    """The row's id and number in the source, and the source's other metadata."""
     aside = (WHERE, COLUMNS, _ROW, "id")
     kept = {name: x for name, x in problem.metadata.items() if name not in aside}
     return {"id": source_id(problem), _ROW: problem.metadata[_ROW], **kept}

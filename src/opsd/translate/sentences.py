@@ -1,4 +1,4 @@
-"""Where sentences end, in the scripts that say so."""
+"""Splits texts into sentences, in scripts that mark their ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def split(text: str) -> list[str]:
             pieces[-1] += piece
         elif piece:
             spaces = re.match(r"\s*", piece)
-            assert spaces is not None  # it matches nothing, too
+            assert spaces is not None  # it also matches an empty text
             if pieces and spaces[0]:
                 pieces[-1] += spaces[0]
                 piece = piece[spaces.end() :]
@@ -41,7 +41,7 @@ def split(text: str) -> list[str]:
 
 
 def asks(text: str) -> bool:
-    """Whether there is a question mark of any script."""
+    """Whether a text contains a question mark of any script."""
     return _MARK.search(text) is not None
 
 
