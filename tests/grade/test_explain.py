@@ -24,7 +24,7 @@ from opsd.types import Problem, UserError
         (r"\boxed{12}", "13", "eng", False, "is the number 12, not 13"),
         (r"\boxed{Monday}", "4", "eng", False, "is words, but the gold is the number 4"),
         (r"\boxed{\text{Monday}}", "tuesday", "eng", False, "words: 'monday' and 'tuesday'"),
-        (r"\boxed{1 2}", r"2\pi", "eng", False, "side by side"),
+        (r"\boxed{1 2}", r"2\pi", "eng", False, "next to each other"),
         (r"\boxed{(x+1)^2}", "x^2+2x+1", "eng", True, "Math-Verify takes for the same"),
         (r"\boxed{5x+7}", "5x+1", "eng", False, "Math-Verify does not take for the same"),
         (r"\boxed{" + "9" * 3000 + "}", "5", "eng", False, "2,000 characters are not an answer"),

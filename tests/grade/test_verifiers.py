@@ -160,7 +160,7 @@ FINE = Verdict(1.0, True, True)
         (lambda p, c: 1.0, "gave 1.0 for problem kenya: it must return a Verdict, or None"),
         (lambda p, c: Verdict(float("nan"), True, True), "the reward nan for problem kenya"),
         (lambda p, c: Verdict("1", True, True), "the reward '1' for problem kenya"),
-        (lambda p, c: Verdict(1.0, 1, True), "`correct` as 1 for problem kenya: it is True or"),
+        (lambda p, c: Verdict(1.0, 1, True), "`correct` as 1 for problem kenya: it must be a"),
         (lambda p, c: Verdict(1.0, True, True, 3), "the feedback 3 for problem kenya"),
         (failing, "failed on problem kenya: KeyError: 'tests'; fix it, or return None"),
         (Many([FINE, FINE]), "gave 2 for problem kenya: `many` must return a list with"),
@@ -189,7 +189,7 @@ def test_names_and_keys_lead_to_verifiers_and_back():
     for text, told in (
         ("mtch", "it is math, multiple_choice, match, .* not 'mtch'"),
         ("nowhere:Judge", "there is no 'nowhere:Judge'"),
-        ("{type: regex, pattern: 'a('}", "pattern: no regular expression"),
+        ("{type: regex, pattern: 'a('}", "pattern: not a regular expression"),
         ("json:dumps", r"cannot be called as verifier\(problem, completion\)"),
     ):
         with pytest.raises(UserError, match=told):

@@ -78,7 +78,7 @@ def test_what_has_no_room_is_told(tmp_path: Path, capsys, monkeypatch):
     runs = [run(tmp_path, [row(step) for step in (0, 1, 2)])]
     html = write_inspector(runs, tmp_path / "page.html").read_text("utf-8")
     assert data_of(html)["left_out"] == [2]
-    assert "left out are steps 2; choose with --steps" in capsys.readouterr().err
+    assert "steps 2 are left out; choose with --steps" in capsys.readouterr().err
 
 
 def test_looking_takes_no_torch(tmp_path: Path):

@@ -55,7 +55,7 @@ def test_no_traces_and_how_to_get_some(tmp_path: Path):
     with pytest.raises(UserError, match=r"train\.trace_steps=25.*--checkpoint"):
         load_traces([tmp_path])
     run(tmp_path, [row(0), row(6)])
-    with pytest.raises(UserError, match="no trace of step 3; there are traces of steps 1, 7"):
+    with pytest.raises(UserError, match="no trace of step 3; steps with traces: 1, 7"):
         load_traces([tmp_path], [3])
 
 

@@ -89,7 +89,7 @@ def test_a_run(tmp_path: Path):
     html = output.read_text("utf-8")
     text = check(html).text
     assert text.count("This run trains miniature with copsd on miniature in Yoruba.") == 1
-    assert "It has done 6 of 10 optimizer steps: it is still going, or was stopped." in text
+    assert "It has done 6 of 10 optimizer steps: it is still running, or was stopped." in text
     assert "it generated 576 tokens, and took 7 s." in text and "from 25.0% to 62.5%." in text
     for title in ("Dev accuracy", "Divergence", "Entropy", "Cut off", "Where the time went"):
         assert title in text
@@ -102,7 +102,7 @@ def test_a_quickstart(tmp_path: Path):
     text = check(made(quickstart_folder(tmp_path / "q"))).text
     assert "copsd and grpo against the base model" in text
     assert "33.7% before training, 47.0% after grpo, 89.0% after copsd and 35.0%" in text
-    assert "All of it took 3 min 3 s." in text
+    assert "In total, this took 3 min 3 s." in text
     for cell in ("37.2%", "33.2\u201341.2%", "+51.8", "88.0\u201390.0%"):
         assert cell in text
     assert "Dev accuracy, Swahili" in text and "Loss of grpo, Yoruba" in text

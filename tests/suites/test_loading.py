@@ -142,7 +142,7 @@ def test_a_file_of_ones_own_says_its_languages_or_is_told_them(tmp_path: Path):
     plain = own(str(tmp_path / "plain.csv"))
     assert [p.language for p in read(plain)] == ["eng"]
     assert [p.language for p in read(plain, ["yor"])] == ["yor"]
-    with pytest.raises(UserError, match="--data alone"):
+    with pytest.raises(UserError, match="use only --data"):
         read(plain, ["yor"], tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""`opsd inspect`: what the teacher says of a run's rollouts, token by token, as one HTML page."""
+"""`opsd inspect`: the teacher's judgement of a run's rollouts, token by token, as one HTML page."""

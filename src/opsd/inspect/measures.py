@@ -1,4 +1,4 @@
-"""What tokens may be coloured by: the numbers of a trace, with names, units and a common scale."""
+"""The numbers of a trace by which tokens can be coloured, with names, units and a common scale."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from opsd.runs.json_files import finite
 Row = Mapping[str, Any]
 
 LEVELS = 8
-"""Shades between nothing and full colour, in either direction."""
+"""Number of shades from no colour to full colour, in either direction."""
 
 FULL_FROM = 0.98
-"""The share of tokens below the value from which colour is full: few outliers set no scale."""
+"""The share of tokens below the value of full colour: a few outliers must not set the scale."""
 
 DIVERGENCE, RATIO, LEARNED = "Divergence", "Log-ratio at the sampled token", "What is learned"
 ENTROPY, SEEN = "Uncertainty", "What the target saw"
@@ -25,17 +25,17 @@ _PARTS = {
     "reference": ("reference-induced", "What the reference alone induces, without the question."),
     "question": ("question-conditioned", "What the question adds to the reference."),
     "base": ("base and student", "How far the student has moved from the model before training."),
-    "target": ("target and student", "How far the student is from what it is to learn."),
+    "target": ("target and student", "How far the student is from the target that it learns."),
 }
-_RATIO = "Orange: the latter finds the token that was written likelier than the former; blue: less."
-# Said elsewhere on the page, or of no use as a colour.
+_RATIO = "Orange: the sampled token is likelier under the latter than under the former; blue: less."
+# Shown elsewhere on the page, or of no use as a colour.
 _KNOWN = ("logp_", "view/", "entropy_", "divergence", "clipped")
 
 
 @dataclass(frozen=True)
 class Series:
-    """One number per token of one rollout, with its `meaning` in a sentence. `signed` ones have a
-    direction."""
+    """One number per token of one rollout, with its `meaning` in a sentence. If `signed`, the sign
+    matters."""
 
     key: str
     group: str
@@ -48,8 +48,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Measure:
-    """A choice on the page: a series' name, and the value from which colour is full, over all
-    rollouts, beside the largest."""
+    """A choice on the page: a series' name, the value from which colour is full, over all rollouts,
+    and the largest value."""
 
     key: str
     group: str
@@ -62,7 +62,7 @@ class Measure:
 
 
 def series_of(row: Row) -> Iterator[Series]:
-    """All that a trace says of every token, in the order in which it is offered."""
+    """Yields all series of a trace, in the order in which the page offers them."""
     several = len(row["signals"]) > 1
     for i, signal in enumerate(row["signals"]):
         if "value" in signal:
@@ -70,12 +70,12 @@ def series_of(row: Row) -> Iterator[Series]:
     for reader in row["readers"]:
         name = reader_label(reader)
         key = f"entropy/{reader.get('signal', '')}/{name}"
-        told = "How undecided the reader is before this token."
+        told = "How uncertain the reader is before this token."
         yield Series(key, ENTROPY, f"entropy, {name}", told, reader["entropy"])
     student = next((r for r in row["readers"] if r["name"] == "student"), {})
     if "logp" in student:
         surprise = [None if value is None else -value for value in student["logp"]]
-        told = "Minus log p of the token that was written."
+        told = "Minus log p of the sampled token."
         yield Series("surprise", ENTROPY, "surprise, student", told, surprise)
 
 
@@ -91,7 +91,7 @@ def measures(rows: Sequence[Sequence[Series]]) -> list[Measure]:
         sizes = sorted(map(abs, values))
         largest = sizes[-1] if sizes else 0.0
         full = (sizes[math.ceil(FULL_FROM * len(sizes)) - 1] if sizes else 0.0) or largest
-        # What rounding leaves below nought makes no direction.
+        # Values that are below zero only by rounding do not make a series signed.
         signed = alike[0].signed or any(v < -1e-3 * full for v in values)
         one = alike[0]
         about = (key, one.group, one.label, one.meaning, one.unit)
@@ -126,7 +126,7 @@ def _of_signal(signal: Row, prefix: str, suffix: str) -> Iterator[Series]:
 
 
 def _named(pair: Row, pairs: Sequence[Row], suffix: str) -> tuple[str, str]:
-    """What a pair of readers is called, and what it means."""
+    """The label of a pair of readers, and its meaning."""
     label, told = _PARTS[pair["part"]]
     if pair["part"] == "target" and any(other["part"] == "question" for other in pairs):
         label = "after purification"
@@ -136,8 +136,8 @@ def _named(pair: Row, pairs: Sequence[Row], suffix: str) -> tuple[str, str]:
 
 
 def _as_trained(signal: Row, prefix: str, suffix: str) -> Iterator[Series]:
-    """The divergence that the loss is made of, where no pair of readers shows it: on the signal's
-    support; and after its clip."""
+    """Yields the divergence in the loss if no pair of readers shows it, on the signal's support;
+    and the divergence after the clip, if that changes it."""
     value, unclipped = signal["value"], signal.get("unclipped", signal["value"])
     pairs = signal.get("pairs", [])
     if not any(_close(pair["divergence"], unclipped) for pair in pairs):
@@ -145,12 +145,12 @@ def _as_trained(signal: Row, prefix: str, suffix: str) -> Iterator[Series]:
         told = _PARTS["target" if pairs else "whole"][1]
         yield Series(f"{prefix}unclipped", DIVERGENCE, label + suffix, told, unclipped)
     if not _close(value, unclipped):
-        told = "What the clip leaves of the divergence; blue: it has turned the sign."
+        told = "The divergence after the clip; blue: the clip has changed the sign."
         yield Series(f"{prefix}value", DIVERGENCE, f"after clipping{suffix}", told, value)
 
 
 def _learned(signal: Row, prefix: str, suffix: str) -> Iterator[Series]:
-    """What the loss is made of."""
+    """Yields the parts of the loss."""
 
     def series(name: str, label: str, told: str, values: Any, unit: str = "") -> Series:
         signed = name != "weight" and unit == ""
@@ -160,13 +160,13 @@ def _learned(signal: Row, prefix: str, suffix: str) -> Iterator[Series]:
         told = "Orange: the token is reinforced; blue: discouraged."
         yield series("advantage", "advantage", told, signal["advantage"])
     for view, values in signal.get("votes", {}).items():
-        told = "What this view adds to the advantage; nothing where its gate is shut."
+        told = "What this view adds to the advantage; zero if its gate is closed."
         yield series(f"votes/{view}", f"gated vote of {view}", told, values)
     if any(weight != 1 for weight in signal.get("weight", ())):
-        told = "What the token's loss is multiplied by."
+        told = "The factor by which the token's loss is multiplied."
         yield series("weight", "weight", told, signal["weight"])
     if "loss" in signal:
-        told = "What is summed up, before the reduction."
+        told = "The token's loss that enters the reduction."
         yield series("loss", "loss, after weighting", told, signal["loss"], "nats")
 
 
@@ -178,7 +178,7 @@ def _close(one: Sequence[float | None], other: Sequence[float | None]) -> bool:
 
 
 def _round_up(value: float) -> float:
-    """To two digits, so that a legend reads well; 1 where nothing has any size."""
+    """Rounds up to two digits, for a readable legend; 1 if the value is not positive."""
     if value <= 0:
         return 1.0
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)

@@ -1,8 +1,8 @@
-"""The inspector as one HTML file that loads nothing: data, style and script inside, each under its
-hash in the page's own policy.
+"""The inspector as one HTML file that loads nothing: it contains data, style and script; the page's
+content security policy lists the hashes of style and script.
 
 Whatever comes from a run is untrusted: it is data, in JSON that no tag can end, and the script
-writes it as text only.
+writes it only as text.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def write_inspector(runs: Sequence[Path], output: Path, steps: Sequence[int] = (
     """Writes one HTML file about the traces of these run folders, and returns its path.
 
     `steps` chooses among a run's traces. Raises UserError for a folder without traces, a step
-    without any, and a line that is no trace.
+    without any, and a line that is not a trace.
     """
     traced, left_out = within(load_traces(runs, steps))
     if left_out:
         told = ", ".join(map(str, left_out))
-        log(f"too many tokens for one page: left out are steps {told}; choose with --steps")
+        log(f"too many tokens for one page: steps {told} are left out; choose with --steps")
     write_atomically(output, page(traced, left_out))
     return output
 
 
 def page(traced: Sequence[Traced], left_out: Sequence[int] = ()) -> str:
-    """The page about these traces; `left_out` are steps that had no room on it."""
+    """The page about these traces; `left_out` are steps that did not fit on it."""
     labels = list(dict.fromkeys(one.run for one in traced))
     return render(
         Path(__file__).parent,
@@ -54,8 +54,8 @@ def page(traced: Sequence[Traced], left_out: Sequence[int] = ()) -> str:
 
 
 def content(traced: Sequence[Traced], left_out: Sequence[int] = ()) -> dict[str, Any]:
-    """What the page shows, as plain values. Texts of tokens stand once, in `texts`, and everything
-    else names them by number."""
+    """What the page shows, as plain values. `texts` contains each token's text once, and everything
+    else refers to it by number."""
     texts = _Texts()
     series = [list(series_of(one.row)) for one in traced]
     return {
@@ -69,8 +69,8 @@ def content(traced: Sequence[Traced], left_out: Sequence[int] = ()) -> dict[str,
 
 
 def embedded(value: Any) -> str:
-    """JSON that may stand between script tags, and in which nothing is hidden: what UTF-8 cannot
-    hold, or what would reorder the file's own text, is escaped."""
+    """JSON that is safe between script tags and contains no hidden characters: those that UTF-8
+    cannot encode, or that would reorder the file's own text, are escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return HIDDEN.sub(_escaped, re.sub("[<>&]", _escaped, text))
 
@@ -81,7 +81,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class _Texts:
-    """Texts by number, each once."""
+    """Numbers texts, each once."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -119,7 +119,8 @@ def _rollout(traced: Traced, series: Iterable[Series], texts: _Texts) -> dict[st
 
 
 def _prompts(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What each one read: once, where several signals have the same view."""
+    """The prompts of student and teachers, without duplicates if several signals have the same
+    view."""
     prompts = [{"reader": "student", "text": row["prompt"]}] if "prompt" in row else []
     prompts += [{"reader": reader_label(v), "text": v["prompt"]} for v in row.get("views", ())]
     return [prompt for i, prompt in enumerate(prompts) if prompt not in prompts[:i]]
@@ -136,8 +137,8 @@ def _reader(reader: Mapping[str, Any], texts: _Texts) -> dict[str, Any]:
 
 
 def _merged(tokens: Sequence[str]) -> list[str]:
-    """Tokens of older traces that are parts of one character: the first has a mark, the others
-    nothing, as further tokens of a character have in newer ones."""
+    """Merges tokens of older traces that are parts of one character, as newer traces have them: the
+    first becomes a mark, the others become empty."""
     parts = [_REPLACEMENT in token for token in tokens]
     return [
         token if not part else "" if i and parts[i - 1] else _REPLACEMENT
@@ -146,20 +147,20 @@ def _merged(tokens: Sequence[str]) -> list[str]:
 
 
 def _where(row: Mapping[str, Any], column: str) -> list[int]:
-    """Tokens at which a column of any signal is set."""
+    """Indices of tokens at which a column of any signal is set."""
     columns = [signal.get("columns", {}).get(column, ()) for signal in row["signals"]]
     return sorted({i for values in columns for i, value in enumerate(values) if value})
 
 
 def _outside(row: Mapping[str, Any]) -> list[int]:
-    """Tokens that are read, and that no signal has in its loss."""
+    """Indices of tokens that are read, but are not in the loss of any signal."""
     masks = [signal["in_loss"] for signal in row["signals"] if "in_loss" in signal]
     kept = enumerate(zip(*masks, strict=True))
     return [i for i, own in kept if False in own and True not in own]
 
 
 def _short(value: float | None) -> float | None:
-    """Four digits: more than a colour or a reader needs. None for what is no number."""
+    """Four digits: more than a colour or a reader needs. None for a value that is not finite."""
     known = finite(value)
     return None if known is None else float(f"{known:.4g}")
 
@@ -169,6 +170,6 @@ def _chance(logp: float | None) -> float | None:
 
 
 def _share(value: Any) -> float | None:
-    """Five digits; None for what is no number."""
+    """Five digits; None for a value that is not finite."""
     known = finite(value)
     return None if known is None else round(known, 5)

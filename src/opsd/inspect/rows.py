@@ -1,4 +1,4 @@
-"""A run's traces as values, the newest format and older ones, which lack what was added since."""
+"""A run's traces as values, in the newest format and in older ones, which lack later additions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opsd.runs.json_files import as_type, rows
 from opsd.types import UserError
 
 MOST_TOKENS = 50_000
-"""Tokens on one page; a browser stays quick, and the file is some tens of megabytes at most."""
+"""Tokens on one page: the browser stays fast, and the file has at most some tens of megabytes."""
 
 
 _TOLERANT = ConfigDict(extra="allow", strict=True)
@@ -71,8 +71,8 @@ class _View(TypedDict):
 
 @with_config(_TOLERANT)
 class _Trace(TypedDict):
-    """What is shown of a line of `traces/*.jsonl`; of a diffusion model's rollout a line is one
-    state."""
+    """The part of a line of `traces/*.jsonl` that is shown; for a diffusion model's rollout, a line
+    is one state."""
 
     step: NotRequired[int]
     state: NotRequired[int]
@@ -88,7 +88,7 @@ _TRACE = TypeAdapter(_Trace)
 
 @dataclass(frozen=True)
 class Traced:
-    """One line of a run's `traces/`: written in training, or made anew from a `checkpoint`."""
+    """One line of a run's `traces/`: written in training, or made later from a `checkpoint`."""
 
     run: str
     row: Mapping[str, Any]
@@ -96,8 +96,8 @@ class Traced:
 
     @property
     def step(self) -> int:
-        """The step that learns from the rollout, from 1 as in the log, where the file counts from
-        0; of a checkpoint how many steps it has taken, 0 before training."""
+        """The step that trains on the rollout, counted from 1 as in the log (the file counts from
+        0); for a checkpoint, the number of its steps, 0 before training."""
         return int(self.row.get("step", 0)) + (not self.checkpoint)
 
     @property
@@ -106,10 +106,10 @@ class Traced:
 
 
 def load_traces(runs: Sequence[Path], steps: Sequence[int] = ()) -> list[Traced]:
-    """The traces of run folders, and of folders that hold such, by run and step; those of some
-    `steps` only, where they are named.
+    """The traces of run folders, and of folders that contain run folders, by run and step; only
+    those of `steps`, if any are given.
 
-    Raises UserError for a folder without any, and for a line that is no trace.
+    Raises UserError for a folder without traces, and for a line that is not a trace.
     """
     if not runs:
         raise UserError("no run to inspect: name at least one run folder")
@@ -121,15 +121,15 @@ def load_traces(runs: Sequence[Path], steps: Sequence[int] = ()) -> list[Traced]
     for step in steps:
         if step not in there:
             known = ", ".join(map(str, there))
-            raise UserError(f"no trace of step {step}; there are traces of steps {known}")
+            raise UserError(f"no trace of step {step}; steps with traces: {known}")
     kept = [traced for traced in found if not steps or traced.step in steps]
     order = {label: place for place, label in enumerate(labels)}
     return sorted(kept, key=lambda traced: (order[traced.run], traced.step))
 
 
 def within(traced: Sequence[Traced], most: int = MOST_TOKENS) -> tuple[list[Traced], list[int]]:
-    """As many whole steps as have at most so many tokens, the first, the last and evenly chosen
-    ones between them; and the steps that are left out."""
+    """The traces of as many whole steps as fit into `most` tokens: the first, the last and evenly
+    chosen ones between them; and the steps that are left out."""
     steps = sorted({one.step for one in traced})
     tokens = dict.fromkeys(steps, 0)
     for one in traced:
@@ -148,14 +148,14 @@ def _with_traces(path: Path) -> list[Path]:
     inside = [folder for folder in (path, *sorted(path.iterdir())) if any(_files(folder))]
     if not inside:
         raise UserError(
-            f"{path} has no traces: train with --set train.trace_steps=25 (steps between two), or"
-            " make them from a checkpoint with --checkpoint STEP"
+            f"{path} has no traces: train with --set train.trace_steps=25 (every 25 steps), or"
+            " create them from a checkpoint with --checkpoint STEP"
         )
     return inside[:1] if inside[0] == path else inside
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Trace files that hold a whole line."""
+    """Yields the trace files that contain a complete line."""
     for file in sorted((folder / "traces").glob("*.jsonl")):
         if next(rows(file), None) is not None:
             yield file
@@ -173,7 +173,7 @@ def _read(folder: Path, label: str) -> Iterator[Traced]:
 
 
 def _fault(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a line's lengths, in a few words."""
+    """What is wrong with the lengths in a line, in a few words."""
     length = len(row["tokens"])
     inner = [pair for signal in row["signals"] for pair in signal.get("pairs", ())]
     named = [

@@ -1,1 +1,1 @@
-"""What all pages have in common: templates that escape, and untrusted text made visible."""
+"""What all pages share: templates that escape, and functions that make untrusted text visible."""

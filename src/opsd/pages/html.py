@@ -1,4 +1,4 @@
-"""Pages that load nothing, and run nothing but a script that their policy names by its hash."""
+"""Pages that load nothing, and only run a script that their policy lists by its hash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opsd.pages.templates import templates, writable
 from opsd.runs.environment import VERSION
 
 STYLE = Path(__file__).with_name("page.css")
-"""What all pages look like."""
+"""The style sheet of all pages."""
 
 
 def render(
@@ -26,9 +26,10 @@ def render(
     figures: bool = False,
     **values: Any,
 ) -> str:
-    """The template `<name>.html.jinja` of a folder with the style of all pages, what `<name>.css`
-    adds to it, and the folder's `scripts`, in this order, on `data`, which is JSON. Everything else
-    in `values` is escaped. The shapes of `figures` have styles of their own, which no hash names.
+    """Renders the template `<name>.html.jinja` of a folder with the style of all pages, the
+    additions in `<name>.css`, and the folder's `scripts`, in this order, which read `data` (JSON).
+    `values` are escaped. With `figures`, inline styles are allowed: the figures' shapes have some,
+    which no hash can list.
     """
     environment = templates(folder)
     environment.filters |= filters or {}
@@ -54,5 +55,5 @@ def render(
 
 
 def _named(text: str) -> str:
-    """A source of a content security policy: exactly this text."""
+    """A source in a content security policy that allows exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""What pages have in common: templates that escape, and text that a file can hold."""
+"""What pages share: templates that escape, and text that UTF-8 can encode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opsd.pages.visible import visible
 
 
 def templates(folder: Path) -> Environment:
-    """The templates of a folder, and those of all pages. Whatever they are given is escaped."""
+    """The templates of a folder, and those of all pages. All values are escaped."""
     environment = Environment(
         loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
@@ -23,5 +23,5 @@ def templates(folder: Path) -> Environment:
 
 
 def writable(html: str) -> str:
-    """A page without what UTF-8 has no form for: a lone surrogate in a model's output."""
+    """A page without what UTF-8 cannot encode: a lone surrogate in a model's output."""
     return html.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""A report's tables and figures as files of their own, for papers and spreadsheets."""
+"""A report's tables and figures as separate files, for papers and spreadsheets."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FORMS = {".csv": tables.comma_separated, ".md": tables.markdown, ".tex": tables.
 
 
 def export(runs: Sequence[Path], output: Path) -> list[Path]:
-    """Writes every table (CSV, Markdown, LaTeX) and figure (SVG, PNG) of the report into a folder;
-    the paths. UserError as of `write_report`."""
+    """Writes every table (CSV, Markdown, LaTeX) and figure (SVG, PNG) of the report into a folder,
+    and returns the paths. Raises UserError like `write_report`."""
     evidence = load_runs(runs)
     found = outcomes.outcomes(evidence.runs)
     written = []
@@ -61,7 +61,7 @@ def _panels(evidence: Evidence, found: Sequence[Outcome]) -> Iterator[tuple[str,
 
 
 def _numbered(named: Iterator[tuple[str, Table]] | Iterator[tuple[str, Panel]]) -> Iterator:
-    """Names that file systems take, numbered in the report's order."""
+    """Adds names that are valid on file systems, numbered in the report's order."""
     for i, (name, thing) in enumerate(named, 1):
         plain = re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")[:60]
         yield f"{i:02}-{plain}", thing

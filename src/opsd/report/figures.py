@@ -1,7 +1,7 @@
-"""Figures as inline SVG: small panels whose colours are the page's, in light, dark and print.
+"""Figures as inline SVG: small panels in the page's colours, in light, dark and print.
 
 Matplotlib draws with placeholder colours, which become CSS variables of the page. No text from a
-run enters a figure: titles, legends and descriptions are the page's, where they are escaped.
+run enters a figure: titles, legends and descriptions are written by the page, which escapes them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from opsd.report.series import Curve, Third, smoothed
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of a figure, as Matplotlib takes them."""
+    """Colours of a figure, in Matplotlib's notation."""
 
     ink: str
     muted: str
@@ -35,7 +35,7 @@ class Palette:
 
 
 _PAGE = Palette("#000101", "#000202", "#000303", tuple(f"#0004{i:02x}" for i in range(7)))
-"""Stands for the page's colours, whatever they are."""
+"""Placeholders for the page's colours."""
 
 _VARIABLES = {
     _PAGE.ink: "var(--ink)",
@@ -71,7 +71,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.facecolor": "none",
 }
 
-# Stands before every id of a figure until `placed` numbers the figure.
+# Prefix of every id of a figure, until `placed` numbers the figure.
 _OWN = "figure-to-be-placed-"
 
 STEPS, TOKENS = "optimizer step", "generated tokens"
@@ -80,9 +80,9 @@ STEPS, TOKENS = "optimizer step", "generated tokens"
 @dataclass(frozen=True)
 class Panel:
     """One small figure. `alt` says in words what it shows; `labels` name its lines, by style;
-    `points` are places in its own coordinates, with what is told of each to who points at it.
+    `points` are places in its own coordinates, each with the text of its tooltip.
 
-    Where nothing moves there is nothing to `draw`, and the words are all.
+    If no value changes, `draw` is None, and only the words are shown.
     """
 
     title: str
@@ -93,13 +93,13 @@ class Panel:
 
     @property
     def svg(self) -> str:
-        """The figure as safe markup for a page, which has the title and the legend."""
+        """The figure as safe markup for a page, without the title and the legend."""
         return "" if self.draw is None else _svg(self.draw, points=self.points)
 
 
 def save(panel: Panel, path: Path) -> None:
-    """The figure as a file of its own, PNG or SVG by its ending, with its title and its legend, in
-    the page's light colours. ValueError for one that has nothing to draw."""
+    """Saves the figure as a PNG or SVG file, by its ending, with its title and legend, in the
+    page's light colours. ValueError for a panel that has nothing to draw."""
     if panel.draw is None:
         raise ValueError(f"nothing to draw: {panel.alt}")
     palette = _light()
@@ -125,10 +125,10 @@ def lines(
     share: bool = False,
     from_zero: bool = False,
 ) -> list[Panel]:
-    """A panel with the curves that exist; none where no run has this number.
+    """A panel with the curves that exist; empty if no run has this number.
 
-    `share` is for quantities between 0 and 1, drawn from 0 to 100 %. `from_zero` keeps the zero
-    in sight, so that panels side by side do not magnify noise.
+    `share` is for quantities between 0 and 1, drawn from 0 to 100 %. `from_zero` includes zero in
+    the axis, so that panels next to each other do not magnify noise.
     """
     drawn = [curve for curve in curves if curve is not None]
     if not drawn:
@@ -166,7 +166,7 @@ def lines(
 
 
 def scatter(title: str, clouds: Sequence[Curve | None], *, x: str, y: str) -> list[Panel]:
-    """Points of shares between 0 and 1 against shares; none where there are no points."""
+    """A scatter plot of shares between 0 and 1 against shares; empty if there are no points."""
     drawn = [cloud for cloud in clouds if cloud is not None]
     if not drawn:
         return []
@@ -244,17 +244,18 @@ def stage_swatch(stage: str) -> str:
 
 
 def placed(svg: str, number: int) -> str:
-    """The figure with ids of its own: the same one may stand in several places of a page."""
+    """The figure with unique ids, since the same figure may occur several times on a page."""
     return svg.replace(_OWN, f"figure-{number}-")
 
 
 def _constant(values: Sequence[float]) -> bool:
-    """Whether they do not differ by more than rounding."""
+    """Whether the values differ only by rounding."""
     return max(values) - min(values) <= 1e-9 * max(map(abs, values))
 
 
 def _still(title: str, values: Sequence[tuple[str, str]], count: int) -> Panel:
-    """What would be a flat line, in words; `values` with the names of their runs."""
+    """A panel that states in words what would be a flat line; `values` come with the names of their
+    runs."""
     several = len({value for _, value in values}) > 1
     told = ", ".join(f"{value} ({label})" for label, value in values) if several else values[0][1]
     return Panel(
@@ -263,7 +264,7 @@ def _still(title: str, values: Sequence[tuple[str, str]], count: int) -> Panel:
 
 
 def _some(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """At most some sixty of a curve's points, evenly chosen: pointers are no finer."""
+    """At most about sixty of a curve's points, evenly chosen: pointers are not more precise."""
     return points[:: max(1, len(points) // 60)]
 
 
@@ -292,13 +293,13 @@ def _look(style: int, palette: Palette) -> dict[str, Any]:
 
 
 def _ends(deciles: Sequence[float]) -> str:
-    """The first and the last value; tenths without a token have none."""
+    """The first and the last value, in words; tenths without a token have no value."""
     known = [value for value in deciles if value == value]
     return f"first tenth {known[0]:.3g}, last tenth {known[-1]:.3g}" if known else "no tokens"
 
 
 def _short(value: float) -> str:
-    """12000 as `12k`, so that ticks do not collide."""
+    """A number such as 12000 as `12k`, so that ticks do not overlap."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:g}{name}"
@@ -315,7 +316,7 @@ def _settings(palette: Palette) -> dict[Any, Any]:
 
 
 def _light() -> Palette:
-    """The light colours of all pages, as their style sheet has them first."""
+    """The light colours of all pages, which come first in their style sheet."""
     style = STYLE.read_text("utf-8")
     found: dict[str, str] = {}
     for name, colour in re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style):
@@ -331,11 +332,11 @@ def _svg(
     frame: tuple[float, float, float, float] = (0.155, 0.175, 0.83, 0.795),
     points: Sequence[Point] = (),
 ) -> str:
-    """An SVG of a size in inches, which the page scales; `frame` is the axes' share of it, `points`
-    have a title each."""
+    """An SVG with a size in inches, which the page scales; `frame` is the axes' share of it; each
+    of the `points` gets a tooltip."""
     with matplotlib.rc_context(_settings(_PAGE)):
         figure = Figure(figsize=(width, height))
-        # Fixed margins: panels side by side keep their axes on one line.
+        # Fixed margins: panels next to each other have their axes on one line.
         axes = figure.add_axes(frame)
         draw(axes, _PAGE)
         buffer = io.StringIO()
@@ -346,7 +347,7 @@ def _svg(
 
 
 def _mark(axes: Axes, figure: Figure, point: Point) -> str:
-    """A place to point at, unseen until then."""
+    """An invisible place to point at, with a tooltip."""
     x, y, told = point
     across, up = axes.transData.transform((x, y)) * 72 / figure.dpi
     down = figure.get_figheight() * 72 - up
@@ -354,7 +355,7 @@ def _mark(axes: Axes, figure: Figure, point: Point) -> str:
 
 
 def _for_a_page(text: str) -> str:
-    """Matplotlib's document as an element: no prolog, metadata, styles or names of its own."""
+    """Matplotlib's document as an element, without its prolog, metadata, styles and ids."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
@@ -363,7 +364,7 @@ def _for_a_page(text: str) -> str:
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text, count=1)
     text = re.sub(r" font-family: [^;\"]*;", "", text)
-    # Matplotlib numbers its groups anew in every figure, and names shapes by their hash.
+    # Matplotlib numbers its groups from 1 in every figure, and names shapes by their hash.
     text = re.sub(r' id="[a-z2.]+_\d+"', "", text)
     text = re.sub(r'(id="|href="#|url\(#)', rf"\1{_OWN}", text)
     for colour, variable in _VARIABLES.items():

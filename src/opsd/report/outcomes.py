@@ -1,5 +1,6 @@
-"""Did training help? What evaluations in a run's folder say of its model against the one that it
-started from: in which languages, by how much, how surely, and whether by form or by reasoning."""
+"""Did training help? Compares a run's model with the one that it started from, by the evaluations
+in the run's folder: in which languages it is better, by how much, how certainly, and whether in
+form or in reasoning."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ _ALL = "all"
 
 @dataclass(frozen=True)
 class Outcome:
-    """One model against its base on one suite. `rows` are `opsd compare`'s, under the upstream
-    labels; `results` those of both models' `result.json`."""
+    """One model compared with its base on one suite. `rows` are those of `opsd compare`, with the
+    upstream labels; `results` those of both models' `result.json`."""
 
     run: str
     model: str
@@ -35,13 +36,12 @@ class Outcome:
     suite: str
     rows: tuple[Row, ...]
     results: tuple[Row, ...]
-    # Languages that are there for reference, and in no mean.
+    # Languages that are included for reference, but not in any mean.
     aside: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """The trained model as people call it: a folder's name, and its run's where that says
-        more."""
+        """A short name of the trained model: its folder's name, or its run's if that says more."""
         return _called(self.model, self.run)
 
     @property
@@ -50,29 +50,29 @@ class Outcome:
 
     @property
     def languages(self) -> list[str]:
-        """Those that the means are over."""
+        """The languages that the means include."""
         spoken = dict.fromkeys(row["language"] for row in self.at())
         pooled = [code for code in spoken if code != _ALL and code not in self.aside]
         return pooled or [code for code in spoken if code != _ALL]
 
     @property
     def budget(self) -> int:
-        """The largest one, in tokens."""
+        """The largest budget, in tokens."""
         return max(row["budget"] for row in self.rows)
 
     def at(self, metric: str = "avg@k", budget: int | None = None) -> list[Row]:
-        """Comparisons by language, and of all where there are several, within one budget."""
+        """Comparisons by language, and of all languages if there are several, within one budget."""
         wanted = (metric, budget or self.budget)
         return [row for row in self.rows if (row["metric"], row["budget"]) == wanted]
 
     @property
     def pooled(self) -> Row:
-        """The mean over languages, or the only one."""
+        """The comparison of the mean over languages, or of the only language."""
         rows = self.at()
         return next((row for row in rows if row["language"] == _ALL), rows[0])
 
     def of(self, model: str, budget: int | None = None, languages: Sequence[str] = ()) -> list[Row]:
-        """A model's results in some languages, by default those that means are over."""
+        """A model's results in some languages, by default those that the means include."""
         spoken = languages or self.languages
         return [
             row
@@ -83,7 +83,8 @@ class Outcome:
 
 
 def _called(model: str, run: str = "") -> str:
-    """A model's folder by its name, one of the run's own by the run's; a name of the Hub stays."""
+    """A short name for a model: its folder's name, or the run's for a folder in a run; a name on
+    the Hub stays."""
     path = Path(model)
     if not (path.is_absolute() or path.exists() or model.startswith(".")):
         return model
@@ -93,7 +94,8 @@ def _called(model: str, run: str = "") -> str:
 
 
 def outcomes(runs: Sequence[Run]) -> list[Outcome]:
-    """One per run, trained model and suite of which the run's folder holds samples of both."""
+    """One outcome per run, trained model and suite, if the run's folder contains samples of the
+    model and of its base."""
     return [outcome for run in runs for outcome in _of_run(run)]
 
 
@@ -127,14 +129,14 @@ def _of_run(run: Run) -> Iterator[Outcome]:
 
 
 def sentences(outcome: Outcome) -> Iterator[str]:
-    """The outcome in words: how much, how surely, where, and by what."""
+    """The outcome in words: by how much, how certain, where, and by what."""
     (_, lead), *others = told(outcome)
     yield f"{outcome.name} on {outcome.suite}: {lead} {sureness(outcome)}"
     yield from (text for _, text in others)
 
 
 def told(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    """Sentences with what each one answers, the first by how much."""
+    """Yields sentences, each with the question that it answers; the first says by how much."""
     row = outcome.pooled
     languages = [own for own in outcome.at() if own["language"] in outcome.languages]
     mean = f", as a mean over {len(languages)} languages" if len(languages) > 1 else ""
@@ -147,12 +149,12 @@ def told(outcome: Outcome) -> Iterator[tuple[str, str]]:
         )
         yield (
             "Where",
-            f"Allowing for {len(languages)} languages, better in {len(better)}{_named(better)},"
-            f" worse in {len(worse)}{_named(worse)}, not to be told from chance in"
+            f"Corrected for {len(languages)} languages: better in {len(better)}{_named(better)},"
+            f" worse in {len(worse)}{_named(worse)}, not distinguishable from chance in"
             f" {len(languages) - len(sure)}.",
         )
     parts = by_form_and_reasoning(outcome)
-    # Another number of samples or problems in the results than is compared would not add up.
+    # If the results are of other samples or problems than the comparison, parts do not add up.
     if parts is not None and abs(sum(parts) - row["difference"]) < 1e-6:
         yield (
             "By what",
@@ -168,7 +170,7 @@ def lead(before: float, after: float, difference: float) -> str:
 
 
 def sureness(outcome: Outcome) -> str:
-    """How surely, and what so many problems cannot show."""
+    """How certain the outcome is, and which differences this many problems cannot show."""
     row = outcome.pooled
     low, high = row["interval"]
     return (
@@ -181,14 +183,14 @@ def sureness(outcome: Outcome) -> str:
 def unseen(problems: int, low: float, high: float) -> str:
     """The size below which a difference could not be told from chance: half the interval."""
     if problems < FEWEST:
-        return f"That is too few problems to tell anything: {problems}."
-    return f"With so many, differences below about {50 * (high - low):.2g} points cannot be seen."
+        return f"That is too few problems to conclude anything: {problems}."
+    return f"Differences below about {50 * (high - low):.2g} points cannot be detected."
 
 
 def by_form_and_reasoning(outcome: Outcome) -> tuple[float, float] | None:
-    """The change in avg@k as a sum: of the change in the format rate, at the mean accuracy of
-    stated answers, and of the change in that accuracy, at the mean format rate. Exact, as accuracy
-    is their product. None where no answer is stated, or nothing is known."""
+    """The change in avg@k as a sum of two parts: the change in the format rate, at the mean
+    accuracy of stated answers; and the change in that accuracy, at the mean format rate. The sum is
+    exact, since avg@k is the product of both. None if no answer is stated, or nothing is known."""
     changes = []
     for base in outcome.of(outcome.base):
         for model in outcome.of(outcome.model):
@@ -206,7 +208,7 @@ def by_form_and_reasoning(outcome: Outcome) -> tuple[float, float] | None:
 
 
 def table(outcome: Outcome) -> Table:
-    """Every language, and all of them, at the largest budget."""
+    """A table with a row for every language, and for all of them, at the largest budget."""
     return Table(
         caption=f"{outcome.name} against {outcome.base_name} on {outcome.suite},"
         f" {outcome.budget:,} tokens",
@@ -244,8 +246,8 @@ def _row(outcome: Outcome, row: Row) -> tuple[Any, ...]:
 
 
 def panels(outcome: Outcome) -> list[Panel]:
-    """Accuracy against the test-time budget, and against the number of tries, means over languages;
-    accuracy against format rate, a point per language."""
+    """Panels of accuracy against the test-time budget, and against the number of tries, as means
+    over languages; and of accuracy against format rate, with a point per language."""
     models = {outcome.base: outcome.base_name, outcome.model: outcome.name}
     budgets = sorted({row["budget"] for row in outcome.rows})
     scaling = [

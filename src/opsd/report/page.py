@@ -1,7 +1,7 @@
 """A report as one HTML file that loads nothing: no network, no scripts, light, dark and print.
 
-Whatever comes from a run (names, prompts, completions) is untrusted text. Templates escape it,
-and the page's own policy forbids scripts and loads in case anything should slip through.
+Whatever comes from a run (names, prompts, completions) is untrusted text. Templates escape it, and
+the page's content security policy forbids scripts and loads in case an escape is missing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from opsd.runs.files import write_atomically
 from opsd.runs.json_files import number
 
 PROBLEMS_PER_LANGUAGE = 5
-"""Problems of a comparison whose completions are shown, in each language."""
+"""How many problems of a comparison are shown with completions, in each language."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One problem of a comparison, and what each method wrote."""
+    """One problem of a comparison, and each method's completion."""
 
     language: str
     number: int
@@ -43,7 +43,7 @@ class Answers:
 def write_report(runs: Sequence[Path], output: Path) -> Path:
     """Writes one HTML file about these run folders, and returns its path.
 
-    A folder that holds run folders, such as a quickstart's, counts as all of them. Raises
+    A folder that contains run folders, such as a quickstart's, stands for all of them. Raises
     UserError for a folder that is not a run, or has not logged anything.
     """
     evidence = load_runs(runs)
@@ -88,8 +88,8 @@ def page(evidence: Evidence) -> str:
 
 
 def _scores(evidence: Evidence) -> dict[str, Any]:
-    """Tables at the head of the page, and one behind a fold: a comparison already says what
-    became of its own runs."""
+    """Tables at the head of the page, and a folded one with each run's scores: a comparison already
+    summarizes its own runs."""
     compared = [run for run in evidence.runs if run.compared] if evidence.comparisons else []
     others = [run for run in evidence.runs if run not in compared]
     headline = [tables.comparison_table(comparison) for comparison in evidence.comparisons]
@@ -114,7 +114,7 @@ def title(evidence: Evidence) -> str:
 
 
 def summary(evidence: Evidence) -> Iterator[str]:
-    """What ran, in sentences: of a single run in detail, of several what they have in common."""
+    """What ran, in sentences: a single run in detail, several runs by what they have in common."""
     runs = evidence.runs
     if len(runs) == 1:
         yield from _about(runs[0])
@@ -126,7 +126,7 @@ def summary(evidence: Evidence) -> Iterator[str]:
 
 
 def answers(comparison: Comparison) -> list[Answers]:
-    """The first problems of each language, in the order of the file: none are picked by result."""
+    """The first problems of each language, in the order of the file: none is chosen by result."""
     grouped: dict[tuple[str, str], list[Row]] = {}
     for row in comparison.samples:
         key = (str(row.get("language", "")), str(row.get("problem", "")))
@@ -143,7 +143,7 @@ def answers(comparison: Comparison) -> list[Answers]:
 
 
 def _shown(runs: Sequence[Run]) -> Iterator[Shown]:
-    """Samples of each run; of runs that differ in their seed only, of the first one."""
+    """Yields samples of each run; of runs that differ only in their seed, only the first one's."""
     seen: set[tuple[str, str]] = set()
     for run in runs:
         variant = (run.language, run.method) if run.compared else ("", run.label)
@@ -164,7 +164,7 @@ def _about(run: Run) -> Iterator[str]:
     yield f"{trained}{method}{problems}{_spoken([run])}."
     if run.unfinished:
         done = f"It has done {run.steps:,} of {run.planned_steps:,} optimizer steps: it is"
-        yield f"{done} still going, or was stopped."
+        yield f"{done} still running, or was stopped."
     else:
         yield f"It has done {run.steps:,} optimizer step{'s' if run.steps != 1 else ''}."
     if run.generated_tokens:
@@ -192,7 +192,7 @@ def _about_all(runs: Sequence[Run]) -> Iterator[str]:
     unfinished = [run.label for run in runs if run.unfinished]
     if unfinished:
         verb = "is" if len(unfinished) == 1 else "are"
-        yield f"{listed(unfinished)} {verb} still going, or stopped early."
+        yield f"{listed(unfinished)} {verb} still running, or stopped early."
 
 
 def _outcome(comparison: Comparison) -> Iterator[str]:
@@ -212,7 +212,7 @@ def _outcome(comparison: Comparison) -> Iterator[str]:
     if problems and min(problems) < FEWEST:
         yield f"Too few problems to tell methods apart: {min(problems)} in a language."
     if comparison.seconds:
-        yield f"All of it took {duration(comparison.seconds)}."
+        yield f"In total, this took {duration(comparison.seconds)}."
 
 
 def duration(seconds: float) -> str:
@@ -225,7 +225,7 @@ def duration(seconds: float) -> str:
 
 
 def _spoken(runs: Sequence[Run]) -> str:
-    """` in Swahili and Yoruba`; nothing where no run names its language."""
+    """` in Swahili and Yoruba`; empty if no run names its language."""
     found = [code for run in runs for code in run.language.split(", ") if code]
     names = [language_name(code) for code in dict.fromkeys(found)]
     return f" in {listed(names)}" if names else ""

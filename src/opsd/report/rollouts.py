@@ -16,7 +16,7 @@ from opsd.report.runs import Row, Run
 from opsd.runs.json_files import as_type, finite, rows
 
 SAMPLES = 3
-"""Rollouts shown of each run, before training and after."""
+"""How many rollouts of each run are shown, before training and after."""
 
 LEVELS = 5
 """Shades of divergence, from none to darkest."""
@@ -24,7 +24,7 @@ LEVELS = 5
 
 @with_config(ConfigDict(extra="allow", strict=True))
 class _Rollout(TypedDict, total=False):
-    """What is shown of a line of `rollouts/*.jsonl`."""
+    """The part of a line of `rollouts/*.jsonl` that is shown."""
 
     step: int
     problem: str
@@ -44,7 +44,7 @@ _ROLLOUT = TypeAdapter(_Rollout)
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a completion whose tokens share one shade, 0 to LEVELS - 1."""
+    """A stretch of a completion with tokens of one shade, 0 to LEVELS - 1."""
 
     text: str
     level: int
@@ -53,8 +53,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sample:
-    """One rollout as the page shows it. `pieces` is empty where no divergence was logged;
-    `in_text` says whether the pieces carry the completion's text or only its tokens' shades."""
+    """One rollout as the page shows it. `pieces` is empty if no divergence was logged; `in_text`
+    says whether the pieces contain the completion's text or only its tokens' shades."""
 
     when: str
     problem: str
@@ -80,7 +80,7 @@ class Shown:
 
     @property
     def pairs(self) -> list[tuple[Sample, Sample | None]]:
-        """Each of the first with what was written last, if anything was."""
+        """Each sample from before training with one from after it, if there is one."""
         return [
             (sample, self.after[i] if i < len(self.after) else None)
             for i, sample in enumerate(self.before)
@@ -88,12 +88,12 @@ class Shown:
 
 
 def samples(run: Run) -> Shown | None:
-    """Rollouts of the first step, and of the last one: of the same problems where they recur."""
+    """Rollouts of the first step, and of the last one: of the same problems if these recur."""
     early, late = _first_and_last(run.path)
     if not early:
         return None
     values = sorted(v for row in (*early, *late) for v in _divergence(row) if v is not None)
-    # Few tokens carry most of the divergence: where one in twenty has any, the largest one counts.
+    # Few tokens carry most of the divergence: if fewer than 1 in 20 has any, take the largest.
     darkest = (values[int(0.95 * (len(values) - 1))] or values[-1] or None) if values else None
     tokenizer = _tokenizer(run.path) if values else None
     before, after = (
@@ -103,8 +103,8 @@ def samples(run: Run) -> Shown | None:
 
 
 def _first_and_last(path: Path) -> tuple[list[Row], list[Row]]:
-    """A few rows of the earliest logged step and of the latest one. Reads the files once, and
-    holds one step in memory: a long run's rollouts may be larger than that."""
+    """A few rows of the earliest logged step and of the latest one. Reads the files once, and keeps
+    one step in memory, since a long run's rollouts may not fit."""
     first: dict[str, Row] = {}
     latest: dict[str, Row] = {}
     again: dict[str, Row] = {}
@@ -167,7 +167,7 @@ def _sample(row: Row, darkest: float | None, tokenizer: Any) -> Sample:
 def _pieces(
     spans: Sequence[tuple[str, int]], divergence: Sequence[float], darkest: float
 ) -> Iterator[Piece]:
-    """Neighbours of one shade become one piece."""
+    """Merges neighbouring tokens of one shade into one piece."""
     start = 0
     text, level, tokens = "", -1, 0
     for part, count in spans:
@@ -194,8 +194,8 @@ def _tokenizer(path: Path) -> Any:
         if file.exists():
             from tokenizers import Tokenizer
 
-            # A kill may leave half a file; the library raises a bare Exception for it. Shades
-            # are then shown beside the text instead of behind it.
+            # A killed process may leave half a file, for which the library raises a bare Exception.
+            # Shades are then shown next to the text instead of behind it.
             with contextlib.suppress(Exception):
                 return Tokenizer.from_file(str(file))
     return None

@@ -1,6 +1,6 @@
-"""Run folders as values: what training and evaluation wrote down, however much of it is there.
+"""Run folders as values: what training and evaluation have stored so far.
 
-A run may still be going, or have been killed: only `metrics.jsonl` must exist and hold a line.
+A run may still be running, or have been killed: only `metrics.jsonl` must exist and contain a line.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _PART_OF_A_QUICKSTART = re.compile(r"(?P<language>[^-]+)-(?P<method>.+)-seed(?P<
 
 @dataclass(frozen=True)
 class Score:
-    """One evaluation: shares between 0 and 1, None where nobody measured them.
+    """One evaluation: shares between 0 and 1, None for those that were not measured.
 
     `where` names what was measured (a suite and its budget, the dev split, ...); `metric` and
     `passing` are the names of the two accuracies, such as `avg@4` and `pass@4`; `scores` are the
-    first of the two of the single problems, in an order that seeds and methods share.
+    values of `metric` on single problems, in an order that seeds and methods share.
     """
 
     where: str
@@ -64,11 +64,11 @@ class Run:
     train: tuple[Row, ...]
     dev: tuple[Row, ...]
     scores: tuple[Score, ...]
-    # Evaluations of its model, and of others in its folder, as they are written.
+    # Evaluations of its model, and of others in its folder, as they are stored.
     evaluations: tuple[Row, ...] = ()
     # What became of the data's rows (`data.json`).
     account: Row = field(default_factory=dict)
-    # Whether the folder's name says that the run is one of several that are compared by method.
+    # Whether the folder's name marks the run as one of several that are compared by method.
     compared: bool = False
 
     @property
@@ -78,18 +78,19 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the last line."""
+        """The optimizer step of the last log line."""
         return int(number((self.train or self.dev)[-1], "step") or 0)
 
     @property
     def planned_steps(self) -> int | None:
-        """Optimizer steps that the recipe asks for."""
+        """Optimizer steps that the recipe sets."""
         steps = mapping(self.recipe.get("train")).get("max_steps")
         return steps if isinstance(steps, int) and steps > 0 else None
 
     @property
     def unfinished(self) -> bool:
-        """Whether the recipe asks for more: steps, or tokens, whichever would end the run first."""
+        """Whether the run has not yet reached the recipe's limit on steps or on tokens, whichever
+        ends the run first."""
         budget = number(mapping(self.recipe.get("train")), "max_generated_tokens")
         if budget and (self.generated_tokens or 0) >= budget:
             return False
@@ -109,7 +110,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A folder in which several methods were measured against the model they started from."""
+    """A folder in which several methods were compared with the model they started from."""
 
     path: Path
     seconds: float | None
@@ -119,14 +120,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a report is made from."""
+    """Everything that a report is built from."""
 
     runs: tuple[Run, ...]
     comparisons: tuple[Comparison, ...]
 
 
 def load_runs(paths: Sequence[Path]) -> Evidence:
-    """Reads run folders, and folders that hold run folders.
+    """Reads run folders, and folders that contain run folders.
 
     Raises UserError for a folder that is neither, and for a run that has not logged anything.
     """
@@ -143,8 +144,8 @@ def load_runs(paths: Sequence[Path]) -> Evidence:
         inside = [_run(folder) for folder in _runs_inside(path)]
         if not inside:
             raise UserError(
-                f"{path} is not a run folder: it has no metrics.jsonl, nor has any folder in it"
-                " one with a line in it. Name the output folder of `opsd train` or"
+                f"{path} is not a run folder: neither it nor a folder in it contains a"
+                " metrics.jsonl with a line. Name the output folder of `opsd train` or"
                 " `opsd quickstart`"
             )
         runs += inside
@@ -188,7 +189,7 @@ def _run(path: Path) -> Run:
     account = _document(path / "data.json")
     tongue = ", ".join(languages_of(mapping(recipe.get("data")), account))
     if named is not None:
-        # The folder's name says more than the recipe, in which two variants of a method share one.
+        # The folder's name says more than the recipe: variants of a method share the method's name.
         method, tongue, seed = named["method"], named["language"], int(named["seed"])
     seed = _seed(seed)
     base = _model_name(environment, recipe)
@@ -223,8 +224,8 @@ def _model_name(environment: Row, recipe: Row) -> str:
 
 
 def _suite_scores(rows: Sequence[Row], base: str, method: str, seed: int | None) -> Iterator[Score]:
-    """Evaluations that lie in the run's folder: of its model, of the one it started from (the
-    method `base`, without any training), and of others that it was compared with."""
+    """Yields the scores of evaluations in the run's folder: of its model, of the one it started
+    from (the method `base`, without any training), and of others that it was compared with."""
     trained = {row.get("model") for row in rows} - {base}
     for row in rows:
         if row.get("model") == base:
@@ -234,8 +235,8 @@ def _suite_scores(rows: Sequence[Row], base: str, method: str, seed: int | None)
 
 
 def _suite(row: Row, name_model: bool) -> str:
-    """`afrimgsm, corrected labels, 2,048 tokens`: what was measured, as words; upstream's own
-    labels go without saying."""
+    """What was measured, in words: `afrimgsm, corrected labels, 2,048 tokens`. Upstream labels are
+    not mentioned."""
     parts = [str(row.get("suite", "suite"))]
     labels = row.get("labels")
     if labels and labels != "upstream":
@@ -274,7 +275,7 @@ def _last_dev(
 
 
 def _comparison(path: Path) -> list[Comparison]:
-    """What a quickstart measured; nothing while it has not come to its end."""
+    """What a quickstart measured; empty if it has not finished."""
     if not (path / RESULT).exists():
         return []
     samples = path / "samples.jsonl"
@@ -319,7 +320,7 @@ def _score(row: Row, where: str, method: str, seed: int | None) -> Score:
 
 
 def _ends(interval: Any) -> tuple[float, float] | None:
-    """The two ends of an interval; None where something else is written."""
+    """The two ends of an interval; None for any other value."""
     ends = _numbers(interval)
     return (ends[0], ends[1]) if len(ends) == 2 else None
 
@@ -329,7 +330,7 @@ def _seed(value: Any) -> int | None:
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
-    """A list of finite numbers; nothing where something else is written."""
+    """A list of finite numbers; empty for any other value."""
     found = [finite(value) for value in sequence(values)]
     return () if None in found else tuple(v for v in found if v is not None)
 
@@ -345,7 +346,8 @@ def _document(file: Path) -> Row:
 
 
 def _distinctly_labelled(runs: list[Run]) -> Iterator[Run]:
-    """Runs whose folders share a name are told apart by the folders above."""
+    """Yields the runs with distinct labels: if folders have the same name, parent folders are
+    added."""
     labels = distinct_names([run.path for run in runs], deepest=3)
     for run, label in zip(runs, labels, strict=True):
         yield replace(run, label=label)

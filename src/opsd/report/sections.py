@@ -33,7 +33,7 @@ _ACTIVITIES = {
 _NEGLIGIBLE = 0.0005
 
 _LOGGED_BY_PARTS = ("target/", "support/", "token/")
-"""What the names of metrics begin with that targets, supports, credits and weightings log."""
+"""Prefixes of the metrics that targets, supports, credits and weightings log."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence on how to read it, panels, and warnings that the numbers give."""
+    """A heading, a sentence on how to read it, panels, and warnings about the numbers."""
 
     name: str
     title: str
@@ -68,8 +68,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class _Scheme:
-    """Which runs share a panel, and which look each run's curves have: by method where runs are
-    compared by method and a panel is a language, otherwise by run in a single panel."""
+    """Which runs share a panel, and the style of each run's curves. If runs are compared by method,
+    a panel shows one language, and styles are by method; otherwise there is a single panel, and
+    styles are by run."""
 
     runs: tuple[Run, ...]
     names: tuple[str, ...]
@@ -79,7 +80,7 @@ class _Scheme:
         return self.names.index(run.method if self.by_method else run.label)
 
     def groups(self) -> list[tuple[str, list[Run]]]:
-        """Runs of one panel, and what to append to the panel's title."""
+        """The runs of each panel, with the suffix of the panel's title."""
         if not self.by_method:
             return [("", list(self.runs))]
         languages = dict.fromkeys(run.language for run in self.runs)
@@ -185,7 +186,7 @@ def _accuracy(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
 
 
 def _format(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
-    """Whether accuracy came with the format rate, over a run's own dev evaluations."""
+    """Shows whether accuracy rose with the format rate, over a run's own dev evaluations."""
     clouds = [
         (run.label, cloud)
         for run in scheme.runs
@@ -198,8 +199,8 @@ def _format(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
         name="format",
         title="Format and accuracy",
         reading=(
-            "A point per dev evaluation. Where accuracy rises along with the share of answers that"
-            " are stated at all, training may have taught to come to an end in time, not to reason."
+            "A point per dev evaluation. If accuracy rises with the share of completions that state"
+            " an answer at all, the model may have learned to finish in time, not to reason."
             + (f" Pearson's correlation: {said}." if said else "")
         ),
         panels=tuple(
@@ -237,8 +238,8 @@ def _loss(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
         reading=(
             "The divergence is the unclipped distance between student and teacher. The loss is"
             " what was minimised: it may be clipped, weighted, or something else altogether, so"
-            " the two need not move together. A policy gradient's loss stays around zero whatever"
-            " it learns."
+            " the two need not move together. The loss of a policy gradient stays around zero"
+            " whatever the model learns."
         ),
         panels=tuple(panels),
         keys=keys,
@@ -259,7 +260,7 @@ def _positions(scheme: _Scheme) -> Section:
         reading=(
             "Unclipped divergence by tenth of the completion, from its first token to its last;"
             " each line is the mean of a tenth of the steps. A rise towards the end means that"
-            " student and teacher part as the completion grows."
+            " student and teacher drift apart as the completion grows."
         ),
         panels=tuple(panels),
         keys=tuple(Key(f"{stage} of training", stage_swatch(stage)) for stage in stages),
@@ -267,8 +268,8 @@ def _positions(scheme: _Scheme) -> Section:
 
 
 def _one_of_each_variant(scheme: _Scheme) -> Iterator[tuple[str, Run]]:
-    """Runs with the titles of their panels. Where runs are compared by method, seeds of one
-    method look alike: the first one stands for them."""
+    """Yields runs with the titles of their panels. If runs are compared by method, only the first
+    seed of each method is shown, since seeds look alike."""
     seen: set[tuple[str, str]] = set()
     for run in scheme.runs:
         if not scheme.by_method:
@@ -303,8 +304,8 @@ def _entropy(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
         name="entropy",
         title="Entropy",
         reading=(
-            "How undecided the next token is. A student whose entropy collapses has stopped"
-            " exploring; a teacher far below its student is much surer of what comes next."
+            "How uncertain the next token is. A student with collapsed entropy has stopped"
+            " exploring; a teacher far below its student is much more certain of the next token."
         ),
         panels=tuple(panels),
         keys=keys,
@@ -318,8 +319,8 @@ def _completions(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
         name="completions",
         title="Completions",
         reading=(
-            "Cut off: the completion reached the longest allowed length. Format: it states an"
-            " answer at all, right or wrong."
+            "Cut off: the completion reached the maximum length. Well formed: it states an answer"
+            " at all, right or wrong."
         ),
         panels=(
             *scheme.panels(
@@ -351,8 +352,8 @@ def _diagnostics(scheme: _Scheme, keys: tuple[Key, ...]) -> Section:
         name="diagnostics",
         title="What the method's parts log",
         reading=(
-            "Means over the taught tokens of what targets, supports, credits and weightings say of"
-            " their own work; the names are theirs."
+            "Metrics that targets, supports, credits and weightings log under their own names, as"
+            " means over the taught tokens."
         ),
         panels=tuple(
             panel

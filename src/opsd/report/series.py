@@ -1,4 +1,4 @@
-"""Curves of a run: numbers against steps or generated tokens, and what they say in words."""
+"""Curves of a run: numbers against steps or generated tokens, and remarks on them in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opsd.report.runs import Run
 from opsd.runs.json_files import number
 
 FEWEST_STEPS_TO_JUDGE = 10
-"""Log lines below which a trend is not spoken of."""
+"""With fewer log lines, no trend is reported."""
 
 _TRAINING = ("rollout", "teacher", "student", "loss")
 
@@ -26,7 +26,7 @@ class Curve:
     style: int
     x: tuple[float, ...]
     y: tuple[float, ...]
-    # Points that were measured one by one (a dev split) are marked; noisy ones are smoothed.
+    # Points of single measurements (on a dev split) are marked; noisy curves are smoothed.
     marked: bool = False
 
 
@@ -40,7 +40,7 @@ class Third:
 
 
 def against_steps(run: Run, name: str, style: int) -> Curve | None:
-    """A training metric by optimizer step; None where the run never logged it."""
+    """A training metric by optimizer step; None if the run never logged it."""
     points = [(number(row, "step"), number(row, name)) for row in run.train]
     return _curve(run, style, points)
 
@@ -58,7 +58,7 @@ def dev_against_tokens(run: Run, name: str, style: int) -> Curve | None:
 
 
 def dev_against_minutes(run: Run, name: str, style: int) -> Curve | None:
-    """A dev metric by minutes of training, without dev evaluation and start-up; None of a run that
+    """A dev metric by minutes of training, without dev evaluation and start-up; None for a run that
     logged no times."""
     spent: list[tuple[float | None, float | None]] = []
     minutes = 0.0
@@ -72,7 +72,8 @@ def dev_against_minutes(run: Run, name: str, style: int) -> Curve | None:
 def _dev_against(
     run: Run, name: str, style: int, spent: Sequence[tuple[float | None, float | None]]
 ) -> Curve | None:
-    """Dev lines carry a step only; the training lines say what had been spent by then."""
+    """A dev metric by cost. Dev lines only contain a step; the cost by then is interpolated from
+    the training lines."""
     known = [(0.0, 0.0), *((s, x) for s, x in spent if s is not None and x is not None)]
     steps, costs = zip(*known, strict=True)
     points: list[tuple[float | None, float | None]] = [
@@ -89,8 +90,8 @@ def format_and_accuracy(run: Run, name: str, style: int) -> Curve | None:
 
 
 def correlation(curve: Curve) -> float | None:
-    """Pearson's correlation of a curve's points; None of fewer than three, or where x or y does not
-    move."""
+    """Pearson's correlation of a curve's points; None for fewer than three, or if x or y is
+    constant."""
     points = np.array([curve.x, curve.y])
     if points.shape[1] < 3 or points.std(1).min() < 1e-12:
         return None
@@ -98,8 +99,8 @@ def correlation(curve: Curve) -> float | None:
 
 
 def deciles(run: Run) -> tuple[Third, ...]:
-    """The divergence by position, at the start, in the middle and at the end of training; each
-    is the mean of a tenth of the log lines, because single steps are noisy."""
+    """The divergence by position, at the start, in the middle and at the end of training. Each is
+    the mean of a tenth of the log lines, because single steps are noisy."""
     rows = [row for row in run.train if number(row, "divergence/decile_0") is not None]
     if not rows:
         return ()
@@ -122,7 +123,7 @@ def deciles(run: Run) -> tuple[Third, ...]:
 
 
 def smoothed(values: Sequence[float]) -> tuple[float, ...] | None:
-    """A centred moving mean over about a fifteenth of the points; None where they are few."""
+    """A centred moving mean over about a fifteenth of the points; None if there are few."""
     n = len(values)
     if n < 20:
         return None
@@ -131,8 +132,8 @@ def smoothed(values: Sequence[float]) -> tuple[float, ...] | None:
 
 
 def hidden_divergence(run: Run) -> str | None:
-    """A warning where the loss falls while the unclipped divergence rises: a clipped or
-    reweighted loss can look better while student and teacher drift apart.
+    """A warning if the loss falls while the unclipped divergence rises: a clipped or reweighted
+    loss can look better while student and teacher drift apart.
 
     Compares the mean of the first fifth of the lines with that of the last; both must change by
     at least a twentieth.
@@ -150,12 +151,12 @@ def hidden_divergence(run: Run) -> str | None:
     return (
         f"{run.label}: the loss falls ({loss_then:.3g} to {loss_now:.3g}) while the unclipped"
         f" divergence rises ({gap_then:.3g} to {gap_now:.3g} nats per token). The loss does not"
-        " show that student and teacher move apart: look at the clip and the weighting."
+        " show that student and teacher drift apart: check the clip and the weighting."
     )
 
 
 def not_finite(run: Run) -> str | None:
-    """Which logged numbers are not finite: a loss that has overflowed, a mean of nothing."""
+    """Which logged numbers are not finite, such as an overflowed loss or an empty mean."""
     lines = [*run.train, *run.dev]
     counts = Counter(
         name
@@ -168,13 +169,13 @@ def not_finite(run: Run) -> str | None:
     told = ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
     more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
     return (
-        f"{run.label} has logged numbers that are not finite, and in no figure (log lines of"
-        f" {len(lines)}): {told}{more}."
+        f"{run.label} has logged numbers that are not finite and are left out of figures (number of"
+        f" log lines, of {len(lines)}): {told}{more}."
     )
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a number was logged here; what JSON has none for is null."""
+    """Whether a number was logged here; null stands for numbers that JSON cannot represent."""
     return value is None or isinstance(value, float)
 
 

@@ -1,6 +1,6 @@
 """Tables of a report: rows of numbers, and the same as Markdown or CSV.
 
-Cells keep the input's full precision; only `text` rounds, for people.
+Cells keep the input's full precision; only `text` rounds, for display.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ NOTHING = "–"  # noqa: RUF001
 """What a cell without a number shows."""
 
 BASE = "base"
-"""The method of a comparison that is no method: the model before any training."""
+"""Stands for the model before any training, in place of a method."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, and what kind of numbers stand below it."""
+    """A heading, and the kind of the numbers below it."""
 
     name: str
     kind: Kind = "text"
@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` hold one value per column. The first `headings` columns say what a row is about."""
+    """`rows` contain one value per column. The first `headings` columns identify a row."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -57,7 +57,7 @@ class Span:
 
 
 def text(value: Any, kind: Kind) -> str:
-    """A cell as people read it: shares as percentages, gains in percentage points."""
+    """A cell as displayed: shares as percentages, gains in percentage points."""
     if value is None or value == "":
         return NOTHING
     if kind == "share":
@@ -94,7 +94,8 @@ def markdown(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """The table as CSV, unrounded; an interval is two columns, shares and points stay fractions."""
+    """The table as CSV, unrounded; an interval becomes two columns, shares and points stay
+    fractions."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names: list[str] = []
@@ -111,7 +112,7 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table for a paper: `booktabs`, numbers aligned right."""
+    """The table in LaTeX, for a paper: `booktabs`, numbers aligned right."""
     letters = "".join("l" if column.kind == "text" else "r" for column in table.columns)
     cells = [
         [text(cell, column.kind) for cell, column in zip(row, table.columns, strict=True)]
@@ -126,7 +127,7 @@ def latex(table: Table) -> str:
 
 
 def _tex(cell: str) -> str:
-    """A cell whose characters mean nothing to TeX."""
+    """A cell with its characters escaped for TeX."""
     signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     signs |= {"\u2212": "$-$", NOTHING: "--", "<": "$<$", ">": "$>$"}
     signs |= {character: f"\\{character}" for character in "&%$#_{}"}
@@ -134,7 +135,7 @@ def _tex(cell: str) -> str:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Methods against the model they started from, by language: means over seeds."""
+    """Methods compared with the model they started from, by language: means over seeds."""
     scores = comparison.scores
     languages = list(dict.fromkeys(score.language for score in scores))
     methods = list(dict.fromkeys(score.method for score in scores))
@@ -218,8 +219,8 @@ def runs_table(runs: Sequence[Run]) -> Table:
 
 
 def published_table(runs: Sequence[Run]) -> Table | None:
-    """What papers print for the runs' recipes, beside the runs' own scores on the same suite, at
-    the same budget and k. None where no recipe has a published number."""
+    """Published numbers for the runs' recipes, next to the runs' own scores on the same suite, at
+    the same budget and k. None if no recipe has a published number."""
     rows = [
         (
             run.label,
@@ -242,7 +243,7 @@ def published_table(runs: Sequence[Run]) -> Table | None:
 
 
 def rows_table(runs: Sequence[Run]) -> Table | None:
-    """What became of the rows of the runs' data. None where no run has counted them."""
+    """What became of the rows of the runs' data. None if no run has counted them."""
     counted = [(run, run.account) for run in runs if run.account]
     rows = [
         (
@@ -265,7 +266,8 @@ def rows_table(runs: Sequence[Run]) -> Table | None:
 
 
 def time_spent(run: Run) -> tuple[Span, ...]:
-    """Seconds of the whole run by activity, the longest possible list in a fixed order."""
+    """Seconds of the whole run by activity, in a fixed order; activities without times are left
+    out."""
     totals: dict[str, float] = {}
     for row in run.train:
         for name in row:
@@ -300,14 +302,14 @@ def provenance(runs: Sequence[Run]) -> tuple[dict[str, str], Table | None]:
 
 
 def _asked(run: Run) -> Iterator[tuple[str, str]]:
-    """Every key of a run's recipe but those that are facts already, and what papers print."""
+    """Yields every key of a run's recipe, except those among the facts and published numbers."""
     for name, value in flat({k: v for k, v in run.recipe.items() if k != "published"}).items():
         if name not in ("model", "model.name", "method", "method.name", "train.seed"):
             yield name, "null" if value is None else str(value)
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
-    """Versions, seed, commit and hardware, as far as the run wrote them down."""
+    """Versions, seed, commit and hardware, as far as the run has recorded them."""
     environment = run.environment
     if run.model:
         yield "model", run.model
@@ -329,7 +331,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _over_seeds(method: str, found: Sequence[Score], base: float | None) -> tuple[Any, ...]:
-    """One row of means."""
+    """One row of means over seeds."""
     average = mean_of_known([score.average for score in found])
     by_seed = _by_seed(found)
     gain = None if method == BASE or base is None or average is None else average - base
@@ -348,7 +350,7 @@ def _over_seeds(method: str, found: Sequence[Score], base: float | None) -> tupl
 
 def interval(found: Sequence[Score]) -> Interval | None:
     """The 95 % interval of the mean of scores, over the seeds and problems of each language; None
-    where several are averaged of which the single problems' scores are not known."""
+    if several scores are averaged and their values on single problems are not known."""
     if len(found) == 1:
         return found[0].interval
     languages: dict[str, list[tuple[float, ...]]] = {}

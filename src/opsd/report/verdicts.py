@@ -18,22 +18,22 @@ from opsd.runs.json_files import mapping, number, sequence
 
 Word = Literal["Yes", "No", "Cannot tell"]
 COLOURS: dict[Word, str] = {"Yes": "good", "No": "bad", "Cannot tell": "muted"}
-"""Every answer, and the class of its colour."""
+"""The CSS class of each answer's colour."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a language has gained in avg@k, between -1 and 1, with its 95 % interval."""
+    """The gain in avg@k in a language, between -1 and 1, with its 95 % interval."""
 
     name: str
     value: float
     interval: tuple[float, float]
-    # p-value, where the samples of both models are there to test.
+    # p-value, if the samples of both models exist.
     p: float | None = None
 
     @property
     def word(self) -> Word:
-        """Both the interval and, where there is one, the test have to agree."""
+        """The answer for this gain; the interval and the test, if there is one, must agree."""
         low, high = self.interval
         if low <= 0 <= high or (self.p is not None and self.p > LEVEL):
             return "Cannot tell"
@@ -49,15 +49,15 @@ class Gain:
 
     @property
     def said(self) -> str:
-        """In points."""
+        """The gain and its interval, in points."""
         low, high = self.interval
         return f"{points(self.value)} ({points(low)} to {points(high)})"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One model, or one method, against what it was before training. `facts` are sentences, each
-    with what it answers."""
+    """One model, or one method, compared with the model before training. `facts` are sentences,
+    each with the question that it answers."""
 
     about: str
     word: Word
@@ -71,13 +71,13 @@ class Answer:
 
 
 def common_scale(answers: Sequence[Answer]) -> Scale:
-    """One line for the gains of all answers, so that they compare."""
+    """One scale for the gains of all answers, so that they are comparable."""
     return scale(x for answer in answers for gain in answer.gains for x in gain.effect)
 
 
 def verdicts(evidence: Evidence, found: Sequence[Outcome]) -> list[Answer]:
-    """An answer for each method of a comparison and for each evaluated model; one for all runs
-    that nobody has measured against their base."""
+    """An answer for each method of a comparison and for each evaluated model; and one for all runs
+    that were not compared with their base."""
     runs = {run.label: run for run in evidence.runs}
     answers = [
         answer for comparison in evidence.comparisons for answer in _compared(comparison, runs)
@@ -112,7 +112,7 @@ def _gain(row: outcomes.Row, name: str, p: str = "p") -> Gain:
 
 
 def _compared(comparison: Comparison, runs: dict[str, Run]) -> Iterator[Answer]:
-    """Methods of a quickstart, seeds and problems together."""
+    """Yields an answer for each method of a quickstart, over seeds and problems together."""
     scores = comparison.scores
     bases = {s.language: s for s in scores if s.method == tables.BASE and s.scores}
     methods = [*dict.fromkeys(s.method for s in scores if s.method != tables.BASE)]
@@ -150,7 +150,7 @@ def _compared(comparison: Comparison, runs: dict[str, Run]) -> Iterator[Answer]:
 def _against(
     method: str, own: Sequence[Score], scores: Sequence[Score]
 ) -> Iterator[tuple[str, str]]:
-    """How far a method's scores are above another one's, seed by seed and problem by problem."""
+    """Compares a method's scores with another method's, seed by seed and problem by problem."""
     theirs = {(s.language, s.seed): s.scores for s in scores if s.method == method}
     strata = [
         np.array([s.scores for s in seeds]) - np.array([theirs[code, s.seed] for s in seeds])
@@ -191,7 +191,7 @@ def _sureness(gain: Gain, problems: int, seeds: int) -> str:
 
 
 def where(gains: Sequence[Gain]) -> str:
-    """In which languages, each by its own interval."""
+    """In which languages training helped, each judged by its own interval."""
     by_word = {word: [gain.name for gain in gains if gain.word == word] for word in COLOURS}
     words: dict[Word, str] = {"Yes": "better in", "No": "worse in", "Cannot tell": "not sure in"}
     parts = [f"{said} {listed(by_word[word])}" for word, said in words.items() if by_word[word]]
@@ -200,7 +200,7 @@ def where(gains: Sequence[Gain]) -> str:
 
 
 def _cost(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
-    """What training took, all of these runs together; as far as they wrote it down."""
+    """The cost of training, for all of these runs together, as far as they have logged it."""
     seconds = sum(span.seconds for run in runs for span in tables.time_spent(run))
     tokens = sum(run.generated_tokens or 0 for run in runs)
     parts = [f"{tokens:,} generated tokens"] if tokens else []
@@ -213,7 +213,7 @@ def _cost(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
 
 
 def _hours(runs: Sequence[Run], seconds: float) -> str:
-    """GPU-hours where a run says that it had any, otherwise core-hours."""
+    """GPU-hours if the run used GPUs, otherwise core-hours."""
     gpus = sequence(runs[0].environment.get("gpus"))
     threads = number(runs[0].environment, "threads") or 1
     units, name = (len(gpus), "GPU-hours") if gpus else (threads, "core-hours")
@@ -238,7 +238,7 @@ def _unknown(runs: Sequence[Run]) -> Answer:
             f" {runs[0].path}/model --data FILE{asked}, or --suite NAME), then report again.",
         )
     )
-    lead = f"No evaluation here sets {labels} against the model before training."
+    lead = f"No evaluation here compares {labels} with the model before training."
     return Answer(labels, "Cannot tell", lead, (*facts, *_cost(runs)))
 
 
@@ -247,6 +247,6 @@ def _dev(run: Run) -> Iterator[str]:
     if len(scores) > 1:
         yield (
             f"{run.label}: accuracy {scores[0]:.1%} at the first measurement, {max(scores):.1%} at"
-            f" its best, {scores[-1]:.1%} at the last; held out from training, but few problems,"
-            " and no interval."
+            f" its best, {scores[-1]:.1%} at the last. The dev problems are held out from training,"
+            " but they are few, and there is no interval."
         )
