@@ -76,7 +76,7 @@ def test_a_teacher_that_is_told_nothing_is_the_student():
     found = measure(recipe(method), 8)
     assert abs(found["nats"]) < 1e-6 and all(abs(p["nats"]) < 1e-6 for p in found["by_position"])
     assert found["verdict"] == NOT
-    assert "says what the student says" in " ".join(found["reasons"])
+    assert "predicts what the student does" in " ".join(found["reasons"])
 
 
 def test_distances_are_those_of_whole_distributions(told):
@@ -151,7 +151,7 @@ def test_a_reference_that_is_copied_is_seen():
     row = next(row for row in found["answers"] if row["reader"] == WRONG)
     assert row["follows"] > 0.3 and row["right"]["value"] + row["follows"] <= 1
     assert found["explained"][ANOTHER] > 0.5
-    assert f"told a wrong solution, its answer is that one's in {row['follows']:.0%}" in " ".join(
+    assert f"a wrong solution, it repeats that one's answer in {row['follows']:.0%}" in " ".join(
         found["reasons"]
     )
 
@@ -215,9 +215,9 @@ def test_a_beginning_that_decides_the_language_is_said_to():
     [
         ({}, TRAIN, "Telling helps: of the teacher's answers 80% are right, of the student's 20%"),
         ({"gain": (-0.1, -0.2, 0.0)}, NOT, "Telling does not help"),
-        ({"gain": (0.1, -0.1, 0.3)}, UNKNOWN, "Ask more problems"),
+        ({"gain": (0.1, -0.1, 0.3)}, UNKNOWN, "Measure more problems"),
         ({"gain": None}, UNKNOWN, "could not be measured"),
-        ({"nats": 0.001}, NOT, "0.001 nats per token apart"),
+        ({"nats": 0.001}, NOT, "0.001 nats a token apart"),
         ({"follows": 0.7}, CHANGE, "It copies"),
         ({"tokens": 20}, TRAIN, "to be short: its answers have 20 tokens, the student's 60"),
         ({"tokens": 200}, TRAIN, "It teaches to be long"),

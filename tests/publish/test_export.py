@@ -112,7 +112,7 @@ def test_what_is_too_small_for_the_bases_numbers_is_said_and_can_be_kept(
     """bfloat16 has eight bits: a change below a two-hundredth of a weight is lost on it."""
     adapter = save_adapter(half_base, tmp_path / "lora", std=1e-4)
     export(adapter, tmp_path / "out")
-    assert "bfloat16 rounds away part of what was learned" in capsys.readouterr().err
+    assert "bfloat16 rounds away part of the training" in capsys.readouterr().err
     whole = export(adapter, tmp_path / "float32", dtype="float32")
     assert "rounds away" not in capsys.readouterr().err
     on = logits(load_model(str(adapter), dtype="float32"))
@@ -232,7 +232,7 @@ def test_a_name_that_is_nothing_is_one_line(tmp_path):
 def test_nothing_is_overwritten(tmp_path, adapter):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "note.txt").write_text("mine")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         export(adapter, tmp_path / "out")
     assert names(tmp_path / "out") == {"note.txt"}
 

@@ -145,11 +145,11 @@ def test_a_push_that_is_refused_says_why_and_loses_nothing(hub, steps, model):
     )
     for told in (nobody, wrong):
         refused(told, "no valid token", "hf auth login", f"hf upload someone/m {folder}")
-    refused(reader, "the token may not write there")
-    refused(public, "is there already, and public")
+    refused(reader, "the token has no write access")
+    refused(public, "exists already, and is public")
     assert hub.files("someone/public") == {}
     refused(name, "cannot push to 'a/b/c'")
-    refused(broken, "the hub answered 500", f"{folder} is whole")
+    refused(broken, "the Hub answered 500", f"{folder} is complete")
     assert again == f"{hub.address}/someone/m" and "README.md" in hub.files("someone/m")
     assert hub.failures == {"/commit/": [], "/lfs/": []}  # what was busy was asked again
     assert contents(model) == before
@@ -204,7 +204,7 @@ def test_a_run_pushes_its_model_and_card_and_nothing_else(hub, steps, tmp_path, 
     )
     assert name == "someone/run" and here == there and isinstance(here, list)
     refused(strategy, "hub_strategy 'checkpoint' uploads the optimizer's state, a pickle")
-    refused(wrong, "the token may not write there")
+    refused(wrong, "the token has no write access")
     commits = hub.repositories["someone/run"].commits
     assert len(commits) == 4  # none yet, two checkpoints, the end
     files = {"adapter_config.json", "adapter_model.safetensors", "README.md"}

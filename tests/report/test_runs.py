@@ -149,7 +149,7 @@ def test_dev_lines_alone_are_a_run(tmp_path: Path):
 def test_errors_say_what_is_missing(tmp_path: Path):
     with pytest.raises(UserError, match="no such folder"):
         load_runs([tmp_path / "nowhere"])
-    with pytest.raises(UserError, match=r"has no metrics\.jsonl"):
+    with pytest.raises(UserError, match=r"contains a metrics\.jsonl"):
         load_runs([tmp_path])
     with pytest.raises(UserError, match="name at least one"):
         load_runs([])

@@ -1,1 +1,1 @@
-"""What student and teacher will read, before any training."""
+"""Shows what student and teacher will read, before any training."""

@@ -1,8 +1,9 @@
-"""What a method's teacher knows and says, measured before it teaches: whether telling helps at all,
-how far teacher and student are apart on the student's own rollouts, and what of that is owed to the
-reference, to its form, and to the wording around it.
+"""Measures what a method's teacher knows and would teach, before training: whether its privileged
+text helps at all, how far teacher and student are apart on the student's own rollouts, and how much
+of that is due to the reference, to its form, and to the wording around it.
 
-All with the starting weights. Of several loss terms, or views, the first that teaches counts.
+Everything is measured with the starting weights. Of several loss terms, or views, the first that
+has a teacher counts.
 """
 
 from __future__ import annotations
@@ -40,21 +41,21 @@ from opsd.types import Attempt, Finish, Group, Problem, UserError, View
 
 FRAMINGS = Path(__file__).with_name("framings")
 BINS = 8
-"""Parts of the longest rollout that the distance is shown for."""
+"""Number of parts of the longest rollout for which the distance is shown."""
 STRONGEST = 8
-"""Tokens that are shown, of those at which teacher and student are furthest apart."""
+"""How many tokens are shown, of those at which teacher and student are furthest apart."""
 READ = 24
-"""Rollouts that are read by all readers: a pass each, seven in all."""
-_ROWS = 64  # of a reader at once: with a large vocabulary a row is a megabyte
+"""How many rollouts all readers read: a pass each, seven in total."""
+_ROWS = 64  # how many of a reader's rows at once: with a large vocabulary a row is a megabyte
 
 Told = Mapping[str, Problem]
-"""What a reader is told of each problem, by the problem's id: the problem with other texts."""
+"""What a reader reads about each problem, by the problem's id: the problem with other texts."""
 
 
 @dataclass(frozen=True)
 class Reader(Context):
-    """The first view of a context, of the problems that it `told` takes for those that are asked;
-    those that are missing there it does not read."""
+    """Reads with the first view of a context, with each problem replaced by the one that `told`
+    gives for it. Problems that are missing there are not read."""
 
     context: Context
     told: Told
@@ -67,27 +68,28 @@ class Reader(Context):
 
 def measure(recipe: Recipe, count: int, samples: int = 1) -> dict[str, Any]:
     """How well student and teacher answer `count` problems of the training set, `samples` times
-    each, and how far apart they are on what the student has written; plain values:
+    each, and how far apart they are on the student's completions; plain values:
 
-    - `answers`, a row per reader, the student without the forced beginning of its replies among
-      them where it has one: shares of right and of well-formed answers, of letters in the
-      problem's language, and of answers cut off; tokens per answer; of the reader that was told a
-      wrong solution, the share that `follows` it;
-    - `gain`, the teacher's right answers less the student's: share and 95 % interval over problems;
+    - `answers`, a row per reader (including the student without the forced beginning of its
+      replies, if it has one): shares of right and of well-formed answers, of letters in the
+      problem's language, and of answers cut off; tokens per answer; for the reader that was told a
+      wrong solution, the share of its answers that `follows` this solution;
+    - `gain`, the teacher's share of right answers minus the student's, with its 95 % interval over
+      problems;
     - `nats`, the mean of KL(teacher || student) per token of at most `READ` rollouts, in nats; the
       same `by_position`, and the `strongest` tokens with their shares of the sum;
-    - `explained`: the share of these nats that a reader saves who was told less, by
-      KL(teacher || reader); 1 where it says what the teacher says, below 0 where it is further away
-      than the student;
-    - `wording`: KL(teacher || reader) as a share of KL(teacher || student), of readers of the same
+    - `explained`: the share of these nats by which a reader with less information is closer to the
+      teacher, from KL(teacher || reader); 1 if it predicts the same as the teacher, below 0 if it
+      is further away than the student;
+    - `wording`: KL(teacher || reader) as a share of KL(teacher || student), for readers of the same
       texts in other words;
     - `verdict` and `reasons`; what was `not_measured`, and why.
 
-    Raises UserError for a method without a teacher, and where no problem is left to ask.
+    Raises UserError for a method without a teacher, and if no problem is left.
     """
     term = next((term for _, term in recipe.method.signals if term.teacher), None)
     if term is None:
-        raise UserError(f"{recipe.method.name} has no teacher: there is nothing to measure of one")
+        raise UserError(f"{recipe.method.name} has no teacher that could be measured")
     train, _ = load_problems(recipe.data)
     given = train.head(count) if isinstance(train, ProblemStream) else train
     with tempfile.TemporaryDirectory() as folder:
@@ -132,22 +134,22 @@ class _Measured:
         }
 
     def _answering(self) -> dict[str, Reader]:
-        """Who answers besides the student."""
+        """The readers that answer, besides the student."""
         if self.trainer.weights[self.weights].remote is not None:
             self.left_out.append("the teacher's own answers: a served teacher only reads")
             return {}
         own = Reader(self.context, self.own)
         if not any(own(Group(p, ()), 0) for p in self.problems):
             self.left_out.append(
-                f"the teacher's own answers: '{self.context.label}' shows it nothing before there"
-                " are rollouts"
+                f"the teacher's own answers: '{self.context.label}' has nothing to show before"
+                " there are rollouts"
             )
             return {}
         readers = {"teacher": own, ANOTHER: Reader(self.context, _another(self.problems))}
         if self.wrong:
             told = {key: problem for key, (problem, _) in self.wrong.items()}
             return readers | {WRONG: Reader(self.context, told)}
-        self.left_out.append(f"{WRONG}: none of the solutions names its problem's answer")
+        self.left_out.append(f"{WRONG}: none of the solutions states its problem's answer")
         return readers
 
     def _groups(
@@ -157,7 +159,7 @@ class _Measured:
         return self.sampler.sample(self.problems, source, step=0, phase=name)
 
     def _answers(self, name: str, groups: Sequence[Group]) -> dict[str, Any]:
-        """One reader's row."""
+        """One reader's row in `answers`."""
         pairs = [(group.problem, rollout) for group in groups for rollout in group.rollouts]
         letters = [fidelity(rollout.text, problem.language) for problem, rollout in pairs]
         own, known = (sum(counts) for counts in zip(*letters, strict=True))
@@ -184,8 +186,8 @@ class _Measured:
         return row
 
     def _distances(self, groups: Sequence[Group]) -> dict[str, Any]:
-        """How far the student is from its teacher on its own rollouts, and how far those are who
-        read less, or other words."""
+        """The distance of the student from its teacher on the student's rollouts, and of the
+        readers with less information, or with other words."""
         groups = groups[:READ]
         for author in self.trainer.generator.authors:
             groups = author(groups, self.sampler, 0)
@@ -196,11 +198,11 @@ class _Measured:
             if "teacher" in inputs:
                 distances.add(example, *self._apart(example, inputs))
         if not distances.lengths:
-            raise UserError("the teacher reads none of the rollouts: there is nothing to measure")
+            raise UserError("the teacher reads none of the rollouts, so nothing can be measured")
         return distances.content()
 
     def _reading(self) -> dict[str, Reader]:
-        """Who reads besides the student, the teacher first."""
+        """The readers of rollouts besides the student, the teacher first."""
         context, told = self.context, self.own
         readers = {
             "teacher": Reader(context, told),
@@ -208,7 +210,7 @@ class _Measured:
         }
         readers[ALONE] = Reader(context, {key: _without_question(p) for key, p in told.items()})
         if not context.texts:
-            self.left_out.append(f"other wordings: of '{context.label}' there are none")
+            self.left_out.append(f"other wordings: '{context.label}' has none")
             return readers
         for file in sorted(FRAMINGS.glob("*.jinja")):
             worded = replace(context, template=file.read_text("utf-8"))
@@ -218,7 +220,7 @@ class _Measured:
     def _inputs(
         self, example: TrainingExample, group: Group, readers: Mapping[str, Reader]
     ) -> dict[str, ModelInput]:
-        """What each of the readers that read a rollout reads."""
+        """The model inputs of all readers that read a rollout."""
         draw = self.sampler.draw(group.problem, example.sample, 0)
         length = len(example.rollout.completion_ids)
         inputs = {}
@@ -233,8 +235,8 @@ class _Measured:
     def _apart(
         self, example: TrainingExample, inputs: Mapping[str, ModelInput]
     ) -> tuple[dict[str, list[float]], list[int]]:
-        """KL(teacher || reader) at every token, in nats, of the student and all readers but the
-        teacher; the teacher's likeliest tokens."""
+        """KL(teacher || reader) at every token, in nats, for the student and all readers except the
+        teacher; and the teacher's likeliest tokens."""
         learner, model = self.trainer.learner, self.trainer.model
         requests = {name: ScoringRequest(self.weights, read) for name, read in inputs.items()}
         read = learner.scorer.read(learner.scorer.plan(requests.values(), size=1), model)
@@ -260,7 +262,7 @@ class _Measured:
 
 @dataclass
 class _Distances:
-    """What was measured of rollouts' tokens, summed up."""
+    """Sums of the distances at the rollouts' tokens."""
 
     tokenizer: Any
     lengths: list[int] = field(default_factory=list)
@@ -311,7 +313,7 @@ class _Distances:
 
 
 def _another(problems: Iterable[Problem]) -> dict[str, Problem]:
-    """Every problem with the texts of the next one of its language, as far as there is one."""
+    """Every problem with the texts of the next problem in its language, if there is one."""
     alike = defaultdict(list)
     for problem in problems:
         alike[problem.language].append(problem)
@@ -324,7 +326,8 @@ def _another(problems: Iterable[Problem]) -> dict[str, Problem]:
 
 
 def _wrong(problems: Sequence[Problem]) -> dict[str, tuple[Problem, str]]:
-    """The problems whose solution can be made to come to a wrong answer, with that answer."""
+    """The problems with solutions changed to a wrong answer, if that is possible, and that
+    answer."""
     known = [p for p in problems if p.answer is not None and "solution" in p.privileged]
     if len({p.answer for p in known}) < 2:
         return {}
@@ -333,7 +336,7 @@ def _wrong(problems: Sequence[Problem]) -> dict[str, tuple[Problem, str]]:
 
 
 def _without_question(problem: Problem) -> Problem:
-    """A problem of which only what is told besides is left."""
+    """A problem without its question: only the privileged texts are left."""
     told = {name: "" if name == "translation" else x for name, x in problem.privileged.items()}
     prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1:]
     blank = "" if isinstance(prompt, str) else [{**prompt[0], "content": ""}]
@@ -341,7 +344,7 @@ def _without_question(problem: Problem) -> Problem:
 
 
 def _gain(student: Sequence[Group], teacher: Sequence[Group]) -> dict[str, float] | None:
-    """The teacher's share of right answers less the student's, on the problems that both answer."""
+    """The teacher's share of right answers minus the student's, on problems that both answer."""
     own = {group.problem.id: group.pass_rate for group in student}
     pairs = [g.pass_rate - own[g.problem.id] for g in teacher if g.problem.id in own]
     return _shown(estimate([pairs], bounds=CHANGE)) if pairs else None

@@ -15,7 +15,7 @@ from opsd.runs.files import write_atomically
 
 
 def write_preview(content: Mapping[str, Any], output: Path) -> Path:
-    """Writes what `opsd.preview.rows.preview` found as one HTML file, and returns its path."""
+    """Writes the results of `opsd.preview.rows.preview` as one HTML file, and returns its path."""
     write_atomically(output, preview_page(content))
     return output
 
@@ -27,7 +27,7 @@ def preview_page(content: Mapping[str, Any]) -> str:
 
 
 def _token(text: str) -> Markup:
-    """A token's text, its line breaks marked; a further token of a character is a mark alone."""
+    """A token's text with its line breaks marked; a further token of a character is only a mark."""
     if not text:
         return Markup('<i class="part"></i>')
     return visible(text).replace("\n", Markup('<i class="break"></i>\n'))

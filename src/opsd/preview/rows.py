@@ -1,5 +1,5 @@
-"""What student and teachers will read of a recipe's real rows, and what of a reply is learned.
-Needs a model's tokenizer and configuration, never its weights."""
+"""What student and teachers will read for a recipe's real rows, and which tokens of a reply are
+trained on. Needs a model's tokenizer and configuration, never its weights."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from opsd.training.config import DEFAULT_PASSES, OPSDConfig, passes_per_step
 from opsd.types import Finish, Group, Problem, Rollout, UserError, Verdict, View
 
 SHOWN = 20_000
-"""Characters that are shown of a longer prompt, at either end, and at least of a reply."""
+"""How many characters of a longer prompt are shown at either end, and of a reply at least."""
 
 _LEAK = 20
-"""Characters from which a privileged text in the student's prompt is no chance."""
+"""From how many characters on a privileged text in the student's prompt is not a coincidence."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """Who reads: a context, with which weights (one, or one a view), and for which loss term."""
+    """A reader: a context, its weights (one for all views, or one per view), and its loss term."""
 
     name: str
     context: Context
@@ -60,8 +60,8 @@ class Role:
 
 @dataclass(frozen=True)
 class PreviewContext:
-    """A recipe with all that reading takes; `end_id` closes a written reply, `limit` is in tokens,
-    prompt and completion together."""
+    """A recipe with everything that a preview needs; `end_id` closes a written reply, `limit` is in
+    tokens, prompt and completion together."""
 
     recipe: Recipe
     tokenizer: Any
@@ -82,22 +82,22 @@ class PreviewContext:
 
     @property
     def written(self) -> bool:
-        """Whether replies are the dataset's, not sampled."""
+        """Whether replies come from the dataset and are not sampled."""
         return self.method.source.written is not None
 
     def begins(self, text: str) -> str:
-        """As much of a reply as is looked at: of one that is only an example, and far longer than
-        any rollout, the beginning."""
+        """The part of a reply that is examined: of an example that is far longer than any rollout,
+        only the beginning."""
         return text if self.written else text[: max(SHOWN, 10 * self.horizon)]
 
     def longest(self, reply: Rollout) -> int:
-        """Tokens that a prompt has to leave room for."""
+        """The number of tokens for which a prompt must leave room."""
         return len(reply.completion_ids) if self.written else self.horizon
 
 
 @dataclass(frozen=True)
 class PromptReading:
-    """A role's view of a row, as token ids, who reads it, and whether the longest reply fits behind
+    """A role's view of a row, its weights, its token ids, and whether the longest reply fits after
     it."""
 
     role: Role
@@ -109,8 +109,8 @@ class PromptReading:
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One row as every role reads it, the student first, with an example of a reply and where that
-    comes from."""
+    """One row as every role reads it, the student first, with an example of a reply and its
+    origin."""
 
     problem: Problem
     reply: Rollout
@@ -122,8 +122,8 @@ class PreviewRow:
 def preview(recipe: Recipe, rows: int = 2) -> dict[str, Any]:
     """The first rows token by token, the lengths of the first `SCANNED`, and remarks on them.
 
-    Plain values. Raises UserError where a row that is shown cannot be made into a prompt, as
-    training would; further rows of that kind are counted.
+    Returns plain values. Raises UserError, like training, if no prompt can be built for a row that
+    is shown; further such rows are counted.
     """
     context = _context(recipe)
     account = DataReport()
@@ -175,7 +175,7 @@ def _context(recipe: Recipe) -> PreviewContext:
 
 
 def _without_weights(name: str, revision: str | None, trust_remote_code: bool) -> Any:
-    """A model's configurations, where a model has them."""
+    """A stand-in for a model with only its configurations."""
     from transformers import GenerationConfig
 
     path, revision = locate(name, revision)
@@ -222,7 +222,7 @@ def _read_row(problem: Problem, context: PreviewContext) -> PreviewRow:
 
 
 def _other_notes(read: PromptReading, student: View, tokenizer: Any) -> list[str]:
-    """What is odd about a teacher's or a sampler's view."""
+    """Remarks on a teacher's or a sampler's view."""
     term = read.role.term
     if term is None:
         return boundary.prompt_notes(tokenizer, read.view, "method.source.view")
@@ -254,7 +254,7 @@ def _length_notes(reads: Sequence[PromptReading], context: PreviewContext) -> It
         if not read.fits:
             then = "leaves the row out" if skips else "stops"
             yield (
-                f"too long: the {read.role.name}'s prompt and the longest reply pass"
+                f"too long: the {read.role.name}'s prompt and the longest reply exceed"
                 f" {context.limit:,} tokens, and training {then} there; {remedy}{raised}"
             )
 
@@ -264,8 +264,8 @@ def _privilege_notes(problem: Problem, student: View) -> Iterator[str]:
     for name, text in problem.privileged.items():
         if len(text.strip()) >= _LEAK and text.strip() in read:
             yield (
-                f"the student's own prompt holds '{name}' as well, which is then no privilege of"
-                " the teacher's: look at data.columns and at these rows"
+                f"the student's own prompt contains '{name}', too, so it is not privileged:"
+                " look at data.columns and at these rows"
             )
 
 
@@ -307,7 +307,7 @@ def _view(read: PromptReading, longest: int, tokenizer: Any) -> dict[str, Any]:
 
 
 def _ends(tokenizer: Any, template: str, prefill: str) -> list[Token]:
-    """A prompt's tokens; of a long one those at its beginning and its end."""
+    """A prompt's tokens; of a long prompt only those at its beginning and its end."""
     text = template + prefill
     if len(text) <= 3 * SHOWN:
         return tokens(tokenizer, text, forced_from=len(template))
@@ -336,8 +336,8 @@ def _signals(row: PreviewRow, context: PreviewContext) -> list[dict[str, Any]]:
 def _scan(
     given: Sequence[Problem], context: PreviewContext, made: Mapping[str, PreviewRow]
 ) -> dict[str, Any]:
-    """Prompt lengths by role, and how many rows each remark is true of; `made` holds the rows
-    that there are already, by their problems' ids."""
+    """Prompt lengths by role, and how many rows each remark concerns; `made` contains the rows that
+    were read already, by their problems' ids."""
     reads: dict[tuple[str, str], list[PromptReading]] = defaultdict(list)
     tried = getattr(context.recipe.verifier, "reads_boxes", False)
     notes: Counter[str] = Counter(dict(gold_remarks(given)) if tried else {})
@@ -372,7 +372,7 @@ def _scan(
 
 
 def _special_tokens(context: PreviewContext) -> dict[str, Any]:
-    """What begins a prompt, ends a reply, and pads."""
+    """The tokens that begin a prompt, end a reply, and pad."""
     tokenizer = context.tokenizer
     named = {"begin": tokenizer.bos_token_id, "end": context.end_id, "pad": tokenizer.pad_token_id}
     return {

@@ -1,4 +1,4 @@
-"""A preview for people, on standard output. Every text of a row or of a model is shown as plain
+"""Prints a preview on standard output. Every text of a row or of a model is printed as plain
 characters: neither markup nor a terminal's control codes take effect."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def show(content: Mapping[str, Any], ids: bool = False) -> None:
-    """Prints what `preview` found; `ids` adds every token's number."""
+    """Prints the result of `preview`; `ids` adds every token's id."""
     console = Console(highlight=False)
     console.width = min(console.width, WIDTH)
     console.print(_headline(content))
@@ -56,7 +56,7 @@ def _headline(content: Mapping[str, Any]) -> Group:
 
 
 def _prompt(view: Mapping[str, Any], limits: Mapping[str, Any], ids: bool) -> Panel:
-    """A role's prompt, and whether the reply fits behind it."""
+    """A role's prompt, and whether the reply fits after it."""
     read = view["tokens"]
     forced = next((i for i, token in enumerate(read) if token["kind"] == "forced"), len(read))
     body = _joined(read[:forced], ids)
@@ -69,7 +69,7 @@ def _prompt(view: Mapping[str, Any], limits: Mapping[str, Any], ids: bool) -> Pa
 
 
 def _reply(row: Mapping[str, Any], ids: bool) -> Panel:
-    """The example of a reply, and which of its tokens each signal learns."""
+    """The example of a reply, and which of its tokens are in each signal's loss."""
     reply = row["reply"]
     body = _joined(reply["tokens"], ids, words.learned(reply), shorten=True)
     for line in words.in_loss(reply):
@@ -114,7 +114,7 @@ def _joined(
         style = _STYLES[token["kind"]]
         if learned is not None:
             style = f"{style} green" if learned[i] else f"{style} dim strike"
-        # A token may have breaks inside; the one at its end comes after its number.
+        # A token may have line breaks inside; the one at its end comes after its id.
         text.append(re.sub("(⏎+)(?=[^⏎])", r"\1\n", words.mark(plain(token["text"]))), style)
         if ids:
             text.append(str(token["id"]).translate(_SUBSCRIPT), "dim")
@@ -125,7 +125,7 @@ def _joined(
 
 
 def _mark(text: Text, words: str, style: str) -> None:
-    """A line of ours after the tokens."""
+    """Appends an annotation after the tokens, on its own line."""
     if text.plain and not text.plain.endswith("\n"):
         text.append("\n")
     text.append(words, f"italic {style}")
@@ -145,7 +145,7 @@ def _lengths(content: Mapping[str, Any]) -> Table:
 
 
 def _measured(measured: Mapping[str, Any]) -> Iterator[Any]:
-    """What the teacher knows and says, and the verdict at the end, where it is seen."""
+    """Yields the measurements of the teacher, and at the end, where it is visible, the verdict."""
     table = Table(box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = Text(words.measured_title(measured), "bold")
     for number, heading in enumerate(words.ANSWERS):

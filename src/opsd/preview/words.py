@@ -1,5 +1,5 @@
-"""What a preview says in words, the same in a terminal and on a page. Texts of rows and models are
-in it as they are: who shows them makes them harmless."""
+"""The texts of a preview, the same in a terminal and on a page. They contain texts of rows and
+models unescaped: the terminal's and the page's code must escape them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Plain = Mapping[str, Any]
-"""A part of what `opsd.preview.rows.preview` gives."""
+"""A part of the result of `opsd.preview.rows.preview`."""
 
 LENGTHS = ("role", "reads", "shortest", "median", "longest", "too long")
 """The columns of the table of prompts' lengths, in tokens."""
@@ -18,14 +18,14 @@ def title(content: Plain) -> str:
 
 
 def facts(content: Plain) -> dict[str, str]:
-    """What is true of all rows, by what it is about."""
+    """Facts about all rows, by topic."""
     limits, named = content["limits"], content["tokens"]
     count = "a stream" if content["problems"] is None else f"{content['problems']:,} problems"
     whose = "the model's context" if limits["limit"] < limits["max_length"] else "max_length"
     long = "is left out" if limits["prompt_too_long"] == "skip" else "stops the run"
     ends = f"{named['end']['text']}, in the loss like any other token"
     if named["pad"] and named["pad"]["id"] == named["end"]["id"]:
-        ends += "; padding looks the same and never is"
+        ends += "; padding, the same token, never is"
     return {
         "data": f"{content['data']}, {count}",
         **({"left out": "\n".join(content["left_out"])} if content["left_out"] else {}),
@@ -41,31 +41,31 @@ def row_title(row: Plain) -> str:
 
 
 def reader(view: Plain) -> str:
-    """Who reads a prompt, and with which weights."""
+    """The reader of a prompt, and its weights."""
     name = view["role"] if view["role"] == view["view"] else f"{view['role']} · {view['view']}"
     return f"{name} ({view['weights']} weights)"
 
 
 def room(view: Plain, limits: Plain) -> str:
-    """A prompt's length, and whether the reply fits behind it."""
+    """A prompt's length, and whether the reply fits after it."""
     left = f"room for only {limits['limit'] - view['length']:,}"
     fits = f"a reply of {view['reply']:,} fits" if view["fits"] else left
     return f"{view['length']:,} tokens, {fits}"
 
 
 def learned(reply: Plain) -> list[bool]:
-    """Which of a reply's tokens any signal has in its loss."""
+    """Which of a reply's tokens are in the loss of any signal."""
     return [any(marks) for marks in zip(*(s["in_loss"] for s in reply["signals"]), strict=True)]
 
 
 def in_loss(reply: Plain) -> Iterator[str]:
-    """For each signal, which of the reply's tokens it learns."""
+    """Yields, for each signal, which of the reply's tokens are in its loss."""
     for signal in reply["signals"]:
         yield f"{signal['signal']}: {_range(signal['in_loss'], reply['tokens'])}"
 
 
 def exceptions(row: Plain) -> Iterator[str]:
-    """What of a row's example of a reply is not as with a rollout."""
+    """Yields how a row's example of a reply differs from a rollout."""
     for role in row["not_taught"]:
         yield f"{role}: reads nothing for this reply"
     if row["reply"]["longer_than_a_rollout"]:
@@ -77,17 +77,17 @@ def lengths_title(scan: Plain) -> str:
 
 
 def remarks(scan: Plain) -> Iterator[tuple[str, str]]:
-    """What to look at before training: of how many rows it is true, and what it is."""
+    """Yields what to look at before training: how many rows it concerns, and what it is."""
     found = [(note["note"], note["rows"]) for note in scan["notes"]]
     broken = scan["broken"]
     if broken["rows"]:
-        found.insert(0, (f"no prompt can be made: {broken['first']}", broken["rows"]))
+        found.insert(0, (f"no prompt can be built: {broken['first']}", broken["rows"]))
     for note, rows in found:
         yield "every row" if rows == scan["rows"] else f"{rows:,} of {scan['rows']:,} rows", note
 
 
 def mark(text: str) -> str:
-    """A token's text on one line: a line break and a further token of a character are marks."""
+    """A token's text on one line; line breaks and further tokens of a character become marks."""
     return text.replace("\n", "⏎") or "◦"
 
 
@@ -112,7 +112,7 @@ def measured_title(measured: Plain) -> str:
 
 
 def answers(measured: Plain) -> Iterator[tuple[str, ...]]:
-    """Who answers, and how well: a row of texts for each reader."""
+    """Yields a row of texts for each reader: how well it answers."""
     for row in measured["answers"]:
         right = row["right"]
         interval = f"{right['low']:.0%} to {right['high']:.0%}"
@@ -122,18 +122,19 @@ def answers(measured: Plain) -> Iterator[tuple[str, ...]]:
 
 
 def distance(measured: Plain) -> Iterator[str]:
-    """How far student and teacher are apart, and where."""
+    """Yields how far student and teacher are apart, and where."""
     nats = f"{measured['nats']:.3g} nats per token"
     yield f"On its own rollouts the student is {nats} from its teacher."
     pairs = [
         f"'{mark(row['student'])}' not '{mark(row['teacher'])}' ({row['share']:.0%})"
         for row in measured["strongest"]
     ]
-    yield f"Most of it where it writes {', '.join(pairs)}."
+    yield f"Most of this is where it writes {', '.join(pairs)}."
 
 
 def positions(measured: Plain) -> Iterator[tuple[str, float, str]]:
-    """The distance by position: tokens from where, the share of the largest, and nats."""
+    """Yields the distance by position: the first token, the share of the largest value, and
+    nats."""
     parts = measured["by_position"]
     most = max(part["nats"] for part in parts) or 1.0
     for part in parts:

@@ -1,7 +1,7 @@
-"""What measurements of a teacher say in words: whether it is worth training towards.
+"""The verdict on a measured teacher, in words: whether it is worth training towards.
 
-The thresholds are rules of thumb. They do not foretell a run's score: what decides is a run, and
-its controls.
+The thresholds are rules of thumb. They do not predict a run's score: only a run and its controls
+decide.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 ANOTHER, WRONG = "told of another problem", "told a wrong solution"
 ALONE, UNFORCED = "told without the problem", "student, not forced"
-"""Readers by what they are told, and the student whose replies are not made to begin in its
-language; the others are `student` and `teacher`."""
+"""Readers, named by what they read, and the student without the forced beginning of its replies;
+the others are `student` and `teacher`."""
 
 TRAIN = "worth training"
 CHANGE = "worth another context"
@@ -20,13 +20,13 @@ NOT = "not worth training"
 UNKNOWN = "cannot tell yet"
 
 SMALL = 0.05
-"""A gain that the interval has to leave possible: less is no help worth its cost."""
+"""If the interval excludes gains of this size, the help is not worth its cost."""
 SAME = 0.01
-"""Nats per token below which the teacher says what the student says."""
+"""Nats per token below which the teacher predicts the same as the student."""
 MOST = 0.5
 
 Plain = Mapping[str, Any]
-"""What `opsd.preview.measure.measure` has measured."""
+"""The result of `opsd.preview.measure.measure`."""
 
 
 def worth(content: Plain) -> tuple[str, list[str]]:
@@ -38,7 +38,7 @@ def worth(content: Plain) -> tuple[str, list[str]]:
 
 
 def answers(content: Plain) -> dict[str, Plain]:
-    """The rows of answers by their readers."""
+    """The rows of answers by reader."""
     return {row["reader"]: row for row in content["answers"]}
 
 
@@ -58,7 +58,7 @@ def _gain(content: Plain) -> Iterator[tuple[str, str]]:
     elif gain["high"] < SMALL:
         yield NOT, f"Telling does not help: {told}."
     else:
-        yield UNKNOWN, f"Whether telling helps is not sure: {told}. Ask more problems."
+        yield UNKNOWN, f"Whether telling helps is not certain: {told}. Measure more problems."
 
 
 def _distance(content: Plain) -> Iterator[tuple[str, str]]:
@@ -66,7 +66,7 @@ def _distance(content: Plain) -> Iterator[tuple[str, str]]:
     if nats < SAME:
         yield (
             NOT,
-            f"The teacher says what the student says: they are {nats:.2g} nats per token apart.",
+            f"The teacher predicts what the student does: they are {nats:.2g} nats a token apart.",
         )
 
 
@@ -75,7 +75,7 @@ def _copying(content: Plain) -> Iterator[tuple[str, str]]:
     if WRONG not in rows:
         return
     follows, right = rows[WRONG]["follows"], rows["teacher"]["right"]["value"]
-    told = f"told a wrong solution, its answer is that one's in {follows:.0%} of the cases"
+    told = f"given a wrong solution, it repeats that one's answer in {follows:.0%} of the cases"
     if follows > MOST * right:
         yield CHANGE, f"It copies: {told}. Its steps are no better than its reference."
     else:
@@ -86,12 +86,11 @@ def _form(content: Plain) -> Iterator[tuple[str, str]]:
     share = content["explained"].get(ANOTHER)
     if share is None:
         return
-    told = "of what it would teach is there, too, when it is told of another problem"
+    told = "of what it would teach remains with another problem's texts"
     if share > MOST:
         yield (
             CHANGE,
-            f"It teaches form more than content: {share:.0%} {told}. A score may rise by that"
-            " alone.",
+            f"It teaches form more than content: {share:.0%} {told}. That alone may raise a score.",
         )
     elif share > 0:
         yield TRAIN, f"It teaches content: only {share:.0%} {told}."
@@ -115,8 +114,8 @@ def _remarks(content: Plain) -> Iterator[str]:
     share = content["explained"].get(ALONE)
     if share is not None and share > MOST:
         yield (
-            f"The solution alone, without the problem, has {share:.0%} of what it would teach: a"
-            " purified target takes that out (`purified_opsd`)."
+            f"The solution alone, without the problem, gives {share:.0%} of what it would teach: a"
+            " purified target removes that (`purified_opsd`)."
         )
     moved = content["wording"]
     if moved and (most := max(moved.values())) > MOST:
@@ -124,5 +123,5 @@ def _remarks(content: Plain) -> Iterator[str]:
         told = "more than all" if most > 1 else f"{most:.0%}"
         yield (
             f"The wording matters: in {name} words the same texts change {told} of what it would"
-            " teach. Try some."
+            " teach. Try other wordings."
         )

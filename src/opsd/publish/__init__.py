@@ -1,1 +1,1 @@
-"""A trained model for others: export, model card, hub."""
+"""Publishing a trained model: export, model card, Hub."""

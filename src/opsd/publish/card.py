@@ -1,8 +1,8 @@
 """The model card: what was trained, how, on what, how good it is, and how to use it.
 
-Written from a run folder. Whatever comes from data, recipes or models is untrusted text: it is put
-on one line and cannot open a table cell, a link or a tag; places on this machine and tokens are
-left out.
+It is written from a run folder. Whatever comes from data, recipes or models is untrusted text: it
+is put on one line and cannot open a table cell, a link or a tag; paths on this machine and access
+tokens are left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FILES = {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}(?:v\d+)?\b")
 _PLACE = re.compile(r"/[^/]+(/[^/]+)+/?|[A-Za-z]:\\.+")
 _PATH = re.compile(r"(?<![\w./])/(?:[^\s,()/]+/)+([^\s,()/]+)")
-"""A place in a line of text; its last name is kept."""
+"""A path in a line of text; its last name is kept."""
 _MARKS = re.compile(r"([\\`*_\[\]<>|#])")
 
 
@@ -48,11 +48,12 @@ def card(
     repository: str | None = None,
     step: int | None = None,
 ) -> str:
-    """The README.md of the model that a run folder's training made.
+    """The README.md of the model that a run has trained.
 
-    `step` is the one whose weights the model has, where that is known. `base` is the model that
+    `step` is the training step of the model's weights, if it is known. `base` is the model that
     training began with, by default the recipe's; `adapter` says whether it is still needed.
-    `method` is needed for a run that no recipe describes; `repository` is where the model goes.
+    `method` is needed for a run that no recipe describes; `repository` is where the model will be
+    pushed.
     """
     recipe = _content(run / "recipe.yaml")
     data = mapping(recipe.get("data"))
@@ -96,7 +97,7 @@ def card(
 
 
 def plain(text: Any) -> str:
-    """A text on one line, in which Markdown and HTML mean nothing."""
+    """A text on one line, with Markdown and HTML escaped."""
     return _MARKS.sub(r"\\\1", _line(text))
 
 
@@ -126,7 +127,8 @@ def _front(
     base: str,
     adapter: bool,
 ) -> str:
-    """The hub's metadata. A licence is for the user to choose: it is the base model's business."""
+    """The Hub's metadata. It has no licence: the user must choose one, which depends on the base
+    model's."""
     source = str(mapping(recipe.get("data")).get("source", ""))
     scores = [
         EvalResult(
@@ -142,7 +144,7 @@ def _front(
         for kind in ("avg", "pass")
     ]
     languages = sorted(languages_of(mapping(recipe.get("data")), _content(run / "data.json")))
-    # An adapter is nothing without its base; of a folder its own name says as much as can be said.
+    # An adapter needs its base; for a local folder, only the folder's name can be given.
     known = _on_hub(base) or (adapter and _NAME.fullmatch(_public(base)))
     named = _public(base) if known else None
     taught = method is not None and any(term.teacher for _, term in loss_terms(method.signal))
@@ -164,14 +166,15 @@ def _front(
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file's mapping; empty where there is no such file. UserError for another."""
+    """A YAML or JSON file's mapping; empty if the file does not exist. UserError for any other
+    content."""
     if not path.is_file():
         return {}
     return document(path) if path.suffix == ".json" else yaml_mapping(path)
 
 
 def _method(recipe: Mapping[str, Any]) -> Method | None:
-    """The method of a resolved recipe; None without one, or with one of another version."""
+    """The method of a resolved recipe; None if it has none, or if another version wrote it."""
     try:
         return parsing.method(recipe["method"]) if "method" in recipe else None
     except UserError:
@@ -203,18 +206,18 @@ def _name(run: Path, repository: str | None) -> str:
 
 
 def _on_hub(name: str) -> bool:
-    """Whether this can be a repository's name, and is no file or folder here."""
+    """Whether this can be a repository's name, and is not a file or folder here."""
     known = _HUB_NAME.fullmatch(name) and Path(name).suffix not in _FILES
     return bool(known) and not Path(name).exists()
 
 
 def _public(name: str) -> str:
-    """A hub name as it is; of a file or folder only its own name."""
+    """A Hub name unchanged; of a path, only the file's or folder's name."""
     return name if _on_hub(name) else Path(name).name
 
 
 def shown(recipe: Mapping[str, Any]) -> str:
-    """The recipe as YAML, without credentials, and without the folders of this machine."""
+    """The recipe as YAML, without credentials, and without paths of this machine."""
 
     def without_places(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -243,8 +246,8 @@ def _results(run: Path) -> list[dict[str, Any]]:
 
 
 def _dev(run: Path, step: int | None) -> list[dict[str, Any]]:
-    """The dev scores before training, of the step whose weights the model has, and of the last one
-    that was scored."""
+    """The dev scores before training, at the step of the model's weights, and at the last step that
+    was scored."""
     rows = [row for row in _metrics(run) if number(row, "eval_avg@k") is not None]
     scored = {row["step"]: row for row in rows}
     names: dict[int | None, str] = {max(scored, default=None): "last one scored"}
@@ -258,6 +261,6 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _ours(printed: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str | None:
-    """This model's score in percent where it was measured as a printed number was."""
+    """This model's score in percent, if it was measured like a printed number."""
     measured = ours(printed, results)
     return ", ".join(f"{100 * o.value:.1f} at {o.budget:,} tokens" for o in measured) or None

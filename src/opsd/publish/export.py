@@ -1,5 +1,5 @@
-"""A trained model as a folder that stands alone: merged into its base or as an adapter, with its
-tokenizer and card. The folder appears at once, when everything is in it."""
+"""Exports a trained model to a self-contained folder: merged into its base or as an adapter, with
+its tokenizer and card. The folder only appears when it is complete."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def export(
     repository: str | None = None,
     **options: Any,
 ) -> Path:
-    """Writes `output`; returns it. `source` is a run folder, a checkpoint in one, an adapter or a
-    model. `merge` adds an adapter to its base, in float32, and keeps the result in `dtype`, the
-    base's own by default; otherwise the adapter stays one. `repository` is where it will be pushed;
-    `options` are `load_model`'s.
+    """Writes the folder `output`, and returns it. `source` is a run folder, a checkpoint in one, an
+    adapter or a model. `merge` adds an adapter to its base, in float32, and stores the result in
+    `dtype`, by default the base's own; without `merge`, the adapter itself is exported.
+    `repository` is where it will be pushed; `options` are those of `load_model`.
 
-    Raises UserError where `output` is taken, or the source is not what is asked for; RunFailed
-    where the disk is full.
+    Raises UserError if `output` exists, or the source does not fit the options; RunFailed if the
+    disk is full.
     """
     if not _SIZE.fullmatch(max_shard):
         raise UserError(f"--max-shard {max_shard}: write a size, as in 5GB or 500MB")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is there already: choose another folder")
+        raise UserError(f"{output} exists already: choose another folder")
     name = trained_model(source)
     beside = (Path(name), Path(name).parent) if Path(name).is_dir() else ()
     run = next((folder for folder in beside if (folder / "recipe.yaml").is_file()), None)
     adapter = adapter_folder(*locate(name))
     if adapter is None and not merge:
         raise UserError(f"{name} is a whole model: it has no adapter to export")
-    # A folder of its own, whatever else is called so; a failure takes it away, a kill leaves it.
+    # A temporary folder with a unique name: it is removed after a failure, but not after a kill.
     around = {"prefix": f"{output.name[:100]}.", "suffix": ".part", "dir": output.parent}
     base = base_of(adapter)[0] if adapter else None
     tokenizer = load_tokenizer(name, **_only(options, "trust_remote_code"))
@@ -117,14 +117,14 @@ def _whole(
         learned = (off - on).abs().mean().item()
         kind = str(kept).removeprefix("torch.")
         log(
-            f"merged; kept in {kind}, which changes log-probabilities by {rounded:.2g} nats,"
-            f" where the adapter changes them by {learned:.2g}"
+            f"merged; stored in {kind}, which changes log-probabilities by {rounded:.2g} nats,"
+            f" while the adapter changes them by {learned:.2g}"
         )
         if rounded > 0.1 * learned:
-            log(f"{kind} rounds away part of what was learned; --dtype float32, --adapter keep it")
+            log(f"{kind} rounds away part of the training; --dtype float32 or --adapter keeps it")
     small = merged.to(kept)
-    mend = "--dtype float32 or --adapter keeps what the adapter says, if that is a number"
-    _refuse_nonfinite(small.state_dict(), f"{name}, merged and kept in {kept}", mend)
+    mend = "try --dtype float32 or --adapter, which help if the adapter itself is finite"
+    _refuse_nonfinite(small.state_dict(), f"{name}, merged and stored in {kept}", mend)
     return small
 
 
@@ -139,7 +139,7 @@ def _logp(model: Any, ids: Tensor) -> Tensor:
 
 
 def _own_type(adapter: Path, options: dict[str, Any]) -> torch.dtype:
-    """The numbers that the base's checkpoint is made of."""
+    """The dtype of the base's checkpoint."""
     config = load_config(*base_of(adapter), **_only(options, "trust_remote_code"))
     return _number_type(str(config.dtype or "float32").removeprefix("torch."))
 
@@ -152,18 +152,18 @@ def _number_type(name: str) -> torch.dtype:
 
 
 def _copy_adapter(adapter: Path, draft: Path, *, shared: bool) -> None:
-    """PEFT's two files. A built-in base is named by its name: its folder is another one elsewhere;
-    a folder of this machine is of no use to others."""
+    """Copies PEFT's two files. A built-in base is referred to by its name, since its folder differs
+    between machines. A local folder as base is refused if the adapter is to be `shared`."""
     from peft import PeftConfig
 
     base, _ = base_of(adapter)
     built_in = Path(base).name in NAMES and locate(Path(base).name)[0] == base
     if shared and Path(base).exists():
         raise UserError(
-            f"the adapter's base is {base}, on this machine: nobody else could load it; --merge it"
+            f"the adapter's base is the local folder {base}: nobody else could load it; use --merge"
         )
     weights = adapter / "adapter_model.safetensors"
-    _refuse_nonfinite(load_file(weights), str(adapter), "take an earlier checkpoint")
+    _refuse_nonfinite(load_file(weights), str(adapter), "use an earlier checkpoint")
     shutil.copy(weights, draft)
     config = PeftConfig.from_pretrained(str(adapter))
     if built_in:
@@ -172,8 +172,8 @@ def _copy_adapter(adapter: Path, draft: Path, *, shared: bool) -> None:
 
 
 def _copy_recipe(run: Path, draft: Path) -> None:
-    """What says how the model was asked in training, and is to be asked from now on, with
-    the languages that are files on this machine."""
+    """Copies the recipe, which tells how to prompt the model, and the language files of the user's
+    own."""
     recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
     write_atomically(draft / "recipe.yaml", shown(recipe) + "\n")
     if (run / languages.FOLDER).is_dir():

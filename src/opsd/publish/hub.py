@@ -1,7 +1,7 @@
-"""To the hub: a folder of a finished model, or what training saves as it goes.
+"""Uploads to the Hub: a finished model's folder, or the checkpoints of a training run.
 
-What is uploaded is listed by name: weights in safetensors, configuration, tokenizer, recipe, card.
-A run's rollouts, its optimizer and pickles of any kind stay where they are.
+Only listed files are uploaded: weights in safetensors, configuration, tokenizer, recipe, card. A
+run's rollouts, its optimizer and pickles of any kind are not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-# The client's own error, whichever HTTP client the hub's library uses.
+# The error of the HTTP client that the Hub's library uses.
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,  # pyright: ignore[reportPrivateImportUsage]
@@ -47,25 +47,25 @@ MODEL_FILES = (
 )
 _ANSWERS = {
     401: "no valid token: log in (hf auth login) or set HF_TOKEN",
-    403: "the token may not write there",
-    404: "no such repository, or a token that may not see it",
+    403: "the token has no write access",
+    404: "no such repository, or the token has no access to it",
 }
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Uploads a finished model, to a repository that is made where there is none; returns its
-    address. Raises UserError where the hub refuses; the folder stays as it is."""
+    """Uploads a finished model to a repository, which is created if it does not exist, and returns
+    its URL. Raises UserError if the Hub refuses; the folder stays unchanged."""
     api = HfApi()
     with refusals(repository, folder):
         address = api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:
-            raise UserError(f"'{repository}' is there already, and public: choose another name")
+            raise UserError(f"'{repository}' exists already, and is public: choose another name")
         upload(folder, repository, "Upload by opsd")
     return str(address)
 
 
 def upload(folder: Path, repository: str, message: str, **options: Any) -> Any:
-    """Commits the folder's model files; `options` are `HfApi.upload_folder`'s."""
+    """Commits the folder's model files; `options` are those of `HfApi.upload_folder`."""
     return HfApi().upload_folder(
         repo_id=repository,
         folder_path=folder,
@@ -77,8 +77,8 @@ def upload(folder: Path, repository: str, message: str, **options: Any) -> Any:
 
 @dataclass
 class HubPush:
-    """What a training run sends to the hub: its final model, or a checkpoint's as it goes, with a
-    card. `base` names the model that training began with."""
+    """Pushes a training run's models to the Hub: the final one, or those of checkpoints, with a
+    card. `base` returns the name of the model that training began with."""
 
     args: Any
     method: Method
@@ -94,7 +94,7 @@ class HubPush:
             )
 
     def describe(self, folder: Path, repository: str | None, step: int) -> None:
-        """Writes the card of the model in a folder, which has the weights of a step."""
+        """Writes the card of the model in a folder; `step` is the step of its weights."""
         text = card(
             Path(str(self.args.output_dir)),
             base=self.base(),
@@ -116,7 +116,7 @@ class HubPush:
         token: str | None = None,
         revision: str | None = None,
     ) -> Any:
-        """Uploads a folder's model with its card, once the upload before has ended."""
+        """Uploads a folder's model with its card, after the previous upload has ended."""
         self.describe(folder, repository, step)
         self.finish(repository)
         with refusals(repository, folder):
@@ -132,8 +132,9 @@ class HubPush:
         return sent
 
     def send_checkpoint(self, folder: Path, repository: str, step: int, *, rotated: bool) -> None:
-        """Uploads a checkpoint's model in the background. A folder that is on its way must not be
-        `rotated` away: where old ones are, this waits, else a busy line leaves one out."""
+        """Uploads a checkpoint's model in the background. If another upload is still running, this
+        checkpoint is skipped; but if old checkpoints are `rotated`, which could delete the folder
+        of that upload, this waits instead."""
         if self.args.hub_strategy == HubStrategy.END:
             return
         busy = self.job is not None and not self.job.done()
@@ -142,8 +143,7 @@ class HubPush:
         self.send(folder, repository, f"Training in progress, step {step}", step, blocking=False)
 
     def finish(self, repository: str | None) -> None:
-        """Waits for the upload that is on its way. One that fails beside the training must not end
-        it, nor go unnoticed."""
+        """Waits for the running upload. If it fails, this is logged, and training continues."""
         if self.job is None:
             return
         error = self.job.exception()
@@ -154,11 +154,11 @@ class HubPush:
 
 @contextlib.contextmanager
 def refusals(repository: str, folder: Path | None = None) -> Iterator[None]:
-    """What the hub refuses, as one line that says what is left to do."""
+    """Turns errors of the Hub into a UserError, one line that says what to do."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
-        again = f"; {folder} is whole: hf upload {repository} {folder}" if folder else ""
+        again = f"; {folder} is complete: hf upload {repository} {folder}" if folder else ""
         raise UserError(f"cannot push to '{repository}': {_answer(error)}{again}") from error
 
 
@@ -167,8 +167,8 @@ def _answer(error: BaseException) -> str:
     while link is not None:
         if isinstance(link, HfHubHTTPError):
             status = link.response.status_code
-            return _ANSWERS.get(status, f"the hub answered {status}")
+            return _ANSWERS.get(status, f"the Hub answered {status}")
         if isinstance(link, HTTPError):
-            return "the hub cannot be reached"
+            return "the Hub cannot be reached"
         link = link.__cause__ or link.__context__
     return reason(error)
