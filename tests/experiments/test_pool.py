@@ -63,7 +63,7 @@ def killed(job: Sleeper) -> None:
 
 
 def test_a_worker_that_was_ended_from_outside_is_told_in_one_line():
-    with pytest.raises(RunFailed, match=r"ended from outside.*same command again"):
+    with pytest.raises(RunFailed, match=r"killed from outside.*same command again"):
         list(run_all([Sleeper("a"), Sleeper("b")], killed))
 
 

@@ -108,7 +108,7 @@ def arms(**changes: Any) -> dict[str, Any]:
         ({"rates": [1e-4, 2e-4, 4e-4]}, "half a decade"),
         ({"seeds": 3}, "at least 8"),
         ({"selection_seed": 7}, "a seed that no test uses"),
-        ({"checkpoints": [0.5]}, "the last of them 1"),
+        ({"checkpoints": [0.5]}, "the last one 1"),
         ({"early": 0.3}, "one of the checkpoints"),
         # A learning rate, tokens or test problems of its own:
         (arms(grpo={"learning_rate": 1e-4}), "Extra inputs are not permitted"),
@@ -117,7 +117,7 @@ def arms(**changes: Any) -> dict[str, Any]:
         (arms(grpo={"change": {"group": 4}}), "not grpo as shipped"),
         (arms(copsd={"told": "another"}), "not copsd as shipped"),
         (arms(**{"grpo, big": {"change": {"name": "sft"}}}), "changes the name of its method"),
-        (arms(magic={}), "begins with no method"),
+        (arms(magic={}), "does not begin with a method"),
         # Another divergence without the shipped one beside it:
         (
             claim(plus=["copsd, unclipped"], shown=[]),
@@ -139,13 +139,13 @@ def arms(**changes: Any) -> dict[str, Any]:
         (claim(minus=[]), "arms of different models, languages"),
         (claim(plus=["nobody"]), "no arm 'nobody'"),
         (claim(metric="luck"), "no metric 'luck'"),
-        (claim(metric="avg@k at 99"), "at the study's budgets alone"),
+        (claim(metric="avg@k at 99"), "at the study's budgets"),
         (claim(metric="before"), "no metric 'before' of such an arm"),
         ({"test": {"problems": 5, "samples": 1}}, "at least 6 problems"),
         ({"architecture": {"a": 1}, "recipe": SMALL["recipe"]}, "this one is built in"),
         (arms(copsd={"together": ["swa", "yor"]}), "not copsd as shipped"),
-        (arms(**{"copsd, yor": {"together": ["yor"]}}), "not among those of `together`"),
-        ({"files": {"train": "a", "test": "b"}}, "world, or files"),
+        (arms(**{"copsd, yor": {"together": ["yor"]}}), "not in `together`"),
+        ({"files": {"train": "a", "test": "b"}}, "world, files"),
         ({"languages": []}, "at least 1 item"),
     ],
 )
@@ -158,7 +158,7 @@ def test_an_unfair_study_is_refused(unfair, reason):
 
 @pytest.mark.parametrize("text", ["- a", "a: [", ""])
 def test_what_is_no_study_is_told(text):
-    with pytest.raises(UserError, match=r"studies/x.yaml: no (mapping|YAML)"):
+    with pytest.raises(UserError, match=r"studies/x.yaml: not (a mapping|YAML)"):
         parse(text, "x.yaml")
 
 
@@ -295,7 +295,7 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
     file.rename(file.with_suffix(".gz.part"))
     capsys.readouterr()
     (again,) = reproduce(["small"], known, tmp_path)
-    assert "8 trials to test, 1 of them to run" in capsys.readouterr().err
+    assert "8 trials to test, 1 of them still to run" in capsys.readouterr().err
     assert before["counts"] == outcome(lost, tmp_path)["counts"]
     assert _timeless(again) == _timeless(row)
     # Designed anew, with the old outcome kept.
@@ -322,7 +322,7 @@ def _timeless(row: dict[str, Any]) -> dict[str, Any]:
 def test_unknown_claims_are_told():
     known = {"small": small()}
     assert chosen([], known) == chosen(["small"], known) == {"small": ("small",)}
-    with pytest.raises(UserError, match="no claim and no study 'nothing'; there are small"):
+    with pytest.raises(UserError, match="no claim or study 'nothing'; known: small"):
         chosen(["nothing"], known)
 
 
@@ -404,15 +404,15 @@ def test_a_pretrained_model_is_recognised_and_run_from_its_folder(tmp_path, monk
     made = outcome(trial, tmp_path / "out")
     assert len(made["checkpoints"]) == 2 and "counts" not in made
     assert clusters(sets["dev"]) == [0, 0, 0] and not made["failed"]
-    with pytest.raises(UserError, match="with other weights than those that small is of"):
+    with pytest.raises(UserError, match="its weights are not those of small"):
         on_model({"small": pretrained(tmp_path, weights="other")}, folder)
     for changed in (small(), pretrained(tmp_path, architecture={"model_type": "bert"})):
-        with pytest.raises(UserError, match="no study is of this model"):
+        with pytest.raises(UserError, match="no study of this model"):
             on_model({"small": changed}, folder)
-    with pytest.raises(UserError, match=r"config.json is not there"):
+    with pytest.raises(UserError, match=r"it has no config.json"):
         on_model(known, str(tmp_path))
     monkeypatch.delenv("OPSD_DATA")
-    with pytest.raises(UserError, match="set OPSD_DATA to the folder of it"):
+    with pytest.raises(UserError, match="set OPSD_DATA to its folder"):
         problems_of(placed, placed.arms["copsd"], "dev", "eng")
 
 

@@ -1,1 +1,1 @@
-"""The quickstart, and the papers' claims tried in the built-in world."""
+"""The quickstart, and tests of the papers' claims in the built-in world."""

@@ -19,8 +19,8 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Arm:
-    """`tokens`: training stops once so many are generated. `problems`: held-out ones, of `split`.
-    `settings` change the method's recipe, as `--set` does."""
+    """One training. It stops after `tokens` generated tokens, and is tested on `problems` held-out
+    problems of `split`. `settings` change the method's recipe, as `--set` does."""
 
     language: str
     method: str
@@ -39,7 +39,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class ArmScores:
-    """What an arm has come to: per held-out problem (samples, correct, well-formed, tokens)."""
+    """An arm's outcome: per held-out problem (samples, correct, well-formed, tokens)."""
 
     arm: Arm
     scores: tuple[tuple[int, int, int, int], ...]
@@ -51,7 +51,7 @@ class ArmScores:
         return [correct / n for n, correct, _, _ in self.scores]
 
     def row(self) -> dict[str, Any]:
-        """The arm's line in `result.json`; `scores` are of the single problems, in order."""
+        """The arm's row in `result.json`; `scores` are those of single problems, in order."""
         n = sum(score[0] for score in self.scores)
         return {
             "language": self.arm.language,
@@ -67,7 +67,7 @@ class ArmScores:
 
 
 def run(arm: Arm) -> ArmScores:
-    """Trains the arm (all but `base`) and samples its held-out problems."""
+    """Trains the arm (except `base`) and samples its held-out problems."""
     news = _Tell(arm)
     news("loading", 0)
     from opsd.miniature.world import problems
@@ -124,7 +124,7 @@ def _test(arm: Arm, trainer: Any, test: Sequence[Problem]) -> ArmScores:
 
 
 class _Tell:
-    """Tells the parent how far the arm is."""
+    """Reports the arm's progress to the parent."""
 
     def __init__(self, arm: Arm) -> None:
         self.arm = arm

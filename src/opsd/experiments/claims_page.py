@@ -1,4 +1,4 @@
-"""The claims as a page for people, HTML and Markdown, and as JSON, all from a stored run."""
+"""The claims as an HTML and a Markdown page, and as JSON, all from a stored run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ VERDICTS = {
     "inconclusive": "muted",
     "not measurable": "muted",
 }
-"""Every verdict, and the class of its colour."""
+"""The CSS class of each verdict's colour."""
 
 
 def write(output: Path, studies: Mapping[str, Study], page: Path) -> None:
-    """Writes what was run into `output` of some studies as a page: `page` as Markdown, the same as
-    HTML beside it, and its rows as `.json`."""
+    """Writes the stored results in `output` of some studies as a page: `page` as Markdown, and next
+    to it the same as HTML, and its rows as `.json`."""
     toys = any(not study.pretrained for study in studies.values())
     rows = [r for r in kept(output) if (r["study"] in studies if "study" in r else toys)]
     known = _known(rows, kept_arms(output), studies, page)
@@ -41,7 +41,7 @@ def write(output: Path, studies: Mapping[str, Study], page: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # Markdown; every text is of the shipped studies
+        autoescape=False,  # Markdown; all texts come from the shipped studies
     )
     text = made.get_template("claims.md.jinja").render(**known)
     write_atomically(page.with_suffix(".md"), text.rstrip("\n") + "\n")
@@ -63,15 +63,15 @@ class Shown:
 
     @property
     def setting(self) -> str:
-        """On how much it was tested."""
+        """The size of the test, in words."""
         row = self.row
         return f"{row['problems']} test problems, {row['samples']} samples, {row['seeds']} seeds"
 
     @property
     def cost(self) -> str:
-        """What its arms took."""
+        """The time that its arms took, in words."""
         seconds = sum(arm["seconds"] for arm in self.row["arms"].values())
-        return f"{seconds / 3600:.1f} hours of a core, the choice of learning rates included"
+        return f"{seconds / 3600:.1f} core-hours, including the choice of learning rates"
 
     def trials(self, arm: str) -> int:
         """How many of an arm's trials were tested."""
@@ -80,7 +80,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Gained:
-    """What an arm came to, and how far that is above the untrained model."""
+    """An arm's results, and how far they are above the untrained model."""
 
     row: Row
     at_least: float = 0.0
@@ -90,7 +90,7 @@ class Gained:
 
     @property
     def effect(self) -> Sequence[float | None]:
-        """Of accuracy."""
+        """The gain in accuracy, with its interval."""
         return self.row["gains"]["avg@k"]
 
     @property
@@ -107,7 +107,7 @@ class Gained:
 
 @dataclass(frozen=True)
 class Arms:
-    """What the arms of a study came to."""
+    """The results of a study's arms."""
 
     rows: Sequence[Row]
 
@@ -118,7 +118,7 @@ class Arms:
 
     @property
     def all(self) -> list[Row]:
-        """Those that were trained last, the best first."""
+        """All rows: untrained arms first, then the trained ones, the best first."""
         return [row for row in self.rows if "course" not in row] + [a.row for a in self.trained]
 
     @property
@@ -179,26 +179,27 @@ def _by(shown: Sequence[Shown], key: str) -> list[tuple[str, list[Shown]]]:
 
 
 def _before(rows: Sequence[Row], asked: Container[str]) -> list[tuple[str, str, str]]:
-    """The claims whose earlier design came out otherwise, or that are not asked any more: name, the
-    earlier verdict, what became of it."""
+    """The claims with another verdict under an earlier design, or that are no longer tested: name,
+    the earlier verdict, and the present one."""
     made = []
     for row in rows:
         here = row["name"] in asked and "study" in row
-        now = row["verdict"] if here else "not asked any more"
+        now = row["verdict"] if here else "no longer tested"
         past = row["earlier"] if here else [*row["earlier"], row]
         made += [(row["name"], old["verdict"], now) for old in past if old["verdict"] != now]
     return made
 
 
 def number(value: float | None) -> str:
-    """A number as the page writes it."""
+    """A number in the page's format."""
     if value is None:
         return "-"
     return f"{value:,.3g}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def points(course: Mapping[str, Sequence[float]]) -> str:
-    """Dev scores by tokens as the points of a polyline, 100 wide and 40 high, upright."""
+    """Dev scores by tokens as the points of a polyline, 100 wide and 40 high, with larger scores at
+    the top."""
     most = max(course["share"])
     return " ".join(
         f"{100 * share / most:.1f},{40 - 40 * score:.1f}"

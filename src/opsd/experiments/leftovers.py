@@ -1,4 +1,4 @@
-"""What an earlier quickstart or trial has left behind, taken away: its own files and no others."""
+"""Removes what an earlier quickstart or trial has left behind: its own files and no others."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ RUN = (
 )
 """The files of an arm's or a trial's run folder."""
 _DRAFT = r"(\.\d+-\d+\.part)?"
-"""What a kill leaves of a file that was being written."""
+"""The suffix of an incomplete file that a killed process leaves."""
 
 
 def remove(folder: Path, own: str) -> None:
-    """Takes the files away whose paths below `folder` match the expression `own`, then the folders
-    that are empty without them. Raises UserError, and takes nothing, where there is another one."""
+    """Removes the files whose paths below `folder` match the expression `own`, and then the empty
+    folders. Raises UserError, and removes nothing, if there is any other file."""
     found = sorted(folder.rglob("*"), reverse=True)
     files = [path for path in found if path.is_symlink() or not path.is_dir()]
     for path in files:
         if not re.fullmatch(own + _DRAFT, path.relative_to(folder).as_posix()):
             raise UserError(
-                f"{path} would be lost, and is nothing that this command has written: move it, or"
-                " choose another --output"
+                f"{path} would be lost, but was not written by this command: move it, or choose"
+                " another --output"
             )
     for path in files:
         path.unlink()

@@ -1,6 +1,6 @@
-"""What a claim measures on its arms' counts, and how sure that is.
+"""What a claim measures from its arms' counts, and how certain that is.
 
-Counts are sums per problem, so that every metric is a quotient of two sums. The problems, and the
+Counts are sums per problem, and every metric is a quotient of two sums. The problems, and the
 random numbers of a seed, are the same for all arms of a study, so that differences are paired.
 """
 
@@ -31,27 +31,27 @@ METRICS: dict[str, tuple[str, str, float]] = {
     "inside": ("inside", "inside_n", 1.0),
     "before": ("before", "before_n", 1.0),
 }
-"""Metric -> the two counts that it is the quotient of, and a factor. Tokens, nats, shares; markers
-per thousand tokens, or per sample (`markers_each`). `avg@k at N` counts what is right within N
-tokens; so do the other `SHORTENED` ones."""
+"""Metric -> its two counts, numerator and denominator, and a factor. Units are tokens, nats or
+shares; markers are per thousand tokens, or per sample (`markers_each`). `avg@k at N` counts what is
+right within N tokens; the same applies to the other `SHORTENED` metrics."""
 
 SHORTENED = ("avg@k", "pass@k", "format_rate")
 PROBED = ("inside", "before")
-"""Metrics of a probe alone."""
+"""Metrics that only probes have."""
 
 
 @dataclass(frozen=True)
 class Counts:
     """An arm's counts at one checkpoint: an array [seed, problem, field] per language. Problem i is
-    the same in every language; `clusters` numbers those that are variants of one another."""
+    the same in every language; variants of one problem have the same number in `clusters`."""
 
     fields: tuple[str, ...]
     by_language: Mapping[str, Array]
     clusters: tuple[int, ...] = ()
 
     def quotient(self, metric: str) -> tuple[float, Array]:
-        """A metric, languages averaged, and what each [seed, problem] adds to it to first order
-        (the delta method): zero on average. NaN where there is nothing to divide by."""
+        """A metric, averaged over languages, and the first-order influence of each [seed, problem]
+        on it (the delta method), which is zero on average. NaN if a denominator is zero."""
         name, _, budget = metric.partition(" at ")
         above, below, factor = METRICS[name]
         i = self.fields.index(f"{above} at {budget}" if budget else above)
@@ -67,7 +67,7 @@ class Counts:
         return float(value), influence
 
     def shares(self, metric: str) -> Array:
-        """A share's values [seed, problem], languages averaged."""
+        """A share's values [seed, problem], averaged over languages."""
         above, below, _ = METRICS[metric]
         i, j = self.fields.index(above), self.fields.index(below)
         every = [cells[..., i] / cells[..., j] for cells in self.by_language.values()]
@@ -82,19 +82,19 @@ class Effect:
     interval: tuple[float, float]
 
     def rounded(self) -> list[float | None]:
-        """Value, low and high end; None for what cannot be measured."""
+        """Value, low and high end; None for numbers that cannot be measured."""
         numbers = (self.value, *self.interval)
         return [round(float(x), 4) if math.isfinite(x) else None for x in numbers]
 
 
 def effect(terms: Sequence[tuple[float, Counts, str]]) -> Effect:
-    """The sum of metrics, each by a sign: (1, counts, metric).
+    """The sum of metrics, each given as (sign, counts, metric).
 
-    Raises ValueError for arms of other seeds or problems.
+    Raises ValueError for arms with different seeds or problems.
     """
     sizes = {cells.shape[:2] for _, counts, _ in terms for cells in counts.by_language.values()}
     if len(sizes) != 1:
-        raise ValueError("arms are compared on the same seeds and problems")
+        raise ValueError("arms must have the same seeds and problems to be compared")
     value, cells = 0.0, np.zeros(())
     for sign, counts, metric in terms:
         own, influence = counts.quotient(metric)
@@ -106,7 +106,7 @@ def effect(terms: Sequence[tuple[float, Counts, str]]) -> Effect:
 
 
 def level(counts: Counts, metric: str) -> Effect:
-    """A metric of one arm; a share's interval stays between 0 and 1."""
+    """A metric of one arm; the interval of a share stays between 0 and 1."""
     name = metric.partition(" at ")[0]
     if metric not in SHORTENED:
         return effect([(1.0, counts, metric)])
@@ -124,9 +124,10 @@ def _clustered(cells: Array, clusters: Sequence[int]) -> Array:
 
 
 def verdict(measured: Effect, at_least: float, gain: Effect | None, keeps: float = 0.0) -> str:
-    """What an effect says of a claim: decided by where its interval lies, and by whether the
-    claimed arm is above the untrained model (`gain`, where accuracy is measured), or not more than
-    `keeps` below it. Arms that are equal everywhere, with an interval of no width, say nothing."""
+    """The verdict on a claim: it depends on where the effect's interval lies, and on whether the
+    claimed arm is above the untrained model (`gain`, if accuracy is measured), or not more than
+    `keeps` below it. Arms that are equal everywhere, with an interval of width 0, are
+    inconclusive."""
     low, high = measured.interval
     if not math.isfinite(measured.value):
         return "not measurable"

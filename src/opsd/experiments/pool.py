@@ -1,5 +1,5 @@
-"""Independent trainings side by side: one worker process per core, one thread each, which report
-their progress to the parent; the parent itself loads no model."""
+"""Runs independent trainings in parallel: one worker process per core, one thread each, which
+report their progress to the parent; the parent itself loads no model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from opsd.types import RunFailed
 
 
 class Job(Protocol):
-    """`label` is what the bar calls it, `tokens` how many it generates in training."""
+    """A unit of work: `label` is its name in the progress bar, `tokens` the number of tokens that
+    it generates in training."""
 
     @property
     def label(self) -> str: ...
@@ -35,14 +36,14 @@ _news: Any = None
 
 
 def tell(label: str, tokens: int, note: str) -> None:
-    """Says how far a job is; `note` begins with "test" once training is over."""
+    """Reports a job's progress; `note` begins with "test" once training is over."""
     if _news is not None:
         _news.put((label, tokens, note))
 
 
 def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
-    """Each job with what has become of it, as they end. One that fails ends all, with its error;
-    RunFailed where a worker was ended from outside."""
+    """Yields each job with its result, as jobs end. If a job fails, all end with its error;
+    RunFailed if a worker was killed from outside."""
     if not jobs:
         return
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -71,8 +72,8 @@ def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Ctrl-C waits while workers are started, in these (until `_begin`) as well as here: it comes
-    to all of them at once, and one that still imports would print a traceback."""
+    """Blocks Ctrl-C while workers are started, here and in the workers (until `_begin`): the signal
+    goes to all processes at once, and a worker that is still importing would print a traceback."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -85,18 +86,19 @@ def _result(future: Future[R]) -> R:
         return future.result()
     except BrokenProcessPool as error:
         raise RunFailed(
-            "a worker process was ended from outside, perhaps for want of memory: run the same"
+            "a worker process was killed from outside, perhaps for lack of memory: run the same"
             " command again"
         ) from error
 
 
 @contextmanager
 def closing(executor: ProcessPoolExecutor, news: Any) -> Iterator[None]:
-    """Ends with the jobs at work, not with those that wait; nobody waits to be heard meanwhile."""
+    """Waits for the running jobs at the end, and cancels the waiting ones; reads the workers'
+    messages meanwhile, so that none blocks."""
     try:
         yield
     finally:
-        workers = [*executor._processes.values()]  # a shutdown forgets them
+        workers = [*executor._processes.values()]  # the shutdown clears this
         executor.shutdown(wait=False, cancel_futures=True)
         while any(worker.is_alive() for worker in workers):
             while not news.empty():
@@ -111,7 +113,7 @@ def _begin(news: Any) -> None:
     from transformers.utils import logging
 
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # the parent tells of it
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # the parent reports it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_outlive_nobody, daemon=True).start()
     torch.set_num_threads(1)
@@ -120,7 +122,7 @@ def _begin(news: Any) -> None:
 
 
 def _outlive_nobody() -> None:
-    """Ends a worker whose parent was killed: it would wait for work for ever."""
+    """Ends a worker after its parent was killed: otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -128,7 +130,7 @@ def _outlive_nobody() -> None:
 
 
 def _under_way(progress: Any, shown: dict[str, Any]) -> str:
-    """How far the arms at work are, in words."""
+    """The progress of the running arms, in words."""
     labels = {number: label for label, number in shown.items()}
     told = [
         f"{labels[task.id]} {int(task.completed):,}/{int(task.total):,} tokens"

@@ -1,4 +1,4 @@
-"""Where a teacher disagrees with wrong rollouts: on the steps before the first wrong one, or on it.
+"""Where a teacher disagrees with wrong rollouts: before the first wrong step, or at it.
 
 Advantages are log teacher - log student at the sampled tokens, in nats.
 """
@@ -18,11 +18,11 @@ from opsd.training.examples import TrainingExample, training_examples
 from opsd.types import Group
 
 FIELDS = ("problems", "before", "before_n", "inside", "inside_n")
-"""Per problem: sums of advantages, and how many tokens they are of."""
+"""The counts per problem: sums of advantages, and their numbers of tokens."""
 
 
 def probed(trainer: Any, groups: Sequence[Group]) -> list[list[float]]:
-    """The counts of every group's wrong rollouts, as the untrained model's teacher reads them."""
+    """The counts over every group's wrong rollouts, with the untrained model's teacher."""
     for author in trainer.generator.authors:
         groups = author(groups, trainer.generator.sampler, 0)
     made = training_examples(groups, trainer.setup.terms, trainer.generator.sampler)
@@ -55,7 +55,7 @@ def advantages(example: TrainingExample, trainer: Any) -> list[float]:
 
 
 def wrong_step(example: TrainingExample, tokenizer: Any) -> tuple[int, int] | None:
-    """The first wrong step of a rollout, as a span of tokens; None where all steps are right."""
+    """The first wrong step of a rollout, as a span of tokens; None if all steps are right."""
     text = example.rollout.text
     mine = steps(text)
     corrected = critic(example.problem, text, None).partition("\n")[2]

@@ -1,7 +1,7 @@
 """The quickstart: base, GRPO and COPSD on the built-in model, at equal generated tokens.
 
 Every number is computed in the run. Arms are independent: they run in worker processes, one per
-core and one thread each, and report their progress to the parent, which itself loads no model.
+core with one thread each, and report their progress to the parent, which itself loads no model.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _OWN = rf"({_MARK}|result\.json|samples\.jsonl|report\.html|[a-z]{{3}}-\w+-seed\
 
 @dataclass(frozen=True)
 class Plan:
-    """Which arms run, on how many held-out problems; `tokens` generated in training per arm; the
-    languages in which the control runs as well, with the first seed."""
+    """Which arms run, and on how many held-out problems; `tokens` are those generated in training
+    per arm; `control` are the languages in which the control runs, too, with the first seed."""
 
     languages: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -56,9 +56,10 @@ FULL = Plan(
 
 
 def run(output: Path, plan: Plan) -> dict[str, Any]:
-    """Runs all arms into `output`, prints a table and sample rollouts, writes the report.
+    """Runs all arms into `output`, prints a table and sample rollouts, and writes the report.
 
-    Returns {"seconds", "results": [...], "control": [...]}: a row per language, method and seed.
+    Returns {"seconds", "results": [...], "control": [...]}, with a row per language, method and
+    seed.
     """
     start = time.perf_counter()
     _clear(output)
@@ -83,21 +84,21 @@ def run(output: Path, plan: Plan) -> dict[str, Any]:
     console = Console()
     console.print(_table(outcomes))
     _show(console, samples, plan.languages[0])
-    log(f"{result['seconds']:.0f} s; the whole story, with curves: {page}")
+    log(f"{result['seconds']:.0f} s; full report, with curves: {page}")
     return result
 
 
 def _clear(output: Path) -> None:
-    """An earlier quickstart is replaced; a folder with anything else in it is left alone."""
+    """Removes an earlier quickstart; refuses a folder with anything else in it."""
     if output.exists() and any(output.iterdir()):
-        if not any(output.glob(f"{_MARK}*")):  # or what a kill left of it
+        if not any(output.glob(f"{_MARK}*")):  # or its incomplete file, after a kill
             raise UserError(f"{output} exists and is not a quickstart; choose another --output")
         remove(output, _OWN)
     write_atomically(output / _MARK, "{}")
 
 
 def _arms(plan: Plan, output: Path) -> Iterator[arms.Arm]:
-    """Longest first, so that no core idles at the end."""
+    """Yields the arms, the longest first, so that no core idles at the end."""
 
     def arm(language: str, method: str, seed: int) -> arms.Arm:
         return arms.Arm(language, method, seed, plan.tokens, plan.problems, str(output))
@@ -110,7 +111,7 @@ def _arms(plan: Plan, output: Path) -> Iterator[arms.Arm]:
 
 
 def run_arms(planned: Sequence[arms.Arm]) -> list[arms.ArmScores]:
-    """All outcomes, sorted as in the table."""
+    """Runs the arms, and returns their outcomes, sorted as in the table."""
     outcomes = [outcome for _, outcome in run_all(planned, arms.run)]
     order = [*METHODS, CONTROL]
     return sorted(outcomes, key=lambda o: (o.arm.language, order.index(o.arm.method), o.arm.seed))
@@ -139,7 +140,8 @@ def _table(outcomes: Sequence[arms.ArmScores]) -> Table:
 
 
 def _show(console: Console, samples: Sequence[dict[str, Any]], language: str) -> None:
-    """One problem before and after: what the base model writes, and what COPSD has made of it."""
+    """Prints one problem's completions before and after training: by the base model, and by the
+    trained ones."""
     own = [s for s in samples if s["language"] == language]
     changed = {s["problem"] for s in own if s["method"] == "copsd" and s["correct"]} & {
         s["problem"] for s in own if s["method"] == "base" and not s["correct"]

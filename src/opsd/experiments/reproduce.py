@@ -1,6 +1,6 @@
-"""The papers' claims, tried: trials in worker processes, a verdict each.
+"""Tests the papers' claims: it runs trials in worker processes and computes a verdict per claim.
 
-First every arm's learning rate is chosen, on dev problems, then arms are trained at it and tested.
+First every arm's learning rate is chosen on dev problems; then arms are trained with it and tested.
 No verdict is written by hand: it follows from where the interval of the measured effect lies.
 """
 
@@ -31,28 +31,26 @@ ROWS = "claims.json"
 ARMS = "arms.json"
 
 COLLAPSED = 0.1
-"""Of accuracy: what a trial loses between the checkpoint that dev chooses and its last one, from
-which on it is called collapsed."""
+"""A trial has collapsed if its last checkpoint is less accurate by more than this than the one that
+dev chooses."""
 
 OVERVIEW = ("avg@k", "pass@k", "format_rate", "right_given_format", "cut_off", "length")
-"""The metrics of an arm that its study's table shows."""
+"""The metrics of an arm in its study's table."""
 
 PAST = ("design", "effect", "at_least", "verdict")
-"""What is kept of a claim's earlier outcomes."""
+"""The keys of a claim's earlier outcomes that are kept."""
 
 AT: tuple[At, ...] = ("chosen", "early", "final")
 
 
 def reproduce(names: Sequence[str], known: Mapping[str, Study], output: Path) -> list[Row]:
-    """Runs what is missing of the named claims' trials (all claims by default), into `output`; a
-    row per claim, which `claims.json` there keeps beside those of other claims, as soon as its
-    study has been run; `arms.json` keeps what every arm came to.
+    """Runs the missing trials of the named claims (by default of all claims) into `output`, and
+    returns a row per claim. Once a study has been run, `claims.json` stores its rows next to those
+    of other claims, and `arms.json` the results of every arm.
 
-    A claim whose outcome is another one than before keeps the earlier ones in its row, as
-    `earlier`.
+    If a claim's outcome has changed, its row keeps the earlier outcomes, as `earlier`.
 
-    Raises UserError for a name that no claim has, and where another reproduction is at work in
-    `output`.
+    Raises UserError for an unknown name, and if another reproduction is running in `output`.
     """
     start = time.perf_counter()
     wanted = [Plan(known[study], claims) for study, claims in chosen(names, known).items()]
@@ -70,18 +68,18 @@ def reproduce(names: Sequence[str], known: Mapping[str, Study], output: Path) ->
             write_atomically(output / ARMS, to_json(arms, indent=1))
             rows += own
     Console().print(_table(rows))
-    log(f"{len(rows)} claims in {time.perf_counter() - start:.0f} s, kept in {output / ROWS}")
+    log(f"{len(rows)} claims in {time.perf_counter() - start:.0f} s, stored in {output / ROWS}")
     return rows
 
 
 def kept(output: Path) -> list[Row]:
-    """The rows of all claims that were ever run into a folder."""
+    """The stored rows of all claims in a folder."""
     file = output / ROWS
     return json.loads(file.read_text("utf-8")) if file.is_file() else []
 
 
 def kept_arms(output: Path) -> dict[str, list[Row]]:
-    """Of every study that was ever run into a folder, what its arms came to."""
+    """The stored results of all arms in a folder, by study."""
     file = output / ARMS
     return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
@@ -100,7 +98,7 @@ class Plan:
         return tuple(dict.fromkeys(arm for arms in needed for arm in arms))
 
     def started(self, output: Path) -> Plan:
-        """The plan with the model that its study's first stage has trained, if it has one."""
+        """The plan with the model from its study's first stage, if it has one."""
         if self.study.first is None:
             return self
         stage = FirstStage(self.study, output)
@@ -108,11 +106,11 @@ class Plan:
         return replace(self, study=self.study.model_copy(update={"start": str(place)}))
 
     def selection(self) -> list[Trial]:
-        """Every arm at every rate of the grid, with the seed that chooses."""
+        """Every arm with every rate of the grid, and the selection seed."""
         return [trial for arm in self.arms for trial in grid(self.study, arm)]
 
     def tests(self, output: Path) -> list[Trial]:
-        """Every arm at its rate with every seed that tests, the seeds one after the other."""
+        """Every arm with its chosen rate and every test seed, ordered by seed."""
         rates = {arm: rate_of(self.study, arm, output) for arm in self.arms}
         return [
             Trial(self.study, arm, language, seed, rates[arm])
@@ -123,7 +121,7 @@ class Plan:
 
 
 def grid(study: Study, arm: str) -> list[Trial]:
-    """The trials that choose an arm's learning rate; none of what is not trained."""
+    """The trials that choose an arm's learning rate; empty for an untrained arm."""
     if not is_trained(arm, study.arms[arm]):
         return []
     return [
@@ -134,8 +132,7 @@ def grid(study: Study, arm: str) -> list[Trial]:
 
 
 def scores(study: Study, arm: str, output: Path) -> dict[float, float]:
-    """Of every learning rate, the dev score of the checkpoint that dev chooses, languages
-    averaged."""
+    """The dev score of the best checkpoint by learning rate, averaged over languages."""
     made: dict[float, list[float]] = {}
     for trial in grid(study, arm):
         points = outcome(trial, output)["checkpoints"]
@@ -144,17 +141,17 @@ def scores(study: Study, arm: str, output: Path) -> dict[float, float]:
 
 
 def rate_of(study: Study, arm: str, output: Path) -> float:
-    """The learning rate that dev problems choose; 0 of what is not trained."""
+    """The learning rate that is best on dev problems; 0 for an untrained arm."""
     return best(scores(study, arm, output))
 
 
 def best(made: Mapping[float, float]) -> float:
-    """The learning rate with the best score, the smallest of equals; 0 where there is none."""
+    """The learning rate with the best score, the smallest one of ties; 0 if there is none."""
     return max(made, key=lambda rate: (made[rate], -rate), default=0.0)
 
 
 class Tested:
-    """An arm's outcomes: the seeds of each language, in order."""
+    """An arm's outcomes: a list over seeds for each language."""
 
     def __init__(self, study: Study, name: str, output: Path) -> None:
         self.study, self.name, self.output = study, name, output
@@ -176,8 +173,8 @@ class Tested:
         return read(self.outcomes, at)
 
     def row(self, metrics: Sequence[str]) -> Row:
-        """What the page says of it: metrics at each checkpoint that a claim may speak of, with
-        their intervals, the learning rates tried, and what was spent."""
+        """The arm's data for the page: metrics at each checkpoint that a claim may be about, with
+        their intervals, the learning rates tried, and the cost."""
         made: Row = {
             "rate": self.rate,
             "languages": len(self.outcomes),
@@ -201,12 +198,13 @@ class Tested:
         return [outcome(trial, self.output) for trial in grid(self.study, self.name)]
 
     def _collapsed(self) -> int:
-        """How many of its trials have lost `COLLAPSED` of accuracy since dev chose."""
+        """How many trials have lost more than `COLLAPSED` of accuracy since the chosen
+        checkpoint."""
         first, last = self.at("chosen"), self.at("final")
         right, n = first.fields.index("correct"), first.fields.index("n")
 
         def share(cells: Any) -> Any:
-            """Of right samples, by seed."""
+            """The share of right samples, by seed."""
             return cells[..., right].sum(1) / cells[..., n].sum(1)
 
         pairs = [(first.by_language[code], last.by_language[code]) for code in self.outcomes]
@@ -214,8 +212,8 @@ class Tested:
 
 
 def ends(logs: Sequence[Sequence[float | None]]) -> Row:
-    """The mean divergence of several trials at the first and at the last step that has one: none of
-    a step in which no rollout is taught."""
+    """The mean divergence of several trials at the first and at the last step that has one; steps
+    in which no rollout is taught have none."""
     told = [[x for x in log if x is not None] for log in logs]
     known = [log for log in told if log]
     ends = [round(fmean(log[i] for log in known), 4) for i in (0, -1)] if known else []
@@ -223,7 +221,7 @@ def ends(logs: Sequence[Sequence[float | None]]) -> Row:
 
 
 def row_of(study: Study, name: str, output: Path) -> Row:
-    """A claim's row, from the stored trials alone."""
+    """A claim's row, computed only from the stored trials."""
     source, claim = next((s, c) for own, s, c in study.claims() if own == name)
     arms = {arm: Tested(study, arm, output) for arm in study.arms_of(claim)}
     measured = effect([(sign, arms[t.arm].at(t.at), claim.metric_of(t)) for sign, t in claim.terms])
@@ -258,7 +256,7 @@ def row_of(study: Study, name: str, output: Path) -> Row:
 
 
 def design_of(study: Study, claim: Claim) -> str:
-    """A hash of what a claim measures: another one is another experiment."""
+    """A hash of what a claim measures: if it differs, the experiment is another one."""
     measured = dict.fromkeys(term.arm for _, term in claim.terms)
     bases = [study.base_of(arm) for arm in measured if not study.arms[arm].probe]
     trials = [
@@ -274,8 +272,8 @@ def design_of(study: Study, claim: Claim) -> str:
 
 
 def overview(study: Study, output: Path) -> list[Row]:
-    """A row per arm that answers test problems and whose trials have all been run: the metrics of
-    the checkpoint that dev chose, and what it has above the untrained model."""
+    """A row per arm that answers test problems, if all its trials have been run: the metrics of the
+    checkpoint that dev chose, and the gains over the untrained model."""
     tested = [Tested(study, arm, output) for arm in study.arms if _is_run(study, arm, output)]
     return [one.row(OVERVIEW) | {"arm": one.name, "gains": _gains(one, tested)} for one in tested]
 
@@ -297,7 +295,7 @@ def _gains(one: Tested, tested: Sequence[Tested]) -> dict[str, list[float | None
 
 
 def _sum(claim: Claim) -> str:
-    """What is measured, as a sum of arms."""
+    """What is measured, written as a sum over arms."""
     shares = {"chosen": "", "early": " early", "final": " at the end"}
     made = ""
     for sign, term in claim.terms:
@@ -308,7 +306,7 @@ def _sum(claim: Claim) -> str:
 
 
 def _meaning(claim: Claim, said: str) -> str:
-    """What an outcome means for somebody who trains a model."""
+    """What a verdict means for a user who trains a model."""
     return {
         "reproduced": claim.holds,
         "not reproduced": claim.fails,
@@ -319,7 +317,7 @@ def _meaning(claim: Claim, said: str) -> str:
 
 
 def _gain(study: Study, claim: Claim, arms: Mapping[str, Tested]) -> Effect | None:
-    """What the claimed arm has above the untrained model."""
+    """The claimed arm's gain over the untrained model."""
     term = claim.claimed
     if term is None:
         return None
@@ -330,14 +328,16 @@ def _gain(study: Study, claim: Claim, arms: Mapping[str, Tested]) -> Effect | No
 
 
 def _shown(study: Study, claim: Claim, arm: str) -> tuple[str, ...]:
-    """The metrics that a claim measures of an arm, or of any, and those that are always shown."""
+    """The metrics that a claim measures for an arm, else the claim's own; and those that are always
+    shown."""
     own = [claim.metric_of(t) for _, t in claim.terms if t.arm == arm] or [claim.metric]
     always = () if study.arms[arm].probe else ("avg@k", "format_rate", "length")
     return tuple(dict.fromkeys([*own, *always]))
 
 
 def _joined(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """The kept rows with the new ones in their places; other outcomes than theirs stay."""
+    """The stored rows, replaced by new ones of the same name, which keep earlier outcomes if these
+    differ."""
     new = {row["name"]: row for row in rows}
     for old in earlier:
         row = new.setdefault(old["name"], old)
@@ -351,7 +351,7 @@ def _joined(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
 def _run(what: str, trials: Sequence[Trial], output: Path) -> None:
     missing = {t.key: t for t in trials if not is_kept(t, output)}
     said = len({t.key for t in trials})
-    log(f"{said} trials {what}, {len(missing)} of them to run, in {output}")
+    log(f"{said} trials {what}, {len(missing)} of them still to run, in {output}")
     for _ in run_all(list(missing.values()), partial(run, folder=output)):
         pass
 

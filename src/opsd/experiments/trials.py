@@ -1,8 +1,8 @@
-"""One trial: an arm of a study in one language with one learning rate and seed, trained, scored on
-dev problems on its way, and tested by a worker.
+"""One trial: an arm of a study in one language with one learning rate and seed. A worker trains it,
+scores it on dev problems during training, and tests it.
 
-A trial is kept under a hash of all that decides its numbers, so that claims share it and a run that
-was interrupted goes on with what is missing.
+A trial is stored under a hash of everything that decides its numbers, so that claims share it, and
+an interrupted run continues with the missing trials.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ At = Literal["chosen", "early", "final"]
 Split = Literal["train", "dev", "test"]
 
 ENDLESS = 10_000
-"""Steps that no arm comes to whose tokens end it."""
+"""Steps that no arm reaches if its tokens end it."""
 SETTINGS = {
     **{"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
     **{"gradient_checkpointing": False, "save_strategy": "no", "collapse": "ignore"},
     **{"rollout_log_steps": 0, "trace_steps": 0, "disable_tqdm": True},
 }
-"""Arguments of training that a study does not say."""
+"""Training arguments that a study does not set."""
 _OF_WORLD = ("world", "template", "numbers", "tags", "trace")
-"""Of a problem's metadata, what the built-in world says of it."""
+"""Keys of a problem's metadata that come from the built-in world."""
 _SEARCHED = 20_000
-"""Stories among which those of rare families are looked for."""
+"""How many stories are searched for those of rare families."""
 
 LOGGED = ("loss", "divergence", "entropy/student", "entropy/teacher")
-"""What is kept of training's log, a number per step."""
+"""The columns of the training log that are stored, with a number per step."""
 
 FIELDS = (
     *("problems", "n", "correct", "passed", "format_ok", "cut_off", "tokens"),
@@ -82,7 +82,8 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Trial:
-    """`rate` is the learning rate, 0 of a base. A trial that is not `tested` chooses a rate."""
+    """One training of an arm. `rate` is the learning rate, 0 for a base. A trial that is not
+    `tested` serves to choose a rate."""
 
     study: Study
     name: str
@@ -107,7 +108,7 @@ class Trial:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """What it is trained in; it is tested in its own language alone."""
+        """The languages that it is trained in; it is only tested in its own language."""
         return self.arm.together or (self.language,)
 
     @property
@@ -119,8 +120,8 @@ class Trial:
         object.__setattr__(self, "key", digest[:16])
 
     def _decides(self) -> list[Any]:
-        """All that decides a trial's numbers and is said: by the study, in its problems, by the
-        model. What it takes from the library is compared when it is read (`conditions`)."""
+        """Everything stated that decides a trial's numbers: the study, its problems, the model.
+        What depends on the library is compared when a stored trial is read (`conditions`)."""
         study, arm = self.study, self.arm
         splits: list[Split] = ["dev"] * self.trained + ["test"] * self.tested
         asked = [(split, self.language) for split in splits]
@@ -138,13 +139,13 @@ class Trial:
 
     @property
     def model(self) -> dict[str, Any]:
-        """The recipe's section `model`; a pretrained one by its name on the hub, wherever it is."""
+        """The recipe's section `model`; a pretrained model by its name on the Hub, wherever it
+        is."""
         own = {"name": self.arm.model} if self.arm.model else {}
         return {**self.study.recipe["model"], **own}
 
     def said(self) -> dict[str, Any]:
-        """The study's recipe with the arm's method, the rate and the seed, as it would be written
-        in a file."""
+        """The study's recipe with the arm's method, the rate and the seed, as in a recipe file."""
         study = self.study
         content: dict[str, Any] = {
             "model": self.model,
@@ -176,8 +177,8 @@ class Trial:
         return made.model_copy(update={"method": prompted(made.method, self.study)})
 
     def conditions(self) -> dict[str, Any]:
-        """What decides a trial's numbers without being said: every value of the resolved recipe by
-        its key, what the other arguments of training are by default, and hashes of the shipped
+        """Everything not stated that decides a trial's numbers: every value of the resolved recipe
+        by its key, the defaults of the other training arguments, and hashes of the shipped
         texts."""
         recipe = self.recipe().model_dump(mode="json", exclude={"published": True})
         del recipe["method"]["paper"]
@@ -187,16 +188,16 @@ class Trial:
 
 
 def prompted(value: Any, study: Study) -> Any:
-    """A method whose prompts all ask for an answer without thinking mode, and force no beginning:
-    the models of the studies have hardly seen anything else, or nothing. The study's own templates
-    take the place of the shipped ones."""
+    """The method with prompts that turn thinking mode off and force no beginning: the models of the
+    studies have seen hardly any such text, or none. The study's own templates replace the shipped
+    ones."""
     options = {} if study.pretrained else {"enable_thinking": False}
     return with_prompts(value, study.prompts, prefill="", template_options=options)
 
 
 @cache
 def _shipped() -> dict[str, str]:
-    """The arguments of training by default, and a hash of each text that a prompt is made of."""
+    """The defaults of training arguments, and a hash of each text that prompts are built from."""
     made = {f"OPSDConfig.{f.name}": repr(f.default) for f in fields(OPSDConfig) if f.init}
     made = {name: value for name, value in made.items() if "object at" not in value}
     for package in ("opsd.prompts", "opsd.miniature"):
@@ -207,7 +208,7 @@ def _shipped() -> dict[str, str]:
 
 
 def _values(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values of a mapping by their full keys; a list is one value."""
+    """Yields the values of a mapping with their full keys; a list is one value."""
     if isinstance(value, Mapping):
         for name, own in value.items():
             yield from _values(f"{key}.{name}" if key else name, own)
@@ -229,20 +230,20 @@ def _file_hash(path: Path) -> str:
 
 
 def data_file(study: Study, split: Literal["train", "test"]) -> Path:
-    """A study's file of rows. UserError where it is not there."""
+    """A study's file of rows. UserError if it does not exist."""
     folder = os.environ.get(DATA)
     if folder is None:
-        raise UserError(f"{study.name} reads {study.files[split]}: set {DATA} to the folder of it")
+        raise UserError(f"{study.name} reads {study.files[split]}: set {DATA} to its folder")
     path = Path(folder) / study.files[split]
     if not path.is_file():
-        raise UserError(f"{study.name}: no file {path}; {DATA} names the folder of it")
+        raise UserError(f"{study.name}: no file {path}; set {DATA} to its folder")
     return path
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """Which problems: the first `count`, all where it is None. `held_out` are asked for as dev
-    problems, `file` is what they are read from where no world makes them."""
+    """Which problems are needed: the first `count`, or all if it is None. `held_out` is the number
+    of dev problems; `file` is read if no world generates them."""
 
     split: Split
     language: str
@@ -268,20 +269,20 @@ def _asked(study: Study, arm: Arm, split: Split, language: str) -> _Asked:
 
 
 def problems_of(study: Study, arm: Arm, split: Split, language: str) -> list[Problem]:
-    """The problems of a split that an arm trains on, or is scored on: of its families alone (the
-    stories' shapes) if any are named. UserError where there are fewer than the study asks for."""
+    """The problems of a split that an arm trains on, or is scored on; only those of its families
+    (the stories' shapes) if any are named. UserError if there are fewer than the study needs."""
     asked = _asked(study, arm, split, language)
     made = _problems(asked)
     if len(made) < (asked.count or 1):
         raise UserError(
-            f"{study.name}: {len(made)} {split} problems where {asked.count} are asked for"
+            f"{study.name}: {len(made)} {split} problems, but {asked.count} are needed"
         )
     return made
 
 
 @cache
 def _hash(asked: _Asked) -> str:
-    """A hash of all that is in the problems."""
+    """A hash of the problems' contents."""
     made = hashlib.sha256()
     for p in _problems(asked):
         of_world = {name: p.metadata[name] for name in _OF_WORLD if name in p.metadata}
@@ -320,15 +321,15 @@ def _of_file(asked: _Asked) -> list[Problem]:
 
 
 def clusters(problems: Sequence[Problem]) -> list[int]:
-    """A number for each problem, the same for those that begin alike but for their numbers:
-    variants of one problem, which a model gets right together."""
+    """A number for each problem. Problems with the same beginning, apart from numbers, share it:
+    they are variants of one problem, which a model tends to get right together."""
     beginnings = [re.sub(r"\d+", "", p.text.partition(".")[0]) for p in problems]
     numbers = {text: i for i, text in enumerate(dict.fromkeys(beginnings))}
     return [numbers[text] for text in beginnings]
 
 
 def run(trial: Trial, folder: Path) -> Path:
-    """Trains, scores and tests; the file with the counts, which is written last and whole."""
+    """Trains, scores and tests; returns the file with the counts, which is written last."""
     from opsd.recipe.train import make_trainer, record
 
     start = time.process_time()
@@ -347,7 +348,7 @@ def run(trial: Trial, folder: Path) -> Path:
         record(recipe, output, trial.seed)
         try:
             trainer.train()
-        except RunFailed as failure:  # a loss that is no number is an outcome, too
+        except RunFailed as failure:  # a loss that is not finite is an outcome, too
             failed = str(failure)
         course.finish()
     about: dict[str, Any] = {
@@ -377,14 +378,14 @@ def run(trial: Trial, folder: Path) -> Path:
 
 
 def _placed(recipe: Recipe, folder: str) -> Recipe:
-    """The recipe with its model where it is here, if anywhere."""
+    """The recipe with the local folder of its model, if there is one."""
     update = {"name": folder} if folder else {}
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=update)})
 
 
 @dataclass(frozen=True)
 class FirstStage:
-    """What a study's model is trained in before all arms."""
+    """The training of a study's model before all arms."""
 
     study: Study
     folder: Path
@@ -406,13 +407,13 @@ class FirstStage:
 
     @property
     def place(self) -> Path:
-        """Where its model is kept: under a hash of the recipe and of the model it begins with."""
+        """The folder of its model: named by a hash of the recipe and of the initial model."""
         said = [recipes.dump(self.recipe()), _model_hash(self.study.folder)]
         return self.folder / "models" / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def train_first(stage: FirstStage) -> Path:
-    """Trains a first stage, unless its model is there; the folder of the whole model."""
+    """Trains a first stage, unless its model exists; returns the folder of the whole model."""
     from opsd.publish.export import export
     from opsd.recipe.train import train
 
@@ -425,7 +426,7 @@ def train_first(stage: FirstStage) -> Path:
 
 
 def _columns(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """Of training's log, the columns that tell how teacher and student came together."""
+    """The columns of the training log in `LOGGED`, a number per step."""
     steps = [line for line in log if "loss" in line]
     shown = [key for key in LOGGED if any(key in line for line in steps)]
     return {key: [_rounded(line.get(key)) for line in steps] for key in shown}
@@ -440,7 +441,7 @@ def _plain(name: str) -> str:
 
 
 def told(problems: Sequence[Problem], arm: Arm, seed: int) -> list[Problem]:
-    """The problems with the privileged texts that an arm's teacher is told."""
+    """The problems with the privileged texts that an arm's teacher reads."""
     if arm.told == "another":
         return shuffled(problems, seed)
     if arm.told == "wrong":
@@ -451,13 +452,13 @@ def told(problems: Sequence[Problem], arm: Arm, seed: int) -> list[Problem]:
 
 
 def file_of(trial: Trial, folder: Path) -> Path:
-    """Where a trial's outcome is kept."""
+    """The file of a trial's outcome."""
     return folder / "trials" / f"{trial.key}.json.gz"
 
 
 def is_kept(trial: Trial, folder: Path) -> bool:
-    """Whether a trial was run, and nothing that decides its numbers has changed since: what the
-    library has learned meanwhile changes nothing, another default does."""
+    """Whether a trial was run, and nothing that decides its numbers has changed since: new features
+    of the library do not matter, but a changed default does."""
     if not file_of(trial, folder).is_file():
         return False
     then, now = outcome(trial, folder)["conditions"], trial.conditions()
@@ -465,7 +466,7 @@ def is_kept(trial: Trial, folder: Path) -> bool:
 
 
 def outcome(trial: Trial, folder: Path) -> dict[str, Any]:
-    """A trial's outcome, as it was kept."""
+    """A trial's stored outcome."""
     return json.loads(gzip.decompress(file_of(trial, folder).read_bytes()))
 
 
@@ -487,8 +488,8 @@ class _Point:
 
 
 class _Course:
-    """Scores the model on dev problems whenever training has come to another checkpoint, and keeps
-    its weights for the test."""
+    """Scores the model on dev problems whenever training reaches a checkpoint, and keeps its
+    weights for the test."""
 
     def __init__(self, trial: Trial, dev: list[Problem]) -> None:
         self.trial, self.dev = trial, dev
@@ -534,8 +535,8 @@ class _Course:
         )
 
     def tested(self, test: list[Problem]) -> dict[str, list[list[float]]]:
-        """The counts at each checkpoint that a claim may speak of; `chosen` and `early` are those
-        that dev prefers, the first of equals."""
+        """The counts at each checkpoint that a claim may be about; `chosen` and `early` are those
+        with the best dev score, the first one of ties."""
         if not self.points:
             return dict.fromkeys(("chosen", "early", "final"), self.counts(test))
         early = [p for p in self.points if p.share <= self.trial.study.early]
@@ -565,7 +566,7 @@ class _Course:
         return [counted(group, sampler, study.budgets) for group in groups]
 
     def teacher(self) -> Any:
-        """What the method's teacher reads."""
+        """The context of the method's teacher."""
         return self.trial.recipe().method.signal.teacher.context
 
     def sampled(
@@ -620,8 +621,8 @@ def counted(group: Any, sampler: Any, budgets: Sequence[int]) -> list[float]:
 
 
 def read(outcomes: Mapping[str, Sequence[Mapping[str, Any]]], at: At) -> Counts:
-    """An arm's counts at a checkpoint from its trials' outcomes: language -> those of its seeds, in
-    order."""
+    """An arm's counts at a checkpoint, from its trials' outcomes: language -> the outcomes of its
+    seeds, in order."""
     arrays = {
         code: np.array([one["counts"][at] for one in group], dtype=float)
         for code, group in outcomes.items()
