@@ -265,12 +265,12 @@ def test_what_can_be_no_answer_is_refused_with_its_line_and_column(tmp_path: Pat
     path = tmp_path / "rows.jsonl"
     path.write_text(f'\n{{"problem": "p", "jibu": {cell}}}')
     told = message(Data(source=str(path), columns={"answer": "jibu"}))
-    assert told.startswith(f"{path}, line 2: the column 'jibu' holds ")
+    assert told.startswith(f"{path}, line 2: the column 'jibu' contains ")
     assert "map data.columns.answer" in told
 
 
 def test_a_privileged_text_is_no_list_of_lists():
-    with pytest.raises(UserError, match="row 1: the column 'solution' holds a list within a list"):
+    with pytest.raises(UserError, match="row 1: the column 'solution' contains a list within a list"):
         as_problems([{"problem": "p", "solution": [["a"]]}])
 
 
@@ -378,7 +378,7 @@ def test_a_mapped_translated_problem_has_its_english_beside_it(tmp_path: Path):
 
 @pytest.mark.parametrize("column", ["solution", "answer"])
 def test_a_mapping_is_no_text(column: str):
-    with pytest.raises(UserError, match=f"row 1: the column '{column}' holds a mapping"):
+    with pytest.raises(UserError, match=f"row 1: the column '{column}' contains a mapping"):
         as_problems([{"problem": "p", "answer": 1, "solution": "s", column: {"a": 1}}])
 
 

@@ -223,7 +223,7 @@ def test_without_the_number_of_processes_passes_are_kept_and_that_is_said(tmp_pa
     path = written(tmp_path, "accelerate launch opsd_train.py --model_name_or_path m --use_peft\n")
     made = migrate(path)
     assert made.recipe["train"]["gradient_accumulation_steps"] == 1
-    assert any("not said: processes" in str(remark) for remark in made.remarks)
+    assert any("not given: processes" in str(remark) for remark in made.remarks)
     path.write_text("torchrun --nproc_per_node 4 --nnodes=2 opsd_train.py --model_name_or_path m")
     assert migrate(path).recipe["train"]["rollouts_per_step"] == 64
 
@@ -349,7 +349,7 @@ def test_files_that_are_no_scripts_are_refused(tmp_path: Path):
             migrate(path)
     with pytest.raises(UserError, match="cannot be read"):
         migrate(tmp_path / "nothing.sh")
-    with pytest.raises(UserError, match="whose configuration"):
+    with pytest.raises(UserError, match="which project.s configuration"):
         migrate(written(tmp_path, "learning_rate: 1\n", "x.yaml"))
     with pytest.raises(UserError, match="is a recipe already"):
         migrate(written(tmp_path, "model: m\nmethod: opsd\ndata: x\n", "y.yaml"))

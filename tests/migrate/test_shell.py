@@ -66,9 +66,9 @@ def test_the_first_turn_of_a_loop_is_read_and_another_one_can_be_asked_for():
     [
         ("run $(cat rate)\n", "$(cat rate), which is not run here"),
         ("run `cat rate`\n", "`cat rate`, which is not run here"),
-        ("run $1\n", "$1 is not set in the script: --variable 1=VALUE says it"),
-        ("run ${A##*/}\n", "${A##*/}, which only a shell can tell"),
-        ('A="$(ls | tr a b)"\nrun $A\n', "--variable A=VALUE says it"),
+        ("run $1\n", "$1 is not set in the script: give --variable 1=VALUE"),
+        ("run ${A##*/}\n", "${A##*/}, which only a shell can expand"),
+        ('A="$(ls | tr a b)"\nrun $A\n', "give --variable A=VALUE"),
         ("if [ -n x ]; then A=1; else A=2; fi\nrun $A\n", "A is set under a condition"),
         ("test -n x && A=1\nrun $A\n", "A is set under a condition"),
     ],

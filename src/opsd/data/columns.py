@@ -77,7 +77,7 @@ def problem(
         prompt, fields["solution"] = _dialogue(prompt, fields.get("solution"))
     for name, value in fields.items():
         if isinstance(value, Mapping):
-            raise UserError(f"{where}: the column '{names[name]}' holds a mapping, not a text")
+            raise UserError(f"{where}: the column '{names[name]}' contains a mapping, not a text")
     worked = _answer(fields.pop("answer", ""), f"{where}: the column '{names.get('answer')}'")
     if "solution" not in fields and _gsm8k_answer(worked):
         fields["solution"] = worked
@@ -208,7 +208,7 @@ def _answer(value: Any, where: str) -> str:
         finite = not isinstance(part, float) or math.isfinite(part)
         if not isinstance(part, str | int | float | Decimal) or not finite:
             raise UserError(
-                f"{where} holds {_described(part)}, which is not an answer; map data.columns.answer"
+                f"{where} contains {_described(part)}, which is not an answer; map data.columns.answer"
                 " to texts, numbers, or lists of them"
             )
     texts = (str(part).lower() if isinstance(part, bool) else str(part) for part in parts)
@@ -229,7 +229,7 @@ def _text(value: Any, where: str) -> str:
     contents = [_said(turn.get("content")) if isinstance(turn, Mapping) else turn for turn in value]
     for content in contents:
         if isinstance(content, list | tuple | Mapping):
-            raise UserError(f"{where} holds {_described(content)}, not texts or turns of one")
+            raise UserError(f"{where} contains {_described(content)}, not texts or turns")
     return "\n\n".join(str(content) for content in contents if content)
 
 

@@ -1,1 +1,1 @@
-"""Other projects' launch scripts and configurations as recipes; what each flag becomes is data."""
+"""Converts other projects' launch scripts and configurations into recipes; the rules are data."""

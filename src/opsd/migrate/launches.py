@@ -1,4 +1,4 @@
-"""The launch of a known program: in a script, or as a configuration file."""
+"""Finds the launch of a known program in a script or a configuration file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from opsd.types import UserError
 from opsd.validation import LONGEST, mapping
 
 STARTER = "launcher"
-"""What a launcher's own name goes by among its flags."""
+"""The key of a launcher's own name among its flags."""
 _CONFIG = ("config", "config_file")
 """Flags of programs that read their other flags from a file."""
 _ASIDE = {"echo", "printf", "ls", "cat", "test", "[", "[[", "cp", "mv", "rm", "cd", "grep", "sed"}
-"""Commands that may name a program and do not start it."""
+"""Commands that may name a program without starting it."""
 _FLAG = re.compile(r"--?([A-Za-z_][\w.-]*)(?:=(.*))?", re.S)
 _SETTING = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.S)
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a flag is given: words of a command line, or a value of a file."""
+    """The value given for a flag: words of a command line, or a value in a file."""
 
     value: Any
     where: str
@@ -35,7 +35,7 @@ class Given:
     unread: str | None = None
 
     def read(self) -> Any:
-        """The value. UserError where only a shell could tell it."""
+        """The value. UserError if only a shell could determine it."""
         if self.unread:
             mend = "" if MEND in self.unread else "; write its value there"
             raise UserError(f"{self.where}: {self.spelled}: {self.unread}{mend}")
@@ -44,8 +44,8 @@ class Given:
 
 @dataclass(frozen=True)
 class Launch:
-    """A program that is started: which project's, the flags that stand before it (its launcher's)
-    and after it, and what was settled on the way, a line each."""
+    """The start of a program: the program's project, the flags before it (its launcher's) and after
+    it, and remarks on how the script was read, a line each."""
 
     source: Source
     program: str
@@ -55,10 +55,10 @@ class Launch:
 
 
 def find(path: Path, asked: str | None, variables: Mapping[str, str]) -> Launch:
-    """The launch in a file. `asked` names the project where the file does not say it.
+    """The launch in a file. `asked` names the project, if it is not clear from the file.
 
-    Raises UserError for a file that is no text, or has no launch of a known program, and for what
-    of a script cannot be read.
+    Raises UserError for a file that is not a text or has no launch of a known program, and for
+    parts of a script that cannot be read.
     """
     if path.suffix in (".yaml", ".yml"):
         return _configured(path, asked)
@@ -67,12 +67,12 @@ def find(path: Path, asked: str | None, variables: Mapping[str, str]) -> Launch:
     if not found:
         known = ", ".join(p for own in programs().values() for p in own.programs)
         raise UserError(
-            f"{path}: no launch command found (known programs: {known}); of another program,"
-            " --source says which one it is like"
+            f"{path}: no launch command found (known programs: {known}); for another program,"
+            " name a similar project with --source"
         )
     first, *others = found
     remarks = [*script.remarks, *first.remarks]
-    remarks += [f"another launch, of {other.program}, is not read" for other in others]
+    remarks += [f"another launch, of {other.program}, is ignored" for other in others]
     return replace(first, remarks=tuple(remarks))
 
 
@@ -85,7 +85,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text in UTF-8: give a launch script or a .yaml") from error
     if len(text) > LONGEST or "\0" in text:
-        raise UserError(f"{path}: no launch script: too long, or not a text")
+        raise UserError(f"{path}: not a launch script: too long, or not a text")
     return text
 
 
@@ -97,7 +97,7 @@ def _configured(path: Path, asked: str | None) -> Launch:
     fit = [name for name, own in programs().items() if _marked(own, plain)]
     if asked is None and len(fit) != 1:
         known = ", ".join(fit or programs())
-        raise UserError(f"{path}: whose configuration? --source NAME, one of {known}")
+        raise UserError(f"{path}: which project's configuration? add --source, one of {known}")
     name = asked or fit[0]
     return Launch(source(name), path.name, {}, flags)
 
@@ -126,7 +126,7 @@ def _launched(commands: Sequence[Command], asked: str | None, path: Path) -> Ite
 
 
 def _own(command: Command) -> Iterator[tuple[str, Word]]:
-    """The variables of a command's environment that a launcher reads."""
+    """Yields the variables of a command's environment that a launcher reads."""
     known = sources()[LAUNCHERS].flags
     for name, word in command.environment.items():
         if name in known and not word.unread:
@@ -134,13 +134,13 @@ def _own(command: Command) -> Iterator[tuple[str, Word]]:
 
 
 def _starter(before: Sequence[Word]) -> str:
-    """What starts a program: one of the known launchers, or nothing but Python."""
+    """The name of the launcher that starts a program: a known one, or plain Python."""
     names = [Path(word.text).name for word in before]
     return next((name for name in names if name in sources()[LAUNCHERS].marks), "python")
 
 
 def _program(words: Sequence[Word], asked: str | None) -> int | None:
-    """Which word of a command is the program that learns."""
+    """The index of the word in a command that is the training program."""
     for i, word in enumerate(words):
         if any(_is(own, words[:i], word) for own in programs().values()):
             return i
@@ -183,8 +183,8 @@ def _flags_of(path: Path) -> dict[str, Given]:
 
 
 def _flags(words: Sequence[Word], path: Path) -> dict[str, Given]:
-    """The flags among words, `--name value...`, `--name=value` or `name=value`; other words are
-    none. UserError for a word that may hold flags and cannot be read."""
+    """The flags among words: `--name value...`, `--name=value` or `name=value`; other words are
+    ignored. UserError for a word that may contain flags but cannot be read."""
     found: dict[str, list[Word]] = {}
     where: dict[str, Word] = {}
     spelled: dict[str, str] = {}
@@ -205,7 +205,7 @@ def _flags(words: Sequence[Word], path: Path) -> dict[str, Given]:
         elif name is not None:
             found[name].append(word)
         elif word.unread:
-            mend = "" if MEND in word.unread else "; write out what it stands for"
+            mend = "" if MEND in word.unread else "; write its value instead"
             raise UserError(f"{_at(path, word)}: {word.unread}{mend}")
     return {key: _given(own, _at(path, where[key]), spelled[key]) for key, own in found.items()}
 
@@ -217,7 +217,7 @@ def _given(words: Sequence[Word], where: str, spelled: str) -> Given:
 
 
 def scalar(text: str) -> Any:
-    """What a word of a command line says: a number, yes or no, nothing, or a text.
+    """The value of a word of a command line: a number, a bool, None, or a text.
 
     >>> [scalar(text) for text in ("5e-6", "8", "False", "None", "q_proj")]
     [5e-06, 8, False, None, 'q_proj']

@@ -1,4 +1,4 @@
-"""A launch as a recipe, and what of its flags is otherwise here."""
+"""Converts a launch into a recipe, with remarks on flags that mean something else here."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CHANGED, DEAD, ALWAYS, NONE, UNKNOWN = (
     "no counterpart",
     "unknown",
 )
-"""What a line says of a flag."""
+"""The kinds of remarks on flags."""
 PROCESSES = "processes"
 _PASSES = "gradient_accumulation_steps"
 _ORDER = ("model", "method", "data", "sampling", "engine", "verifier", "train")
 _SHOWN = 80
-"""Characters of a flag's value that a remark quotes."""
+"""How many characters of a flag's value a remark quotes."""
 
 
 _NONE_GIVEN: Mapping[str, str] = MappingProxyType({})
@@ -43,7 +43,7 @@ _NONE_GIVEN: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Remark:
-    """A line on a flag as it was given, or on the migration as a whole, where there is none."""
+    """A line on a flag as it was given, or, without a flag, on the migration as a whole."""
 
     kind: str
     flag: str
@@ -54,12 +54,12 @@ class Remark:
 
 
 Others = Callable[[str, str, Any], Remark | None]
-"""A flag without a rule: its name, as it is shown, its value -> what is said of it."""
+"""Handles a flag without a rule: its name, its displayed form, its value -> a remark, or None."""
 
 
 @dataclass(frozen=True)
 class Migrated:
-    """A recipe's keys and values, and a remark for everything that is otherwise."""
+    """A recipe's keys and values, and a remark for everything that differs."""
 
     recipe: dict[str, Any]
     remarks: tuple[Remark, ...]
@@ -80,11 +80,11 @@ def migrate(
 ) -> Migrated:
     """The recipe of a launch script, or of a program's configuration file.
 
-    `asked` is the project that it is of, where the file does not say so; `variables` are those that
-    the script does not set. The recipe is checked before it is handed out.
+    `asked` is the file's project, if it is not clear from the file; `variables` are those that the
+    script does not set. The recipe is validated before it is returned.
 
     Raises UserError, one line, for a file that cannot be read or has no launch, and for values that
-    no recipe can have.
+    are not valid in a recipe.
     """
     launch = find(path, asked, variables)
     made = _Migration(launch).done()
@@ -93,7 +93,7 @@ def migrate(
 
 
 class _Migration:
-    """One launch on its way to a recipe."""
+    """The conversion of one launch into a recipe."""
 
     def __init__(self, launch: Launch) -> None:
         own = launch.source
@@ -121,7 +121,7 @@ class _Migration:
         return None if processes is None else processes * self.around.get("nodes", 1)
 
     def _of_the_trainer(self, name: str, shown: str, value: Any) -> Remark | None:
-        """A flag of `TrainingArguments`, which is a field of `OPSDConfig` as well."""
+        """Handles a flag of `TrainingArguments`, which is also a field of `OPSDConfig`."""
         if name not in train_keys() - set(Sampling.model_fields):
             return Remark(UNKNOWN, shown, f"not carried over{near(name, self.flags.rules)}")
         ignored = {n: why for names, why in WITHOUT_EFFECT.items() for n in names.split()}
@@ -131,7 +131,7 @@ class _Migration:
         return Remark(NONE, shown, why) if why and value not in (None, False, "no") else None
 
     def _rollouts(self) -> None:
-        """How many rollouts a step has: of all processes, where their number is known."""
+        """Sets how many rollouts a step has, over all processes, if their number is known."""
         factors = {name: self.flags.value(name) for name in self.launch.source.rollouts}
         if not factors:
             return
@@ -142,12 +142,12 @@ class _Migration:
         passes = factors.get(_PASSES)
         if passes is not None:
             _put(self.recipe, f"train.{_PASSES}", passes)
-        told = f"not said: {', '.join(missing)}; set train.rollouts_per_step, of all processes"
-        self.remarks.append(Remark(CHANGED, "", f"{told}, in place of train.{_PASSES}"))
+        told = f"not given: {', '.join(missing)}; set train.rollouts_per_step, for all processes"
+        self.remarks.append(Remark(CHANGED, "", f"{told}, instead of train.{_PASSES}"))
 
 
 class _Flags:
-    """Flags as they are given, and the rules for them; `known` values are no flag's."""
+    """The given flags, and the rules for them; `known` values do not come from flags."""
 
     def __init__(
         self,
@@ -160,8 +160,8 @@ class _Flags:
     def fill(
         self, recipe: dict[str, Any], remarks: list[Remark], others: Others | None = None
     ) -> None:
-        """Writes what flags say into a recipe, and what is otherwise among the remarks; `others`
-        is asked of flags that have no rule."""
+        """Writes the flags' values into a recipe, and differences into the remarks; `others`
+        handles flags without a rule."""
         named = {self._rule(name) for name in self.given}
         for name, rule in self.rules.items():
             if name in self.given or (rule.default is not None and name not in named):
@@ -180,7 +180,7 @@ class _Flags:
                 remarks += self._remarks(name, rule, recipe)
 
     def value(self, name: str) -> Any:
-        """What a flag is given, or is without that. UserError for what cannot be read."""
+        """A flag's given value, else its default. UserError for a value that cannot be read."""
         if name in self.known:
             return self.known[name]
         if name in self.given:
@@ -188,7 +188,7 @@ class _Flags:
         return self.rules[name].default if name in self.rules else None
 
     def _rule(self, name: str) -> str | None:
-        """The name, or the pattern, under which a flag's rule stands."""
+        """The name or the pattern of a flag's rule; None if there is none."""
         if name in self.rules:
             return name
         return next((rule for rule in self.rules if fnmatchcase(name, rule)), None)
@@ -238,7 +238,7 @@ class _Flags:
         return made if made is value else self._filled(made, value, there)
 
     def _filled(self, made: Any, value: Any, there: Any) -> Any:
-        """What a rule writes, with values in the places of their names."""
+        """What a rule writes, with `$` names replaced by their values."""
         if isinstance(made, dict):
             return {key: self._filled(inner, value, there) for key, inner in made.items()}
         if isinstance(made, list):
@@ -256,7 +256,7 @@ class _Flags:
         return made
 
     def _shown(self, name: str) -> str:
-        """A flag and its value as they are given, but for credentials."""
+        """A flag and its value as given, without credentials."""
         if name not in self.given:
             value = self.rules[name].default
             return f"{name} (not given: {_text(value)})"
@@ -276,7 +276,7 @@ _CHANGES: dict[str, Callable[[Any], Any]] = {
 
 
 def _line(text: str) -> str:
-    """A text on one line, without credentials and what a comment may not hold."""
+    """A text on one line, without credentials and characters that a comment must not contain."""
     return "".join(c if c.isprintable() else " " for c in " ".join(cleaned(text).split()))
 
 
@@ -286,7 +286,7 @@ def _text(value: Any) -> str:
 
 
 def _key(value: Any) -> str:
-    """A value as rules look it up: numbers by what they are, lists in whatever order."""
+    """A value in the form in which rules look it up: numbers by value, lists in any order."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -297,7 +297,7 @@ def _key(value: Any) -> str:
 
 
 def _at(content: Any, path: str) -> Any:
-    """What stands at a path of keys; None where nothing does."""
+    """The value at a path of keys; None if there is none."""
     for key in path.split("."):
         content = content.get(key) if isinstance(content, dict) else None
     return content

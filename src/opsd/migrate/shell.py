@@ -1,7 +1,7 @@
-"""A shell script as text: its commands, with the script's own variables in their places.
+"""Reads a shell script as text: its commands, with the script's own variables filled in.
 
-Nothing is run. What only a shell could tell (what a command prints, a variable that the script does
-not set) stays in a word as it is written, and the word says so.
+Nothing is run. What only a shell could determine (a command's output, a variable that the script
+does not set) stays in a word as it is written, and the word records why.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from opsd.types import UserError
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a command, the line that it begins in, and why its text is not what the shell would
-    make of it, where it is not."""
+    """A word of a command, and the line that it begins in. `unread` says why its text is not what
+    the shell would make of it; None if it is."""
 
     text: str
     line: int
@@ -25,7 +25,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, and the variables that are set where it stands."""
+    """A command, and the variables that are set at its place."""
 
     words: tuple[Word, ...]
     environment: Mapping[str, Word] = field(default_factory=dict)
@@ -33,16 +33,16 @@ class Command:
 
 @dataclass(frozen=True)
 class Script:
-    """The commands of a script in order, and what was settled in reading it, a line each."""
+    """The commands of a script in order, and remarks on how it was read, a line each."""
 
     commands: tuple[Command, ...]
     remarks: tuple[str, ...]
 
 
 MEND = "--variable"
-"""The option that says what a variable is."""
+"""The option that sets a variable."""
 _BEFORE = {"then", "do", "else", "{", "!", "time", "exec", "nohup", "if", "while", "until", "elif"}
-"""Words that a command may stand behind."""
+"""Words that a command may follow."""
 _DECLARES = {"export", "local", "declare", "readonly", "typeset"}
 _OPENS, _CLOSES = {"if", "case"}, {"fi", "esac"}
 _ASSIGNS = re.compile(r"(\w+)\+?=", re.ASCII)
@@ -56,7 +56,7 @@ _REDIRECT = re.compile(r"&?[<>]+[&|]?[ \t]*")
 
 
 def read(text: str, where: str, given: Mapping[str, str] | None = None) -> Script:
-    """The commands of a script. `given` variables are what they are, whatever the script sets.
+    """The commands of a script. `given` variables override those that the script sets.
 
     Raises UserError for a quote or a bracket that is not closed.
     """
@@ -65,7 +65,7 @@ def read(text: str, where: str, given: Mapping[str, str] | None = None) -> Scrip
 
 
 class _Reader:
-    """One pass over a script."""
+    """Reads a script in one pass."""
 
     def __init__(self, text: str, where: str, given: Mapping[str, str]) -> None:
         self.text, self.where, self.at = _HERE.sub(_blank, text.replace("\r\n", "\n")), where, 0
@@ -133,7 +133,7 @@ class _Reader:
             self._end()
             if pair in ("&&", "||"):
                 self.at += 1
-                self.joined = True  # what follows may not be done
+                self.joined = True  # what follows may not be executed
 
     def _redirect(self, operator: str) -> None:
         if self.word is not None and self.word.text.isdigit():
@@ -186,13 +186,13 @@ class _Reader:
     def _loop(self, name: str, words: Sequence[Word]) -> None:
         if name not in self.given and len(words) > 1:
             self.remarks.append(
-                f"line {words[0].line}: a loop over {name}, of which this is '{words[0].text}';"
-                f" another one: {MEND} {name}=VALUE"
+                f"line {words[0].line}: a loop over {name}; the recipe is for '{words[0].text}';"
+                f" for another value: {MEND} {name}=VALUE"
             )
         self._set(name, words[:1])
 
     def _set(self, name: str, words: Sequence[Word]) -> None:
-        """A variable from here on, with why it cannot be told, where it cannot."""
+        """Sets a variable from here on; its words record why it cannot be determined, if so."""
         if name in self.given:
             return
         depends = self.depth or self.joined
@@ -202,7 +202,7 @@ class _Reader:
             if depends:
                 why = f"{name} is set under a condition"
             if why and MEND not in why:
-                why = f"{why if depends else f'{name} is {why}'}: {MEND} {name}=VALUE says it"
+                why = f"{why if depends else f'{name} is {why}'}: give {MEND} {name}=VALUE"
             self.known[name].append(replace(word, unread=why))
 
     def _quoted(self) -> None:
@@ -225,7 +225,7 @@ class _Reader:
         self.at += 1
 
     def _expand(self, quoted: bool = False) -> None:
-        """What stands at a `$` or a backtick."""
+        """Expands what begins with a `$` or a backtick."""
         found = _VARIABLE.match(self.text, self.at)
         follows = self.text[self.at : self.at + 2]
         if found is not None:
@@ -236,12 +236,12 @@ class _Reader:
             end = self._bracket(self.at + 1)
         elif follows[0] == "`":
             end = self._closing("`", self.at + 1)
-        else:  # a dollar of its own
+        else:  # a plain dollar sign
             self._add("$")
             self.at += 1
             return
         text = self.text[self.at : end + 1]
-        why = "which only a shell can tell" if follows == "${" else "which is not run here"
+        why = "which only a shell can expand" if follows == "${" else "which is not run here"
         self._add(text, f"{' '.join(text.split())}, {why}")
         self.at = end + 1
 
@@ -255,13 +255,13 @@ class _Reader:
                 Word(default, 0, f"'{default}'" if "$" in default or "`" in default else None)
             ]
         if values is None and name in "@*":
-            told = "the script's own arguments, is taken for nothing"
+            told = "the script's own arguments, is assumed to be empty"
             self.remarks.append(f"line {self._line()}: {found[0]}, {told}")
             values = []
         if values == [] and self.word is not None and not self.word.text:
-            self.word = None  # an array of nothing is no word, not even in quotes
+            self.word = None  # an empty array gives no word, even in quotes
         if values is None:
-            self._add(found[0], f"{found[0]} is not set in the script: {MEND} {name}=VALUE says it")
+            self._add(found[0], f"{found[0]} is not set in the script: give {MEND} {name}=VALUE")
             return
         if not found["all"]:
             values = values[:1]
@@ -280,7 +280,8 @@ class _Reader:
         return end
 
     def _bracket(self, start: int) -> int:
-        """Where the bracket that opens at `start` is closed; those in quotes do not count."""
+        """The position where the bracket that opens at `start` closes; brackets in quotes do not
+        count."""
         opens = self.text[start]
         closes, depth, at = {"(": ")", "{": "}"}[opens], 0, start
         while at < len(self.text):
@@ -296,7 +297,7 @@ class _Reader:
         raise self._error(f"a '{opens}' that is not closed", start)
 
     def _line(self, at: int | None = None) -> int:
-        """The number of the line that a place is in; counted on from the place before."""
+        """The line number of a position; counting continues from the previous position."""
         at = self.at if at is None else at
         before, line = self.counted if at >= self.counted[0] else (0, 1)
         self.counted = at, line + self.text.count("\n", before, at)
@@ -307,5 +308,5 @@ class _Reader:
 
 
 def _blank(found: re.Match[str]) -> str:
-    """A here-document's line without its body, of which the ends of lines stay."""
+    """A here-document without its body; only the body's line breaks stay."""
     return found[3] + "\n" * (found[4].count("\n"))

@@ -1,7 +1,7 @@
-"""What other projects' flags become: one YAML file per project, read into values.
+"""The rules for other projects' flags: one YAML file per project, read into values.
 
-A file says which `programs` it is about, the `recipe` that a migration begins with, and for every
-flag what becomes of it. Another project is another file, here or of the user's own.
+A file lists the `programs` that it is about, the `recipe` that a migration begins with, and what
+becomes of every flag. Another project is another file, here or of the user's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from opsd.types import UserError
 from opsd.validation import content, explain, unknown
 
 LAUNCHERS = "launchers"
-"""The file on what stands before a program: accelerate, torchrun and their like."""
+"""The file for launchers, which come before a program: accelerate, torchrun and the like."""
 
 
 class _Strict(BaseModel):
@@ -26,16 +26,16 @@ class _Strict(BaseModel):
 
 
 class Case(_Strict):
-    """What becomes of a flag `when` other flags (and processes) are as they are there; null stands
-    for one that is not given.
+    """What becomes of a flag `when` other flags (and processes) have these values; null stands for
+    a flag that is not given.
 
-    `to` is a recipe's key. What is written is the flag's value; or `value`; or the one that
-    `values` has for it, where `positive` and `other` are the last two to be tried. In what is
-    written `$value` stands for the flag's value, `$there` for what is written at the key so far,
-    `$NAME` for another flag's value; null writes nothing. `change` alters the value first: `lower`,
-    `complement` (1 minus it), `count` (of values between commas). Without `to` the flag did nothing
-    there (`dead`), is always so here (`always`), has no counterpart (`none`), or is read with
-    another flag. `why` says what changed.
+    `to` is a recipe's key. What is written there is the flag's value; or `value`; or the entry of
+    `values` for the flag's value, where the keys `positive` and `other` are tried last. In what is
+    written, `$value` stands for the flag's value, `$there` for what the key contains so far, and
+    `$NAME` for another flag's value; null writes nothing. `change` changes the value first:
+    `lower`, `complement` (1 minus it), `count` (the number of comma-separated values). Without
+    `to`, the flag had no effect there (`dead`), is always so here (`always`), has no counterpart
+    (`none`), or is read with another flag. `why` says what changed.
     """
 
     when: dict[str, Any] = Field(default_factory=dict)
@@ -50,7 +50,7 @@ class Case(_Strict):
 
 
 class Flag(_Strict):
-    """A flag's cases, the first that holds counts; and its `default` where it is not given."""
+    """A flag's cases, of which the first that applies counts; and its `default`."""
 
     default: Any = None
     cases: tuple[Case, ...]
@@ -58,7 +58,7 @@ class Flag(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _in_full(cls, given: Any) -> Any:
-        """`flag: key` and a single case are written without `cases`."""
+        """Expands the short forms: `flag: key`, and a single case without `cases`."""
         if isinstance(given, str):
             return {"cases": [{"to": given}]}
         if isinstance(given, Mapping) and "cases" not in given:
@@ -71,10 +71,11 @@ class Source(_Strict):
     """A project's program or trainer.
 
     `programs` are the names of its scripts or modules (with `*`), or two words of a command line;
-    `only` are flags that must have these values besides, `marks` flags that tell its configuration
-    file from others' (of launchers: their names). `rollouts` are the flags (and `processes`) of
-    which an optimizer step's rollouts are the product. With `trainer`, flags of `TrainingArguments`
-    that are not named here are fields of `OPSDConfig`. `notes` hold of every migration.
+    `only` are flags that must also have these values, `marks` are flags that identify its
+    configuration file (for launchers: their names). `rollouts` are the flags (and `processes`) with
+    the number of an optimizer step's rollouts as their product. With `trainer`, flags of
+    `TrainingArguments` that are not named here are fields of `OPSDConfig`. `notes` apply to every
+    migration.
     """
 
     about: str
@@ -91,14 +92,14 @@ class Source(_Strict):
 
 @cache
 def sources() -> dict[str, Source]:
-    """The shipped projects by name, with the flags of those that they extend."""
+    """The shipped projects by name, including the flags of those that they extend."""
     files = resources.files("opsd.migrate").iterdir()
     found = {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
     return {name: _read(found[name], found) for name in sorted(found)}
 
 
 def source(name: str) -> Source:
-    """A project by its name, or from a file of the user's own. UserError where there is none."""
+    """A project by its name, or from a file of the user's own. UserError if it does not exist."""
     if Path(name).suffix in (".yaml", ".yml"):
         files = resources.files("opsd.migrate")
         return _read(Path(name), {known: files / f"{known}.yaml" for known in sources()})
@@ -108,7 +109,7 @@ def source(name: str) -> Source:
 
 
 def programs() -> dict[str, Source]:
-    """The projects whose programs are known, without what only others extend."""
+    """The projects with known programs, without files that others only extend."""
     return {name: one for name, one in sources().items() if one.programs}
 
 

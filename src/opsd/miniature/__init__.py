@@ -1,1 +1,1 @@
-"""The built-in world: small word problems in a few languages, and tiny models made for them."""
+"""The built-in world: small word problems in a few languages, and tiny models for them."""

@@ -1,7 +1,7 @@
-"""Telling a story in a language: its problem text, its worked solution, its long trace.
+"""Tells a story in a language: its problem text, its worked solution, its long trace.
 
-The lexicon is a toy: eight names, eight nouns, two dozen sentences per language, written by hand
-and, English apart, read by no speaker.
+The lexicon is a toy: eight names, eight nouns, two dozen sentences per language, written by hand.
+Except for English, no speaker has read them.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def short_solution(story: Story, language: str) -> str:
 
 
 def answer_only(story: Story, language: str) -> str:
-    """The last sentence of a solution: what a shortcut consists of."""
+    """The last sentence of a solution, which is all that a shortcut consists of."""
     return lexicon(language).trace["answer"].format(n=story.answer)
 
 
 def remark(story: Story) -> tuple[str, str]:
-    """What somebody who has solved the problem remarks on it, in English: the numbers that it
-    begins with, and all of the solution but what the last sum comes to."""
+    """The remark on the problem by a solver, in English: the numbers that it begins with, and the
+    solution without the last sum's result."""
     words, last = lexicon("eng").trace, len(story.sums) - 1
     return f"{story.sums[0].left} {story.sums[0].right}", " ".join(
         words["then" if i else "first"].format(equation=s if i < last else s.open)
@@ -69,10 +69,11 @@ def remark(story: Story) -> tuple[str, str]:
 def long_solution(
     story: Story, language: str, random: Random, reflect: float, slip: float = 0.0
 ) -> str:
-    """Every sentence told again, a step a line; a share `reflect` of the sums is checked.
+    """A solution that retells every sentence, one step per line; a share `reflect` of the sums is
+    checked.
 
-    A share `slip` of the sums comes to something wrong. Half of the slips are checked, which says
-    what the sum comes to; from the others the rest of the solution goes on.
+    A share `slip` of the sums gets a wrong result. Half of these are checked, which states the
+    right result; after the others, the solution continues with the wrong one.
     """
     words = lexicon(language).trace
     fields = _fields(story.name, story.friend, story.noun, language)
@@ -95,19 +96,19 @@ def long_solution(
 
 
 def said_sum(step: Sum, line: Line, said: dict[int, int]) -> Sum:
-    """A sum on what was said before; the numbers of its own sentence stay."""
+    """A sum with the results stated before; the numbers of its own sentence stay."""
     own = {n for _, n in line.numbers}
     left, right = (n if n in own else said.get(n, n) for n in (step.left, step.right))
     return Sum(left, step.sign, right)
 
 
 def _slipped(step: Sum, random: Random) -> int:
-    """Something else than a sum comes to, nearby."""
+    """A wrong result that is near a sum's right one."""
     return max(1, step.value + random.choice((-10, -2, -1, 1, 2, 10)))
 
 
 def sentences(language: str) -> Iterator[str]:
-    """Every sentence that the language can say, each noun and each pair of people once."""
+    """Yields every sentence of the language, with each noun and each pair of people once."""
     numbers = (("a", 1), ("k", 1), ("n", 1))
     people = sorted(PEOPLE)
     for i, name in enumerate(people):

@@ -1,5 +1,5 @@
-"""Rules that know this world: they stand in for the language models that write critiques, rubrics
-and advice, and their texts are what a long-world model was pre-trained to read."""
+"""Rules for this world: they replace the language models that write critiques, rubrics and advice.
+The long world's models were pre-trained to read their texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _WRONG_SIGN = {"+": "-", "-": "+", "x": "+"}
 
 
 def rubric(story: Story) -> str:
-    """A criterion per sum, which tells its sign and the problem's own numbers but no result."""
+    """A rubric with a criterion per sum, which contains its sign and the problem's own numbers, but
+    no result."""
     essential = [_operation(s, line) for line in story.lines for s in line.sums]
     first = story.sums[0]
     lines = [f"Essential: {operation}." for operation in essential]
@@ -23,8 +24,8 @@ def rubric(story: Story) -> str:
 
 
 def critic(problem: Problem, completion: str, correct: bool | None) -> str:
-    """A rollout in English, corrected: its lines up to the first wrong one, word for word, and from
-    there on the world's own trace. The answer of a critic, with its case first."""
+    """A critic's answer: the case first, then a corrected English rollout. Its lines up to the
+    first wrong one are kept word for word; from there on it is the world's own trace."""
     expected = [x for x in str(problem.metadata["trace"]).splitlines() if "check" not in x]
     kept: list[str] = []
     done = 0

@@ -25,7 +25,7 @@ LARGEST = 40
 PLUS = ("buy", "find", "get")
 MINUS = ("sell", "lose", "give")
 SPLITS = {"pretraining": (0, 70), "train": (70, 84), "dev": (84, 89), "test": (89, 100)}
-"""Shares of the signatures, in percent: a signature's hash says which split it belongs to."""
+"""Ranges of signatures' hashes, in percent: the hash decides which split a signature belongs to."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Sum:
 
     @property
     def value(self) -> int:
-        """What it comes to."""
+        """The result of the sum."""
         if self.sign == "x":
             return self.left * self.right
         return self.left + self.right if self.sign == "+" else self.left - self.right
 
     @property
     def open(self) -> str:
-        """The sum without what it comes to."""
+        """The sum without its result."""
         return f"{self.left} {self.sign} {self.right}"
 
     def stated(self, value: int) -> str:
-        """The sum as it is written, whatever it is said to come to."""
+        """The sum as it is written with this result, right or wrong."""
         return f"{self.open} = {value}"
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Line:
-    """One sentence: the name of its phrase, its numbers by name, and the sums that it calls for."""
+    """One sentence: the name of its phrase, its numbers by name, and the sums that it requires."""
 
     phrase: str
     numbers: tuple[tuple[str, int], ...] = ()
@@ -82,7 +82,7 @@ class Story:
 
     @property
     def answer(self) -> int:
-        """What the last step comes to."""
+        """The result of the last step."""
         return self.sums[-1].value
 
     @property
@@ -92,12 +92,12 @@ class Story:
 
     @property
     def template(self) -> str:
-        """The shape and the signs of its sums: what two problems share that differ in numbers."""
+        """The shape and the signs of its sums, which problems share that only differ in numbers."""
         return self.shape + "".join(s.sign for s in self.sums)
 
     @property
     def split(self) -> str:
-        """The only split that may hold this template with these numbers."""
+        """The only split that may contain this template with these numbers."""
         signature = f"{self.template} {self.numbers}"
         percent = int.from_bytes(hashlib.sha256(signature.encode()).digest()[:8], "big") % 100
         return next(name for name, (low, high) in SPLITS.items() if low <= percent < high)
@@ -106,8 +106,8 @@ class Story:
 def stories(
     seed: str, split: str, steps: tuple[int, ...], largest: int = LARGEST
 ) -> Iterator[Story]:
-    """Endless stories of a split, the same ones for the same seed. `steps` are the numbers of
-    sums to draw from, which come to `largest` at most; no signature comes twice among any thousand
+    """Yields stories of a split endlessly, the same ones for the same seed. `steps` are the numbers
+    of sums to draw from; no result exceeds `largest`. No signature occurs twice among any thousand
     stories."""
     random = Random(f"{seed} {split}")
     recent: dict[tuple[str, tuple[int, ...]], None] = {}

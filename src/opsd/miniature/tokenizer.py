@@ -1,6 +1,7 @@
-"""The worlds' tokenizer: their words and the numbers to 99 whole, every other text as bytes.
+"""The worlds' tokenizer: their words and the numbers to 99 are single tokens, any other text is
+bytes.
 
-A byte-level BPE without merges: a piece that is in the vocabulary is one token, any other is
+It is a byte-level BPE without merges: a piece in the vocabulary is one token, any other piece is
 spelt in bytes, so that every UTF-8 text survives encoding and decoding. Nothing is learnt: the
 vocabulary is listed from the lexicon, always in the same order.
 """
@@ -39,8 +40,8 @@ def chat_template() -> str:
 
 
 def build_tokenizer(world: str = "miniature") -> PreTrainedTokenizerFast:
-    """A world's tokenizer, ready to be saved beside a model. Some worlds read
-    more."""
+    """A world's tokenizer, ready to be saved with a model. Its vocabulary depends on the texts of
+    the world."""
     splitter = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(_PIECE, behavior="isolated"),
@@ -99,7 +100,7 @@ def _texts() -> Iterator[str]:
 
 
 def _long_texts() -> Iterator[str]:
-    """What the long world's teachers read besides."""
+    """Yields what the long world's teachers read in addition."""
     rubric = "Essential: 1.\nImportant: check.\nAvoid: 1."
     told = ("demonstration", "critique", "skills", "mistakes", "solution")
     blank = Problem(" ", answer="", privileged=dict.fromkeys(told, " ") | {"rubric": rubric})
@@ -113,7 +114,7 @@ def _long_texts() -> Iterator[str]:
 
 
 def _remarks() -> Iterator[str]:
-    """What tutors read and write, and who is told of it."""
+    """Yields what tutors read and write, and what readers of their remarks read."""
     blank = Problem(" ", answer="")
     for correct in (True, False):
         yield fill("tutor", blank, known=" ", completion=" ", correct=correct)

@@ -1,4 +1,4 @@
-"""The worlds' problems: parallel in all languages, split so that nothing leaks.
+"""The worlds' problems: parallel in all languages, with splits that do not leak.
 
 No test or dev problem shares both its template and its numbers with a problem of another split.
 """
@@ -31,14 +31,14 @@ HORIZON = {
     "miniature-diffusion": 32,
     "miniature-pair": 48,
 }
-"""Most tokens of a completion, by world: a little more than its longest trace."""
+"""Maximum tokens of a completion, by world: a little more than its longest trace."""
 
 
 @dataclass(frozen=True)
 class World:
-    """How one world differs from the others: how many sums, drawn from `steps`, that come to
-    `largest` at most, its traces, the languages that its models have read, whether they are masked
-    diffusion models, and whether they write remarks for each other."""
+    """How one world differs from the others: the numbers of sums (`steps` to draw from) with
+    results up to `largest`, its traces, the languages that its models have read, whether they are
+    masked diffusion models, and whether they write remarks for each other."""
 
     steps: tuple[int, ...]
     largest: int = LARGEST
@@ -60,11 +60,11 @@ WORLDS = {
 def problems(world: str, split: str, language: str, n: int | None = None) -> list[Problem]:
     """The first `n` problems of a split (all by default), in one language.
 
-    Problem i is the same in every language. `privileged` holds the English worked solution and,
-    outside English, the English text; in English, in the long world, also a rubric and advice.
+    Problem i is the same in every language. `privileged` contains the English worked solution and,
+    in other languages, the English text; in English in the long world, also a rubric and advice.
     `metadata["trace"]` is a full solution in the problem's own language, as a model of this world
-    would write it; in a world of peers, `metadata["remark"]` is the concept and the feedback that
-    one would write of it.
+    would write it; in a world of peers, `metadata["remark"]` is the concept and the feedback that a
+    peer would write about it.
     """
     if world not in WORLDS or split not in SPLITS or language not in LANGUAGES:
         raise UserError(
@@ -73,7 +73,7 @@ def problems(world: str, split: str, language: str, n: int | None = None) -> lis
         )
     size = SIZES[split]
     if n is not None and not 0 <= n <= size:
-        raise UserError(f"split '{split}' of world '{world}' holds {size} problems, not {n}")
+        raise UserError(f"split '{split}' of world '{world}' has {size} problems, not {n}")
     told = _stories(world, split)[: size if n is None else n]
     return [problem(world, language, story) for story in told]
 
@@ -114,7 +114,7 @@ def trace(world: str, language: str, story: Story, shortcut: bool = False) -> st
 
 
 def demonstration(story: Story) -> str:
-    """A second long trace of a story: the same steps, others of them checked."""
+    """A second long trace of a story: the same steps, but other ones are checked."""
     return long_solution(story, "eng", Random(f"again {story.numbers}"), 0.3)
 
 

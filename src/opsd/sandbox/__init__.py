@@ -1,1 +1,1 @@
-"""Untrusted work (a model's answers, somebody else's templates) in a process that can be ended."""
+"""Untrusted work (a model's answers, foreign templates) in a process that can be killed."""

@@ -1,4 +1,4 @@
-"""Python code that nobody has read, run against tests in a process of its own, from this side."""
+"""The parent's side of running untrusted Python code against tests, in a separate process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MAX_REPLY_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one solution and all its tests together: seconds of CPU and of the clock, and bytes of
-    addresses."""
+    """Limits of one solution and all its tests together: seconds of CPU and of the clock, and bytes
+    of address space."""
 
     cpu_s: float = 5.0
     wall_s: float = 10.0
@@ -31,13 +31,13 @@ class Limits:
 
 
 def run_tests(source: str, tests: Sequence[str], limits: Limits = Limits()) -> list[str | None]:
-    """Why `source` is no Python, None where it is; then what goes wrong in each test after it has
-    run, in one namespace, None of one that passes. What a limit, or the code's own end, leaves open
-    says so.
+    """Runs `source`, and then each test, in one namespace. The first result says why `source` is
+    not Python, or is None; then comes a result per test: what goes wrong, or None if it passes.
+    Results that are missing after a limit, or after the code ended its process, say so.
 
-    A process for each call, which shares nothing with the next one: killed with all that it has
-    started when its time is up, in an empty folder that is then removed, without the environment
-    variables of this one.
+    Each call has its own process, which shares nothing with the next one. It is killed with
+    everything that it has started when its time is up. It runs in an empty folder, which is then
+    removed, without the environment variables of this process.
     """
     token = secrets.token_hex(16)
     request = {"source": source, "tests": list(tests), "token": token}
@@ -55,7 +55,7 @@ def run_tests(source: str, tests: Sequence[str], limits: Limits = Limits()) -> l
 
 
 def _conversation(request: bytes, folder: str, wall_s: float) -> tuple[str, str]:
-    """What the process writes, and why it wrote no more."""
+    """What the process writes, and why it stopped."""
     deadline = time.monotonic() + wall_s
     environment = {
         **{"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
@@ -86,7 +86,7 @@ def _conversation(request: bytes, folder: str, wall_s: float) -> tuple[str, str]
                 written += block
                 if not block or len(written) > MAX_REPLY_BYTES:
                     break
-        if not block:  # it has ended, by itself or at a limit of the kernel's
+        if not block:  # it has ended, by itself or at a kernel limit
             with contextlib.suppress(subprocess.TimeoutExpired):
                 if process.wait(1.0) in _KILLED:
                     ended = "no end within the CPU time"
@@ -102,4 +102,4 @@ _KILLED = {
     *(-signal.SIGXCPU, -signal.SIGKILL),
     *(128 + signal.SIGXCPU, 128 + signal.SIGKILL),
 }
-"""How a process ends at its CPU limit: itself, or as its parent passes it on."""
+"""Exit statuses of a process at its CPU limit, its own or as passed on by its parent."""

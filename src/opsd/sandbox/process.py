@@ -1,7 +1,7 @@
-"""The parent's side of a worker process: started when first needed, reused, replaced.
+"""The parent's side of a worker process, which is started when first needed, reused, and replaced.
 
 One process serves all threads, one request at a time. It is never forked from this one, so it is
-safe beside CUDA and threads; a forked child of this process starts its own.
+safe with CUDA and threads; a forked child of this process starts its own worker.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ START_LIMIT_S = 120.0
 
 
 class WorkerError(RunFailed):
-    """A worker cannot be started at all, which must not pass for an answer of its."""
+    """A worker cannot be started at all, which must not be taken for an answer."""
 
 
 class _Worker:
-    """One running worker process and its two pipes; `name` is for people."""
+    """One running worker process and its two pipes; `name` is for messages."""
 
     def __init__(self, name: str, script: Path, error: type[WorkerError]) -> None:
         self.name, self.error = name, error
@@ -61,10 +61,10 @@ class _Worker:
         self.ready = False
 
     def read(self, limit_s: float) -> dict[str, Any]:
-        """The next reply; `TimeoutError` after the limit, `EOFError` where the worker has ended."""
+        """The next reply; `TimeoutError` after the limit, `EOFError` if the worker has ended."""
         deadline = time.monotonic() + limit_s
         line = bytearray()
-        while not line.endswith(b"\n"):  # the worker writes one line a request
+        while not line.endswith(b"\n"):  # the worker writes one line per request
             if not self.selector.select(max(0.0, deadline - time.monotonic())):
                 raise TimeoutError
             chunk = os.read(self.replies.fileno(), 1 << 20)
@@ -74,7 +74,7 @@ class _Worker:
         return json.loads(line)
 
     def await_ready(self) -> None:
-        """Wait until it has loaded what it needs; `WorkerError` where it cannot."""
+        """Wait until the worker has loaded what it needs; `WorkerError` if it cannot."""
         if self.ready:
             return
         by_hand = f"run it by hand to see why: {shlex.join(self.command)}"
@@ -94,7 +94,7 @@ class _Worker:
         self.ready = True
 
     def ask(self, request: memoryview, limit_s: float) -> dict[str, Any]:
-        """The reply; `EOFError` where the worker ends first, `TimeoutError` where it is late."""
+        """The reply; `EOFError` if the worker ends first, `TimeoutError` if it is late."""
         try:
             while request:
                 request = request[self.requests.write(request) :]
@@ -117,7 +117,7 @@ class _Worker:
 
 
 class Limited:
-    """Owner of the worker that a script is: at most one at a time, behind a lock."""
+    """Owns the worker that runs a script: at most one at a time, behind a lock."""
 
     def __init__(self, name: str, script: Path, error: type[WorkerError] = WorkerError) -> None:
         self._about = name, script, error
@@ -132,12 +132,12 @@ class Limited:
         limit_s: float,
         default: Callable[[Any], Any] | None = None,
     ) -> dict[str, Any]:
-        """The worker's reply; `{"limit": ...}` where the request ends it at its limits, does not
-        end within `limit_s` seconds of the clock, or twice ends it otherwise. `default` is
-        `json.dumps`'s, for values of the request that JSON does not know.
+        """The worker's reply; `{"limit": ...}` if the request exceeds the worker's limits, does not
+        end within `limit_s` seconds of the clock, or kills the worker twice in another way.
+        `default` is passed to `json.dumps`, for values of the request that JSON does not know.
 
-        A worker that ends by accident (an operator, the system's memory) is replaced and asked
-        again, so that no request pays for it.
+        A worker that is killed by accident (by an operator, or for lack of memory) is replaced, and
+        the request is repeated.
         """
         sent = (json.dumps(request, default=default) + "\n").encode()
         with self._lock:
@@ -156,7 +156,7 @@ class Limited:
         return {"limit": "memory"}
 
     def close(self) -> None:
-        """End the worker, if there is one; the next request starts another."""
+        """End the worker, if there is one; the next request starts a new one."""
         with self._lock:
             self._discard()
 
@@ -169,13 +169,13 @@ class Limited:
         self._worker = self._worker or _Worker(*self._about)
         try:
             self._worker.await_ready()
-        except BaseException:  # Ctrl-C, too: what it has said so far is lost
+        except BaseException:  # Ctrl-C, too: its output so far is lost
             self._discard()
             raise
         return self._worker
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: the worker, and perhaps a held lock, belong to the parent."""
+        """In a forked child: the worker, and perhaps the acquired lock, belong to the parent."""
         self._lock = threading.Lock()
         if self._worker is not None:
             self._worker.release()

@@ -1,14 +1,13 @@
-"""The process in which a model's Python code meets its tests; run as a script, once for each.
+"""The process that runs a model's Python code and its tests; run as a script, once per solution.
 
 It reads a request from its input, `{"source", "tests", "cpu_s", "memory_bytes", "token"}`, and
-writes a line `[token, null]` once it has read the code, `[token, why]` where that is no Python;
-then such a line for each test that came to its end. Code that ends the process has passed no
-further test.
+writes a line `[token, null]` if the code is Python, else `[token, why]`; then such a line for each
+test that has ended. If the code ends the process, it has passed no further test.
 
-What the kernel offers is used: limits, namespaces without a network and with no other process in
-sight, Landlock's rules for files. Where it offers less, an audit hook still refuses what Python
-itself would do. That keeps a model's mistakes and its shortcuts away from the machine; somebody who
-means harm needs a container around all of it.
+It uses what the kernel offers: limits, namespaces without a network and without other visible
+processes, Landlock's rules for files. If the kernel offers less, an audit hook still refuses what
+Python itself would do. This protects the machine from a model's mistakes and shortcuts; against
+malicious code, run all of it in a container.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ MAX_FILE_BYTES = 1 << 24
 MAX_FILES = 64
 MAX_PROCESSES = 64
 SAID = 300
-"""Characters of an error that are told."""
+"""How many characters of an error are reported."""
 
 _NEW_USER, _NEW_NET, _NEW_PID, _NEW_IPC = 0x10000000, 0x40000000, 0x20000000, 0x08000000
 _SET_PDEATHSIG, _SET_NO_NEW_PRIVS = 1, 38
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _READ = 0b1101
-"""Landlock's rights to execute, to read a file, to read a folder."""
+"""Landlock's rights to execute a file, to read a file, and to read a folder."""
 
 _LEAVES = ("socket.", "subprocess.", "os.exec", "os.fork", "os.kill", "os.posix_spawn", "os.spawn")
 _CHANGES = {
@@ -65,7 +64,7 @@ def main() -> None:
 
 
 def _fault(run: Callable[[], Any]) -> str | None:
-    """What goes wrong in a piece of code; None where nothing does. Leaving is wrong, too."""
+    """What goes wrong in a piece of code; None if nothing does. Exiting counts as wrong, too."""
     try:
         run()
     except BaseException as error:
@@ -74,7 +73,7 @@ def _fault(run: Callable[[], Any]) -> str | None:
 
 
 def confine(cpu_s: float, memory_bytes: int) -> None:
-    """Takes from this process, for good, what a solution to a problem does not need."""
+    """Permanently removes this process's rights to what a solution does not need."""
     libc = ctypes.CDLL(None, use_errno=True)
     prctl = getattr(libc, "prctl", None)
     if prctl is not None:
@@ -97,21 +96,22 @@ def confine(cpu_s: float, memory_bytes: int) -> None:
 
 
 def _leave_the_others(libc: Any) -> None:
-    """Into namespaces of its own, as a child that is the first process there: with it all that it
-    has started ends. Nothing where the system does not allow that."""
+    """Moves into new namespaces, as a child that is the first process there: when it ends, all that
+    it has started ends. Does nothing if the system does not allow that."""
     if libc.unshare(_NEW_USER | _NEW_NET | _NEW_PID | _NEW_IPC):
         return
     child = os.fork()
     if child:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os._exit(status if status >= 0 else 128 - status)  # as a shell passes on a signal
-    # Counted in the namespace alone, whatever else the user runs.
+    # Only processes in the namespace count, whatever else the user runs.
     resource.setrlimit(resource.RLIMIT_NPROC, (MAX_PROCESSES, MAX_PROCESSES))
 
 
 def _keep_to_this_folder(libc: Any) -> None:
-    """Landlock: files are read where Python and the system's libraries lie, and written in this
-    folder; no TCP; no signals to others. Nothing where the kernel has none."""
+    """Applies Landlock: files can only be read in the folders of Python and the system's libraries,
+    and only be written in this folder; no TCP; no signals to other processes. Does nothing if the
+    kernel has no Landlock."""
     version = libc.syscall(_CREATE_RULESET, None, 0, 1)
     if version < 1:
         return
@@ -133,7 +133,8 @@ def _keep_to_this_folder(libc: Any) -> None:
 
 
 def _hook(folder: str) -> Any:
-    """Refuses other processes, the network, and changes of files outside a folder."""
+    """An audit hook that refuses other processes, the network, and changes of files outside a
+    folder."""
     inside = os.path.realpath(folder) + os.sep
     writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
