@@ -392,7 +392,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, tiny_folder):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("opsd: interrupted; what is written stays")
+    assert errors.splitlines()[-1].startswith("opsd: interrupted; what was written stays")
 
 
 def test_grade_reads_nothing_but_utf_8(command, monkeypatch):

@@ -76,12 +76,12 @@ def test_what_was_read_as_what_is_said_and_that_there_are_no_answers(tmp_path: P
     assert "no answers" not in said
     (tmp_path / "made.yaml").unlink()
     start(tmp_path, data=written(tmp_path, {"question": "1 + 1?", "reasoning": "It is two."}))
-    assert "note: no answers, so that nothing is graded" in capsys.readouterr().out
+    assert "note: no answers, so nothing is graded" in capsys.readouterr().out
 
 
 def test_who_is_asked_decides(tmp_path: Path):
     asked: list[str] = []
-    said = {"Model": "miniature", "Language": "swa", "Column of the translation": "-"}
+    said = {"Model": "miniature", "Language": "swa", "Column with the translation": "-"}
 
     def ask(question: str, given: str | None, default: str) -> str:
         asked.append(question)
@@ -91,7 +91,7 @@ def test_who_is_asked_decides(tmp_path: Path):
     made = start(tmp_path, ask=ask, data=written(tmp_path, OWN))
     assert "translation" not in made.data.columns and made.method.name == "opsd"
     assert made.data.language == "swa" and made.model.name == "miniature"
-    assert any("Column of the answer (task, english" in question for question in asked)
+    assert any("Column with the answer (task, english" in question for question in asked)
 
 
 def test_a_dataset_of_the_hub_is_not_looked_at(tmp_path: Path):
@@ -103,7 +103,7 @@ def test_a_dataset_of_the_hub_is_not_looked_at(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({}, "which data? opsd init --data problems.jsonl"),
+        ({}, "no data given: add --data"),
         ({"data": "none.jsonl"}, "no file 'none.jsonl'"),
         ({"data": "miniature", "language": "swahil"}, "did you mean swa (Swahili)?"),
         ({"data": "miniature", "method": "copds"}, "did you mean 'copsd'?"),
@@ -118,7 +118,7 @@ def test_what_there_is_not_is_refused_and_nothing_written(tmp_path: Path, given:
 
 
 def test_no_problem_among_the_columns_and_a_recipe_that_is_there_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="which column is the problem"):
+    with pytest.raises(UserError, match="no column with the problem"):
         start(tmp_path, data=written(tmp_path, {"thing": "x", "answer": "2"}))
     start(tmp_path, data="miniature")
     before = (tmp_path / "made.yaml").read_text()

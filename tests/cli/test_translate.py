@@ -53,8 +53,8 @@ def test_a_file_is_translated(command):
 def test_a_dry_run_says_what_it_would_cost(command, server):
     code, out, errors = command("problems.jsonl", "--dry-run", "--price", "1,10")
     assert code == 0 and errors == [] and server.asked == [] and not Path("out").exists()
-    assert "2 problems into swa: 0 translations are there, 2 are missing" in out
-    assert "about 2 questions" in out and "$0.00" in out and english(2, 9) in out
+    assert "2 problems into swa: 0 translations exist, 2 are missing" in out
+    assert "about 2 requests" in out and "$0.00" in out and english(2, 9) in out
 
 
 @pytest.mark.parametrize(

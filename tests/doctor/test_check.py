@@ -183,7 +183,7 @@ def test_the_command_prints_json_and_writes_a_page(tmp_path, monkeypatch, capsys
         (("nowhere.jsonl",), "nowhere.jsonl"),
         (("rows.jsonl", "--column", "prompt"), "--column prompt"),
         (("rows.jsonl", "--set", "data.limit=3"), "--set changes a recipe"),
-        (("copsd", "--limit", "3"), "--limit is of a dataset"),
+        (("copsd", "--limit", "3"), "--limit is for a dataset"),
         (("rows.jsonl", "--column", "promt=problem"), "prompt"),
     ],
 )

@@ -53,7 +53,7 @@ def test_an_error_of_the_system_names_file_and_remedy(number, code):
         (MemoryError(), "out of memory", 1),
         (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "CUDA out of memory. Tried", 1),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "out of memory", 1),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), "make room", 1),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "free space", 1),
         (RecursionError(), "nested too deeply", 2),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_full_disk_is_one_line():
         done = opsd("env", stdout=full)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("opsd: No space left on device; make room")
+    assert line.startswith("opsd: No space left on device; free space")
 
 
 def test_a_limit_on_files_is_one_line(tmp_path):

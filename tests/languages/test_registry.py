@@ -315,7 +315,7 @@ def test_the_command_prints_every_finding_and_counts_them(tmp_path: Path, capsys
     path = written(tmp_path, think_prefix="", transition=None)
     with pytest.raises(UserError) as error:
         check_file(path)
-    assert str(error.value) == f"{path}: 2 faults; mend what is listed"
+    assert str(error.value) == f"{path}: 2 faults; fix what is listed"
     assert capsys.readouterr().out.splitlines() == check(path)
 
 

@@ -310,5 +310,5 @@ def test_numbers_that_are_none_are_not_exported(tmp_path, adapter, number, merge
 
 def test_a_merge_that_its_numbers_cannot_hold_is_refused(tmp_path, tiny_folder):
     adapter = save_adapter(str(tiny_folder), tmp_path / "lora", std=1e7)
-    with pytest.raises(UserError, match=r"stored in torch.float16.*NaN or infinite values.*float32"):
+    with pytest.raises(UserError, match=r"stored in torch.float16.*NaN or infinite.*float32"):
         export(adapter, tmp_path / "out", dtype="float16")

@@ -1,1 +1,1 @@
-"""The commands. Thin: each imports what it needs when it runs."""
+"""The commands. They are thin: each imports what it needs when it runs."""

@@ -1,4 +1,4 @@
-"""What commands share: options, lists between commas made into values, the start of any work."""
+"""What commands share: options, the parsing of comma-separated lists, and common preparations."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from opsd.types import UserError
 
 
 def known_recipes() -> list[str]:
-    """What a shell completes a recipe's name to."""
+    """The names that a shell offers to complete a recipe's name."""
     from opsd.recipe.files import shipped
 
     return list(shipped())
 
 
 def known_methods() -> list[str]:
-    """What a shell completes a method's name to."""
+    """The names that a shell offers to complete a method's name."""
     from opsd.recipe.names import methods
 
     return list(methods())
 
 
 def known_suites() -> list[str]:
-    """What a shell completes a suite's name to."""
+    """The names that a shell offers to complete a suite's name."""
     from opsd.suites.loading import SUITES
 
     return list(SUITES)
@@ -96,8 +96,8 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads of this process."
 
 
 def numbers(text: str | None, option: str, wanted: str, least: int = 1) -> list[int]:
-    """`1024,2048` as numbers; none of an option that is not given. UserError says what is `wanted`
-    where one is no number, or too small."""
+    """`1024,2048` as numbers; empty for an option that is not given. If a part is not a number or
+    too small, the UserError says what is `wanted`."""
     if text is None:
         return []
     try:
@@ -110,8 +110,8 @@ def numbers(text: str | None, option: str, wanted: str, least: int = 1) -> list[
 
 
 def names(text: str | None, option: str, wanted: str) -> list[str]:
-    """`swa,yor` as names; none of an option that is not given. UserError says what is `wanted`
-    where one is empty."""
+    """`swa,yor` as names; empty for an option that is not given. If a name is empty, the UserError
+    says what is `wanted`."""
     if text is None:
         return []
     found = [name.strip() for name in text.split(",")]
@@ -134,7 +134,7 @@ def columns(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def mapped(option: str, pairs: Sequence[str], example: str = _COLUMNS) -> dict[str, str]:
-    """`name=value` options as a mapping. UserError, with an example, for what is none."""
+    """`name=value` options as a mapping. UserError, with an example, for anything else."""
     found = {}
     for pair in pairs:
         name, _, column = pair.partition("=")
@@ -146,9 +146,9 @@ def mapped(option: str, pairs: Sequence[str], example: str = _COLUMNS) -> dict[s
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """While modules are imported, and an interruption ends the process at once. What they make
-    stays: looking for garbage among it, then and ever after, would take a tenth to a fifth of the
-    start of a command."""
+    """A context for imports, in which an interruption ends the process at once. The objects that
+    imports create stay, so garbage collection is off here and skips them later: this saves a tenth
+    to a fifth of a command's start."""
     gc.disable()
     usual = signal.getsignal(signal.SIGINT)
     begins = usual is signal.default_int_handler
@@ -164,14 +164,14 @@ def importing() -> Iterator[None]:
 
 
 def tables(as_json: bool) -> contextlib.AbstractContextManager[Any]:
-    """While a command shows tables: on standard output, but beside it where one JSON document is
-    to stand there alone."""
+    """A context for printing tables: they go to standard output, or to standard error if standard
+    output is to contain only one JSON document."""
     return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
 
 
 def prepare(threads: int | None) -> None:
-    """Sets torch's threads before any work (a run repeats bit for bit on as many threads only), and
-    keeps Transformers' own bars for terminals."""
+    """Sets torch's threads before any work (a run only repeats bit for bit with the same number of
+    threads), and turns Transformers' progress bars off unless standard error is a terminal."""
     with importing():
         import torch
         from transformers.utils import logging
@@ -183,7 +183,7 @@ def prepare(threads: int | None) -> None:
 
 
 def load_recipe(name: str, settings: Sequence[str]) -> Any:
-    """A recipe; of one with a mistyped name, what is wrong is told before torch is imported."""
+    """A recipe. A mistyped name is reported before torch is imported."""
     from opsd.recipe.content import check_names, read
 
     content, where = read(name, settings)

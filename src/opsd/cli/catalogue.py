@@ -1,4 +1,4 @@
-"""The catalogue as a listing, for people and for programs. Needs no transformers."""
+"""Lists the catalogue, as text or as data. Needs no transformers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def listing(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def show(name: str | None = None) -> None:
-    """Prints the table of methods, or everything about one of them."""
+    """Prints the table of methods, or all about one of them."""
     console = Console()
     if name is not None:
         (row,) = listing(name)

@@ -1,6 +1,6 @@
-"""The command line. Thin: every command imports what it needs when it runs.
+"""The command line. It is thin: every command imports what it needs when it runs.
 
-Exit codes: 0 done, 1 failed, 2 the input was wrong (one line says what, and how to mend it), 130
+Exit codes: 0 done, 1 failed, 2 wrong input (one line says what is wrong, and how to fix it), 130
 interrupted.
 """
 
@@ -470,11 +470,11 @@ def env() -> None:
 
 
 def main() -> None:
-    """Runs the command line; what goes wrong becomes one line and an exit code, where it is not a
-    mistake of ours."""
-    # Nothing here forks with a tokenizer at work, and the warning about it confuses readers.
+    """Runs the command line. An error becomes one line and an exit code, unless it is a bug of
+    opsd."""
+    # No process is forked here while a tokenizer runs, and the warning about this confuses users.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that spin while they wait slow a run tenfold on a machine that others use as well.
+    # Threads that spin while they wait slow a run tenfold on a machine with other load.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     atexit.register(_leave)
     _print_whatever_the_terminal()
@@ -492,7 +492,7 @@ def main() -> None:
 
 
 def _flush(end: SystemExit) -> NoReturn:
-    """What is printed may wait to be written until here, where that can still fail."""
+    """Flushes standard output before the exit, since writing can still fail."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -506,7 +506,8 @@ def _end(error: Exception) -> NoReturn:
         raise error
     line, code = known
     if isinstance(error, BrokenPipeError):
-        # `opsd methods | head -1` has read enough; Python would try once more, at its end.
+        # The reader of a pipe, as in `opsd methods | head -1`, has ended; Python would try to write
+        # once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
         print(f"opsd: {shown(line)}", file=sys.stderr)
@@ -514,8 +515,8 @@ def _end(error: Exception) -> NoReturn:
 
 
 def _print_whatever_the_terminal() -> None:
-    """What a terminal's encoding has no letters for is printed as JSON writes it, so that a
-    document stays one."""
+    """Prints characters that the terminal's encoding lacks as JSON escapes, so that a JSON document
+    stays valid."""
 
     def escaped(error: UnicodeError) -> tuple[str, int]:
         assert isinstance(error, UnicodeEncodeError)
@@ -527,6 +528,6 @@ def _print_whatever_the_terminal() -> None:
 
 
 def _leave() -> None:
-    """At its end Python looks for garbage among all modules, which takes 0.3 s with torch's. Only
-    Triton needs it: without, its bindings report every object as a leak."""
+    """Skips Python's garbage collection over all modules at its exit, which takes 0.3 s with torch.
+    Only Triton needs it: without it, Triton's bindings report every object as a leak."""
     (gc.unfreeze if "triton" in sys.modules else gc.freeze)()

@@ -1,4 +1,4 @@
-"""The commands on datasets. Thin: every command imports what it needs when it runs."""
+"""The commands for datasets. They are thin: each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check(
     if content is None:
         if set_:
             raise UserError(
-                "--set changes a recipe; of a dataset say --column, --language, --limit"
+                "--set changes a recipe; for a dataset use --column, --language, --limit"
             )
         with importing():
             from opsd.data.problems import Data
@@ -79,13 +79,13 @@ def check(
 def _of_recipe(
     source: str, settings: list[str] | None, folder: Path | None, given: str | None
 ) -> dict[str, Any] | None:
-    """What is found where the source is a recipe; None where it is not."""
+    """The results of the check if the source is a recipe; None if it is not."""
     from opsd.recipe.files import shipped
 
     if Path(source).suffix not in (".yaml", ".yml") and source not in shipped():
         return None
     if given is not None:
-        raise UserError(f"{given} is of a dataset; a recipe says it itself: --set data...=")
+        raise UserError(f"{given} is for a dataset; for a recipe use --set data.KEY=VALUE")
     recipe = load_recipe(source, settings or ())
     with importing():
         from opsd.doctor.prompts import check_recipe

@@ -1,4 +1,4 @@
-"""Where the command `opsd` begins: nothing is imported before an interruption is one line."""
+"""The entry point of the command `opsd`: it handles interruptions before it imports anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> None:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
-    except KeyboardInterrupt:  # before or after a command, where nobody else looks for it
+    except KeyboardInterrupt:  # before or after a command, which would handle it itself
         leave()
     finally:
-        signal.signal(signal.SIGINT, leave)  # what Python does at its end is no work to be saved
+        signal.signal(signal.SIGINT, leave)  # Python's shutdown has nothing left to save

@@ -1,4 +1,4 @@
-"""The commands of evaluation. Thin: every command imports what it needs when it runs."""
+"""The commands of evaluation. They are thin: each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _check_names(
     languages: Sequence[str],
     splits: Sequence[str],
 ) -> None:
-    """UserError for a name that there is nothing of, before torch is imported."""
+    """Raises UserError for an unknown name, before torch is imported."""
     from opsd.languages.registry import resolve
     from opsd.lm.names import refuse_unknown
     from opsd.recipe.files import find
@@ -156,14 +156,14 @@ def _check_names(
 
 
 def _engine(name: str, endpoint: str | None, key_variable: str, timeout: float) -> Any:
-    """Who generates, as a value; None for the model as Transformers loads it."""
+    """The engine or endpoint that generates; None for generation with Transformers."""
     from opsd.evaluate.remote import Endpoint
     from opsd.rollout.engines import VLLM
 
     if name not in ("hf", "vllm"):
-        raise UserError(f"--engine {name}: hf or vllm")
+        raise UserError(f"--engine {name}: write hf or vllm")
     if endpoint is not None and name != "hf":
-        raise UserError("--engine and --endpoint: the endpoint generates already; leave one out")
+        raise UserError("--engine and --endpoint: the endpoint already generates; leave one out")
     if endpoint is not None:
         return Endpoint(endpoint, key_variable, timeout=timeout)
     return VLLM(gpu_memory_utilization=0.9) if name == "vllm" else None

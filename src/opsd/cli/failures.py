@@ -1,4 +1,4 @@
-"""What went wrong outside of the user's input, as one line and an exit code."""
+"""Turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _ELSEWHERE = frozenset(
         *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY),
     }
 )
-"""Errors of the system that another argument mends."""
+"""System errors that another argument can fix."""
 _MENDED = {
-    errno.ENOSPC: "make room there, or choose a place on another disk",
-    errno.EDQUOT: "make room there, or choose a place on another disk",
+    errno.ENOSPC: "free space there, or choose a place on another disk",
+    errno.EDQUOT: "free space there, or choose a place on another disk",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another file system",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs, or raise the system's limit on open files",
-    errno.ENOMEM: "free memory, or ask for less (shorter completions, smaller batches)",
+    errno.ENOMEM: "free memory, or use less (shorter completions, smaller batches)",
 }
 
 
 def told(error: BaseException) -> tuple[str, int] | None:
-    """What a user reads of an error, on one line, and the exit code: 2 where another argument
-    mends it, 1 where something else must. None for an error that is ours to mend."""
+    """The one line that a user reads about an error, and the exit code: 2 if another argument can
+    fix it, else 1. None for an error that is a bug of opsd."""
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, RunFailed):
         return str(error), 1
     if isinstance(error, RecursionError):
-        return "the input is nested too deeply: write it flatter", 2
+        return "the input is nested too deeply: use fewer levels", 2
     text = " ".join(str(error).split())
     if _lacks_memory(error, text):
-        mend = "lower train.per_device_train_batch_size or the lengths, or take a larger machine"
+        mend = "lower train.per_device_train_batch_size or the lengths, or use a larger machine"
         return f"out of memory ({text[:300] or 'MemoryError'}): {mend}", 1
     number = system_number(error)
     known = number is not None or isinstance(error, OSError)
@@ -46,8 +46,8 @@ def told(error: BaseException) -> tuple[str, int] | None:
 
 
 def shown(text: str) -> str:
-    """A message as a terminal may read it: on one line, of a length that can be read, without
-    credentials, and without characters that would do something."""
+    """A message that is safe for a terminal: on one line, of limited length, without credentials,
+    and without control characters."""
     line = cleaned(" ".join(text.split()))
     line = line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-200:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

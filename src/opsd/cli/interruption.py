@@ -1,4 +1,4 @@
-"""What an interruption says, and how it ends a process that has nothing to save yet."""
+"""The message of an interruption, and a handler that ends a process with nothing to save yet."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 INTERRUPTED = (
-    "opsd: interrupted; what is written stays, and the same command (train: --resume) goes on"
+    "opsd: interrupted; what was written stays; the same command (train: add --resume) continues"
 )
 
 
 def leave(*signalled: Any) -> NoReturn:
-    """Ends the process at once: a handler of SIGINT where there is nothing yet to be saved. An
-    exception, as Python's own handler raises it, may be lost among the imports of compiled code."""
+    """Ends the process at once: a handler of SIGINT while there is nothing to save yet. Python's
+    own handler raises an exception, which may get lost during imports of compiled code."""
     os.write(2, f"{INTERRUPTED}\n".encode())
     os._exit(130)

@@ -1,4 +1,4 @@
-"""The languages as a listing, for people and for programs, and the check of a language file."""
+"""Lists the languages, as text or as data, and checks language files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _USES = {"AfriMGSM": AFRIMGSM, "PolyMath": POLYMATH, "built-in world": LANGUAGES
 
 
 def listing() -> list[dict[str, Any]]:
-    """Every language: how it is written, whether a speaker has read it, where it is used."""
+    """Every language: how it is written, whether a speaker has read its texts, where it is used."""
     keys = {"code", "name", "aliases", "script", "direction", "decimal_mark", "verified", "note"}
     return [
         {
@@ -55,12 +55,12 @@ def show() -> None:
 
 
 def check_file(path: Path) -> None:
-    """Prints what is wrong with a language file. Raises UserError where anything is."""
+    """Prints what is wrong with a language file. Raises UserError if anything is."""
     found = check(path)
     for line in found or remarks(path):
         print(line)
     if found:
         faults = "1 fault" if len(found) == 1 else f"{len(found)} faults"
-        raise UserError(f"{path}: {faults}; mend what is listed")
+        raise UserError(f"{path}: {faults}; fix what is listed")
     known = language(resolve(str(path)))
     print(f"{path}: {known.name} ({known.code}) can be used")

@@ -1,4 +1,4 @@
-"""The command of migration. Thin: it imports what it needs when it runs."""
+"""The command of migration. It is thin: it imports what it needs when it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped recipes as a listing, for people and for programs. Needs no torch."""
+"""Lists the shipped recipes, as text or as data. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from opsd.recipe.files import find, lineage, shipped
 
-# The parser in C, where PyYAML has it, is ten times as fast on seventy files.
+# The parser in C, if PyYAML has it, is ten times as fast on seventy files.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -23,7 +23,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def named(key: str, path: Path) -> str:
-    """The method or the model of a recipe: as its file, or one that it extends, says."""
+    """The name of a recipe's method or model, from its file or one that it extends."""
     values = (keys[key] for _, keys in lineage(path, _read) if key in keys)
     names = (value.get("name") if isinstance(value, Mapping) else value for value in values)
     return str(next(filter(None, names), ""))
@@ -31,7 +31,7 @@ def named(key: str, path: Path) -> str:
 
 def listing(name: str | None = None) -> list[dict[str, Any]]:
     """Name, method, model, file and printed numbers of every shipped recipe, or of one. UserError
-    where there is none of the name."""
+    for an unknown name."""
     chosen = shipped() if name is None else {name: find(name)}
     return [
         {
@@ -46,13 +46,13 @@ def listing(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def show(name: str | None = None) -> None:
-    """Prints a line per recipe, or one recipe's file. Its numbers are printed in a paper, or the
-    setting is ours."""
+    """Prints a line per recipe, or one recipe's file. The column `numbers` says whether a paper
+    prints numbers for the setting, or the setting is ours."""
     if name is not None:
         print(find(name).read_text("utf-8"), end="")
         return
     columns = [Column(name, no_wrap=True) for name in ("recipe", "method", "model", "numbers")]
-    columns[2].max_width = 19  # with the longest names of the others that is 80 characters
+    columns[2].max_width = 19  # with the longest names in the others this gives 80 characters
     table = Table(*columns, box=None, padding=(0, 1, 0, 0))
     for row in listing():
         status = "printed" if row["published"] else "ours"

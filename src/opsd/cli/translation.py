@@ -1,4 +1,4 @@
-"""The command of translation. Thin: it imports what it needs when it runs."""
+"""The command of translation. It is thin: it imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -150,13 +150,13 @@ def _pair(text: str | None) -> tuple[float, float]:
 
 
 def _shown(found: dict[str, Any]) -> str:
-    """A dry run for people."""
+    """The text of a dry run."""
     lines = [
         f"{found['problems']:,} problems into {', '.join(found['languages'])}:"
-        f" {found['there']:,} translations are there, {found['missing']:,} are missing",
-        f"about {found['requests']:,} questions, {found['prompt_tokens']:,} prompt tokens,"
+        f" {found['there']:,} translations exist, {found['missing']:,} are missing",
+        f"about {found['requests']:,} requests, {found['prompt_tokens']:,} prompt tokens,"
         f" {found['completion_tokens']:,} completion tokens, ${found['cost']:.4f}",
     ]
     for message in found["prompt"] or ():
-        lines += ["", f"the first question ({message['role']}):", "", message["content"]]
+        lines += ["", f"the first request ({message['role']}):", "", message["content"]]
     return "\n".join(lines)

@@ -208,8 +208,8 @@ def _answer(value: Any, where: str) -> str:
         finite = not isinstance(part, float) or math.isfinite(part)
         if not isinstance(part, str | int | float | Decimal) or not finite:
             raise UserError(
-                f"{where} contains {_described(part)}, which is not an answer; map data.columns.answer"
-                " to texts, numbers, or lists of them"
+                f"{where} contains {_described(part)}, which is not an answer; map"
+                " data.columns.answer to texts, numbers, or lists of them"
             )
     texts = (str(part).lower() if isinstance(part, bool) else str(part) for part in parts)
     return ", ".join(texts)

@@ -75,9 +75,7 @@ def findings(problems: Sequence[Problem]) -> list[Finding]:
 
 def duplicates(problems: Sequence[Problem]) -> Iterator[Finding]:
     """Problems of a language that are the same except for case, spaces and punctuation."""
-    again = Finding(
-        "problems occur more than once", "warning", "remove the copies", len(problems)
-    )
+    again = Finding("problems occur more than once", "warning", "remove the copies", len(problems))
     differ = Finding(
         "copies of a problem have another answer",
         "error",

@@ -351,8 +351,7 @@ def _unfair_claim(study: Study, claim: Claim) -> Iterator[str]:
     for arm in trained:
         if "divergence" in arms[arm].change and method_of(arm) not in claim.arms:
             yield (
-                f"'{arm}' changes the divergence: also show {method_of(arm)} with its own"
-                " (`shown`)"
+                f"'{arm}' changes the divergence: also show {method_of(arm)} with its own (`shown`)"
             )
     if claim.claimed is not None and study.base_of(claim.claimed.arm) is None:
         yield f"'{claim.claimed.arm}' is compared with no base: add the untrained model as an arm"
@@ -421,9 +420,7 @@ def chosen(names: Sequence[str], known: Mapping[str, Study]) -> dict[str, tuple[
     every = [name for study in known.values() for name, _, _ in study.claims()]
     for name in names:
         if name not in (*known, *every):
-            raise UserError(
-                f"no claim or study '{name}'; known: {', '.join([*known, *every])}"
-            )
+            raise UserError(f"no claim or study '{name}'; known: {', '.join([*known, *every])}")
     return {study: claims for study, claims in made.items() if claims}
 
 

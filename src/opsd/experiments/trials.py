@@ -274,9 +274,7 @@ def problems_of(study: Study, arm: Arm, split: Split, language: str) -> list[Pro
     asked = _asked(study, arm, split, language)
     made = _problems(asked)
     if len(made) < (asked.count or 1):
-        raise UserError(
-            f"{study.name}: {len(made)} {split} problems, but {asked.count} are needed"
-        )
+        raise UserError(f"{study.name}: {len(made)} {split} problems, but {asked.count} are needed")
     return made
 
 
