@@ -349,7 +349,7 @@ def test_files_that_are_no_scripts_are_refused(tmp_path: Path):
             migrate(path)
     with pytest.raises(UserError, match="cannot be read"):
         migrate(tmp_path / "nothing.sh")
-    with pytest.raises(UserError, match="which project.s configuration"):
+    with pytest.raises(UserError, match=r"which project.s configuration"):
         migrate(written(tmp_path, "learning_rate: 1\n", "x.yaml"))
     with pytest.raises(UserError, match="is a recipe already"):
         migrate(written(tmp_path, "model: m\nmethod: opsd\ndata: x\n", "y.yaml"))
