@@ -121,7 +121,7 @@ def arms(**changes: Any) -> dict[str, Any]:
         # Another divergence without the shipped one beside it:
         (
             claim(plus=["copsd, unclipped"], shown=[]),
-            "'copsd, unclipped' changes the divergence: copsd with its own is an arm too",
+            "'copsd, unclipped' changes the divergence: also show copsd with its own",
         ),
         # More tokens, or other problems, than the arm that it is held against:
         (arms(**{"copsd, unclipped": {"steps": 5}}), "different budgets"),
@@ -133,7 +133,7 @@ def arms(**changes: Any) -> dict[str, Any]:
         (
             arms(copsd={"languages": ["yor"]}, sft={"languages": ["yor"], "steps": 1})
             | claim(minus=["sft"], shown=[]),
-            "'copsd' is held against no base",
+            "'copsd' is compared with no base",
         ),
         (arms(copsd={"languages": ["yor"]}), "arms of different models, languages"),
         (claim(minus=[]), "arms of different models, languages"),

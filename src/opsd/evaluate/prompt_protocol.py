@@ -107,7 +107,7 @@ def _by(judge: Any) -> str:
 
 
 def run_folder(model: str) -> Path | None:
-    """The run in whose folder a model lies."""
+    """The run whose folder contains a model; None if there is none."""
     folder = Path(model).parent
     return folder if Path(model).is_dir() and (folder / "recipe.yaml").is_file() else None
 

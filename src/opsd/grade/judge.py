@@ -70,7 +70,7 @@ def _asked(ask: Callable[[], Any], verifier: Any, attempts: Sequence[Attempt]) -
         return ask()
     except (UserError, RunFailed):
         raise
-    except Exception as error:  # whatever somebody's verifier raises
+    except Exception as error:  # whatever a user's verifier raises
         raise UserError(
             f"{named(verifier)} failed on {_of(attempts)}: {failure(error)}; fix it, or return None"
             " for no verdict"

@@ -53,7 +53,7 @@ class RewardFuncs:
     and `log_extra` (which discards its values here). The reward is the weighted sum of the
     functions' values, with `weights` (by default 1 each), without functions that return None; if
     all do, there is no verdict. A function may be `async`. Prompts and completions are messages if
-    the dataset's prompts are, or if `conversational` is true; else they are texts.
+    `conversational` is true, by default if the dataset's prompts are; else they are texts.
 
     TRL does not distinguish right from wrong. Here a completion is right if its reward is at least
     `correct_at`, by default the sum of the positive weights of the functions that have judged it:
@@ -182,7 +182,7 @@ def _called(
     for func in funcs:
         try:
             returned.append(func(**given))
-        except Exception as error:  # whatever somebody's function raises
+        except Exception as error:  # whatever a user's function raises
             raise _failed(func, attempts, error) from error
     if any(inspect.isawaitable(r) for r in returned):
         try:

@@ -248,7 +248,7 @@ def bare_number(text: str) -> str | None:
     if before[:1] in {"-", "+"}:
         before, number = before[1:], before[0] + number
     number, after = _with_ending(number, after)
-    if before == "%":  # where it is written from the right
+    if before == "%":  # in scripts that are written from the right
         before, number = "", number + "%"
     return number if _are_units(before, True) and _are_units(after, False) else None
 
