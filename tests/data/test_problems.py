@@ -270,7 +270,7 @@ def test_what_can_be_no_answer_is_refused_with_its_line_and_column(tmp_path: Pat
 
 
 def test_a_privileged_text_is_no_list_of_lists():
-    with pytest.raises(UserError, match="row 1: the 'solution' contains a list within a list"):
+    with pytest.raises(UserError, match="column 'solution' contains a list within a list"):
         as_problems([{"problem": "p", "solution": [["a"]]}])
 
 
