@@ -232,7 +232,7 @@ def test_a_key_that_is_there_twice_is_refused(command, tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder)
     with Path(path).open("a") as file:
         file.write("train: {learning_rate: 0.5}\n")
-    assert "the key 'train' stands there twice" in refused(command("train", path))
+    assert "the key 'train' occurs twice" in refused(command("train", path))
 
 
 def test_a_models_folder_is_the_same_however_it_is_written(command, tmp_path, tiny_folder):
