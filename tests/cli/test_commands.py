@@ -121,7 +121,7 @@ def test_rewards_without_answers_are_refused(command, tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder, method={"name": "grpo", "group": 2})
     rows(tmp_path, answer=None, solution="two")
     told = refused(command("train", path))
-    assert told.startswith("grpo learns from right and wrong answers, but 8 problems have none")
+    assert told.startswith("grpo learns from right and wrong answers, but 8 problems have no")
 
 
 def test_dev_problems_without_answers_are_refused_at_the_start(command, tmp_path, tiny_folder):

@@ -433,7 +433,7 @@ def test_it_says_that_it_is_well(served):
 def test_it_only_reads(tmp_path, tiny_folder, served):
     weights = Served(served.url)
     writes = replace(taught(weights), source=OnPolicy(weights=weights))
-    with pytest.raises(UserError, match="the weights served read and do not write"):
+    with pytest.raises(UserError, match="the weights served only score"):
         run(tmp_path, tiny_folder, writes)
     trainer, _ = run(tmp_path, tiny_folder, taught(weights, group=1))
     (term,) = [term for _, term in trainer.method.signals]

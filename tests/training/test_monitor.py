@@ -543,7 +543,7 @@ def test_losses_that_need_sampling_log_probabilities_refuse_an_engine_that_tells
         run("rewarded", methods.grpo(group=2)).train()
 
 
-# A clip that turns the objective round
+# A clip that reverses the objective
 
 
 def curves(loss: Sequence[float], divergence: Sequence[float]) -> list[dict]:
@@ -607,4 +607,4 @@ def test_a_run_says_that_its_clip_turns_the_objective_round(tmp_path, capsys, cl
     )
     OPSDTrainer("miniature", method, args, problems(200)).train()
     told = capsys.readouterr().err
-    assert ("warning: the clip turns the objective round: from step 1 to" in told) == clipped
+    assert ("warning: the clip reverses the objective: from step 1 to" in told) == clipped

@@ -115,7 +115,7 @@ def newest(run: Path) -> Path | None:
         damage = damaged(folder)
         if damage is None:
             return folder
-        log(f"{folder} is passed over: {damage}")
+        log(f"{folder} is skipped: {damage}")
     return None
 
 
