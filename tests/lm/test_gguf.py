@@ -128,7 +128,7 @@ def test_a_file_of_a_folder_is_one_name(file):
     assert gap(weights_of(ours), weights_of(load_model(str(file)))) == 0
     hub = parse({**content, "model": {"name": "me/it@v1", "gguf_file": "q/x.gguf"}})
     assert hub.model.name == "me/it/q/x.gguf@v1"
-    with pytest.raises(UserError, match="names a file already"):
+    with pytest.raises(UserError, match="is already a file's name"):
         parse({**content, "model": {"name": str(file), "gguf_file": "x.gguf"}})
     with pytest.raises(UserError, match="not a GGUF file by its name"):
         parse({**content, "model": {"name": "a/b", "gguf_file": "model.safetensors"}})

@@ -300,7 +300,7 @@ def test_an_adapters_folder_without_its_weights_is_an_error(own):
 def test_a_configuration_that_describes_no_adapter_is_one_line(own, content):
     folder = own("adapter")
     (folder / "adapter_config.json").write_text(content)
-    assert "describes no adapter that PEFT knows" in refused(folder)
+    assert "does not describe an adapter that PEFT knows" in refused(folder)
 
 
 # Names

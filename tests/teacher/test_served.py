@@ -365,7 +365,7 @@ def test_another_tokenizer_is_refused_by_what_it_does(teacher, tokenizer, tmp_pa
     file.write_text(json.dumps(content))
     with (
         serving(folder) as other,
-        pytest.raises(UserError, match=r"has another tokenizer than the student: '.*' is \["),
+        pytest.raises(UserError, match=r"has a different tokenizer from the student: '.*' is \["),
     ):
         ServedReader([other.url], tokenizer)
 
