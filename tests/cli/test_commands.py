@@ -189,11 +189,11 @@ def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path
     assert json.loads(Path("run/env.json").read_text())["seed"] == 42
     before = Path("run/metrics.jsonl").read_bytes()
     told = refused(command("train", path, "--output", "run"))
-    assert told.startswith("run holds a run already: add --resume")
+    assert told.startswith("run contains a run already: add --resume")
     told = refused(
         command("train", path, "--output", "run", "--resume", "--set", "train.learning_rate=3")
     )
-    assert told.startswith("run was started with another recipe")
+    assert told.startswith("run was started with a different recipe")
     assert Path("run/metrics.jsonl").read_bytes() == before
     rows = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(rows.replace("3", "4"))
