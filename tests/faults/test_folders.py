@@ -299,10 +299,12 @@ def test_a_finished_run_may_go_on_for_longer(tmp_path, tiny_folder, capsys):
 
 
 def test_what_was_learned_may_not_change(half, tiny_folder):
-    with pytest.raises(UserError, match=r"with another recipe .* in train.learning_rate: go on"):
+    with pytest.raises(
+        UserError, match=r"with a different recipe .* in train.learning_rate: resume"
+    ):
         train(recipe(tiny_folder, learning_rate=2e-3), half, resume=True)
     changed = recipe(tiny_folder).model_copy(update={"method": recipes.method("opsd")})
-    with pytest.raises(UserError, match=r"with another recipe .* in method: go on"):
+    with pytest.raises(UserError, match=r"with a different recipe .* in method: resume"):
         train(changed, half, resume=True)
     other = {"save_steps": 2, "eval_steps": 2, "trace_steps": 0, "max_steps": 5}
     train(recipe(tiny_folder, **other), half, resume=True)

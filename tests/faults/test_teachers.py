@@ -76,7 +76,7 @@ def test_fewer_padding_rows_are_no_matter_and_missing_ones_are(tmp_path, tokeniz
         if fits:
             assert load_teacher(str(tmp_path), tokenizer, None) is not None
         else:
-            with pytest.raises(UserError, match=f"logits for {rows} ids, but the tokenizer makes"):
+            with pytest.raises(UserError, match=f"logits for {rows} ids, but the tokenizer needs"):
                 load_teacher(str(tmp_path), tokenizer, None)
 
 

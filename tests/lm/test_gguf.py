@@ -211,7 +211,7 @@ def test_a_weight_that_is_missing(tmp_path):
 
 
 def test_few_bits_twice(file):
-    assert "make a folder of it first" in refused(file, quantization="8bit")
+    assert "convert it to a folder first" in refused(file, quantization="8bit")
 
 
 def test_the_package_that_reads_them(monkeypatch, file):

@@ -125,7 +125,7 @@ def test_what_is_pushed_is_the_model_and_loads_again(hub, steps, model, adapter)
     names = [("load", {"name": name}) for name in ("someone/m", "someone/a", "someone/other")]
     *cached, other = steps(*names, HF_HUB_OFFLINE="1")
     assert cached == [there, ours]
-    refused(other, "not in the cache of downloads, and the hub cannot be reached")
+    refused(other, "not in the download cache, and the hub cannot be reached")
 
 
 def test_a_push_that_is_refused_says_why_and_loses_nothing(hub, steps, model):

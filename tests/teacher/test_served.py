@@ -344,12 +344,14 @@ def test_a_teacher_must_be_there_and_be_one(teacher, tokenizer, served, tmp_path
     other = save_tiny_model(tmp_path / "other", tokenizer, hidden_size=48)
     with (
         serving(other) as another,
-        pytest.raises(UserError, match=r"serves other \(.*\), http.* teacher \(.*\): serve one"),
+        pytest.raises(
+            UserError, match=r"serves other \(.*\), http.* teacher \(.*\): serve the same"
+        ),
     ):
         ServedReader([served.url, another.url], tokenizer)
     with serving(teacher) as rounded:
         rounded.about = rounded.about.model_copy(update={"dtype": "bfloat16"})
-        with pytest.raises(UserError, match=r"bfloat16\), http.* float32\): serve one model"):
+        with pytest.raises(UserError, match=r"bfloat16\), http.* float32\): serve the same model"):
             ServedReader([served.url, rounded.url], tokenizer)
     with pytest.raises(UserError, match=r"the head of '.*other' is not that of teacher"):
         ServedReader([served.url], tokenizer, str(other)).head(torch.device("cpu"))

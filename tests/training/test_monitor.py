@@ -409,7 +409,7 @@ def test_an_ordinary_method_is_told_of_nothing(tmp_path, tiny_folder):
         (EMA(0.999), 100, ""),
         (EMA(0.9), 40, ""),
         (EMA(0.0), 1, ""),
-        (Snapshot(10), 10, "never use"),
+        (Snapshot(10), 10, "never reach"),
         (Snapshot(10), 11, ""),
     ],
 )

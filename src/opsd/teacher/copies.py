@@ -157,7 +157,7 @@ class ParameterCopy(TeacherWeights):
         if not self.kept:
             return
         if state.keys() != self.weights.keys():
-            raise UserError("the checkpoint's teacher has parameters that the model does not train")
+            raise UserError("the checkpoint's teacher has other parameters than those in training")
         self.weights = dict(state)
 
 
