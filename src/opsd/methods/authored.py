@@ -111,10 +111,10 @@ def opcod(
     """OPCoD: two models teach each other; each distils from itself, shown the other's feedback.
 
     What it is: two models with different strengths solve the same problems, eight rollouts each. A
-    model that solves a problem writes feedback on the other's attempts: a concept that the question
-    needs, and sentences that do not give the answer away. A moving average of each student, shown a
-    correct sibling and that feedback, grades its rollouts, as in `sdpo`. The models exchange texts,
-    not probabilities, so their tokenizers may differ.
+    model that solves a problem writes feedback on the other's attempts: a concept from the
+    question, and sentences that do not give the answer away. A moving average of each student,
+    shown a correct sibling and that feedback, grades its rollouts, as in `sdpo`. The models
+    exchange texts, not probabilities, so their tokenizers may differ.
     What differs from the paper: its text and code were not available. The rule for when a tutor
     knows enough (a correct rollout, and a pass rate of at least `min_pass_rate`), the form of the
     feedback and what is removed from it, every prompt, and SDPO's loss are ours.

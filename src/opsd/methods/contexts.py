@@ -68,8 +68,7 @@ def crisp(divergence: AnyDivergence = reverse_kl) -> Method:
 
 
 def op2sd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method:
-    """OP2SD: OPSD in which the teacher sees another problem and its solution instead of the
-    solution.
+    """OP2SD: OPSD, but the teacher sees another problem with its solution, not this one's solution.
 
     What it is: as `opsd`, but the frozen model is shown another problem of the set with its
     solution, always the same one per problem. Whatever OPSD gains beyond this comes from seeing the

@@ -20,8 +20,7 @@ _PAPER = "arXiv 2606.11709 (2026)"
 def rlcsd(
     tau: float = 0.02, weight: float = 0.5, least: float = 0.02, wrong: int = 4, group: int = 8
 ) -> Method:
-    """RLCSD: GRPO in which each token's advantage is shifted by a contrast of right and wrong
-    hints.
+    """RLCSD: GRPO, with each token's advantage shifted by a contrast of correct and wrong hints.
 
     What it is: the model of some steps ago reads the rollout after a correct rollout of its group,
     and after each of up to `wrong` wrong ones, under one template. The log-ratio of the probability

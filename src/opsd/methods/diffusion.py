@@ -1,5 +1,5 @@
-"""Masked diffusion language models: self-distillation along their own denoising, and baselines for
-it. Here a "sequence" is a state of the canvas."""
+"""Masked diffusion language models: self-distillation along their own denoising, and baselines.
+Here a "sequence" is a state of the canvas."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def d_opsd(
     attempts: int = 8,
     reuse: int = 4,
 ) -> Method:
-    """d-OPSD: the model, shown some of its own later tokens, grades the block that is being
-    written.
+    """d-OPSD: the model, shown some of its own later tokens, grades the block being written.
 
     What it is: a completion is written block by block, up to `attempts` times until it is correct.
     In every state of its denoising, the frozen model also sees a `share` of the tokens behind the

@@ -85,8 +85,7 @@ def sampled_token() -> Method:
 def off_policy_distillation(
     divergence: AnyDivergence = forward_kl, likelihood: bool = False
 ) -> Method:
-    """Off-policy distillation: the teacher writes with the solution in view, the student imitates
-    it.
+    """Off-policy distillation: the teacher writes with the solution in view, the student follows.
 
     What it is: the frozen model samples from the privileged prompt; the student learns those
     completions under its own prompt, from the teacher's full distribution or (`likelihood`) from

@@ -15,8 +15,7 @@ from opsd.teacher.weights import Live
 
 
 def sgsd(bank: str | None = None, k: int = 8, tau: float = 1.0, dead_zone: float = 0.05) -> Method:
-    """SGSD: teachers shown skills and mistakes, followed to the extent that the verifier confirms
-    them.
+    """SGSD: teachers shown skills and mistakes, followed as far as the verifier confirms them.
 
     What it is: for each of the `k` pairs from a skill bank that fit the problem best, the model
     itself, shown the pair, reads the rollout. A reading that on the whole favours a correct

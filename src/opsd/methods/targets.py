@@ -27,8 +27,7 @@ from opsd.teacher.weights import EMA
 def purified_opsd(
     beta: float = 1.0, clip: float | None = 10.0, divergence: AnyDivergence = jsd(0.5)
 ) -> Method:
-    """Purified OPSD: the target is the base model, shifted only by what the question adds to the
-    reference.
+    """Purified OPSD: the base model, shifted only by what the question adds to the reference.
 
     What it is: the frozen model reads the rollout three times: with problem and solution, with only
     the solution, and with only the problem. The target is the third distribution times the ratio of
@@ -82,7 +81,7 @@ def demopsd(alpha_max: float = 0.15, beta: float = 50.0, k: int = 100, group: in
 def beta_opsd(
     start: float = 0.5, end: float = 0.8, steps: int = 200, gamma: float = 0.99
 ) -> Method:
-    """beta-OPSD: a mixture of teacher and student that moves to the teacher, with returns to the
+    """beta-OPSD: a mixture of teacher and student that moves to the teacher, as a return to the
     end.
 
     What it is: the target pools teacher and student, with the teacher's weight rising from `start`

@@ -135,8 +135,7 @@ def paced(group: int = 8, divergence: AnyDivergence = forward_kl) -> Method:
 
 
 def sdpg(beta: Number = 0.001, alpha: Number = 0.001, group: int = 8) -> Method:
-    """SDPG: GRPO, the exact reverse KL to the model shown the answer, and that to the starting
-    model.
+    """SDPG: GRPO, the exact reverse KL to the model shown the answer, and that to the first model.
 
     What it is: GRPO with a ratio clipped at 0.8 and 1.28, averaged over tokens, and two more terms.
     On rollouts with a positive advantage: `beta` times the reverse KL, over the whole vocabulary,
