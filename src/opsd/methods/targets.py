@@ -81,8 +81,7 @@ def demopsd(alpha_max: float = 0.15, beta: float = 50.0, k: int = 100, group: in
 def beta_opsd(
     start: float = 0.5, end: float = 0.8, steps: int = 200, gamma: float = 0.99
 ) -> Method:
-    """beta-OPSD: a mixture of teacher and student that moves to the teacher, as a return to the
-    end.
+    """beta-OPSD: a teacher-student mixture that moves to the teacher, with return-to-go credit.
 
     What it is: the target pools teacher and student, with the teacher's weight rising from `start`
     to `end` in `steps`; each sampled token's advantage is the discounted sum of log target - log

@@ -1,5 +1,4 @@
-"""Self-distillation without labels: from majority votes, from uncertainty, and away from
-carelessness."""
+"""Self-distillation without labels: from majority votes, uncertainty, or a careless self."""
 
 from __future__ import annotations
 
