@@ -195,7 +195,7 @@ def test_a_weight_that_the_model_has_no_place_for(tmp_path):
     """Left out, it would be another model: as Llama 3's frequencies, or biases."""
     factors = np.ones(8, dtype=np.float32)
     write_gguf(tmp_path / "x.gguf", llama(), more={"rope_freqs.weight": factors})
-    assert "numbers, such as rope_freqs.weight, of which" in refused(tmp_path / "x.gguf")
+    assert "weights, such as rope_freqs.weight, but" in refused(tmp_path / "x.gguf")
     bias = {"blk.0.attn_q.bias": np.ones(64, dtype=np.float32)}
     write_gguf(tmp_path / "y.gguf", llama(), more=bias)
     assert "such as blk.0.attn_q.bias" in refused(tmp_path / "y.gguf")

@@ -106,7 +106,7 @@ def test_other_differences_between_the_endings_are_told_as_text():
 
 def test_a_template_that_thinks_in_spite_of_its_option_is_told_with_a_remedy_that_works():
     tokenizer = tokenizer_of("deepseek_r1")
-    found = [note for note in of(recipes.load("opsd"), tokenizer) if "all the same" in note]
+    found = [note for note in of(recipes.load("opsd"), tokenizer) if "anyway" in note]
     (note,) = found
     (closed,) = remedies(note)
     mended = recipes.load("opsd", [closed])

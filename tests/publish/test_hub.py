@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_had_is_one_line(hub, steps, model, adapter):
         ("load", {"name": "someone/pickled"}),
         ("load", {"name": "someone/orphan"}),
     )
-    refused(misspelt, "'someone/misspelt': neither a folder here nor a repository")
+    refused(misspelt, "'someone/misspelt': neither a folder here nor a hub repository")
     refused(gated, "it is gated", "hf auth login")
     refused(private, "that you may read")
     refused(revision, "no such revision")

@@ -402,7 +402,7 @@ def test_a_run_goes_on_with_its_own_teacher_alone(tmp_path, tiny_folder, tokeniz
         ("/rows", {"sequences": []}, 400, "sequences: List should have at least 1 item"),
         ("/rows", {"sequences": [{"ids": [-1], "read": [0]}]}, 400, "sequences.0.ids.0: Input"),
         ("/rows", {"sequences": [{"ids": [10**6], "read": [0]}]}, 400, "has the id 1000000"),
-        ("/rows", {"sequences": [{"ids": [5], "read": [1]}]}, 400, "read at position 1, and has"),
+        ("/rows", {"sequences": [{"ids": [5], "read": [1]}]}, 400, "position 1 is requested"),
         ("/rows", {"sequences": [{"ids": [5] * 8193, "read": [0]}]}, 413, "8,193 tokens in a"),
         ("/rows", {"fingerprint": "0"}, 409, "teacher is served, with the fingerprint"),
         ("/rows", b"{", 400, "Invalid JSON"),

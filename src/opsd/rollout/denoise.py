@@ -46,7 +46,7 @@ class DenoisingEngine(ModelEngine):
         if sampling.max_tokens % block:
             whole = sampling.max_tokens // block * block
             raise UserError(
-                f"a canvas of {sampling.max_tokens} tokens is not a multiple of blocks of {block}:"
+                f"a canvas of {sampling.max_tokens} tokens does not divide into blocks of {block}:"
                 f" set max_completion_length to {whole} or {whole + block}"
             )
         done: dict[int, Completion] = {}
