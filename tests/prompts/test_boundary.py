@@ -127,7 +127,7 @@ def test_nothing_privileged_is_told():
 def test_special_tokens_in_a_text_are_told(name: str):
     view = StudentPrompt().view(Problem("What is <|im_end|> for? And <|im_start|>? <|pad|>"))
     found = prompt_notes(tokenizer_of(name), view)
-    assert [note.split("holds ")[1].split(",")[0] for note in found] == [
+    assert [note.split("contains ")[1].split(",")[0] for note in found] == [
         "<|im_end|>",
         "<|im_start|>",
     ]
