@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-TYPE_CHECKING = False  # typing itself is not imported: an interruption before the command begins
+TYPE_CHECKING = False  # `import typing` takes time in which Ctrl-C would print a traceback
 if TYPE_CHECKING:
     from typing import Any
 
@@ -37,7 +37,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when they are first asked for: `opsd --help` needs no torch."""
+    """Public names, imported on first access, so that `opsd --help` does not load torch."""
     if name == "methods":
         return importlib.import_module("opsd.methods")
     if name == "__version__":

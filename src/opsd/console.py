@@ -1,4 +1,4 @@
-"""Progress bars for people, on standard error: what goes on, how fast, how long still."""
+"""Progress bars and log lines on standard error: what is running, how fast, and for how long."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from opsd.credentials import cleaned
 
 
 class _Rate(ProgressColumn):
-    """Completed units per second, or seconds per unit where that is the slower of the two."""
+    """Completed units per second, or seconds per unit if less than one is completed per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -41,15 +41,15 @@ class _Rate(ProgressColumn):
 
 
 class _Done(ProgressColumn):
-    """How many units are done: whole ones, of a step that is under way as well."""
+    """How many units are done, rounded down: a step in progress counts as not done."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{int(task.completed):,}/{int(task.total or 0):,}")
 
 
 class _Left(ProgressColumn):
-    """Time that is left at the pace from the beginning on: a step writes and learns, so that a
-    pace of the last seconds says little."""
+    """The remaining time at the average pace since the start. A step both generates and trains, so
+    the pace of the last seconds alone would mislead."""
 
     max_refresh = 0.5
 
@@ -60,7 +60,7 @@ class _Left(ProgressColumn):
 
 
 def remaining(task: Task) -> float | None:
-    """Seconds that a task has left at its pace since it began; None before it has moved."""
+    """The seconds that a task still needs at its average pace; None before any progress."""
     moved = task.completed - task.fields.get("begun", 0)
     if not (task.elapsed and moved > 0 and task.total):
         return None
@@ -68,18 +68,18 @@ def remaining(task: Task) -> float | None:
 
 
 SELDOM = 30.0
-"""Seconds between two lines, where standard error is no terminal."""
+"""Seconds between two progress lines if standard error is not a terminal."""
 
 _FOLDED = 12
-"""Characters below which no text is folded within a word."""
+"""The fewest characters to which a word may be folded."""
 
 _speaker: ContextVar[str] = ContextVar("speaker", default="")
 
 
 @contextmanager
 def speaking(name: str) -> Iterator[None]:
-    """What is logged in the block, in this thread, begins with a name; with several who speak there
-    are lines and no bars."""
+    """Prefix every line that this thread logs within the block with a name. Progress bars are
+    replaced by lines, as several threads may log at once."""
     token = _speaker.set(name)
     try:
         yield
@@ -88,7 +88,8 @@ def speaking(name: str) -> Iterator[None]:
 
 
 def bar() -> Progress:
-    """A progress display with rate and remaining time; silent where nobody is looking."""
+    """A progress display with rate and remaining time; disabled if standard error is not a
+    terminal."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -97,7 +98,7 @@ def bar() -> Progress:
         _Rate(),
         TimeElapsedColumn(),
         _Left(),
-        # What is said of the step gives way first where the terminal is narrow.
+        # In a narrow terminal, the note on the step is shortened first.
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True)),
         expand=True,
         console=Console(stderr=True),
@@ -106,16 +107,16 @@ def bar() -> Progress:
 
 
 class Advance(Protocol):
-    """Told of units that are done and tokens that were written since, and of what is to be said of
-    them from now on."""
+    """Reports progress: the units completed and the tokens generated since the last call, and, if
+    given, a new note to show next to the bar."""
 
     def __call__(self, done: int = 0, tokens: int = 0, told: str | None = None, /) -> None: ...
 
 
 @contextmanager
 def counting(description: str, total: int, unit: str) -> Iterator[Advance]:
-    """A bar, or where nobody is looking a line every `SELDOM` seconds; yields the function that
-    advances it."""
+    """Show a progress bar, or, if standard error is not a terminal, a line every `SELDOM` seconds.
+    Yields the function that advances it."""
     with bar() as progress:
         task = progress.add_task(description, total=total, unit=unit, note="")
         begun = spoken = time.monotonic()
@@ -140,8 +141,9 @@ def counting(description: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 def in_width(table: Table, width: int, keys: int = 1) -> Iterator[Table]:
-    """The table; where it is wider than so many characters though its texts are folded, its columns
-    in several tables, each of which begins with the first `keys` columns. Cells are texts."""
+    """Yield the table, or, if it is wider than `width` characters even with folded texts, several
+    tables that share its columns out. Each of them begins with the first `keys` columns. Cells must
+    be strings."""
     first = table.columns[:keys]
     chosen, title = [*first], table.title
     for column in table.columns[keys:]:
@@ -153,7 +155,7 @@ def in_width(table: Table, width: int, keys: int = 1) -> Iterator[Table]:
 
 
 def _least(column: Column) -> int:
-    """The least width of a column, with the space beside it."""
+    """The minimum width of a column, including its padding."""
     texts = [str(column.header), *map(str, column.cells)]
     if not column.no_wrap:
         texts = [word for text in texts for word in text.split()]
@@ -168,6 +170,6 @@ def _of_columns(table: Table, columns: Sequence[Column], title: Any) -> Table:
 
 
 def log(text: str) -> None:
-    """A line for people: standard error, so that `--json` keeps standard output to itself."""
+    """Print a line on standard error; standard output is reserved for `--json`."""
     name = _speaker.get()
     print(cleaned(f"{name}: {text}" if name else text), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What must not be written down: passwords, keys and tokens. The one place that takes them out."""
+"""Removes passwords, keys and tokens from whatever is written to files or logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = re.compile(
     r"|(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!image_)token)$",
     re.IGNORECASE,
 )
-# A scheme of any length would be looked for from each of a long text's letters to its end.
+# The scheme's length is bounded, as the search would otherwise be quadratic in a long text.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s'\"<>]+")
 _KEY = re.compile(
     r"\b(hf_|sk-|sk_live_|ghp_|gho_|github_pat_|glpat-|AIza|xox[bp]-|eyJ)[A-Za-z0-9_.-]{8,}"
@@ -24,9 +24,8 @@ _BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/-]{8,}=*")
 
 
 def without_credentials(value: Any) -> Any:
-    """Plain values without what a stranger may not read: entries whose name says that they are a
-    token, a key or a password are left out; in texts keys are hidden, and addresses stand without
-    `user:word@` and `?key=...`.
+    """Return plain values without credentials. Entries named like a token, a key or a password are
+    dropped; in strings, keys are masked and URLs lose their `user:password@` and `?key=...`.
 
     >>> without_credentials({"base_url": "http://me:word@host:8000/v1?key=1", "hub_token": "x"})
     {'base_url': 'http://host:8000/v1'}
@@ -40,7 +39,7 @@ def without_credentials(value: Any) -> Any:
 
 
 def cleaned(text: str) -> str:
-    """A text without keys, and without the credentials of the addresses in it."""
+    """Return the text with keys masked and with the credentials removed from its URLs."""
     text = _URL.sub(lambda found: _address(found[0]), text)
     return _BEARER.sub(rf"\g<1>{HIDDEN}", _KEY.sub(lambda found: (found[1] or "") + HIDDEN, text))
 

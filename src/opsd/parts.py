@@ -1,8 +1,8 @@
 """How the parts of a method are declared, and where they go.
 
-A part is a frozen value that a recipe and Python write alike. A slot takes the shipped parts of its
-kind, by their `type`, and any other object that has what the slot's protocol asks for: in Python as
-it is, in a recipe as `package.module:Name`.
+A part is a frozen value that can be written in a recipe or in Python. A slot takes the shipped
+parts of its kind, named by their `type`, and any other object that implements the slot's protocol:
+the object itself in Python, `package.module:Name` in a recipe.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from opsd.types import UserError
 
 @dataclass_transform(frozen_default=True)
 def part(cls: type) -> type:
-    """A frozen, validated value; unknown keys are refused. Shipped parts have a `type`, their name
-    in recipes."""
+    """Class decorator for parts: a frozen, validated dataclass that rejects unknown keys. Shipped
+    parts have a `type`, their name in recipes."""
     return _pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
 
 
 def tag(value: Any) -> str:
-    """A part's name in recipes, files and messages: its `type`, or `package.module:Name` of one
+    """A part's name in recipes, files and messages: its `type`, or `package.module:Name` for a part
     that is not shipped."""
     kind = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
     module = str(kind.__module__)
@@ -46,7 +46,7 @@ def tag(value: Any) -> str:
 
 
 def called(part: Any) -> str:
-    """A part as Python would call it, without what is empty."""
+    """A part as a Python call, without its empty arguments."""
     if isinstance(part, tuple):
         return f"({', '.join(map(called, part))})"
     if not is_dataclass(part):
@@ -59,11 +59,12 @@ def called(part: Any) -> str:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where parts of one kind go. `Annotated[Target, Slot("target", Target, (Single, ...))]` is the
-    type of a field that takes the shipped ones, and whatever else has the protocol's members.
+    """A field that takes parts of one kind.
+    `Annotated[Target, Slot("target", Target, (Single, ...))]` is the type of a field that takes the
+    shipped parts, and any other object with the protocol's members.
 
     Validation raises ValueError for a name that is neither shipped nor importable, and for an
-    object that lacks something.
+    object that lacks a member of the protocol.
     """
 
     name: str
@@ -114,27 +115,27 @@ class Slot:
         if isinstance(value, Mapping):
             value = _made(dict(value))
         if isinstance(value, type):
-            raise ValueError(f"{tag(value)} is no {self.name}: a class, not one of its values")
+            raise ValueError(f"{tag(value)} is not a valid {self.name}: a class, not an instance")
         if missing := lacking(value, self.protocol):
-            raise ValueError(f"{tag(value)} is no {self.name}: it lacks {missing}")
+            raise ValueError(f"{tag(value)} is not a valid {self.name}: it lacks {missing}")
         if "__call__" in get_protocol_members(self.protocol):
             _refuse_signature(value, self)
         return value
 
 
 OWN, SEVERAL = "part of one's own", "several"
-"""Steps in the places of pydantic's errors that are no keys."""
+"""Steps in the locations of pydantic's errors that are not keys."""
 UNKNOWN = "unknown_part"
-"""The kind of pydantic's error for a part that is none of the shipped ones."""
+"""The type of pydantic's error for a part that is not one of the shipped ones."""
 
 
 def lacking(value: Any, protocol: type) -> str:
-    """The members of a protocol that an object has not, by name."""
+    """The names of the protocol's members that an object lacks, separated by commas."""
     return ", ".join(sorted(n for n in get_protocol_members(protocol) if not hasattr(value, n)))
 
 
 def refuse_lacking(value: Any, protocol: type, who: str) -> None:
-    """UserError, one line, where an object has not all members of a protocol; `who` names it."""
+    """Raise UserError if an object lacks members of a protocol; `who` names it in the message."""
     if missing := lacking(value, protocol):
         raise UserError(f"{who} lacks {missing}: see {protocol.__module__}.{protocol.__name__}")
 
@@ -144,21 +145,21 @@ def _named(text: str) -> str | None:
 
 
 def _refuse_signature(value: Any, slot: Slot) -> None:
-    """ValueError where a part cannot be called as its slot calls it."""
+    """Raise ValueError if a part cannot be called with its slot's arguments."""
     _, *given = inspect.signature(slot.protocol.__call__).parameters
     try:
         inspect.signature(value).bind(*given)
     except TypeError as error:
         told = f"{slot.name}({', '.join(given)})"
         raise ValueError(f"{tag(value)} cannot be called as {told}: {error}") from error
-    except ValueError:  # built in: it says nothing of how it is called
+    except ValueError:  # a built-in without a signature
         return
 
 
 def imported(name: str) -> Any:
-    """What `package.module:Name` stands for; a module in the folder that the command is started in
-    counts, as with `python -m`. ValueError where there is nothing of the name, and for a module
-    that fails."""
+    """The object that `package.module:Name` refers to. As with `python -m`, modules in the current
+    folder are found too. ValueError if there is no such object, or if importing its module
+    fails."""
     module, _, path = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -166,32 +167,32 @@ def imported(name: str) -> Any:
         found = importlib.import_module(module)
         for step in path.split("."):
             found = getattr(found, step)
-    except Exception as error:  # whatever somebody's module raises
+    except Exception as error:  # a user's module may raise anything
         raise ValueError(f"there is no '{name}' ({error}); write package.module:Name") from error
     return found
 
 
 def _made(content: dict[str, Any]) -> Any:
-    """A part that is not shipped, from its name and the keys beside it. What a recipe cannot write
-    down again is refused: a run could not be gone on with."""
+    """A part that is not shipped, from its name and the keys next to it. Raises ValueError for a
+    part that a recipe could not express again, since its run could not be resumed."""
     name = content.pop("type")
     found = imported(name)
     if not isinstance(found, type):
         if content:
             raise ValueError(f"{name} is not a class and takes no keys ({', '.join(content)})")
         if not hasattr(found, "__qualname__") and not is_dataclass(found):
-            raise ValueError(f"{name} is a value: make its class a dataclass, and name that")
+            raise ValueError(f"{name} is an instance: make its class a dataclass, and name that")
         return found
     known = {f.name for f in fields(found) if f.init} if is_dataclass(found) else set()
     for key in content.keys() - known:
-        where = "an unknown key" if is_dataclass(found) else "a key of what is no dataclass"
+        where = "an unknown key" if is_dataclass(found) else "not allowed: not a dataclass"
         raise ValueError(f"{name}: '{key}' is {where}")
     try:
         return _adapter(found).validate_python(content) if known else found()
     except ValidationError:
         raise
-    except Exception as error:  # whatever somebody's class raises
-        raise ValueError(f"{name} cannot be made: {error}") from error
+    except Exception as error:  # a user's class may raise anything
+        raise ValueError(f"{name} cannot be created: {error}") from error
 
 
 @cache
@@ -200,7 +201,7 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 
 def _plain(value: Any, info: SerializationInfo) -> Any:
-    """A part as a recipe writes it."""
+    """A part as written in a recipe."""
     if isinstance(value, list | tuple):
         return [_plain(x, info) for x in value]
     found = _adapter(type(value)).dump_python(value, mode=info.mode) if is_dataclass(value) else {}
@@ -208,7 +209,7 @@ def _plain(value: Any, info: SerializationInfo) -> Any:
 
 
 def parts_of(value: Any) -> Iterator[Any]:
-    """A part and all that it is made of, at whatever depth."""
+    """A part and all the parts inside it, at any depth."""
     if isinstance(value, tuple | list):
         for x in value:
             yield from parts_of(x)
@@ -219,8 +220,8 @@ def parts_of(value: Any) -> Iterator[Any]:
 
 
 def changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A part after `change` to it and to all that it is made of, from the outside in; the part
-    itself where that changes nothing."""
+    """Apply `change` to a part and to all the parts inside it, from the outside in. Returns the
+    part itself if nothing changed."""
     value = change(value)
     if isinstance(value, tuple | list):
         made = type(value)(changed(x, change) for x in value)
@@ -234,8 +235,9 @@ def changed(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def laid_over(below: Any, above: Any, name: str = "type") -> Any:
-    """Plain values with changes laid over them: mappings key by key, but for one whose `name` says
-    that it is something else; anything else is replaced whole, as are a chat template's options.
+    """Merge changes into plain values. Mappings are merged key by key, unless their values under
+    the key `name` differ; then, as with any other value and with `template_options`, the new one
+    replaces the old one whole.
 
     >>> laid_over({"type": "ema", "decay": 0.9, "per": "step"}, {"decay": 0.5})
     {'type': 'ema', 'decay': 0.5, 'per': 'step'}
@@ -252,7 +254,7 @@ def laid_over(below: Any, above: Any, name: str = "type") -> Any:
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Plain values inside one another by the path of keys to each.
+    """Flatten nested plain values to a mapping from key paths to values.
 
     >>> flat({"train": {"lr": 0.1}, "terms": [[1, {"type": "a"}]]})
     {'train.lr': 0.1, 'terms.0.0': 1, 'terms.0.1.type': 'a'}

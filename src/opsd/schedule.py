@@ -1,6 +1,6 @@
-"""Numbers that change with the optimizer step; wherever a part has a number, it may be one.
+"""Numbers that change with the optimizer step; a part takes them wherever it takes a number.
 
-What computes never sees a schedule: `at` puts the step's numbers in their places beforehand.
+The code that computes never sees a schedule: `at` first replaces each one by the step's number.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 @part
 class Linear:
-    """From `start` at the first step to `end` at the last of `steps` optimizer steps, and `end`
-    from then on; without `steps` it takes the whole run."""
+    """A number that moves linearly from `start` at the first step to `end` at the last of `steps`
+    optimizer steps, and then stays at `end`. Without `steps` it takes the whole run."""
 
     start: float
     end: float
@@ -36,8 +36,8 @@ class Linear:
 
 @part
 class Joined:
-    """Numbers and schedules one after the other, each for its number of steps, counted anew; the
-    last one also from then on."""
+    """Numbers and schedules in sequence, each for its own number of steps, which it counts from 0.
+    The last one stays in force afterwards."""
 
     pieces: Annotated[
         tuple[tuple[Annotated[int, Field(gt=0)], float | Linear], ...], Field(min_length=1)
@@ -63,13 +63,13 @@ def _kind(value: Any) -> str:
 
 
 def _number(**bounds: float) -> Any:
-    """A number within bounds, or a schedule of such."""
+    """A number within bounds, or a schedule of such numbers."""
     plain = Annotated[float, Field(**bounds), Tag("number")]
     schedules = Annotated[Linear, Tag("linear")] | Annotated[Joined, Tag("joined")]
     return Annotated[plain | schedules, Discriminator(_kind)]
 
 
-if TYPE_CHECKING:  # what computes with them meets floats
+if TYPE_CHECKING:  # the code that computes with them sees floats
     Number = Share = Positive = Decay = float
 else:
     Number = _number()
@@ -79,8 +79,8 @@ else:
 
 
 def at(value: T, step: int, total_steps: int) -> T:
-    """A value with the step's numbers in place of its schedules, at whatever depth; the value
-    itself where it has none. `step` counts from 0.
+    """Replace the schedules in a value, at any depth, by their numbers at a step, which counts from
+    0. Returns the value itself if it contains none.
 
     >>> at(Linear(0.5, 0.8), 100, 201), at((1.0, Linear(0, 1)), 0, 5)
     (0.65, (1.0, 0.0))
@@ -93,7 +93,7 @@ def at(value: T, step: int, total_steps: int) -> T:
 
 
 def check(value: Any, total_steps: int) -> None:
-    """Refuses schedules that leave, at some step, what their number may be."""
+    """Raise UserError for a schedule that leaves its number's allowed range at some step."""
     if not any(isinstance(x, Linear | Joined) for x in parts_of(value)):
         return
     for step in range(total_steps):

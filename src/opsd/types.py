@@ -1,4 +1,4 @@
-"""The nouns every other module speaks of. Imports nothing of ours, and no torch."""
+"""The basic types that every other module uses. Imports no other module of ours, and no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Message = dict[str, str]
 Messages = tuple[Message, ...]
 
 WHERE = "where"
-"""Where a problem's row stands, among its metadata: a file and a line."""
+"""The metadata key of the place that a problem's row was read from: a file and a line."""
 COLUMNS = "columns"
-"""The row itself among a problem's metadata: its values by column, as verifiers may read them."""
+"""The metadata key of the row itself: its values by column, which verifiers may read."""
 
 
 class Finish(StrEnum):
-    """Why a completion ended: the model stopped by itself, or the horizon cut it off."""
+    """Why a completion ended: the model stopped, or the length limit cut it off."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -28,7 +28,7 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    r"""One thing to solve, and whatever a teacher may be told about it.
+    r"""A problem to solve, and the texts that a teacher may see in addition.
 
     `prompt` is the problem's text, or a conversation that ends with a user turn. `privileged`
     holds named texts that only a teacher reads (`solution`, `translation`, ...). `id` is a hash
@@ -54,7 +54,7 @@ class Problem:
 
     @property
     def name(self) -> str:
-        """How messages call it: by its file and line where it has one, else by its id.
+        """The problem's name in messages: its file and line if known, else its id.
 
         >>> Problem("?", metadata={"where": "a.jsonl, line 7"}).name, Problem("?", id="x").name
         ('a.jsonl, line 7', 'problem x')
@@ -67,8 +67,8 @@ class Problem:
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
 
     def column(self, name: str) -> Any:
-        """What its row says in a column, or what it is told under that name; None where there is
-        nothing of the name.
+        """The value of a column in the problem's row, else the privileged text, metadata or field
+        of that name; None if there is none.
 
         >>> Problem("?", metadata={"columns": {"tests": ["assert f(1)"]}}).column("tests")
         ['assert f(1)']
@@ -81,8 +81,8 @@ class Problem:
 
 
 class Attempt(NamedTuple):
-    """A completion of a problem, to be judged; its token ids are empty where it is only known as
-    text."""
+    """A completion of a problem, to be graded. Its token ids are empty if only its text is
+    known."""
 
     problem: Problem
     completion: str
@@ -91,7 +91,8 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier says of one completion. `correct` implies nothing about `reward`'s scale."""
+    """A verifier's verdict on one completion. `correct` implies nothing about the scale of
+    `reward`."""
 
     reward: float
     correct: bool
@@ -101,11 +102,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """How a masked diffusion model has written a canvas: every token's id, the denoising step, from
-    0, that committed it, and the natural log of its probability then. State s is the canvas before
-    step s; blocks of `block_length` tokens were written one after another. `end` is the position of
-    the first end token, or the length of a canvas without one; what was never written, behind it,
-    is committed after the last step."""
+    """How a masked diffusion model filled a canvas: for each position the token id, the denoising
+    step (from 0) that committed it, and the natural log of its probability at that step. State s is
+    the canvas before step s. Blocks of `block_length` tokens were generated one after another.
+    `end` is the position of the first end token, or the canvas length if there is none. Positions
+    behind it that were never filled count as committed after the last step."""
 
     ids: tuple[int, ...]
     steps: tuple[int, ...]
@@ -114,28 +115,29 @@ class Trajectory:
     end: int
 
     def masked(self, step: int) -> list[int]:
-        """The positions that are still to come in a state."""
+        """The positions that are still masked in a state."""
         return [i for i, committed in enumerate(self.steps) if committed >= step]
 
     def block(self, step: int) -> range:
-        """The positions of the block that a step writes."""
+        """The positions of the block that a step fills."""
         start = self.masked(step)[0] // self.block_length * self.block_length
         return range(start, min(start + self.block_length, len(self.ids)))
 
     @property
     def states(self) -> range:
-        """The states in which a token up to the first end is still to come."""
+        """The states in which a token up to the first end token is still masked."""
         return range(max(self.steps[: self.end + 1]) + 1)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One completion of one prompt, as token ids. Never decoded and encoded again.
+    """One completion of one prompt, as token ids, which are never decoded and encoded again.
 
-    `logprobs` are natural logs of the sampler's full distribution at the sampling temperature,
-    one per completion token; None for text that was not sampled (a dataset's own solution).
-    `trajectory` says how a masked diffusion model came to it. `weights_version` is how many
-    optimizer steps the student had taken whose weights wrote it; None where others' did, or none.
+    `logprobs` are natural logs of the sampler's full distribution at the sampling temperature, one
+    per completion token; None for text that was not sampled (a dataset's own solution).
+    `trajectory` is the denoising trajectory of a masked diffusion model. `weights_version` is the
+    number of optimizer steps that the student had taken when it generated the rollout; None if
+    another model's weights generated it, or none did.
     """
 
     prompt_ids: tuple[int, ...]
@@ -150,8 +152,8 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Advice:
-    """A skill and a common mistake that fit a problem, and their share among all that were found;
-    the shares of a problem's pairs sum to 1."""
+    """A skill and a common mistake that were retrieved for a problem, with their share among all
+    retrieved pairs. The shares of a problem's pairs sum to 1."""
 
     skill: str
     mistake: str
@@ -160,9 +162,9 @@ class Advice:
 
 @dataclass(frozen=True)
 class Group:
-    """A problem and the rollouts that belong together when they are compared. `notes` holds, per
-    rollout, what authors wrote of it, by name; None is a text that was not accepted. `retrieved`
-    is the advice of a skill bank, None where nobody asked one."""
+    """A problem and the rollouts that are compared with one another. `notes` contains, per rollout,
+    the texts that authors wrote about it, by name; None stands for a text that was not accepted.
+    `retrieved` is the advice from a skill bank, None if no bank was queried."""
 
     problem: Problem
     rollouts: tuple[Rollout, ...]
@@ -170,25 +172,28 @@ class Group:
     retrieved: tuple[Advice, ...] | None = None
 
     def note(self, i: int, name: str) -> str | None:
-        """What an author wrote of rollout `i` under this name, else the problem's own text."""
+        """The text that an author wrote about rollout `i` under this name, else the problem's own
+        privileged text."""
         written = self.notes[i] if self.notes else {}
         return written[name] if name in written else self.problem.privileged.get(name)
 
     @property
     def pass_rate(self) -> float:
-        """Share of correct rollouts; 0 for rollouts that nobody graded."""
+        """Share of correct rollouts among the graded ones; 0 if none was graded."""
         verdicts = [r.verdict for r in self.rollouts if r.verdict is not None]
         return sum(v.correct for v in verdicts) / len(verdicts) if verdicts else 0.0
 
 
 @dataclass(frozen=True)
 class View:
-    """One reading of a problem: a conversation, and text that the reply is made to begin with.
+    """One way to present a problem: a conversation, and text that the reply is forced to begin
+    with.
 
     `prefill` is forced text after the assistant's header (a think prefix). It belongs to the
-    prompt: never in the loss, never counted in the budget. `template_options` go to the chat
-    template (`enable_thinking`). `scale` is the view's share where several are told apart.
-    `reveals` is what it shows besides of a diffusion model's canvas.
+    prompt: it is never part of the loss and never counted in the token budget. `template_options`
+    are passed to the chat template (`enable_thinking`). `scale` is the view's share if a loss reads
+    several views separately. `reveals` says which further tokens of a diffusion model's canvas the
+    view shows.
     """
 
     name: str
@@ -200,22 +205,22 @@ class View:
 
 
 class Reveals(Protocol):
-    """Which positions of a canvas a reader is shown that are still to come in a state: the
-    trajectory, the state, random numbers -> positions."""
+    """Which of the positions that are masked in a state a reader is shown nevertheless: from the
+    trajectory, the state and a random generator to positions."""
 
     def revealed(self, written: Trajectory, step: int, random: Random) -> Sequence[int]: ...
 
 
 class _OneLine(Exception):
-    """A message on one line, whatever it quotes."""
+    """An error whose message is always a single line, even if it quotes line breaks."""
 
     def __init__(self, told: str = "") -> None:
         super().__init__(" ".join(told.split()))
 
 
 class RunFailed(_OneLine):
-    """A run that cannot go on, through no mistake in its input. One line: what happened, what is
-    saved, and what to do. Exit code 1."""
+    """A run that cannot continue, although its input is valid. The message is one line: what
+    happened, what is saved, and what to do. Exit code 1."""
 
 
 class UserError(_OneLine):
@@ -223,4 +228,4 @@ class UserError(_OneLine):
 
 
 CHOICES = "choices"
-"""The options of a problem among its metadata, in the order of their letters."""
+"""The metadata key of a multiple-choice problem's options, in the order of their letters."""

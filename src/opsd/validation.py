@@ -1,4 +1,4 @@
-"""YAML files of the user's: read strictly, and what is wrong with them in one line."""
+"""Reads the user's YAML files strictly, and reports what is wrong with them in one line."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from opsd.parts import OWN, SEVERAL, UNKNOWN
 from opsd.types import UserError
 
 LONGEST = 4_000_000
-"""Characters of a file."""
+"""The maximum number of characters in a file."""
 MOST = 1_000_000
-"""Values in a file, with all that its aliases repeat."""
+"""The maximum number of values in a file, counting every repetition through an alias."""
 
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
-"""What no path may hold and no file can be written with."""
+"""Characters that no path may contain and that cannot be written to a file."""
 
 _QUOTED = re.compile(r"""\s*(?:'[^']{2,}'|"[^"]{2,}")""")
-"""The words of a file in YAML's own messages."""
+"""Quotations from the file in YAML's own messages."""
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """Something that YAML allows, and that is refused here."""
+    """Something that YAML allows but this reader rejects."""
 
 
 class _Once(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice, of which YAML would keep the last one, and one that
-    is no single value, as the inner braces of `{{language}}` are; a few aliases that stand for
-    billions of values; and what raises anything else where it is made into a value."""
+    """Rejects some of what YAML accepts: a key that occurs twice in a mapping, of which YAML would
+    keep the last one; a key that is not a scalar, such as the inner braces of `{{language}}`; and
+    aliases that expand to billions of values. Any other error in constructing a value becomes a
+    YAML error."""
 
     def get_single_node(self) -> Any:
         node = super().get_single_node()
         if node is not None and _values(node, {}) > MOST:
-            raise _wrong(f"its aliases repeat more than {MOST:,} values")
+            raise _wrong(f"its aliases expand to more than {MOST:,} values")
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
@@ -48,14 +49,14 @@ class _Once(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError, MemoryError):
             raise
-        except Exception as error:  # of dates, numbers and tags: nearly anything
+        except Exception as error:  # dates, numbers and tags may raise nearly anything
             kind = node.tag.rpartition(":")[2]
-            raise _wrong(f"a value is no {kind}; put quotes around a text", node) from error
+            raise _wrong(f"a value is not a {kind}; put quotes around a text", node) from error
 
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
         if isinstance(value, str) and _UNREADABLE.search(value):
-            raise _wrong("a text holds a NUL, or half a character", node)
+            raise _wrong("a text contains a NUL or half a character (a surrogate)", node)
         return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -63,9 +64,9 @@ class _Once(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key, yaml.ScalarNode):
                 told = "put quotes around a text with braces or brackets"
-                raise _wrong(f"a mapping or a list stands for a key; {told}", key)
+                raise _wrong(f"a mapping or a list is used as a key; {told}", key)
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise _wrong(f"the key '{key.value[:100]}' stands there twice", key)
+                raise _wrong(f"the key '{key.value[:100]}' occurs twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -75,9 +76,10 @@ def _wrong(told: str, node: Any = None) -> _Refused:
 
 
 def _values(node: Any, known: dict[int, int]) -> int:
-    """How many values a node is, where an alias counts as all that it stands for."""
+    """The number of values in a node, where an alias counts as all the values that it stands
+    for."""
     if id(node) not in known:
-        known[id(node)] = MOST + 1  # a node that is met again inside itself is endless
+        known[id(node)] = MOST + 1  # a node that contains itself is endless
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
         pairs = isinstance(node, yaml.MappingNode)
         nodes = [part for pair in inner for part in pair] if pairs else inner
@@ -86,8 +88,8 @@ def _values(node: Any, known: dict[int, int]) -> int:
 
 
 def parsed(text: str, where: str) -> Any:
-    """The value that YAML text stands for. UserError says what is wrong `where`, and in which line,
-    and quotes nothing but keys: the text may be a file that was never meant to be read here."""
+    """The value of a YAML text. UserError names `where`, the line and the mistake, and quotes
+    nothing but keys: the text may come from a file that was never meant to be read here."""
     if len(text) > LONGEST:
         raise UserError(f"{where}: longer than {LONGEST:,} characters")
     try:
@@ -107,7 +109,7 @@ def parsed(text: str, where: str) -> Any:
 
 
 def content(path: Path | Traversable) -> Any:
-    """What a file holds. UserError for one that cannot be read, or is no YAML."""
+    """The value of a YAML file. UserError if it cannot be read or is not YAML."""
     try:
         if not path.is_file():
             raise UserError(f"{path}: cannot be read: No such file")
@@ -120,7 +122,7 @@ def content(path: Path | Traversable) -> Any:
 
 
 def mapping(path: Path) -> dict[str, Any]:
-    """A file's keys and values. UserError for a file that cannot be read, or has no keys."""
+    """The keys and values of a YAML file. UserError if it cannot be read or is not a mapping."""
     found = content(path)
     if not isinstance(found, dict):
         raise UserError(f"{path}: not a mapping of keys")
@@ -128,9 +130,9 @@ def mapping(path: Path) -> dict[str, Any]:
 
 
 def near(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Which of the known names was meant, as the end of a message; nothing where none is like it.
-    One of the same letters is nearest: two that were swapped. A folder and a suffix that two names
-    have in common make them no more alike.
+    """The known name that was probably meant, as the end of a message; empty if none is similar. A
+    name with the same letters in another order comes first. A folder or a suffix that two names
+    have in common does not make them more similar.
 
     >>> near("opds", ["topd", "opsd", "grpo"])
     "; did you mean 'opsd'?"
@@ -151,7 +153,7 @@ def near(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def unknown(what: str, name: Any, known: Iterable[str]) -> str:
-    """What is said of a name that is none of those known.
+    """The message for a name that is not among the known ones.
 
     >>> unknown("method", "opds", ["opsd", "grpo"])
     "unknown method 'opds'; did you mean 'opsd'? known: grpo, opsd"
@@ -162,8 +164,8 @@ def unknown(what: str, name: Any, known: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError, content: Any, kind: Any = None) -> str:
-    """The first mistake of a validation of `content` as a `kind`, as `key.path: what is wrong`; of
-    a mistyped key or part, which one was meant."""
+    """The first mistake in a validation of `content` as a `kind`, as `key.path: what is wrong`. For
+    a mistyped key or part, the message suggests the one that was probably meant."""
     first = error.errors()[0]
     keys: list[str] = []
     level: Any = content
@@ -171,7 +173,7 @@ def explain(error: ValidationError, content: Any, kind: Any = None) -> str:
         steps: Any = level
         listed = isinstance(steps, list | tuple) and isinstance(key, int)
         inside = listed or (isinstance(steps, Mapping) and key in steps)
-        # The tag of a chosen class is a step in pydantic's path, but no key of the recipe.
+        # The tag of a chosen class is a step in pydantic's path, but not a key of the recipe.
         last = i == len(first["loc"]) - 1 and key != OWN
         if inside or (last and isinstance(steps, Mapping)):
             keys.append(str(key))
@@ -190,8 +192,8 @@ def explain(error: ValidationError, content: Any, kind: Any = None) -> str:
 
 
 def _names_at(kind: Any, loc: Sequence[int | str]) -> list[str]:
-    """The keys, or the tags of parts, that pydantic knows at a place in a value of this kind; none
-    where the place is in a plain union, which its path does not tell apart."""
+    """The keys, or the tags of parts, that pydantic knows at a place in a value of this kind. Empty
+    if the place is in a plain union, whose members pydantic's path does not distinguish."""
     if kind is None:
         return []
     schema: Any = (kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)).core_schema
@@ -202,7 +204,7 @@ def _names_at(kind: Any, loc: Sequence[int | str]) -> list[str]:
 
 
 def _inside(schema: Any, shared: Mapping[str, Any]) -> dict[Any, Any]:
-    """The schemas of what a value is made of, by key or tag; 0 stands for all that is in a list."""
+    """The schemas inside a value's schema, by key or tag; 0 stands for all elements of a list."""
     match schema:
         case {"type": "definition-ref", "schema_ref": ref}:
             return _inside(shared[ref], shared)
@@ -213,12 +215,12 @@ def _inside(schema: Any, shared: Mapping[str, Any]) -> dict[Any, Any]:
         case {"type": "tagged-union", "choices": choices}:
             return choices
         case {"type": "tuple", "items_schema": items}:
-            return {0: items[-1]}  # of a term: its coefficient has nothing inside
+            return {0: items[-1]}  # a (coefficient, term) pair: only the term has keys
         case {"schema": inner}:
             return _inside(inner, shared)
     return {}
 
 
 def install(extra: str) -> str:
-    """How a package that only some need is installed."""
+    """The command that installs an optional dependency."""
     return f"pip install -e '.[{extra}]' in the checkout"

@@ -121,7 +121,7 @@ def test_rewards_without_answers_are_refused(command, tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder, method={"name": "grpo", "group": 2})
     rows(tmp_path, answer=None, solution="two")
     told = refused(command("train", path))
-    assert told.startswith("grpo learns from right and wrong answers, but 8 problems have none")
+    assert told.startswith("grpo learns from right and wrong answers, but 8 problems have no")
 
 
 def test_dev_problems_without_answers_are_refused_at_the_start(command, tmp_path, tiny_folder):
@@ -189,11 +189,11 @@ def test_a_run_folder_is_taken_once_and_goes_on_only_as_itself(command, tmp_path
     assert json.loads(Path("run/env.json").read_text())["seed"] == 42
     before = Path("run/metrics.jsonl").read_bytes()
     told = refused(command("train", path, "--output", "run"))
-    assert told.startswith("run holds a run already: add --resume")
+    assert told.startswith("run contains a run already: add --resume")
     told = refused(
         command("train", path, "--output", "run", "--resume", "--set", "train.learning_rate=3")
     )
-    assert told.startswith("run was started with another recipe")
+    assert told.startswith("run was started with a different recipe")
     assert Path("run/metrics.jsonl").read_bytes() == before
     rows = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(rows.replace("3", "4"))
@@ -232,7 +232,7 @@ def test_a_key_that_is_there_twice_is_refused(command, tmp_path, tiny_folder):
     path = recipe(tmp_path, tiny_folder)
     with Path(path).open("a") as file:
         file.write("train: {learning_rate: 0.5}\n")
-    assert "the key 'train' stands there twice" in refused(command("train", path))
+    assert "the key 'train' occurs twice" in refused(command("train", path))
 
 
 def test_a_models_folder_is_the_same_however_it_is_written(command, tmp_path, tiny_folder):

@@ -122,6 +122,6 @@ def test_no_problem_among_the_columns_and_a_recipe_that_is_there_are_refused(tmp
         start(tmp_path, data=written(tmp_path, {"thing": "x", "answer": "2"}))
     start(tmp_path, data="miniature")
     before = (tmp_path / "made.yaml").read_text()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         start(tmp_path, data="miniature")
     assert (tmp_path / "made.yaml").read_text() == before

@@ -98,7 +98,7 @@ def _resume(chance: random.Random, world: World, place: Path) -> Scene:
     files = _files(run / f"checkpoint-{STEPS - 1}")
 
     def right(ended: Ended) -> str:
-        aloud = f"checkpoint-{STEPS - 1} is passed over" in ended.told
+        aloud = f"checkpoint-{STEPS - 1} is skipped" in ended.told
         differs = _differs(command.end(run), world.whole(command).end)
         return differs or ("" if aloud else "nothing is said")
 

@@ -96,13 +96,13 @@ def test_a_start_that_failed_may_be_mended_in_its_folder(tmp_path, tiny_folder):
 
 
 def test_going_on_needs_something_to_go_on_from(tmp_path, half, tiny_folder):
-    with pytest.raises(UserError, match="holds no run to go on with: check --output"):
+    with pytest.raises(UserError, match="contains no run to resume: check --output"):
         train(recipe(tiny_folder), tmp_path / "mistyped", resume=True)
     assert not (tmp_path / "mistyped" / "recipe.yaml").exists()
     for folder in half.glob("checkpoint-*"):
         (folder / "opsd" / "state.json").write_text("{")
     before = {f: f.read_bytes() for f in half.rglob("*.jsonl")}
-    with pytest.raises(UserError, match="without a checkpoint to go on from"):
+    with pytest.raises(UserError, match="without a checkpoint to resume from"):
         train(recipe(tiny_folder), half, resume=True)
     assert {f: f.read_bytes() for f in half.rglob("*.jsonl")} == before and before
 
@@ -112,9 +112,9 @@ def test_checkpoints_without_an_optimizer_are_none_to_go_on_from(tmp_path, tiny_
     train(own, tmp_path / "run")
     told = capsys.readouterr().err
     assert "note: train.save_only_model: no run can be resumed from such checkpoints" in told
-    with pytest.raises(UserError, match="without a checkpoint to go on from"):
+    with pytest.raises(UserError, match="without a checkpoint to resume from"):
         train(own, tmp_path / "run", resume=True)
-    assert "checkpoint-2 is passed over: it has no optimizer's state" in capsys.readouterr().err
+    assert "checkpoint-2 is skipped: it has no optimizer state" in capsys.readouterr().err
 
 
 DAMAGE = {
@@ -140,16 +140,14 @@ def test_any_damaged_part_of_a_checkpoint_is_seen(half, name, kind, capsys):
         file.write_bytes(content)
     assert checkpoint.newest(half) == half / "checkpoint-2"
     told = capsys.readouterr().err
-    assert (
-        name == "opsd/manifest.json" and kind == "gone"
-    ) or "checkpoint-3 is passed over" in told
+    assert (name == "opsd/manifest.json" and kind == "gone") or "checkpoint-3 is skipped" in told
 
 
 def test_a_run_falls_back_to_the_checkpoint_before_and_ends_equal(half, whole, tiny_folder, capsys):
     (half / "checkpoint-3" / "scheduler.pt").unlink()
     train(recipe(tiny_folder), half, resume=True)
     told = capsys.readouterr().err
-    assert "checkpoint-3 is passed over: scheduler.pt is missing" in told
+    assert "checkpoint-3 is skipped: scheduler.pt is missing" in told
     assert_equal_ends(half, whole)
 
 
@@ -292,7 +290,7 @@ def test_a_finished_run_may_go_on_for_longer(tmp_path, tiny_folder, capsys):
     train(recipe(tiny_folder, max_steps=4, **schedule), folder)
     capsys.readouterr()
     train(recipe(tiny_folder, max_steps=8, **schedule), folder, resume=True)
-    said = "going on after step 4 to step 8; learning rate 0.0005 by the schedule 'linear'"
+    said = "resuming after step 4, up to step 8; learning rate 0.0005 by the schedule 'linear'"
     assert said in capsys.readouterr().err
     rates = [row["learning_rate"] for row in metrics(folder) if "loss" in row]
     assert len(rates) == 8 and rates[3] == pytest.approx(1e-3 / 4)
@@ -301,10 +299,12 @@ def test_a_finished_run_may_go_on_for_longer(tmp_path, tiny_folder, capsys):
 
 
 def test_what_was_learned_may_not_change(half, tiny_folder):
-    with pytest.raises(UserError, match=r"with another recipe .* in train.learning_rate: go on"):
+    with pytest.raises(
+        UserError, match=r"with a different recipe .* in train.learning_rate: resume"
+    ):
         train(recipe(tiny_folder, learning_rate=2e-3), half, resume=True)
     changed = recipe(tiny_folder).model_copy(update={"method": recipes.method("opsd")})
-    with pytest.raises(UserError, match=r"with another recipe .* in method: go on"):
+    with pytest.raises(UserError, match=r"with a different recipe .* in method: resume"):
         train(changed, half, resume=True)
     other = {"save_steps": 2, "eval_steps": 2, "trace_steps": 0, "max_steps": 5}
     train(recipe(tiny_folder, **other), half, resume=True)
@@ -317,7 +317,7 @@ def test_a_run_of_python_does_not_begin_in_anothers_folder(half, tiny_folder):
 
     trainer = OPSDTrainer(str(tiny_folder), methods.opsd(), config(half), problems(4))
     before = (half / "metrics.jsonl").read_bytes()
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="contains a run already"):
         trainer.train()
     assert (half / "metrics.jsonl").read_bytes() == before
     assert RunFolder(half).begun

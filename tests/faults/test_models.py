@@ -61,7 +61,7 @@ def test_a_model_of_the_users_own_is_mended_too(tmp_path, greedy, tokenizer):
 
 def test_adapters_that_are_saved_elsewhere_are_refused(tmp_path, tiny_folder, tokenizer):
     model = get_peft_model(load_model(str(tiny_folder)), lora(), adapter_name="mine")
-    with pytest.raises(UserError, match=r"adapter\(s\) mine: one is trained, and its name is"):
+    with pytest.raises(UserError, match=r"adapter\(s\) mine: there must be exactly one"):
         args = config(tmp_path)
         OPSDTrainer(model, methods.opsd(), args, problems(4), processing_class=tokenizer)
 

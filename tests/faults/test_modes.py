@@ -49,7 +49,7 @@ class Shift(Noise):
 def test_what_only_training_has_is_found_and_named(kind, dtype):
     model = tiny_model(900)
     model.model.layers[1].mlp = kind(model.model.layers[1].mlp, 0.5)
-    with pytest.raises(UserError, match=r"begins in 'model.layers.1.mlp' \((Noise|Shift)\)"):
+    with pytest.raises(UserError, match=r"starts in 'model.layers.1.mlp' \((Noise|Shift)\)"):
         refuse_other_training_pass(model.to(dtype), IDS, 900)
 
 
@@ -76,7 +76,7 @@ def test_dropout_is_switched_off_and_noise_in_the_routing_of_experts_is_refused(
     refuse_other_training_pass(model, IDS, 900)
     noisy = mixture(router_jitter_noise=0.3)
     switch_randomness_off(noisy)
-    with pytest.raises(UserError, match=r"begins in .*mlp"):
+    with pytest.raises(UserError, match=r"starts in .*mlp"):
         refuse_other_training_pass(noisy, IDS, 900)
 
 

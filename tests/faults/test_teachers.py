@@ -53,7 +53,7 @@ def test_another_tokenizer_is_refused_by_what_it_does(tmp_path, tiny_folder, tea
     vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
     file.write_text(json.dumps(content))
     assert len(load_tokenizer(str(teacher))) == len(tokenizer)
-    with pytest.raises(UserError, match=r"has another tokenizer than the student: '.*' is"):
+    with pytest.raises(UserError, match=r"has a different tokenizer from the student: '.*' is"):
         taught_by(teacher, tiny_folder, tmp_path / "run")
 
 
@@ -76,7 +76,7 @@ def test_fewer_padding_rows_are_no_matter_and_missing_ones_are(tmp_path, tokeniz
         if fits:
             assert load_teacher(str(tmp_path), tokenizer, None) is not None
         else:
-            with pytest.raises(UserError, match=f"logits for {rows} ids, but the tokenizer makes"):
+            with pytest.raises(UserError, match=f"logits for {rows} ids, but the tokenizer needs"):
                 load_teacher(str(tmp_path), tokenizer, None)
 
 

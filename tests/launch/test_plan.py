@@ -101,7 +101,7 @@ WRONG = {
     "a command": (["--engine-command", "vllm 'serve"], "--engine-command: No closing quotation"),
     "no command": (["--engine-command", " "], "--engine-command: write the command that starts"),
     "a configuration": (["--config", "fsdp"], "did you mean 'fsdp2'?"),
-    "one of another launcher": (["--config", "zero2"], "DEEPSPEED is not started by Ray"),
+    "one of another launcher": (["--config", "zero2"], "DEEPSPEED cannot be started by Ray"),
 }
 
 
@@ -130,7 +130,7 @@ def test_without_ray_one_line_says_how_it_is_installed(monkeypatch, capsys, tmp_
 
 def test_a_folder_that_is_taken_is_refused_before_anything_starts(monkeypatch, capsys, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    assert "holds a run already" in said(monkeypatch, capsys, "--output", str(tmp_path))
+    assert "contains a run already" in said(monkeypatch, capsys, "--output", str(tmp_path))
 
 
 def test_an_address_without_a_cluster_is_one_line(monkeypatch, capsys, tmp_path):

@@ -128,7 +128,7 @@ def test_a_training_whose_actors_are_killed_is_the_undisturbed_one(recipe, tmp_p
     options = ("--config", str(config))
     lines = assert_undisturbed(recipe, tmp_path, SERVER, "tests.launch.serve", *options)
     assert "engine 1: serving" in lines and lines.count(" is up at ") == 3
-    assert "is back, 2 of 2 servers write" in lines
+    assert "is back, 2 of 2 servers are in use" in lines
     for rank in (0, 1):
         assert f"rank {rank}: sharded: Qwen3DecoderLayer" in lines
 

@@ -128,7 +128,7 @@ def test_a_file_of_a_folder_is_one_name(file):
     assert gap(weights_of(ours), weights_of(load_model(str(file)))) == 0
     hub = parse({**content, "model": {"name": "me/it@v1", "gguf_file": "q/x.gguf"}})
     assert hub.model.name == "me/it/q/x.gguf@v1"
-    with pytest.raises(UserError, match="names a file already"):
+    with pytest.raises(UserError, match="is already a file's name"):
         parse({**content, "model": {"name": str(file), "gguf_file": "x.gguf"}})
     with pytest.raises(UserError, match="not a GGUF file by its name"):
         parse({**content, "model": {"name": "a/b", "gguf_file": "model.safetensors"}})
@@ -195,7 +195,7 @@ def test_a_weight_that_the_model_has_no_place_for(tmp_path):
     """Left out, it would be another model: as Llama 3's frequencies, or biases."""
     factors = np.ones(8, dtype=np.float32)
     write_gguf(tmp_path / "x.gguf", llama(), more={"rope_freqs.weight": factors})
-    assert "numbers, such as rope_freqs.weight, of which" in refused(tmp_path / "x.gguf")
+    assert "weights, such as rope_freqs.weight, but" in refused(tmp_path / "x.gguf")
     bias = {"blk.0.attn_q.bias": np.ones(64, dtype=np.float32)}
     write_gguf(tmp_path / "y.gguf", llama(), more=bias)
     assert "such as blk.0.attn_q.bias" in refused(tmp_path / "y.gguf")
@@ -211,7 +211,7 @@ def test_a_weight_that_is_missing(tmp_path):
 
 
 def test_few_bits_twice(file):
-    assert "make a folder of it first" in refused(file, quantization="8bit")
+    assert "convert it to a folder first" in refused(file, quantization="8bit")
 
 
 def test_the_package_that_reads_them(monkeypatch, file):

@@ -155,7 +155,7 @@ def test_code_in_a_repository_runs_only_when_it_is_asked_for(own, tmp_path, monk
     classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
     settings |= {"model_type": "own", "auto_map": classes}
     (folder / "config.json").write_text(json.dumps(settings))
-    assert "runs only under model.trust_remote_code=true" in refused(folder)
+    assert "runs only with model.trust_remote_code=true" in refused(folder)
     assert not list(tmp_path.rglob("ran"))
     model = load_model(str(folder), trust_remote_code=True)
     assert type(model).__name__ == "OwnModel" and list(tmp_path.rglob("ran"))
@@ -300,7 +300,7 @@ def test_an_adapters_folder_without_its_weights_is_an_error(own):
 def test_a_configuration_that_describes_no_adapter_is_one_line(own, content):
     folder = own("adapter")
     (folder / "adapter_config.json").write_text(content)
-    assert "describes no adapter that PEFT knows" in refused(folder)
+    assert "does not describe an adapter that PEFT knows" in refused(folder)
 
 
 # Names

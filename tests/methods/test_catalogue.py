@@ -241,7 +241,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Pa
     [
         (
             {"signal": {"weighting": [{"type": "contrasted"}]}},
-            "the weighting 'contrasted' reads what the target 'contrastive' sees",
+            "the weighting 'contrasted' needs the target 'contrastive'",
         ),
         (
             {
@@ -255,7 +255,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_whole_one(name: str, tmp_path: Pa
                     }
                 }
             },
-            "goes by what the author 'attempt' writes, and the method has none of that name",
+            "needs what the author 'attempt' writes, but the method has no author of that name",
         ),
     ],
 )

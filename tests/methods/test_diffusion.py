@@ -223,7 +223,7 @@ def test_what_shows_states_needs_a_source_of_states():
 def test_a_source_of_groups_tries_nothing_again():
     with pytest.raises(ValueError, match="leave out group or attempts"):
         Denoise(group=2, attempts=2)
-    with pytest.raises(ValueError, match="'tokens' are not of a canvas"):
+    with pytest.raises(ValueError, match="'tokens' are not for a canvas"):
         Denoise(rows=OnPolicy().rows)
 
 

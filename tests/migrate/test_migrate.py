@@ -156,7 +156,7 @@ def test_the_file_that_is_written_is_that_recipe_with_every_line(tmp_path: Path)
     told = json.loads(CliRunner().invoke(app, ["migrate", str(script), "--json"]).stdout)
     assert told["recipe"] == made.recipe and len(told["remarks"]) == len(made.remarks)
     again = CliRunner().invoke(app, ["migrate", str(script), "--output", str(output)])
-    assert "is there already" in str(again.exception)
+    assert "already exists" in str(again.exception)
 
 
 def test_flags_that_did_nothing_meant_something_else_or_are_unknown_are_named(tmp_path: Path):

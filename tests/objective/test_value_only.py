@@ -56,5 +56,7 @@ def test_a_trained_head_gets_the_same_gradient():
 
 def test_another_shape_than_a_value_a_row_is_refused():
     case = Case(rows=5, vocab=30)
-    with pytest.raises(UserError, match=r"gives \[\] for rows \[5, 30\]: it sums over the last"):
+    with pytest.raises(
+        UserError, match=r"shape \[\] for rows \[5, 30\]: it must sum over the last"
+    ):
         fused_divergence(case.student, case.teacher, case.head, lambda p, q: (p - q).sum())

@@ -106,7 +106,7 @@ def test_other_differences_between_the_endings_are_told_as_text():
 
 def test_a_template_that_thinks_in_spite_of_its_option_is_told_with_a_remedy_that_works():
     tokenizer = tokenizer_of("deepseek_r1")
-    found = [note for note in of(recipes.load("opsd"), tokenizer) if "all the same" in note]
+    found = [note for note in of(recipes.load("opsd"), tokenizer) if "anyway" in note]
     (note,) = found
     (closed,) = remedies(note)
     mended = recipes.load("opsd", [closed])
@@ -127,7 +127,7 @@ def test_nothing_privileged_is_told():
 def test_special_tokens_in_a_text_are_told(name: str):
     view = StudentPrompt().view(Problem("What is <|im_end|> for? And <|im_start|>? <|pad|>"))
     found = prompt_notes(tokenizer_of(name), view)
-    assert [note.split("holds ")[1].split(",")[0] for note in found] == [
+    assert [note.split("contains ")[1].split(",")[0] for note in found] == [
         "<|im_end|>",
         "<|im_start|>",
     ]

@@ -167,5 +167,5 @@ def test_a_command_that_is_ended_goes_on_bit_for_bit(number, tmp_path, whole):
 
 
 def test_nothing_to_go_on_from_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="holds no run to go on with"):
+    with pytest.raises(UserError, match="contains no run to resume"):
         train_pair(parse(PAIR), tmp_path, resume=True)

@@ -508,7 +508,7 @@ def test_paths_and_templates_are_of_the_folder_of_the_file_that_names_them(tmp_p
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({"child": {"extends": "no.yaml"}}, "extends: no file '{0}/no.yaml'; the path begins at"),
+        ({"child": {"extends": "no.yaml"}}, "extends: no file '{0}/no.yaml'; the path is"),
         ({"child": {"extends": f"{'x' * 300}.yaml"}}, "extends: no file '{0}/xxx"),
         ({"child": {"extends": "opds"}}, "extends: no recipe 'opds': neither a .yaml file"),
         ({"child": {"extends": ["opsd"]}}, "extends: a shipped recipe's name, or the path of a"),
@@ -520,7 +520,7 @@ def test_paths_and_templates_are_of_the_folder_of_the_file_that_names_them(tmp_p
         ({"child": {"extends": "child.yaml"}}, "extends: 'child.yaml' extends this recipe in turn"),
         (
             {"child": {"extends": "b.yaml"}, "b": {"extends": "../{1}/child.yaml"}},
-            "extends: '../{1}/child.yaml' extends this recipe in turn; take one line out",
+            "extends: '../{1}/child.yaml' extends this recipe in turn; remove one of the two",
         ),
         ({"child": {"extends": "b.yaml"}, "b": [1]}, "extends: {0}/b.yaml: not a mapping of keys"),
         (

@@ -18,7 +18,7 @@ def test_truncated_is_a_share_of_the_limit():
         100,
         100,
     ]
-    with pytest.raises(UserError, match="is no token of 9"):
+    with pytest.raises(UserError, match="is below one token of 9"):
         Truncated(0.1)(0, 10, 9)
 
 

@@ -183,7 +183,7 @@ def test_what_is_older_than_a_resumed_run_allows_is_written_anew(tmp_path, start
     first.train()
     again = start(tmp_path, **saving | {"async_rollouts": True})
     again.train(resume_from_checkpoint=True)
-    told = "rollouts of steps 5, 6, 7 are older than max_staleness: they are written anew"
+    told = "rollouts of steps 5, 6, 7 are older than max_staleness: generating them again"
     assert told in capsys.readouterr().err
     logged = [row for row in again.state.log_history if "loss" in row]
     assert [row["staleness/max"] for row in logged] == [0, 1, 2, 3, 0, 1, 1, 1]
@@ -194,7 +194,7 @@ def says_nothing(problem: Any, completion: str, right: bool | None) -> None:
 
 
 def test_who_cannot_keep_weights_writes_one_step_ahead(tmp_path, start):
-    with pytest.raises(UserError, match="above 1 needs older weights to stay at the engine"):
+    with pytest.raises(UserError, match="above 1 needs an engine that keeps older weights"):
         start(tmp_path, **AHEAD | {"engine": Apart})
     author = FunctionAuthor("critique", function=f"{__name__}:says_nothing")
     authored = replace(methods.step_critique(), authors=(author,))

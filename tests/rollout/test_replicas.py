@@ -123,7 +123,7 @@ def test_the_prompts_of_one_that_is_lost_are_asked_again(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and replicas[1].url in lines[0]
     assert re.search(told, lines[0])
-    assert lines[0].endswith("2 of 3 servers write")
+    assert lines[0].endswith("2 of 3 servers are in use")
     engine.generate(PROMPTS, PLAIN, SEEDS)
     assert not capsys.readouterr().err
 
@@ -152,7 +152,7 @@ def test_one_that_is_back_has_the_newest_weights_before_it_is_used(
     stirred(model, 1)
     capsys.readouterr()
     engine.sync(model)
-    assert capsys.readouterr().err == f"engine: {lost.url} is back, 3 of 3 servers write\n"
+    assert capsys.readouterr().err == f"engine: {lost.url} is back, 3 of 3 servers are in use\n"
     made = engine.generate(PROMPTS, PLAIN, SEEDS)
     assert ids_of(made) == ids_of(engine_for(model, tokenizer).generate(PROMPTS, PLAIN, SEEDS))
     assert {name.partition("-")[2][0] for _, name in lost.asked} == {"2"}
@@ -195,7 +195,7 @@ def test_one_that_began_anew_unnoticed_is_taken_for_lost(replicas, start, model,
     replicas[0].kill()
     replicas[0].begin()
     engine.generate(PROMPTS, PLAIN, SEEDS)
-    assert "has started anew, without the adapter" in capsys.readouterr().err
+    assert "has restarted, without the adapter" in capsys.readouterr().err
     engine.sync(model)
     replicas[0].kill()
     replicas[0].begin()

@@ -227,7 +227,7 @@ def test_a_prompt_over_the_limit_is_an_error_with_its_numbers(engine, tokenizer)
     with pytest.raises(UserError) as error:
         OnPolicy()([row], limited(engine, tokenizer), 0)
     told = str(error.value)
-    assert told.startswith(f"problem {row.id}: the prompt 'student' has {n} tokens, with 5 for")
+    assert told.startswith(f"problem {row.id}: the prompt 'student' has {n} tokens; with 5 for")
     assert "the limit of 300" in told and "prompt_too_long: skip" in told
     assert engine.calls == []
 

@@ -114,8 +114,8 @@ def test_completions_come_in_the_prompts_order(server: Server, start):
             r"/v1/completions refuses \(404: no such model\); st",
         ),
         ((503, "overloaded"), EngineDown, r"/v1/completions fails \(503: overloaded\)$"),
-        ((200, "<html>"), UserError, "does not answer as vLLM does$"),
-        ((200, '{"choices": []}'), UserError, "does not answer as vLLM does$"),
+        ((200, "<html>"), UserError, "does not answer like vLLM$"),
+        ((200, '{"choices": []}'), UserError, "does not answer like vLLM$"),
     ],
 )
 def test_what_is_no_answer_is_one_line(server: Server, start, reply, error, told: str):
@@ -142,7 +142,7 @@ def test_a_server_that_comes_up_late_is_waited_for(server: Server, start):
 @pytest.mark.parametrize("text", ["{}", '{"data": []}', "hello"])
 def test_another_server_is_told_from_vllm(server: Server, start, text: str):
     server.script = [(200, text)]
-    with pytest.raises(UserError, match=r"^http://127.0.0.1:\d+ is no vLLM server$"):
+    with pytest.raises(UserError, match=r"^http://127.0.0.1:\d+ is not served by vLLM$"):
         start(server.url)
 
 

@@ -44,7 +44,7 @@ def test_whoever_writes_the_place_is_named(tmp_path: Path, writer: str, size: in
     with quota(size), pytest.raises(RunFailed) as told, writing(tmp_path):
         WRITERS[writer](tmp_path / "file")
     assert str(told.value).startswith(f"{tmp_path} cannot be written (")
-    assert "make space" in str(told.value) and "\n" not in str(told.value)
+    assert "free some space" in str(told.value) and "\n" not in str(told.value)
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path):

@@ -161,8 +161,8 @@ def test_what_is_wrong_with_a_suite_file_is_one_line(tmp_path: Path, change: dic
     [
         ("- 1\n", "not a mapping of keys"),
         ("a: [", "not YAML"),
-        ("source: a/b\nsource: c/d\n", "the key 'source' stands there twice"),
-        ("source: a/b\nconfig: {{language}}\n", "in line 2 a mapping or a list stands for a key"),
+        ("source: a/b\nsource: c/d\n", "the key 'source' occurs twice"),
+        ("source: a/b\nconfig: {{language}}\n", "in line 2 a mapping or a list is used as a key"),
         ("? [a, b]\n: 1\n", "in line 1 a mapping or a list"),
     ],
 )

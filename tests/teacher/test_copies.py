@@ -208,7 +208,7 @@ def test_a_state_taken_to_another_process_goes_on_alike(choice: Any):
 
 def test_a_state_of_other_parameters_is_refused():
     keeper = kept(EMA(), adapted())
-    with pytest.raises(UserError, match="other parameters than the model trains"):
+    with pytest.raises(UserError, match="other parameters than those in training"):
         keeper.load_state_dict({"unknown": torch.zeros(1)})
 
 

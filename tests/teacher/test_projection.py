@@ -170,7 +170,7 @@ def test_spd_learns_from_the_projected_model_and_ssd_from_the_plain_one(
 
 def test_what_cannot_be_projected_is_told(tmp_path: Path, tiny_folder: Path):
     bare = [type(p)(prompt=p.prompt, answer=p.answer, language="eng") for p in problems(8)]
-    with pytest.raises(UserError, match="solutions that say an answer"):
+    with pytest.raises(UserError, match="solutions that state an answer"):
         OPSDTrainer(str(tiny_folder), methods.spd(), config(tmp_path), bare, verifier=odd_length)
     fused = GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2))
     with pytest.raises(UserError, match="this model has none"):

@@ -308,9 +308,9 @@ def test_a_server_that_is_back_is_asked_again(teacher, tokenizer, capfd):
         reader = ServedReader([own.url], tokenizer, timeout=5)
         broken(own, times=1)
         assert len(reader.ask(INPUTS)()) == len(INPUTS)
-        assert "fails (500: no room); it is left out" in capfd.readouterr().err
+        assert "fails (500: no room); its requests are sent" in capfd.readouterr().err
         broken(own, times=99)
-        with pytest.raises(RunFailed, match=r"fails \(500: no room\); --resume goes on"):
+        with pytest.raises(RunFailed, match=r"fails \(500: no room\); --resume continues"):
             reader.ask(INPUTS)()
 
 
@@ -328,7 +328,7 @@ def test_a_run_goes_on_once_its_teacher_is_back(tmp_path, tiny_folder, teacher):
 
         halved, _ = run(tmp_path / "halved", tiny_folder, method, max_steps=4)
         halved.add_callback(Break())
-        with pytest.raises(RunFailed, match="--resume goes on from the last checkpoint"):
+        with pytest.raises(RunFailed, match="--resume continues from the last checkpoint"):
             halved.train()
         del own.rows
         again, _ = run(tmp_path / "halved", tiny_folder, method, max_steps=4)
@@ -344,12 +344,14 @@ def test_a_teacher_must_be_there_and_be_one(teacher, tokenizer, served, tmp_path
     other = save_tiny_model(tmp_path / "other", tokenizer, hidden_size=48)
     with (
         serving(other) as another,
-        pytest.raises(UserError, match=r"serves other \(.*\), http.* teacher \(.*\): serve one"),
+        pytest.raises(
+            UserError, match=r"serves other \(.*\), http.* teacher \(.*\): serve the same"
+        ),
     ):
         ServedReader([served.url, another.url], tokenizer)
     with serving(teacher) as rounded:
         rounded.about = rounded.about.model_copy(update={"dtype": "bfloat16"})
-        with pytest.raises(UserError, match=r"bfloat16\), http.* float32\): serve one model"):
+        with pytest.raises(UserError, match=r"bfloat16\), http.* float32\): serve the same model"):
             ServedReader([served.url, rounded.url], tokenizer)
     with pytest.raises(UserError, match=r"the head of '.*other' is not that of teacher"):
         ServedReader([served.url], tokenizer, str(other)).head(torch.device("cpu"))
@@ -365,7 +367,7 @@ def test_another_tokenizer_is_refused_by_what_it_does(teacher, tokenizer, tmp_pa
     file.write_text(json.dumps(content))
     with (
         serving(folder) as other,
-        pytest.raises(UserError, match=r"has another tokenizer than the student: '.*' is \["),
+        pytest.raises(UserError, match=r"has a different tokenizer from the student: '.*' is \["),
     ):
         ServedReader([other.url], tokenizer)
 
@@ -400,7 +402,7 @@ def test_a_run_goes_on_with_its_own_teacher_alone(tmp_path, tiny_folder, tokeniz
         ("/rows", {"sequences": []}, 400, "sequences: List should have at least 1 item"),
         ("/rows", {"sequences": [{"ids": [-1], "read": [0]}]}, 400, "sequences.0.ids.0: Input"),
         ("/rows", {"sequences": [{"ids": [10**6], "read": [0]}]}, 400, "has the id 1000000"),
-        ("/rows", {"sequences": [{"ids": [5], "read": [1]}]}, 400, "read at position 1, and has"),
+        ("/rows", {"sequences": [{"ids": [5], "read": [1]}]}, 400, "position 1 is requested"),
         ("/rows", {"sequences": [{"ids": [5] * 8193, "read": [0]}]}, 413, "8,193 tokens in a"),
         ("/rows", {"fingerprint": "0"}, 409, "teacher is served, with the fingerprint"),
         ("/rows", b"{", 400, "Invalid JSON"),
@@ -422,7 +424,7 @@ def test_a_bad_request_is_refused_in_one_line(path, body, status, told, served):
 def test_a_request_that_is_too_large_is_not_read(served):
     with httpx2.Client(base_url=served.url) as client:
         reply = client.post("/rows", content=b" " * (served.max_bytes + 1))
-    assert reply.status_code == 413 and "bytes in a request, of at most" in reply.text
+    assert reply.status_code == 413 and "bytes in a request; at most" in reply.text
 
 
 def test_it_says_that_it_is_well(served):
@@ -433,7 +435,7 @@ def test_it_says_that_it_is_well(served):
 def test_it_only_reads(tmp_path, tiny_folder, served):
     weights = Served(served.url)
     writes = replace(taught(weights), source=OnPolicy(weights=weights))
-    with pytest.raises(UserError, match="the weights served read and do not write"):
+    with pytest.raises(UserError, match="the weights served only score"):
         run(tmp_path, tiny_folder, writes)
     trainer, _ = run(tmp_path, tiny_folder, taught(weights, group=1))
     (term,) = [term for _, term in trainer.method.signals]
@@ -447,4 +449,4 @@ def test_the_command_refuses_in_a_line(monkeypatch, capsys, served):
     assert command(monkeypatch, "serve-teacher", "miniature-tiny", "--dtype", "int8") == 2
     assert capsys.readouterr().err == ("opsd: --dtype int8: write float32, bfloat16 or float16\n")
     assert command(monkeypatch, "serve-teacher", "miniature-tiny", "--port", port) == 2
-    assert f"127.0.0.1:{port} cannot be listened at" in capsys.readouterr().err
+    assert f"cannot listen at 127.0.0.1:{port}" in capsys.readouterr().err

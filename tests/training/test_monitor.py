@@ -356,7 +356,9 @@ def test_a_form_that_the_model_never_keeps_is_told_of_before_the_first_step(
     scored = {"eval_dataset": problems(4), "eval_strategy": "steps", "eval_steps": 1}
     scored |= {"eval_on_start": True, "eval_samples": 1}
     run(tmp_path, tiny_folder, methods.opsd(), problems(8), **scored)
-    assert capsys.readouterr().err.count("note: no completion of a dev problem has the form") == 1
+    assert (
+        capsys.readouterr().err.count("note: no completion of a dev problem has the expected") == 1
+    )
 
 
 # Traps at the start
@@ -409,7 +411,7 @@ def test_an_ordinary_method_is_told_of_nothing(tmp_path, tiny_folder):
         (EMA(0.999), 100, ""),
         (EMA(0.9), 40, ""),
         (EMA(0.0), 1, ""),
-        (Snapshot(10), 10, "never use"),
+        (Snapshot(10), 10, "never reach"),
         (Snapshot(10), 11, ""),
     ],
 )
@@ -543,7 +545,7 @@ def test_losses_that_need_sampling_log_probabilities_refuse_an_engine_that_tells
         run("rewarded", methods.grpo(group=2)).train()
 
 
-# A clip that turns the objective round
+# A clip that reverses the objective
 
 
 def curves(loss: Sequence[float], divergence: Sequence[float]) -> list[dict]:
@@ -607,4 +609,4 @@ def test_a_run_says_that_its_clip_turns_the_objective_round(tmp_path, capsys, cl
     )
     OPSDTrainer("miniature", method, args, problems(200)).train()
     told = capsys.readouterr().err
-    assert ("warning: the clip turns the objective round: from step 1 to" in told) == clipped
+    assert ("warning: the clip reverses the objective: from step 1 to" in told) == clipped

@@ -233,7 +233,7 @@ def test_they_go_on_from_the_newest_step_that_is_whole_in_both(trained, tmp_path
     (tmp_path / "first" / "checkpoint-2" / "optimizer.pt").write_text("x")
     runs = {name: tmp_path / name for name in both}
     assert common_checkpoint(runs) == {n: str(tmp_path / n / "checkpoint-1") for n in both}
-    assert "checkpoint-2 is passed over: optimizer.pt is damaged" in capsys.readouterr().err
+    assert "checkpoint-2 is skipped: optimizer.pt is damaged" in capsys.readouterr().err
     again = pair(tmp_path)
     train_peers(again, resume=True)
     for name in both:
@@ -243,7 +243,7 @@ def test_they_go_on_from_the_newest_step_that_is_whole_in_both(trained, tmp_path
         assert ours.read_bytes() == theirs.read_bytes()
     for step in (1, 2, 3):
         shutil.rmtree(tmp_path / "first" / f"checkpoint-{step}")
-    with pytest.raises(UserError, match="no whole checkpoint of the same step"):
+    with pytest.raises(UserError, match="no complete checkpoint of the same step"):
         common_checkpoint(runs)
 
 
@@ -252,8 +252,8 @@ def test_they_go_on_from_the_newest_step_that_is_whole_in_both(trained, tmp_path
     [
         ({"max_generated_tokens": 9}, "first: max_generated_tokens: peers end together"),
         ({"collapse": "stop"}, "first: collapse: peers end together"),
-        ({"save_total_limit": 1}, "first: save_total_limit: one of both is saved first: keep at"),
-        ({"max_steps": -1}, "first: max_steps: peers take as many steps"),
+        ({"save_total_limit": 1}, "first: save_total_limit: one of the two is saved first"),
+        ({"max_steps": -1}, "first: max_steps: peers take the same steps"),
     ],
 )
 def test_what_would_part_the_two_is_refused(changes, told, tmp_path):

@@ -101,7 +101,7 @@ def test_what_has_no_name_is_said_and_the_rest_is_there(tmp_path, tiny_folder, m
     wheres = [line.partition(":")[0] for line in content["unwritten"]]
     assert wheres == ["method.signal.divergence", "data", "verifier"]
     assert content["sampling"]["max_completion_length"] == 6
-    assert "lacks what has no name (method.signal.divergence: " in capsys.readouterr().err
+    assert "lacks values without a name (method.signal.divergence: " in capsys.readouterr().err
 
     assert command(monkeypatch, "train", str(tmp_path), "--resume") == 2
     told = capsys.readouterr().err

@@ -151,16 +151,16 @@ def test_only_a_checkpoint_that_is_whole_counts(tmp_path, capsys):
         checkpoint_of(tmp_path, step)
     (tmp_path / "checkpoint-60" / "opsd").mkdir(parents=True)
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-50"
-    assert "checkpoint-60 is passed over: it was not written to its end" in capsys.readouterr().err
+    assert "checkpoint-60 is skipped: it is incomplete" in capsys.readouterr().err
     (tmp_path / "checkpoint-50" / "opsd" / "manifest.json").unlink()
     (tmp_path / "checkpoint-40" / "optimizer.pt").unlink()
     weights = tmp_path / "checkpoint-10" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
     told = capsys.readouterr().err
-    assert "checkpoint-50 is passed over: it was not written to its end" in told
-    assert "checkpoint-40 is passed over: optimizer.pt is missing" in told
-    assert "checkpoint-10 is passed over: model.safetensors is damaged" in told
+    assert "checkpoint-50 is skipped: it is incomplete" in told
+    assert "checkpoint-40 is skipped: optimizer.pt is missing" in told
+    assert "checkpoint-10 is skipped: model.safetensors is damaged" in told
     assert list(checkpoint.complete(tmp_path)) == [2, 10, 40]
 
 
@@ -195,7 +195,7 @@ def test_what_a_kill_left_before_its_first_write_is_no_run_and_nobody_elses(tmp_
     assert not run.begun
     run.refuse_taken()
     (tmp_path / "traces" / "mine.txt").write_text("notes")
-    with pytest.raises(UserError, match="holds traces, and is not a run folder"):
+    with pytest.raises(UserError, match="contains traces, and is not a run folder"):
         run.refuse_taken()
 
 

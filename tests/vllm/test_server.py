@@ -204,7 +204,7 @@ def test_replicas_write_what_one_server_writes(
         stop(process)
         assert ids_of(engine.generate(many, PLAIN, seeds)) == ids_of(one)
         told = capsys.readouterr().err
-        assert f"{url} has gone" in told and "1 of 2 servers write" in told
+        assert f"{url} has gone" in told and "1 of 2 servers are in use" in told
         stirred(model, 1)
         engine.sync(model)
         after = engine.generate(many, PLAIN, seeds)

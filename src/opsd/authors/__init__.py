@@ -1,1 +1,1 @@
-"""Who writes privileged text: the model, an endpoint, a function, a skill bank."""
+"""Authors of privileged texts: the model, an endpoint, a function, a skill bank."""

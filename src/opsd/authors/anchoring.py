@@ -1,8 +1,9 @@
-r"""What a peer's feedback must be: tied to something that the question names, and without the
-answer (OPCoD, Byeon et al. 2026, arXiv 2606.14368; its rules are not public, these are ours).
+r"""Checks a peer's feedback: it must refer to something that the question names, and must not give
+the answer away (OPCoD, Byeon et al. 2026, arXiv 2606.14368; its rules are not public, these are
+ours).
 
 A tutor answers with `CONCEPT: <words of the question>` and then `FEEDBACK: <a few sentences>`.
-Sentences that give the answer away are left out.
+Sentences that give the answer away are removed.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from opsd.grade.spoken import spoken
 from opsd.types import Problem
 
 Fault = Literal["form", "concept", "short"]
-"""Not of the form; about something that the question does not name; nothing left to say."""
+"""Not in this form; about something that the question does not name; too short."""
 
 OVERLAP = 0.8
-"""Share of a concept's words that must stand in the question."""
+"""The share of a concept's words that must occur in the question."""
 SHORTEST = 20
-"""Characters of a feedback, without what gave the answer away."""
+"""The minimum length of a feedback in characters, after sentences that give the answer away are
+removed."""
 
 _FORM = re.compile(r"\s*CONCEPT:[ \t]*([^\n]+)\n\s*FEEDBACK:(.+)", re.DOTALL)
 _SENTENCES = re.compile(r"(?<=[.!?\u3002\u0964])\s+|\n+")
@@ -42,12 +44,11 @@ _STATES = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_SPOKEN = 6
-"""Words of a number."""
+"""The maximum number of words of a spoken number."""
 
 
 def anchored(text: str, problem: Problem) -> tuple[str, None] | tuple[None, Fault]:
-    """The feedback in what a tutor has written of an attempt at a problem, or what is wrong with
-    it."""
+    """The feedback in a tutor's text about an attempt at a problem, or what is wrong with it."""
     match = _FORM.fullmatch(text)
     if match is None:
         return None, "form"
@@ -55,14 +56,14 @@ def anchored(text: str, problem: Problem) -> tuple[str, None] | tuple[None, Faul
         return None, "concept"
     said = (sentence.strip() for sentence in _SENTENCES.split(match[2]))
     feedback = " ".join(x for x in said if x and not gives_away(x, problem))
-    # What stood in two sentences may be the answer when they are one.
+    # Two sentences may give the answer away only when joined.
     if len(feedback) < SHORTEST or gives_away(feedback, problem):
         return None, "short"
     return feedback, None
 
 
 def named(concept: str, question: str) -> bool:
-    """Whether a question names a concept: nearly all of its words stand there.
+    """Whether a question names a concept: nearly all of its words occur in the question.
 
     >>> named("kinetic energy", "What is the Kinetic energy of ...?"), named("entropy", "Energy?")
     (True, False)
@@ -72,8 +73,8 @@ def named(concept: str, question: str) -> bool:
 
 
 def gives_away(text: str, problem: Problem) -> bool:
-    """Whether a text states an answer, or holds the problem's own: its number in any writing, the
-    letter or the words of its option, or the very words.
+    """Whether a text states an answer, or contains the problem's own: its number in any notation,
+    the letter or the words of its option, or its exact words.
 
     >>> problem = Problem("What is 6 x 7?", answer="42")
     >>> [gives_away(x, problem) for x in ("6 x 7 = 42.0", "forty-two", "so 420", "the answer is 7")]

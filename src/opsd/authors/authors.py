@@ -1,4 +1,5 @@
-"""Who writes about rollouts: critiques, rubrics, analyses. One batched call per author and step."""
+"""Authors that write about rollouts: critiques, rubrics, analyses. One batched call per author and
+step."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from opsd.types import Attempt, Finish, Group, UserError
 
 @part
 class ModelAuthor(Writing, AtWork):
-    """The model itself writes, through the engine; a text that is cut off at `max_tokens` is
-    none."""
+    """The model itself writes, through the engine. A text that is cut off at `max_tokens` is
+    discarded."""
 
     weights: AnyWeights = Frozen()
     max_tokens: Annotated[int, Field(gt=0)] = 1024
@@ -53,9 +54,9 @@ class ModelAuthor(Writing, AtWork):
 
 @part
 class AttemptAuthor(Author, AtWork):
-    """The teacher tries the problem itself, once for a group, reading what `context` shows it of
-    the first rollout: the text `name` of the whole group where the verifier finds that right, none
-    where it is wrong, without a verdict, or cut off at `max_tokens`."""
+    """The teacher tries the problem itself, once per group, with the prompt that `context` gives
+    for the first rollout. Its attempt is the text `name` of the whole group if the verifier finds
+    it correct; there is no text if it is wrong, not graded, or cut off at `max_tokens`."""
 
     name: str = "attempt"
     context: AnyPlainContext = Solution()
@@ -100,8 +101,9 @@ class AttemptAuthor(Author, AtWork):
 
 @part
 class FunctionAuthor(Writing, AtWork):
-    """A Python function of yours writes: `function` is "module:name", called with the problem, the
-    completion, and whether it is right; it returns the text, or None."""
+    """A Python function writes: `function` is "module:name". It is called with the problem, the
+    completion, and whether the completion is correct (None if not graded), and returns the text, or
+    None."""
 
     function: str = ""
     template: str = ""
@@ -109,7 +111,7 @@ class FunctionAuthor(Writing, AtWork):
     type: Literal["function"] = "function"
 
     def begin(self) -> FunctionAuthor:
-        """The author at work. Raises UserError for a function that is not there."""
+        """The author, ready to write. Raises UserError if the function does not exist."""
         self._written_by()
         return self
 

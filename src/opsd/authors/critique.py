@@ -1,8 +1,9 @@
-r"""What a critique must be: the rollout written out again, right steps word for word, from the
-first wrong one on a better way (arXiv 2606.11173; its prompt is not public, the checks are ours).
+r"""Checks a critique: it must repeat the rollout, with correct steps word for word and better ones
+from the first wrong step on (arXiv 2606.11173; its prompt is not public, the checks are ours).
 
-A critic answers with `CASE: A|B|C|D` (all right; a step missing; unfinished; an error) and then the
-solution. A quoted error would teach the error: the teacher copies what it has just read.
+A critic answers with `CASE: A|B|C|D` (all correct; a step missing; unfinished; an error) and then
+the solution. It must not quote the error: the teacher copies what it has just read, so the student
+would learn the error.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from opsd.grade.ngrams import ngrams
 _CASE = re.compile(r"\s*CASE:\s*([ABCD])\b[^\n]*\n(.+)", re.DOTALL)
 _STEP = re.compile(r"<step_\d+>(.*?)(?=<step_\d+>|<answer>|$)", re.DOTALL)
 _QUOTED = 0.9
-"""Share of a wrong step's four-word sequences at which a critique counts as quoting it."""
+"""A critique that contains this share of a wrong step's four-word sequences counts as quoting
+it."""
 
 
 def accepted(critique: str, completion: str) -> str | None:
-    """The corrected solution in a critique; None where it is not of the form, changes what it calls
-    right, or repeats the step that it replaces."""
+    """The corrected solution in a critique; None if it does not have this form, changes what it
+    calls correct, or repeats the step that it replaces."""
     match = _CASE.fullmatch(critique)
     if match is None:
         return None
@@ -34,7 +36,7 @@ def accepted(critique: str, completion: str) -> str | None:
 
 
 def steps(solution: str) -> list[str]:
-    """The steps of a solution: what its `<step_i>` tags mark, else its lines.
+    """The steps of a solution: those marked by `<step_i>` tags, else its lines.
 
     >>> steps("<step_1> 2 + 2 = 4 <step_2> so 4 <answer>4"), steps("2 + 2 = 4\\n\\nso 4")
     (['2 + 2 = 4', 'so 4'], ['2 + 2 = 4', 'so 4'])
@@ -44,7 +46,7 @@ def steps(solution: str) -> list[str]:
 
 
 def first_changed(completion: str, critique: str) -> str | None:
-    """The first step of a rollout that its critique does not repeat at its place; None where it
+    """The first step of a rollout that its critique does not repeat at the same place; None if it
     repeats all."""
     corrected = steps(critique)
     for number, step in enumerate(steps(completion)):

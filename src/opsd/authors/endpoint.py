@@ -1,5 +1,5 @@
-"""An author behind an OpenAI-compatible endpoint: asked concurrently, retried, cached on disk, and
-counted."""
+"""An author behind an OpenAI-compatible endpoint: requests are concurrent, retried, cached on disk,
+and counted."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 class EndpointAuthor(Writing):
     """A model behind an OpenAI-compatible endpoint writes.
 
-    `base_url` is OpenAI's own unless given; `key_variable` names the environment variable that
-    holds the key. `timeout` is in seconds and for one try; a failed try is repeated `retries`
-    times, later each time, and what then has no answer is a text that is none. Answers are kept in
-    the folder `cache`: no question is paid for twice, and a resumed run reads the same texts.
-    `price` is in dollars per million prompt and completion tokens, for the count of the cost.
+    `base_url` is OpenAI's own by default; `key_variable` names the environment variable with the
+    API key. `timeout` is in seconds per attempt. A failed request is repeated `retries` times with
+    increasing delays; if it still fails, there is no text. Responses are kept in the folder
+    `cache`, so that no request is paid for twice and a resumed run reads the same texts. `price` is
+    in dollars per million prompt and completion tokens, to compute the cost.
     """
 
     model: str = ""
@@ -53,11 +53,12 @@ class EndpointAuthor(Writing):
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError(f"the author '{self.name}' needs the name of the endpoint's model")
-        if not re.match(_NAME, self.key_variable):  # a key, perhaps: it is not repeated
+        if not re.match(_NAME, self.key_variable):  # it may be a key, so it is not shown
             raise ValueError("key_variable is the name of an environment variable, not a key")
 
     def begin(self) -> EndpointClient:
-        """The author at work. Raises UserError without a key, or without the `openai` client."""
+        """The author, ready to write. Raises UserError without a key, or without the `openai`
+        client."""
         who = f"author '{self.name}'"
         about = (self.base_url, self.key_variable, self.timeout, self.retries, who)
         return EndpointClient(self, connect(self.model, *about))
@@ -65,8 +66,8 @@ class EndpointAuthor(Writing):
 
 @dataclass(frozen=True)
 class Spent:
-    """What an endpoint has been asked: questions, how many the cache answered instead, how many got
-    no answer; tokens."""
+    """An endpoint's use: requests, responses from the cache instead, failed requests, and
+    tokens."""
 
     requests: int = 0
     cached: int = 0
@@ -80,7 +81,7 @@ class Spent:
 
 @dataclass
 class EndpointClient(AtWork):
-    """An endpoint's author at work; `spent` counts over the whole run."""
+    """An endpoint's author during a run; `spent` counts over the whole run."""
 
     author: EndpointAuthor
     endpoint: ChatEndpoint
@@ -103,20 +104,20 @@ class EndpointClient(AtWork):
             told = f"author '{self.author.name}': {len(reasons)} of {len(made)} questions have no"
             told = f"{told} answer ({reasons[-1]})"
             if len(reasons) == len(made):
-                raise UserError(f"{told}; what is written stays, mend it and resume")
+                raise UserError(f"{told}; what is written is kept: fix it and resume")
             log(told)
         texts = {place: answers[key] for place, key in asked.items()}
         return self.author.noted(groups, texts)
 
     def answer(self, messages: list[Message]) -> tuple[str | None, Spent, str]:
-        """The endpoint's answer, from the cache where it is there, None after the last failure;
-        what it took; and why there is none.
+        """The endpoint's response (from the cache if possible, None after the last failed attempt),
+        what it cost, and the reason if there is none.
 
-        Raises UserError where the endpoint refuses whatever is asked: a wrong key, no such model.
+        Raises UserError if the endpoint refuses every request: a wrong key, an unknown model.
         """
         file = self._file(messages)
         if file is not None and file.is_file():
-            with contextlib.suppress(ValueError, KeyError):  # cut off by a kill: asked again
+            with contextlib.suppress(ValueError, KeyError):  # truncated by a kill: requested again
                 return json.loads(file.read_text("utf-8"))["text"], Spent(cached=1), ""
         text, spent, reason = self._asked(messages)
         if file is not None and text is not None:
@@ -158,7 +159,7 @@ class EndpointClient(AtWork):
 
 
 def _text_and_use(reply: Any) -> tuple[str, Spent]:
-    """What was written, nothing where it did not come to an end, and its tokens."""
+    """The text (empty if it was cut off) and its tokens."""
     choice = reply.choices[0]
     text = str(choice.message.content or "") if choice.finish_reason == "stop" else ""
     if reply.usage is None:

@@ -1,5 +1,5 @@
-"""Feedback by another model in training: two models that teach each other by texts (OPCoD, Byeon et
-al. 2026, arXiv 2606.14368)."""
+"""Feedback from another model in training: two models that teach each other through texts (OPCoD,
+Byeon et al. 2026, arXiv 2606.14368)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opsd.types import Finish, Group, Problem
 
 
 class Attempt(NamedTuple):
-    """What is told of a rollout to somebody who is to write about it: texts alone."""
+    """What an author receives about a rollout: only texts."""
 
     problem: Problem
     text: str
@@ -30,15 +30,16 @@ class Attempt(NamedTuple):
 
 @part
 class PeerAuthor(Author):
-    """The other one of two models that are trained together writes; this one writes for it in turn,
-    with its weights as they are before the step.
+    """The other of two models that are trained together writes; this one writes for it in return,
+    with its weights before the step.
 
-    A tutor writes of problems that it solves itself: at least once, and in a share of at least
+    A tutor writes about problems that it solves itself: at least once, and in a share of at least
     `min_pass_rate` of its own rollouts. It reads `template`, filled with the problem, one of its
-    own right solutions (`known`), and the rollout (`completion`, `correct`). What it writes must
-    name a concept of the question, and sentences that give the answer away are left out
-    (`opsd.authors.anchoring`). Problems that are not its own in this step it tries in one engine
-    call more, as often as the other model did. Without another model nothing is written.
+    own correct solutions (`known`), and the rollout (`completion`, `correct`). Its text must name a
+    concept of the question, and sentences that give the answer away are removed
+    (`opsd.authors.anchoring`). Problems that are not among its own in this step it tries in one
+    additional engine call, as often as the other model did. Without another model nothing is
+    written.
     """
 
     name: str = "peer"
@@ -58,8 +59,8 @@ class PeerAuthor(Author):
 
 @dataclass
 class Tutor(AtWork):
-    """A peer author at work. It counts, over the whole run, the attempts that it was `asked` about,
-    those at problems that it has not `unsolved` itself, and what became of its texts."""
+    """A peer author during a run. It counts, over the whole run, the attempts that it was `asked`
+    about, those at problems that it left `unsolved` itself, and the outcomes of its texts."""
 
     author: PeerAuthor
     exchange: Exchange | None = None
@@ -117,8 +118,8 @@ class Tutor(AtWork):
     def _solved(
         self, attempts: Sequence[Attempt], groups: Sequence[Group], sampler: Sampler, step: int
     ) -> Mapping[str, str]:
-        """A right solution of this model's own, the shortest, to every problem that it knows enough
-        of, by the problem's id."""
+        """This model's own shortest correct solution to every problem that it solves often enough,
+        by the problem's id."""
         known = {group.problem.id: group for group in groups}
         times = Counter(x.problem.id for x in attempts)
         others = {x.problem.id: x.problem for x in attempts if x.problem.id not in known}
@@ -137,7 +138,7 @@ class Tutor(AtWork):
 
     @property
     def measured(self) -> dict[str, float]:
-        """The counts; texts are `written`, or rejected: `cut_off`, not of the `form`, about no
+        """The counts. Texts are `written`, or rejected as `cut_off`, not in the `form`, without a
         `concept` of the question, or too `short` without the answer."""
         names = ("asked", "unsolved", "cut_off", "form", "concept", "short", "written")
         return {name: self.counts[name] for name in names}

@@ -1,5 +1,5 @@
-"""Who finds the skills and common mistakes that fit a problem, and writes down new ones (SGSD,
-Huang et al. 2026, arXiv 2605.28791)."""
+"""Retrieves the skills and common mistakes that fit a problem, and writes new ones (SGSD, Huang et
+al. 2026, arXiv 2605.28791)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Similarity = Callable[[Problem, Sequence[Item]], list[float]]
 
 @part
 class BankUpdate:
-    """When a bank learns from the run: every `every` steps in which less than `below` of the
-    rollouts were right, the model writes what is to be learned from as many as `items` of them. The
-    bank keeps `limit` such items, the newest; what it began with stays."""
+    """When a bank learns from the run: after every `every` steps, if less than a share of `below`
+    of their rollouts were correct, the model writes what can be learned from up to `items` of them.
+    The bank keeps the newest `limit` such items; its initial items always stay."""
 
     every: Annotated[int, Field(gt=0)] = 25
     below: Annotated[float, Field(ge=0, le=1)] = 0.8
@@ -42,13 +42,13 @@ class BankUpdate:
 
 @part
 class SkillAuthor(Author):
-    """Tells every group which skills and mistakes of a bank fit its problem best: `k` of each,
+    """Gives every group the skills and mistakes of a bank that fit its problem best: `k` of each,
     paired by rank, with shares that are a softmax of their mean similarity at `temperature`.
 
     `by="embedding"` compares texts by a sentence-embedding model (the extra `skills`); `"tag"`
     compares an item's tags with the row's column `tag`. `bank` is a file
-    (`opsd.authors.skills.Bank`), or `package:file`; without one there is nothing to tell until an
-    `update` has written something.
+    (`opsd.authors.skills.Bank`), or `package:file`; without one there is no advice until an
+    `update` has written items.
     """
 
     bank: str | None = None
@@ -67,7 +67,8 @@ class SkillAuthor(Author):
         return self.update is not None
 
     def begin(self) -> SkillRetriever:
-        """The author at work. Raises UserError for a bank that cannot be read, or stays empty."""
+        """The author, ready to write. Raises UserError for a bank that cannot be read, or would
+        stay empty."""
         bank = Bank() if self.bank is None else read_bank(self.bank)
         if self.update is None and not (bank.skills and bank.mistakes):
             raise UserError(
@@ -79,11 +80,11 @@ class SkillAuthor(Author):
 
 @dataclass
 class SkillRetriever(AtWork):
-    """A bank in use. `dynamic` are the items written in this run, oldest first; `tried` counts
-    graded rollouts, and the right ones among them, since step `learned`, the last update's.
+    """A bank in use. `dynamic` are the items written in this run, oldest first. `tried` counts
+    graded rollouts, and the correct ones among them, since step `learned`, that of the last update.
 
-    The processes of a distributed run hold the same bank: what is tried and what is written is
-    everyone's. So `__call__` is made by all of them in every step.
+    The processes of a distributed run have the same bank and share counts and new items. So all of
+    them must call `__call__` in every step.
     """
 
     author: SkillAuthor
@@ -100,7 +101,7 @@ class SkillRetriever(AtWork):
         return [replace(group, retrieved=self.advice(group.problem)) for group in groups]
 
     def advice(self, problem: Problem) -> tuple[Advice, ...]:
-        """The pairs that fit a problem best, best first; equally many for every problem."""
+        """The pairs that fit a problem best, best first; the same number for every problem."""
         ranked = [
             self._ranked(problem, [*items, *(x for x in self.dynamic if isinstance(x, kind))])
             for items, kind in ((self.bank.skills, Skill), (self.bank.mistakes, Mistake))
@@ -120,8 +121,9 @@ class SkillRetriever(AtWork):
     def _learn(
         self, groups: Sequence[Group], update: BankUpdate, sampler: Sampler, step: int
     ) -> None:
-        """Counts what was tried; when it is time, keeps what is written and not known already."""
-        # Imported here: the catalogue of methods needs this module, and lists without it.
+        """Count the rollouts; when an update is due, add the written items that are not known
+        yet."""
+        # Imported here: the catalogue of methods imports this module, but does not need accelerate.
         from accelerate.utils import gather_object
 
         rollouts = [(g.problem, r) for g in groups for r in g.rollouts if r.verdict is not None]
@@ -157,8 +159,8 @@ class SkillRetriever(AtWork):
         sampler: Sampler,
         step: int,
     ) -> list[Item]:
-        """What the model answers in the right form when it is asked what is to be learned from
-        `count` of the rollouts, failures first."""
+        """The well-formed items that the model writes about what can be learned from `count` of the
+        rollouts, failures first."""
         rows, kinds = [], []
         for problem, rollout in sorted(rollouts, key=lambda pair: is_right(pair[1])):
             if len(rows) == count:
@@ -193,8 +195,8 @@ class SkillRetriever(AtWork):
 
     @property
     def measured(self) -> dict[str, float]:
-        """Items written in this run that the bank holds; zero but on one of the processes, since
-        what authors measured is added up."""
+        """The number of items in the bank that were written in this run; zero on all but one
+        process, since authors' measurements are summed."""
         from accelerate import PartialState
 
         return {"items": len(self.dynamic) if PartialState().is_main_process else 0}
@@ -243,7 +245,7 @@ class _ByEmbedding:
         return [float(query @ v) for v in self._embedded("document", [x.text for x in items])]
 
     def _embedded(self, role: str, texts: Sequence[str]) -> list[Any]:
-        # One text at a time: beside others, padding would change the last digits.
+        # One text at a time: in a batch, padding would change the last digits.
         for text in texts:
             if (role, text) not in self.known:
                 encode = getattr(self._model, f"encode_{role}")
@@ -275,5 +277,5 @@ def _tags(problem: Problem, name: str) -> tuple[str, ...]:
 
 
 def _object(text: str) -> str:
-    """What stands between a text's first and last brace."""
+    """The part of a text from its first to its last brace."""
     return text[text.find("{") : text.rfind("}") + 1]

@@ -1,5 +1,5 @@
-"""A bank of skills and common mistakes, from which a teacher is told what fits the problem (SGSD,
-Huang et al. 2026, arXiv 2605.28791)."""
+"""A bank of skills and common mistakes, from which a teacher is shown those that fit the problem
+(SGSD, Huang et al. 2026, arXiv 2605.28791)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opsd.validation import content
 
 
 class Item(BaseModel):
-    """What skills and mistakes have in common; `tags` say which problems it is about."""
+    """The base of skills and mistakes; `tags` say which problems an item is about."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,8 +56,8 @@ class Bank(BaseModel):
 
 
 def read_bank(path: str) -> Bank:
-    """A bank from a file, or from one that a package brings (`package:file`). Raises UserError, one
-    line, for whatever is wrong with it."""
+    """Read a bank from a file, or from a file in a package (`package:file`). Raises UserError, one
+    line, if anything is wrong with it."""
     package, _, name = path.partition(":")
     try:
         file = resources.files(package) / name if name and not Path(path).exists() else Path(path)

@@ -1,5 +1,5 @@
-"""What authors of texts have in common: whom they are asked about, what they read, what of their
-writing is shown."""
+"""The common parts of authors: which rollouts they write about, what they read, and which of their
+texts are accepted."""
 
 from __future__ import annotations
 
@@ -16,52 +16,51 @@ from opsd.types import Group, View
 
 Check = Literal["none", "critique"]
 Place = tuple[int, int]
-"""A text's place: the group's number, and the rollout's within it."""
+"""A text's place: the group's index, and the rollout's index within it."""
 
 
 class Exchange(Protocol):
-    """Where two models that are trained together hand each other what they have."""
+    """The exchange of values between two models that are trained together."""
 
     def trade(self, step: int, offer: Any) -> Any:
-        """Gives something, and waits for what the other model gives in its turn of the same
-        step."""
+        """Offer something, and wait for what the other model offers in the same step."""
         ...
 
 
 class AtWork(Protocol):
-    """An author in a run: one batched call a step, and a state for checkpoints."""
+    """An author during a run: one batched call per step, and a state for checkpoints."""
 
     def __call__(self, groups: Sequence[Group], sampler: Sampler, step: int) -> Sequence[Group]: ...
 
     @property
     def measured(self) -> Mapping[str, float]:
-        """Counts over the whole run, which are logged."""
+        """Counts over the whole run, to be logged."""
         return {}
 
     def meet(self, exchange: Exchange | None) -> None:
-        """Another model is trained together with this one, and can be reached from now on; with
-        None, no longer."""
+        """Connect to the model that is trained together with this one; None disconnects."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes a state back from a checkpoint."""
+        """Restore a state from a checkpoint."""
 
 
 class Author(Protocol):
-    """Who writes about rollouts. One of your own inherits what it does not say otherwise."""
+    """An author of texts about rollouts. A custom author inherits the defaults of all attributes
+    that it does not define."""
 
     name: str
     weights: Weights | None = None
-    """The weights that write, where the model itself does."""
+    """The weights that write, if the model itself is the author."""
     needs_reward: bool = False
-    """Whether it goes by verdicts: every rollout then needs one."""
+    """Whether it reads verdicts: every rollout then needs one."""
     needs_peer: bool = False
-    """Whether another model, trained together with this one, is what writes."""
+    """Whether the author is another model, trained together with this one."""
 
     def begin(self) -> AtWork:
-        """The author at work. Raises UserError for what it lacks."""
+        """The author, ready to write. Raises UserError if something that it needs is missing."""
         ...
 
 
@@ -70,8 +69,8 @@ class Writing(Author):
     """The text `name` of every rollout, or one per problem for all of its group.
 
     The prompt is `template`, filled with the problem's texts and, per rollout, with `completion`
-    and `correct`. What the author thinks before it answers is left out; a text that is cut off,
-    empty, or refused by `check` is none, and contexts that show it do not teach then.
+    and `correct`. The author's thinking is removed from its text. A text that is cut off, empty, or
+    rejected by `check` is discarded, and contexts that would show it then do not teach.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Writing(Author):
     template_options: dict[str, Any] = field(default_factory=dict)
 
     def asked(self, groups: Sequence[Group]) -> list[Place]:
-        """The places that the author is asked to fill, in order."""
+        """The places that the author must fill, in order."""
         return [
             (number, i)
             for number, group in enumerate(groups)
@@ -90,7 +89,7 @@ class Writing(Author):
         ]
 
     def view(self, group: Group, i: int) -> View:
-        """What the author reads."""
+        """The prompt that the author reads."""
         rollout = group.rollouts[i]
         about = {"completion": rollout.text, "correct": rollout.verdict and rollout.verdict.correct}
         return view(
@@ -102,7 +101,7 @@ class Writing(Author):
         )
 
     def noted(self, groups: Sequence[Group], texts: Mapping[Place, str | None]) -> list[Group]:
-        """The groups with what was written of them; a text that is missing is none."""
+        """The groups with the texts about them; a missing text becomes None."""
         return [
             replace(
                 group,
@@ -121,7 +120,7 @@ class Writing(Author):
         return before | {self.name: self.checked(text or "", group, i)}
 
     def checked(self, text: str, group: Group, i: int) -> str | None:
-        """The text as it is shown; None where it is no use."""
+        """The text to be shown; None if it is not accepted."""
         answer = answered(text)
         if self.check == "critique" and answer:
             return accepted(answer, group.rollouts[i].text)
@@ -129,7 +128,7 @@ class Writing(Author):
 
 
 def noted(group: Group, name: str, texts: Sequence[str | None]) -> Group:
-    """A group with what was written of each of its rollouts; None is none."""
+    """A group with a text about each of its rollouts; None stands for no text."""
     before = group.notes or tuple({} for _ in group.rollouts)
     notes = tuple({**own, name: text} for own, text in zip(before, texts, strict=True))
     return replace(group, notes=notes)

@@ -1,1 +1,2 @@
-"""Trainers and engines on a Ray cluster, by one command: placed, watched, started again."""
+"""Launches trainers and engines on a Ray cluster with one command: places, watches and restarts
+them."""

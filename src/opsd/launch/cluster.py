@@ -17,20 +17,20 @@ from opsd.types import UserError
 from opsd.validation import install
 
 LOCAL = "local"
-"""In place of an address: a cluster of this machine alone, for as long as the launch."""
+"""The address for a temporary cluster that consists only of this machine."""
 _ROOM = 600.0
-"""Seconds in which a cluster that grows may have made room."""
+"""Seconds to wait for an autoscaling cluster to make room."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One bundle per actor, with these resources each."""
+    """A placement group with one bundle per actor, each with these resources."""
 
     group: Any
     resources: dict[str, float]
 
     def host(self, bundle: int) -> Any:
-        """A new actor in a bundle, which may have to wait for a machine."""
+        """Create an actor in a bundle; it may have to wait for a machine."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -38,7 +38,7 @@ class Cluster:
             "num_cpus": self.resources["CPU"],
             "num_gpus": self.resources.get("GPU", 0),
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, bundle),
-            # It is told to end its command while it waits for news of it.
+            # Other calls, such as ending its command, must be served while `news` waits.
             "max_concurrency": 4,
         }
         return ray.remote(Host).options(**options).remote()
@@ -46,17 +46,17 @@ class Cluster:
 
 @contextlib.contextmanager
 def connected(address: str, bundles: int) -> Iterator[None]:
-    """The cluster at an address, until the end of the block, which kills the actors of this
-    process. Ray takes signals for itself meanwhile, unless they are taken in the block.
+    """Connect to the cluster at an address until the end of the block, which kills the actors of
+    this process. Ray handles signals itself meanwhile, unless they are handled in the block.
 
-    Raises UserError where Ray is not installed, and where no cluster answers.
+    Raises UserError if Ray is not installed, and if no cluster answers.
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError(f"ray is not installed: {install('ray')}")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody has been asked
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the user has not agreed
     own: dict[str, Any] = {}
     if address == LOCAL:
-        # CPUs are places here; two ranks on one are slow, and right.
+        # CPUs only count places here; two ranks on one CPU are slow, but correct.
         own = {"num_cpus": max(bundles, os.cpu_count() or 1), "include_dashboard": False}
     elif address != "auto":
         _refuse_silent(address)
@@ -73,7 +73,7 @@ def connected(address: str, bundles: int) -> Iterator[None]:
 
 
 def _refuse_silent(address: str) -> None:
-    """Raises UserError where nobody listens at HOST:PORT: Ray would end the process itself."""
+    """Raises UserError if nothing listens at HOST:PORT, since Ray would end the process itself."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -90,10 +90,10 @@ def _silent(address: str, error: Exception) -> UserError:
 def grouped(
     bundles: int, strategy: str, *, grows: bool, leave: Callable[[], None]
 ) -> Iterator[Cluster]:
-    """A placement group of so many bundles on the cluster, until the end of the block. `leave` is
-    called while it waits for room, and may raise.
+    """Create a placement group with this many bundles until the end of the block. `leave` is called
+    while waiting for room, and may raise.
 
-    Raises UserError where there is no room, at once on a cluster that does not grow.
+    Raises UserError if there is no room; at once on a cluster that does not grow.
     """
     import ray
     from ray.util import placement_group, remove_placement_group

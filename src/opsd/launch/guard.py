@@ -1,8 +1,8 @@
 """A script that runs a command for the process at the other end of its standard input.
 
-Each line there is the number of a signal that the command is sent. When the other end closes, its
-process having ended in whatever way, the command is killed with all that it has started. The exit
-code is the command's, or 128 and the signal that ended it.
+Each input line is the number of a signal to send to the command. When the other end closes, because
+its process ended in any way, the command is killed with all its child processes. The exit code is
+the command's, or 128 plus the signal that ended it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 
 
 def main(command: list[str]) -> int:
-    """Runs a command to its end; what that leaves behind is killed as well."""
+    """Run a command to its end, then kill any processes that it leaves behind."""
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
@@ -39,10 +39,10 @@ def main(command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # An actor that ends kills its children, of which this must be none to see to the rest.
+    # An actor that ends kills its child processes: fork, so that this process survives to clean up.
     if inner := os.fork():
         os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]) & 0xFF)
     ended = main(sys.argv[1:])
     sys.stderr.flush()
-    # The other thread waits for standard input, which Python's own end would wait for in turn.
+    # Python's normal exit would wait for the thread that reads standard input.
     os._exit(ended)

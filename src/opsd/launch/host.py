@@ -1,4 +1,4 @@
-"""What runs in an actor: one command at a time, in processes that do not outlive it."""
+"""The actor: it runs one command at a time, in processes that do not outlive it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from queue import Empty, SimpleQueue
 from opsd.launch import guard
 
 News = tuple[list[str], int | None]
-"""Lines that a command has written since, and the exit code of one that has ended."""
+"""The lines that a command has written since the last call, and its exit code if it has ended."""
 WAIT = 5.0
-"""Seconds in which a command that says nothing is no news."""
+"""Seconds to wait for output before returning without any."""
 
 
 class Host:
-    """Runs a command where its actor was placed. Several calls are answered at once."""
+    """Runs a command on the machine of its actor. Several calls can be served at once."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
         self.lines: SimpleQueue[str | None] = SimpleQueue()
 
     def place(self) -> tuple[str, int]:
-        """The address of this machine in the cluster, and a port that is free on it."""
+        """The address of this machine in the cluster, and a free port on it."""
         import ray
 
         with socket.socket() as probe:
@@ -36,8 +36,8 @@ class Host:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], folder: str) -> News:
-        """Starts a command in a folder, with variables beside the actor's own, and waits for its
-        first news."""
+        """Start a command in a folder, with variables added to the actor's own, and wait for its
+        first output."""
         self.process = process = subprocess.Popen(
             [sys.executable, "-P", guard.__file__, *command],
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
@@ -62,7 +62,7 @@ class Host:
         return self.news()
 
     def news(self) -> News:
-        """What the command has to say, or that it has ended; nothing after `WAIT` seconds."""
+        """Wait for the command's output or its end, at most `WAIT` seconds."""
         assert self.process is not None
         told: list[str] = []
         with contextlib.suppress(Empty):
@@ -75,14 +75,14 @@ class Host:
         return told, None
 
     def tell(self, number: int) -> None:
-        """Sends the command a signal."""
+        """Send the command a signal."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):  # it has ended
                 self.process.stdin.write(f"{number}\n")
                 self.process.stdin.flush()
 
     def end(self) -> None:
-        """Kills the command and all that it has started."""
+        """Kill the command and all its child processes."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()

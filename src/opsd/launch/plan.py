@@ -1,4 +1,4 @@
-"""What runs in the actors: the commands of trainers and engines, and the variables of ranks."""
+"""The plan of a launch: the commands of trainers and engines, and the environment of ranks."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from opsd.types import UserError
 from opsd.validation import mapping
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
-"""Ray's, of a placement group."""
+"""Ray's placement strategies."""
 ENGINE = "vllm serve"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe with its settings as `opsd train` takes them, into a run folder that all machines
-    see; how many trainers and engines, one GPU each, or one CPU where the cluster has no GPUs.
+    """A recipe with its settings, as for `opsd train`, and a run folder that all machines see; the
+    numbers of trainers and engines, with one GPU each, or one CPU if the cluster has no GPUs.
     `config` is a configuration of `accelerate launch` (ddp, fsdp2, or a file). After a failure the
-    trainers are started again, at most `max_restarts` times."""
+    trainers are restarted, at most `max_restarts` times."""
 
     name: str
     recipe: Recipe
@@ -49,23 +49,22 @@ class Plan:
             raise UserError("--engine-command: write the command that starts a vLLM server")
         if self.trainers > 1 and self.recipe.peers:
             raise UserError("two models that write for each other are trained by one process")
-        self.rank(0, "localhost", 0)  # refuses a configuration that is none
+        self.rank(0, "localhost", 0)  # refuses an invalid configuration
 
     @property
     def weights(self) -> Path:
-        """The launch's own folder, through which engines are handed weights where the recipe names
-        no other."""
+        """The launch's own folder for passing weights to engines, if the recipe names no other."""
         return self.output.with_name(f"{self.output.name}.weights")
 
     @property
     def _engine(self) -> dict[str, Any]:
-        """The engine of the recipe, where that is a server's client already."""
+        """The recipe's engine if it is a vLLM server, else empty."""
         engine = yaml.safe_load(schema.dump(self.recipe))["engine"]
         return engine if engine["type"] == "vllm_server" else {}
 
     def trainer(self, urls: Sequence[str], resume: bool) -> list[str]:
-        """The command of every rank: rollouts come from the engines at these addresses, of none
-        from the recipe's own engine."""
+        """The command of every rank. Rollouts come from the engines at these addresses; without
+        addresses, from the recipe's own engine."""
         command = [sys.executable, "-m", "opsd", "train", self.name, "--output", str(self.output)]
         command += [word for setting in self.settings for word in ("--set", setting)]
         if urls:
@@ -75,11 +74,11 @@ class Plan:
         return [*command, "--resume"] if resume else command
 
     def engine(self, address: str, port: int) -> list[str]:
-        """The command of an engine, which listens at this address of its machine alone."""
+        """The command of an engine, which listens only at this address of its machine."""
         model, lora = self.recipe.model, self.recipe.model.lora
         command = [*_words(self.engine_command), resolve(model.name)]
         command += ["--host", address, "--port", str(port)]
-        # A line for every prompt would drown what the others say.
+        # A line per prompt would bury the other processes' output.
         command += ["--logprobs-mode", "processed_logprobs", "--disable-uvicorn-access-log"]
         if model.revision:
             command += ["--revision", model.revision]
@@ -95,11 +94,11 @@ class Plan:
         return command
 
     def rank(self, rank: int, address: str, port: int) -> dict[str, str]:
-        """The variables by which a rank finds the others, the first of which is at this address;
-        and those of the configuration. One rank alone needs none."""
+        """The environment variables by which a rank finds the others, given the first one's
+        address, and those of the configuration. A single rank needs none of the former."""
         found = {}
         if self.trainers > 1:
-            # An actor sees no device but its own, which is then the first.
+            # An actor sees only its own device, as the first one.
             found = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
             found |= {"RANK": str(rank), "WORLD_SIZE": str(self.trainers)}
             found |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
@@ -107,7 +106,7 @@ class Plan:
 
 
 SERVED = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1"}
-"""The variables by which vLLM's server exchanges weights."""
+"""The environment variables that allow vLLM's server to exchange weights."""
 
 
 def _words(command: str) -> list[str]:
@@ -118,16 +117,16 @@ def _words(command: str) -> list[str]:
 
 
 def _served(rank: int) -> int:
-    """The smallest rank of adapters that vLLM makes room for and that is no smaller."""
+    """The smallest LoRA rank that vLLM supports and that is at least this one."""
     return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
 
 
 def _configuration(name: str) -> dict[str, str]:
-    """What `accelerate launch` would tell each process of a configuration."""
+    """The environment variables that `accelerate launch` would set for a configuration."""
     content = mapping(Path(name) if name.endswith((".yaml", ".yml")) else launcher(name))
     kind = str(content.get("distributed_type"))
     if kind not in ("MULTI_GPU", "MULTI_CPU", "FSDP"):
-        raise UserError(f"--config {name}: {kind} is not started by Ray; ddp and fsdp2 are")
+        raise UserError(f"--config {name}: {kind} cannot be started by Ray; use ddp or fsdp2")
     found = {"ACCELERATE_MIXED_PRECISION": str(content.get("mixed_precision", "no"))}
     if kind == "FSDP":
         found["ACCELERATE_USE_FSDP"] = "true"

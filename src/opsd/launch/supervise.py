@@ -1,4 +1,5 @@
-"""Watches the actors of a launch: what they say, which have ended, and what is started again."""
+"""Watches the actors of a launch: shows their output, notices which have ended, and restarts
+them."""
 
 from __future__ import annotations
 
@@ -20,24 +21,24 @@ from opsd.runs.folder import RunFolder
 from opsd.types import RunFailed
 
 _LOST = 128 + signal.SIGKILL
-"""The exit code of a command whose actor or machine is gone."""
+"""The exit code for a command whose actor or machine is lost."""
 _WRONG = 2
-"""The exit code of an input that no second try mends."""
+"""The exit code for invalid input, for which a restart is useless."""
 _GRACE = 5.0
-"""Seconds in which the other ranks say what they make of one that has failed."""
+"""Seconds for the other ranks to report after one has failed."""
 _SAVING = 60.0
-"""Seconds between the ends of ranks that were told to save and end."""
+"""Seconds for the remaining ranks to end after a signal to save and end."""
 _PATIENCE = 300.0
-"""Seconds that trainers wait for an engine that has no place, where others are up."""
+"""Seconds that trainers wait for an unplaced engine if others are up."""
 
 
 class _Left(Exception):
-    """Told to stop before any training has begun."""
+    """A signal to stop arrived before training started."""
 
 
 class Member:
-    """A rank or an engine: a command in an actor of its own, in one bundle of the cluster. Nothing
-    here waits for it: `hear` takes the answers that `asked` promises."""
+    """A rank or an engine: a command in its own actor, in one bundle of the cluster. No method
+    waits for the actor: `hear` receives the result of the pending call `asked`."""
 
     def __init__(self, name: str, cluster: Cluster, bundle: int) -> None:
         self.name, self.cluster, self.bundle = name, cluster, bundle
@@ -48,7 +49,7 @@ class Member:
         self.ready()
 
     def ready(self) -> None:
-        """Has an actor, a place and no command, once it has answered."""
+        """Prepare an actor without a command, and request its address."""
         self.code, self.running = None, False
         if self.host is None:
             self.host = self.cluster.host(self.bundle)
@@ -60,7 +61,7 @@ class Member:
         self.asked = self.host.start.remote(list(command), environment, os.getcwd())
 
     def hear(self) -> None:
-        """Takes the answer that has come: lines are shown, of an end there is then a `code`."""
+        """Receive the pending result: show its lines, and set `code` if the command has ended."""
         import ray
 
         asked, self.asked = self.asked, None
@@ -86,13 +87,13 @@ class Member:
             self.host.tell.remote(number)
 
     def end(self) -> None:
-        """Kills its command, of which it then hears."""
+        """Kill the command; `hear` then receives its end."""
         if self.running:
             self.host.end.remote()
 
 
 class EngineMember(Member):
-    """A server, at the same address as before wherever it is started on the same machine."""
+    """A server. If restarted on the same machine, it keeps its address."""
 
     up = given_up = False
     failures = 0
@@ -103,7 +104,7 @@ class EngineMember(Member):
         return f"http://{address}:{port}"
 
     def follow(self, plan: Plan) -> None:
-        """Starts it where it has a place, and again where it has ended."""
+        """Start the server once it has an address, and restart it if it has ended."""
         if self.given_up:
             return
         if self.code is not None:
@@ -117,7 +118,7 @@ class EngineMember(Member):
             if self.before is not None and self.before[0] == self.place[0]:
                 self.place = self.before
             elif self.before is not None:
-                log(f"{self.name} is at another address: trainers ask it once they start again")
+                log(f"{self.name} has a new address: trainers use it after their next restart")
             self.start(plan.engine(*self.place), SERVED)
         elif self.running and not self.up and _answers(self.url):
             self.up, self.failures = True, 0
@@ -131,7 +132,8 @@ def _answers(url: str) -> bool:
 
 
 class Launch:
-    """The trainers and engines of a plan. `told` is the signal that has come, if any."""
+    """The trainers and engines of a plan. `told` returns the signal that was received, 0 if
+    none."""
 
     def __init__(self, plan: Plan, cluster: Cluster, resume: bool, told: Callable[[], int]) -> None:
         self.plan, self.resume, self.told = plan, resume, told
@@ -149,7 +151,8 @@ class Launch:
         self.cause = 0
 
     def watch(self) -> int:
-        """Until training has ended; its exit code. Raises RunFailed where no engine comes up."""
+        """Watch until training has ended, and return its exit code. Raises RunFailed if no engine
+        starts."""
         import ray
 
         while True:
@@ -165,25 +168,25 @@ class Launch:
                 return code
 
     def _begin(self) -> int | None:
-        """Starts all ranks where everything is there."""
+        """Start all ranks once everything is ready."""
         if self.told():
             raise _Left
         for lost in self.trainers:
             if lost.code is not None:
                 self.restarts += 1
                 if self.restarts > self.plan.max_restarts:
-                    raise RunFailed(f"{lost.name}: no actor stays; see the logs of Ray")
+                    raise RunFailed(f"{lost.name}: its actors keep failing; see Ray's logs")
                 lost.ready()
         up = [engine for engine in self.engines if engine.up]
         if self.engines and all(engine.given_up for engine in self.engines):
-            raise RunFailed("no engine comes up: what they have said is above")
+            raise RunFailed("no engine starts: see their output above")
         if any(trainer.place is None for trainer in self.trainers):
             return
         unplaced = [engine for engine in self.engines if not (engine.up or engine.given_up)]
         late = time.monotonic() - self.since > _PATIENCE
         if unplaced and not (up and late and all(e.place is None for e in unplaced)):
             return
-        shutil.rmtree(self.plan.weights, ignore_errors=True)  # of ranks that are gone
+        shutil.rmtree(self.plan.weights, ignore_errors=True)  # left by ranks that have ended
         if up:
             self.plan.weights.mkdir(parents=True)
         command = self.plan.trainer([engine.url for engine in up], self._goes_on())
@@ -193,18 +196,18 @@ class Launch:
         self.training = True
 
     def _goes_on(self) -> bool:
-        """Whether the run is one to go on with. What ranks have left that were lost before their
-        first checkpoint makes way."""
+        """Whether to resume the run. If ranks were lost before their first checkpoint, their files
+        are moved away."""
         if not self.restarts or checkpoint.complete(self.run.path):
             return self.resume or bool(self.restarts)
         if self.run.begun:
             aside = self.run.path.with_name(f"{self.run.path.name}.lost-{self.restarts}")
-            log(f"{self.run.path} has no checkpoint yet: what is there is now in {aside}")
+            log(f"{self.run.path} has no checkpoint yet: its files are moved to {aside}")
             self.run.path.rename(aside)
         return False
 
     def _train(self) -> int | None:
-        """The exit code of a training that has ended for good."""
+        """The exit code once training has ended for good, else None."""
         if self.told() and not self.passed_on:
             self.passed_on = self.told()
             for trainer in self.trainers:
@@ -213,7 +216,7 @@ class Launch:
         if self.failed is None and any(ended):
             self.failed, self.cause = time.monotonic(), next(code for code in ended if code)
         if len(ended) < len(self.trainers):
-            # A rank would wait for one that is gone for as long as half an hour.
+            # A rank would wait up to half an hour for one that has ended.
             grace = _SAVING if self.passed_on else _GRACE
             if self.failed is not None and time.monotonic() - self.failed > grace:
                 for trainer in self.trainers:
@@ -232,7 +235,7 @@ class Launch:
         return None
 
     def end(self) -> None:
-        """Leaves nothing running."""
+        """End all commands that still run."""
         import ray
 
         members = [m for m in (*self.trainers, *self.engines) if m.running]
@@ -241,12 +244,12 @@ class Launch:
 
 
 def launch(plan: Plan, address: str, *, resume: bool = False) -> int:
-    """Runs a plan on the Ray cluster at an address, or on one of this machine alone (`local`);
-    returns the exit code of the training.
+    """Run a plan on the Ray cluster at an address, or on a cluster of this machine alone (`local`),
+    and return the exit code of the training.
 
-    SIGTERM and SIGINT are passed on to the trainers, which save and end; a second one ends all at
-    once. Raises UserError for what the recipe and the cluster refuse, RunFailed where no engine
-    comes up.
+    SIGTERM and SIGINT are forwarded to the trainers, which save and end; a second signal ends
+    everything at once. Raises UserError if the recipe or the cluster does not allow the plan,
+    RunFailed if no engine starts.
     """
     if not resume:
         RunFolder(plan.output).refuse_taken()
@@ -272,8 +275,8 @@ def launch(plan: Plan, address: str, *, resume: bool = False) -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Callable[[], int]]:
-    """Takes the first signal of the block, and gives its number, 0 until then; a second one is
-    raised."""
+    """Catch the first signal in the block; yields a function that returns its number, 0 until then.
+    A second signal raises SystemExit."""
     came = 0
 
     def receive(number: int, frame: Any) -> None:

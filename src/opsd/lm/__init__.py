@@ -1,1 +1,1 @@
-"""Language models as the rest needs them: loading, forward passes, layout, sharding."""
+"""Language models: loading, forward passes, layout, sharding."""

@@ -1,4 +1,4 @@
-"""Checks before the first step: does the frozen teacher read as the student starts?"""
+"""Checks before the first step that the frozen teacher predicts what the student starts with."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from opsd.objective.divergences import forward_kl
 from opsd.types import UserError
 
 AGREEMENT = 1e-6
-"""Largest difference, in nats, at which two readings of one prompt count as the same."""
+"""The largest difference, in nats, at which two forward passes of one prompt count as equal."""
 
 LOW_PRECISION = 1e-2
-"""The same below float32, where kernels of the two modes may round differently."""
+"""The same for precisions below float32, in which the kernels of the two modes may round
+differently."""
 
 NOISE = 1e-4
-"""The same there from one time to the next, since not every kernel repeats itself bit for bit."""
+"""The same for repeated passes below float32, since not every kernel is bitwise reproducible."""
 
 _REPEATS = 8
 
 LEAK = 0.05
-"""Largest difference of packed rows from padded ones, relative to their size, that may be rounding.
-Another sequence's tokens make a larger one."""
+"""The largest difference of packed rows from padded ones, relative to their size, that may be
+rounding. Attention to another sequence's tokens causes a larger one."""
 
 
 def refuse_prompt_learning(config: Any) -> None:
-    """Refuses a PEFT configuration of an adapter that acts on the prompt."""
+    """Raises UserError for the PEFT configuration of a prompt-learning adapter."""
     if config.is_prompt_learning:
         raise UserError(
             "a frozen teacher is impossible with prompt-learning adapters (prefix, prompt or"
@@ -43,12 +44,12 @@ def refuse_prompt_learning(config: Any) -> None:
 
 @torch.no_grad()
 def starts_as_base(model: nn.Module, ids: Ids, vocab: int) -> bool:
-    """Whether switching the adapter off changes nothing yet, so that it can play the frozen
-    teacher. False for a model without an adapter, and for one whose adapter starts elsewhere
-    (PiSSA, OLoRA, one that was trained before) or that trains more than the adapter (biases):
-    those need a copy.
+    """Whether disabling the adapter changes nothing yet, so that the model without it can serve as
+    the frozen teacher. False for a model without an adapter, and for one whose adapter does not
+    start at zero (PiSSA, OLoRA, a trained one) or that trains more than the adapter (biases): those
+    need a copy.
 
-    Raises UserError for adapters that act on the prompt: no weights of theirs can be set aside.
+    Raises UserError for prompt-learning adapters, whose weights cannot be set aside.
     """
     if not hasattr(model, "disable_adapter"):
         return False
@@ -68,11 +69,11 @@ def starts_as_base(model: nn.Module, ids: Ids, vocab: int) -> bool:
 
 @torch.no_grad()
 def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
-    """Raises UserError where the model, in training mode, reads the same text differently from one
-    time to the next, or differently from evaluation mode, in which teachers read: noise, dropout,
-    layers left out, anything that only training has. Then no divergence would mean what it says.
+    """Raises UserError if the model, in training mode, is not deterministic or differs from
+    evaluation mode, in which teachers run: because of noise, dropout, skipped layers, or anything
+    else that only training has. Divergences would then be meaningless.
 
-    Differences are divergences, in nats per token, of a text's next-token distributions.
+    Differences are measured as divergences of a text's next-token distributions, in nats per token.
     """
     batch = pad_right([continued(ids[:1], ids[1:])], 0)
 
@@ -91,7 +92,7 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
     if noise <= max(most_noise, 10 * floor) and gap <= max(widest_gap, 10 * floor):
         return
     kind = type(causal_lm(model)).__name__
-    found = f"; it begins in {culprit}" if (culprit := _first_other(model, batch)) else ""
+    found = f"; it starts in {culprit}" if (culprit := _first_other(model, batch)) else ""
     raise UserError(
         f"{kind} reads one text differently in training mode (by {max(noise, gap):.2g} nats a"
         f" token){found}: student and teacher could never agree. Set what makes it random to 0 in"
@@ -100,7 +101,7 @@ def refuse_other_training_pass(model: nn.Module, ids: Ids, vocab: int) -> None:
 
 
 def _logp(model: nn.Module, batch: PackedBatch, vocab: int) -> Tensor:
-    """Log-probabilities `[N, V]` of the next tokens, as the model reads at present."""
+    """Log-probabilities `[N, V]` of the next tokens, in the model's current mode."""
     return head_of(model, vocab).logits(hidden_rows(model, batch)).log_softmax(-1)
 
 
@@ -110,8 +111,8 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 def _first_other(model: nn.Module, batch: PackedBatch) -> str | None:
-    """The first module, from the inside out, whose output in training mode differs from that in
-    evaluation mode."""
+    """The first (innermost) module whose output in training mode differs from that in evaluation
+    mode."""
     outputs: list[dict[str, Tensor]] = [{}, {}]
     for seen, training in zip(outputs, (False, True), strict=True):
         hooks = [
@@ -142,16 +143,16 @@ def _keeping(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
 
 
 def layout_for(model: nn.Module, packing: str, ids: Ids) -> Layout:
-    """How a model's sequences are laid out. `auto` packs where attention skips what is not a
-    sequence's own; elsewhere a mask of all tokens by all tokens costs more than padding.
+    """The layout of a model's sequences. `auto` packs if the attention kernel skips other
+    sequences' tokens; otherwise a mask of all tokens by all tokens would cost more than padding.
 
-    Raises UserError where packing is asked for and the model would read across sequences.
+    Raises UserError if packing is requested and the model would attend across sequences.
     """
     attention = str(causal_lm(model).config._attn_implementation)
     skips = "flash" in attention or attention == "flex_attention"
     if masked_diffusion(model) is not None:
         if packing == "on":
-            raise UserError("packing: a masked diffusion model is read padded; leave it out")
+            raise UserError("packing: not possible for a masked diffusion model; leave it out")
         return MASKED
     if packing == "off" or (packing == "auto" and not skips):
         return PADDED
@@ -167,7 +168,7 @@ def layout_for(model: nn.Module, packing: str, ids: Ids) -> Layout:
 
 @torch.no_grad()
 def reads_packed(model: nn.Module, ids: Ids) -> bool:
-    """Whether the model reads each of several packed sequences as it reads it alone."""
+    """Whether the model computes the same for packed sequences as for each one alone."""
     if not attends(model):
         return False
     inputs = [continued(ids[:1], ids[1:]), continued(ids[-1:], ids[-2::-1])]

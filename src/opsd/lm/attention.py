@@ -1,4 +1,4 @@
-"""Attention while a model writes: one token of each row, to all that is in the cache."""
+"""Attention during generation: one token of each row attends to everything in the cache."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def _grouped(
     scaling: float | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' `sdpa`, but for a single token: the heads that share keys and values are
-    queries of the same ones, where otherwise the cache is copied for each head at every token."""
+    """Transformers' `sdpa`, except for a single token: heads that share keys and values become
+    several queries of the same ones, whereas `sdpa` copies the cache for each head at every
+    token."""
     heads, length = query_BHLK.shape[1:3]
     groups = heads // key.shape[1]
-    # On a GPU a mask sends this to other kernels, which were not measured.
+    # On a GPU a mask selects other kernels, which were not measured.
     plain = query_BHLK.device.type == "cpu" and rest.get("position_bias") is None
     if length > 1 or groups == 1 or not plain:
         given = (query_BHLK, key, value, attention_mask)
@@ -44,7 +45,8 @@ AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 @contextlib.contextmanager
 def shared_heads(model: nn.Module) -> Iterator[None]:
-    """Attention by `sdpa` copies no keys and values for a while. Any other stays as it is."""
+    """Within the block, `sdpa` attention does not copy keys and values. Other implementations are
+    unchanged."""
     configs: dict[int, Any] = {
         id(module.config): module.config
         for module in model.modules()

@@ -28,8 +28,8 @@ def model_path(name: str) -> Path | None:
 
 
 def resolve(name: str) -> str:
-    """The folder of a built-in model, or the name as it is. A built-in model's folder in another
-    installation, which an adapter's configuration may remember, stands for its name."""
+    """The folder of a built-in model, or the name unchanged. The folder of a built-in model in
+    another installation, which an adapter's configuration may contain, counts as its name."""
     path = Path(name)
     if path.parts[-4:-1] == ("opsd", "miniature", "models") and path.name in NAMES:
         name = path.name

@@ -1,8 +1,8 @@
-"""Masked diffusion language models: which models are such, and how LLaDA's and Dream's published
-checkpoints are read without code of theirs.
+"""Masked diffusion language models: how they are recognised, and how LLaDA's and Dream's published
+checkpoints are loaded without their own code.
 
 Such a model is a Transformers model whose configuration says `is_causal: false` and names the
-`mask_token_id`; `predicts_next: true` where a token is read at the position before it.
+`mask_token_id`; `predicts_next: true` means that a token is predicted at the position before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from opsd.lm.forward import causal_lm
 from opsd.types import UserError
 
 PUBLISHED = ("llada", "Dream")
-"""The `model_type` of published checkpoints that bring modeling code of their own."""
+"""The `model_type` of published checkpoints that come with their own modeling code."""
 
 _LLADA = {
     r"^model\.transformer\.ff_out": "lm_head",
@@ -34,21 +34,20 @@ _LLADA = {
     r"\.up_proj": ".mlp.up_proj",
     r"\.ff_out": ".mlp.down_proj",
 }
-"""Names of LLaDA's weights, which is a Llama in all but these, in the order they are replaced."""
+"""LLaDA is a Llama except for its weights' names; these are replaced in this order."""
 _FOREIGN = ("model_type", "architectures", "auto_map", "transformers_version", "is_causal")
 
 
 @dataclass(frozen=True)
 class MaskedDiffusion:
-    """The id that stands for a token still to come, and whether a token is predicted at the
-    position before it."""
+    """The id of the mask token, and whether a token is predicted at the position before it."""
 
     mask_id: int
     shifted: bool = False
 
 
 def masked_diffusion(model: nn.Module) -> MaskedDiffusion | None:
-    """What kind of masked diffusion model it is; None for one that generates left to right."""
+    """The kind of masked diffusion model; None for a model that generates left to right."""
     config = causal_lm(model).config
     mask_id = getattr(config, "mask_token_id", None)
     if getattr(config, "is_causal", True) or mask_id is None:
@@ -57,17 +56,17 @@ def masked_diffusion(model: nn.Module) -> MaskedDiffusion | None:
 
 
 def refuse_masked_diffusion(model: nn.Module, engine: str) -> None:
-    """Raises UserError for a model that an engine cannot write with."""
+    """Raises UserError for a masked diffusion model, which the engine cannot use."""
     if masked_diffusion(model) is not None:
         raise UserError(
-            f"engine: {engine} generates left to right, and the model is a masked diffusion model:"
-            " leave engine out, the model then writes itself"
+            f"engine: {engine} generates left to right, but the model is a masked diffusion model:"
+            " leave engine out, so that the model itself generates"
         )
 
 
 def look_both_ways(model: nn.Module) -> None:
-    """Attention without a mask asks each layer whether it is causal, whatever the model's
-    configuration says; this has them say the same."""
+    """Without a mask, attention follows each layer's `is_causal`, whatever the model's
+    configuration says; this sets the layers' values accordingly."""
     if getattr(causal_lm(model).config, "is_causal", True):
         return
     for module in model.modules():
@@ -104,13 +103,13 @@ def published_config(content: Mapping[str, Any]) -> Any:
 
 
 def published_tokenizer(name: str | None, usual: Any) -> Any:
-    """The class that reads a checkpoint's tokenizer: Dream's is Qwen2's under a name of its own."""
+    """The class that loads a checkpoint's tokenizer: Dream's is Qwen2's under another name."""
     from transformers import Qwen2TokenizerFast
 
     return Qwen2TokenizerFast if name == "DreamTokenizer" else usual
 
 
 def published_names(content: Mapping[str, Any]) -> dict[str, str]:
-    """What stands in Transformers' names for what stands in a published checkpoint's, as patterns;
-    Dream's are the same."""
+    """Patterns that map a published checkpoint's weight names to Transformers'; Dream's names are
+    the same."""
     return _LLADA if content["model_type"] == "llada" else {}

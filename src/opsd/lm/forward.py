@@ -1,4 +1,4 @@
-"""Reads sequences with a model: hidden states, aligned row by row to the tokens that are taught."""
+"""Forward passes over sequences: hidden states, aligned row by row with the taught tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def trunk_of(model: nn.Module) -> Any:
 
 
 def is_mixture_of_experts(model: nn.Module) -> bool:
-    """Whether a router sends each token through some of several experts."""
+    """Whether the model routes each token to some of several experts."""
     config = causal_lm(model).config.get_text_config()
     named = ("num_experts", "num_local_experts", "n_routed_experts")
     return any((getattr(config, name, None) or 0) > 1 for name in named)
@@ -37,14 +37,14 @@ def is_mixture_of_experts(model: nn.Module) -> bool:
 def head_of(model: nn.Module, vocab: int) -> Head:
     """The model's output layer. `vocab` is the number of ids that its tokenizer can produce.
 
-    Raises UserError where logits are not a plain product with a weight (an adapter on the head).
+    Raises UserError if logits are not a plain product with a weight (an adapter on the head).
     """
     base = causal_lm(model)
     layer, config = base.get_output_embeddings(), base.config.get_text_config()
     if layer is None:
         raise UserError(f"{type(base).__name__} has no output embeddings; a causal LM is needed")
     if hasattr(layer, "lora_A"):
-        raise UserError("LoRA on the output head is not supported: take it out of target_modules")
+        raise UserError("LoRA on the output head is not supported: remove it from target_modules")
     scale = getattr(config, "logit_scale", None) or 1.0
     return Head(
         layer.weight,
@@ -56,7 +56,7 @@ def head_of(model: nn.Module, vocab: int) -> Head:
 
 
 def hidden_rows(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Last hidden states `[N, D]` at the positions that are read."""
+    """The last hidden states `[N, D]` at the batch's positions."""
     batch = batch.to(next(model.parameters()).device)
     told = {"position_ids": batch.places_BL, "attention_mask": batch.mask_BL}
     told = {name: given for name, given in told.items() if given is not None}
@@ -66,8 +66,8 @@ def hidden_rows(model: nn.Module, batch: PackedBatch) -> Tensor:
 
 
 def read_on(trunk: Callable[..., Any], ids_BL: Tensor, mask_BW: Tensor, cache: Any) -> Tensor:
-    """Last hidden states `[B, L, D]` of tokens that come after what is in the cache. The mask is of
-    all its positions, and marks those that are a row's own."""
+    """The last hidden states `[B, L, D]` of tokens that follow the cache. The mask covers all
+    positions, and marks those that belong to a row."""
     places = (mask_BW.cumsum(-1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
     read = trunk(
         input_ids=ids_BL,
@@ -87,9 +87,9 @@ def score(
     vocab: int,
     layout: Layout = PADDED,
 ) -> tuple[Tensor, Head]:
-    """A teacher's rows `[N, D]` of these sequences, and the head that reads them.
+    """A teacher's rows `[N, D]` of these sequences, and its head.
 
-    In evaluation mode: no dropout, no gradient checkpointing.
+    Runs in evaluation mode: no dropout, no gradient checkpointing.
     """
     read: list[tuple[Tensor, Head]] = []
     batch = layout.collate(inputs, pad_id)
@@ -100,8 +100,8 @@ def score(
 
 
 def read_head(model: nn.Module, vocab: int) -> Head:
-    """A teacher's head alone, where its rows are there already. To be called by all processes,
-    where the model is sharded."""
+    """Only a teacher's head, if its rows are already known. If the model is sharded, all processes
+    must call this."""
     head = head_of(model, vocab)
     weight, bias = (
         x if x is None else full_tensor(x.detach().to(read_in(model, x)))
@@ -111,10 +111,10 @@ def read_head(model: nn.Module, vocab: int) -> Head:
 
 
 def detached_head(head: Head, model: nn.Module) -> Head:
-    """A head as it is now, without gradient, whatever its model's weights become."""
+    """A head with its current values, without gradient, whatever happens to the model's weights."""
     if not head.trained:
         return head
-    # A sharded model's weights are gone after its forward.
+    # A sharded model's gathered weights are freed after its forward pass.
     weight, bias = (
         x if x is None else x.detach().clone() if is_sharded(model) else x.detach()
         for x in (head.weight, head.bias)
@@ -124,7 +124,7 @@ def detached_head(head: Head, model: nn.Module) -> Head:
 
 @contextlib.contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """The model is in training or in evaluation mode for a while."""
+    """Within the block, the model is in training or in evaluation mode."""
     was_training = model.training
     model.train(training)
     try:
@@ -134,7 +134,7 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def evaluating(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """The model is in evaluation mode for a while."""
+    """Within the block, the model is in evaluation mode."""
     return in_mode(model, training=False)
 
 
@@ -142,7 +142,8 @@ def evaluating(model: nn.Module) -> contextlib.AbstractContextManager[None]:
 def check_head(model: nn.Module, ids: Ids, vocab: int, tolerance: float) -> None:
     """Raises UserError unless trunk and head together give the model's own logits.
 
-    Catches architectures that scale, cap or shift their logits in a way `Head` does not know.
+    This detects architectures that scale, cap or shift their logits in a way that `Head` does not
+    support.
     """
     padded = pad_right([continued(ids[:1], ids[1:])], 0)
     with evaluating(model):

@@ -1,5 +1,5 @@
-"""GGUF files: a model's weights, mostly in few bits, with its configuration and tokenizer in one
-file. Transformers reads them; here they become ordinary models, of whole numbers throughout."""
+"""GGUF files: a model's weights, mostly quantized, with its configuration and tokenizer in one
+file. Transformers reads them; here they become ordinary, unquantized models."""
 
 from __future__ import annotations
 
@@ -21,30 +21,29 @@ from opsd.validation import install
 
 SUFFIX = ".gguf"
 _UNREADABLE = (OSError, ValueError, LookupError, AttributeError, NotImplementedError, struct.error)
-"""What reading a damaged or unknown file ends in, in the package gguf and in Transformers."""
+"""The exceptions of the package gguf and of Transformers for a damaged or unknown file."""
 _ONE_DIGIT = {"smollm", "starcoder", "refact", "command-r", "codeshell"}
-"""Pre-tokenizers that split every digit off first, by llama.cpp's names (its llama-vocab.cpp);
-Transformers splits as GPT-2 does, which differs where white space meets a digit."""
+"""Pre-tokenizers that first split off every digit, by llama.cpp's names (its llama-vocab.cpp).
+Transformers splits like GPT-2, which differs between white space and a digit."""
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: `metadata` without its lists, and how many numbers each tensor
-    has."""
+    """A file's header: `metadata` without its lists, and each tensor's number of elements."""
 
     metadata: Mapping[str, Any]
     sizes: Mapping[str, int]
 
 
 def is_gguf(path: str) -> bool:
-    """Whether a name is a GGUF file's: a file here, or one in a repository of the hub, as in
+    """Whether a name is that of a GGUF file: a local file, or one in a hub repository, as in
     `owner/repository/model.gguf`."""
     return path.endswith(SUFFIX) and not Path(path).is_dir()
 
 
 def joined(name: str, gguf_file: str | None) -> str:
-    """One name for a file in a folder or a repository.
+    """The combined name of a file in a folder or a repository.
 
     >>> joined("owner/repository@main", "model.gguf")
     'owner/repository/model.gguf@main'
@@ -52,7 +51,7 @@ def joined(name: str, gguf_file: str | None) -> str:
     if gguf_file is None:
         return name
     if is_gguf(name):
-        raise UserError(f"gguf_file: '{name}' names a file already; leave one of the two out")
+        raise UserError(f"gguf_file: '{name}' is already a file's name; leave one of the two out")
     if not gguf_file.endswith(SUFFIX):
         raise UserError(f"gguf_file: '{gguf_file}' is not a GGUF file by its name ({SUFFIX})")
     place, at, revision = (name, "", "") if Path(name).exists() else name.partition("@")
@@ -60,13 +59,13 @@ def joined(name: str, gguf_file: str | None) -> str:
 
 
 def place_of(path: str) -> tuple[str, str]:
-    """The repository of a file on the hub, and the file in it."""
+    """The repository of a file on the hub, and the file's path in it."""
     owner, repository, name = path.split("/", 2)
     return f"{owner}/{repository}", name
 
 
 def refuse_missing(path: str) -> None:
-    """Raises UserError for a file that is not here and cannot be on the hub."""
+    """Raises UserError for a file that is not local and cannot be on the hub."""
     owner, *rest = path.split("/", 2)
     elsewhere = len(rest) == 2 and owner not in ("", ".", "..", "~")
     if not Path(path).is_file() and (not elsewhere or Path(path).parent.is_dir()):
@@ -74,7 +73,7 @@ def refuse_missing(path: str) -> None:
 
 
 def local_file(path: str, revision: str | None) -> Path:
-    """The file on this machine, downloaded first where it is on the hub."""
+    """The local file, downloaded first if it is on the hub."""
     from huggingface_hub import hf_hub_download
 
     refuse_missing(path)
@@ -86,8 +85,9 @@ def local_file(path: str, revision: str | None) -> Path:
 
 @contextmanager
 def alone(file: Path) -> Iterator[dict[str, Any]]:
-    """Transformers' arguments for a file, in a folder of its own: what lies beside a file, such as
-    another model's tokenizer, would be taken for its own. UserError where they cannot read it."""
+    """Transformers' arguments for a file, alone in a temporary folder: otherwise files next to it,
+    such as another model's tokenizer, would be loaded with it. UserError if Transformers cannot
+    read it."""
     with tempfile.TemporaryDirectory(prefix="opsd-gguf-") as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
         try:
@@ -97,8 +97,8 @@ def alone(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def header(file: Path) -> Header:
-    """Raises UserError where the package gguf is missing, and for a file that is damaged or holds
-    numbers in a type that cannot be read."""
+    """The file's header. Raises UserError if the package gguf is missing, and for a file that is
+    damaged or has weights in a type that cannot be read."""
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{file}: GGUF files are read by the package gguf: {install('gguf')}")
     about = file.stat()
@@ -119,8 +119,8 @@ def _header(file: Path, size: int, changed: int) -> Header:
             dequantize(tensor.data[:1], kind)
         except _UNREADABLE as error:
             raise UserError(
-                f"{file}: '{tensor.name}' is in {kind.name}, which cannot be made into whole"
-                f" numbers ({_line(error)}); take a file in another type, such as Q8_0"
+                f"{file}: '{tensor.name}' is in {kind.name}, which cannot be dequantized"
+                f" ({_line(error)}); use a file in another type, such as Q8_0"
             ) from error
     return Header(fields, {t.name: prod(int(n) for n in t.shape) for t in reader.tensors})
 
@@ -128,23 +128,23 @@ def _header(file: Path, size: int, changed: int) -> Header:
 def load(
     path: str, revision: str | None = None, dtype: str = "auto", **options: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """The model in `dtype`, where that is "auto" in float32, and what Transformers says of its
-    loading: an ordinary model, which can be trained and saved.
+    """Load the model as an ordinary model, which can be trained and saved, with Transformers'
+    loading info. `dtype` "auto" means float32.
 
-    Raises UserError for a file with weights that the model has no place for: without them it would
-    be another one.
+    Raises UserError for a file with weights that Transformers would drop: without them it would be
+    another model.
     """
     import transformers
     from transformers import AutoModelForCausalLM
 
     if "quantization_config" in options:
         raise UserError(
-            f"model.quantization: '{path}' is a GGUF file, which is read into whole numbers: make a"
-            " folder of it first (opsd export)"
+            f"model.quantization: '{path}' is a GGUF file, which is dequantized when loaded:"
+            " convert it to a folder first (opsd export)"
         )
     file = local_file(path, revision)
     about = header(file)
-    # Later versions of Transformers would otherwise keep what they can in few bits.
+    # Later versions of Transformers would otherwise keep weights quantized if they can.
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with alone(file) as named:
@@ -159,9 +159,9 @@ def load(
     if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
         quantizer.remove_quantization_config(model)
     _refuse_left_out(file, about, model)
-    # PEFT looks beside an adapter's base for its vocabulary's size, at every saving.
+    # At every save, PEFT looks for the base model's vocabulary size next to its file.
     warnings.filterwarnings("ignore", r"Could not find a config file in .*\.gguf ")
-    # What an adapter remembers its base by.
+    # An adapter refers to its base model by this name.
     model.name_or_path = model.config._name_or_path = path
     return model, found
 
@@ -177,7 +177,7 @@ def load_config(path: str, revision: str | None = None) -> Any:
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The file's own tokenizer, which begins a text as the file says, and splits it likewise."""
+    """The file's own tokenizer, which adds BOS tokens and splits texts as the file says."""
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
@@ -194,7 +194,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
-    # Saved, these would lead to a folder that is gone.
+    # If saved, these would refer to a folder that no longer exists.
     tokenizer.name_or_path = path
     tokenizer.init_kwargs = {
         k: v for k, v in tokenizer.init_kwargs.items() if k not in ("gguf_file", "name_or_path")
@@ -203,24 +203,24 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 
 
 def _refuse_left_out(file: Path, about: Header, model: Any) -> None:
-    """Transformers passes over tensors that it knows no place for, such as frequencies of positions
-    (Llama 3) or biases. Layers after the model's last one predict further tokens: they are not
-    part of it."""
+    """Raises UserError if Transformers has dropped tensors that it does not know, such as rotary
+    frequencies (Llama 3) or biases. Layers after the model's last one predict further tokens and do
+    not count."""
     layers = model.config.get_text_config().num_hidden_layers
     own = {
         name: size
         for name, size in about.sizes.items()
         if not ((at := _LAYER.match(name)) and int(at[1]) >= layers)
     }
-    # A tied weight is there once.
+    # A tied weight is counted once.
     weights = {weight.data_ptr(): weight.numel() for weight in model.state_dict().values()}
     held, expected = sum(own.values()), sum(weights.values())
     if held > expected:
         odd = [name for name in own if name.startswith("rope_") or name.endswith(".bias")]
         hint = f", such as {odd[0]}" if odd else ""
         raise UserError(
-            f"{file} holds {held:,} numbers{hint}, of which Transformers makes a model of"
-            f" {expected:,}: that would be another one. Take the model in safetensors"
+            f"{file} contains {held:,} weights{hint}, but Transformers would load only"
+            f" {expected:,} of them, as another model. Use the model in safetensors"
         )
 
 

@@ -1,5 +1,5 @@
-"""A model's output layer alone, read from its checkpoint: the rest of the model is never loaded,
-and of a checkpoint on the hub only the file that holds the layer is downloaded."""
+"""Loads only a model's output layer from its checkpoint. The rest of the model is never loaded, and
+from the hub only the file with that layer is downloaded."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from opsd.objective.head import Head
 from opsd.types import UserError
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_CUT = "the server then sends it: leave 'head' out"
+_CUT = "leave 'head' out, so that the server sends it"
 
 
 def load_head(name: str, vocab: int, dtype: torch.dtype) -> Head:
-    """The head of a checkpoint in safetensors, by folder or hub name, in `dtype`, with what else
-    makes logits of it; an adapter's is its base's. Where the head is tied, it is the embeddings.
+    """The head of a checkpoint in safetensors, by folder or hub name, in `dtype`, with its soft-cap
+    and scale. For an adapter it is the base model's; if the head is tied, it is the embeddings.
 
-    Raises UserError where it cannot be read, or is under no name that Transformers gives it.
+    Raises UserError if it cannot be read, or is not stored under a name that Transformers uses.
     """
     path, revision = locate(name)
     if (adapter := adapter_folder(path, revision)) is not None:
@@ -62,13 +62,13 @@ def load_head(name: str, vocab: int, dtype: torch.dtype) -> Head:
 
 
 def _names(model: Any, parameter: Tensor) -> list[str]:
-    """What a parameter is called in the model, by all its names where it is tied."""
+    """A parameter's names in the model, several if it is tied."""
     named = model.named_parameters(remove_duplicate=False)
     return [name for name, own in named if own is parameter]
 
 
 def _read(path: str, revision: str | None, names: list[str]) -> Tensor:
-    """The tensor of a checkpoint that has one of the names, or one without the trunk's prefix."""
+    """The tensor of a checkpoint that has one of the names, with or without the trunk's prefix."""
     places = _files(path, revision)
     known = [*names, *(name.partition(".")[2] for name in names)]
     for name in known:
@@ -83,13 +83,13 @@ def _files(path: str, revision: str | None) -> dict[str, str]:
     try:
         index = Path(_local(path, _INDEX, revision)).read_text("utf-8")
         return json.loads(index)["weight_map"]
-    except (FileNotFoundError, EntryNotFoundError):  # it is in one file
+    except (FileNotFoundError, EntryNotFoundError):  # the checkpoint is a single file
         with safe_open(_local(path, _WHOLE, revision), "pt") as file:
             return dict.fromkeys(file.keys(), _WHOLE)
 
 
 def _local(path: str, name: str, revision: str | None) -> str:
-    """A file of a checkpoint on this machine, downloaded first where it is on the hub."""
+    """A checkpoint's local file, downloaded first if it is on the hub."""
     from huggingface_hub import hf_hub_download
 
     if Path(path).is_dir():

@@ -1,4 +1,4 @@
-"""From rollouts to tensors. The only place that pads, or packs instead."""
+"""Turns sequences into tensors. The only place that pads or packs."""
 
 from __future__ import annotations
 
@@ -13,38 +13,37 @@ Ids = Sequence[int]
 
 
 class ModelInput(NamedTuple):
-    """Token ids that are read together, and the positions among them whose hidden states are
-    wanted, in order."""
+    """Token ids of one sequence, and the positions whose hidden states are needed, in order."""
 
     ids: tuple[int, ...]
     read: Sequence[int]
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """Where the last positions but one are read, as of a completion: what comes before it."""
+        """The prompt, if the positions are those that predict a completion's tokens."""
         return self.ids[: len(self.ids) - len(self.read)]
 
     @property
     def completion(self) -> tuple[int, ...]:
-        """What comes after it."""
+        """The completion, likewise."""
         return self.ids[len(self.ids) - len(self.read) :]
 
 
 def continued(prompt: Ids, completion: Ids) -> ModelInput:
-    """A prompt and its completion, read where the completion's tokens are predicted: the one at
-    position t at prompt length - 1 + t, whatever the prompt, so that two roles with different
-    prompts give rows of the same tokens in the same order."""
+    """A prompt and its completion, with the positions that predict the completion's tokens: token t
+    at prompt length - 1 + t. So two roles with different prompts give rows for the same tokens in
+    the same order."""
     first = len(prompt) - 1
     return ModelInput((*prompt, *completion), range(first, first + len(completion)))
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Sequences as one rectangle, and where they are read.
+    """Sequences as one rectangular batch, with the positions that are needed.
 
-    `rows_N` indexes the flattened `[B * L]` positions that are read, sequence by sequence.
-    `places_BL` counts each token's place in its own sequence, where several share a row;
-    `mask_BL` marks the tokens that are no padding, where a model would see that.
+    `rows_N` are the needed positions in the flattened `[B * L]` batch, sequence by sequence.
+    `places_BL` are the position ids within each sequence, if several share a row. `mask_BL` marks
+    the tokens that are not padding, if the model would attend to padding.
     """
 
     ids_BL: Tensor
@@ -58,15 +57,15 @@ class PackedBatch:
 
 
 def pad_right(inputs: Sequence[ModelInput], pad_id: int) -> PackedBatch:
-    """One sequence a row. Padding on the right of a causal model changes nothing to its left, so
-    that no attention mask is needed."""
+    """One sequence per row. In a causal model, padding on the right changes nothing to its left, so
+    no attention mask is needed."""
     width = max(len(x.ids) for x in inputs)
     ids = torch.tensor([[*x.ids, *[pad_id] * (width - len(x.ids))] for x in inputs])
     return PackedBatch(ids, _rows([i * width for i in range(len(inputs))], inputs))
 
 
 def pad_and_mask(inputs: Sequence[ModelInput], pad_id: int) -> PackedBatch:
-    """The same for a model that looks both ways: the mask keeps it from seeing the padding."""
+    """The same for a bidirectional model, with a mask that hides the padding."""
     padded = pad_right(inputs, pad_id)
     lengths = torch.tensor([len(x.ids) for x in inputs]).unsqueeze(-1)
     mask = torch.arange(padded.ids_BL.shape[1]) < lengths
@@ -74,7 +73,7 @@ def pad_and_mask(inputs: Sequence[ModelInput], pad_id: int) -> PackedBatch:
 
 
 def pack(inputs: Sequence[ModelInput], pad_id: int) -> PackedBatch:
-    """One after another in a single row without padding. Places that start anew tell attention
+    """All sequences in a single row without padding. Position ids that restart at 0 tell attention
     where a sequence begins."""
     lengths = [len(x.ids) for x in inputs]
     ids = torch.tensor([[token for x in inputs for token in x.ids]])
@@ -84,14 +83,15 @@ def pack(inputs: Sequence[ModelInput], pad_id: int) -> PackedBatch:
 
 
 def _rows(starts: Sequence[int], inputs: Sequence[ModelInput]) -> Tensor:
-    """Where sequences are read that start at these positions."""
+    """The needed positions of sequences that start at these offsets."""
     pairs = zip(starts, inputs, strict=True)
     return torch.cat([torch.tensor(x.read, dtype=torch.long) + start for start, x in pairs])
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How sequences become a batch, and how many tokens it has for sequences of some lengths."""
+    """How sequences become a batch, and how many tokens that batch has, given the sequences'
+    lengths."""
 
     collate: Callable[[Sequence[ModelInput], int], PackedBatch]
     tokens: Callable[[Sequence[int]], int]

@@ -1,4 +1,4 @@
-"""Loads models and tokenizers, by hub name, folder, GGUF file, or the name of a built-in one."""
+"""Loads models and tokenizers, by hub name, folder, GGUF file, or the name of a built-in model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from opsd.runs import checkpoint
 from opsd.types import UserError
 
 _RANDOM = re.compile("dropout|pdrop|layerdrop|drop_path")
-"""Attributes by which modules are told how much chance there is in a training pass."""
+"""Names of module attributes that control randomness in a training pass."""
 _ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -49,19 +49,19 @@ _TEXTS = (
     "Jibu ni kumi na mbili; mọ́kàndínlógún, ƙidaya, ukubala.",
     "Größe, où, năm, ответ, απάντηση, תשובה, الجواب, उत्तर, উত্তর, คำตอบ, 答案是, 答えは, 답은 🙂",
 )
-"""What tokenizers are told apart by: digits, code, marks, white space, many scripts."""
+"""Texts by which tokenizers are compared: digits, code, marks, white space, many scripts."""
 _REFUSALS: tuple[tuple[type[BaseException], str], ...] = (
-    (hub.GatedRepoError, "it is gated: ask for access on its page, then log in (hf auth login)"),
+    (hub.GatedRepoError, "it is gated: request access on its page, then log in (hf auth login)"),
     (
         hub.RepositoryNotFoundError,
-        "neither a folder here nor a repository of the hub that you may read; check the spelling,"
+        "neither a folder here nor a hub repository that you may read; check the spelling,"
         " and log in for a private one (hf auth login)",
     ),
     (hub.RevisionNotFoundError, "the repository has no such revision"),
     (hub.HFValidationError, "neither a folder here nor a name that the hub could have"),
     (
         hub.LocalEntryNotFoundError,
-        "no folder here, not in the cache of downloads, and the hub cannot be reached",
+        "not a folder here, not in the download cache, and the hub cannot be reached",
     ),
 )
 
@@ -71,7 +71,7 @@ _JSON = {
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     "model.safetensors.index.json",
 }
-"""What Transformers and PEFT read of a model's folder."""
+"""The JSON files that Transformers and PEFT read from a model's folder."""
 
 _UNLOADABLE = (OSError, ValueError, ImportError, SafetensorError, hub.StrictDataclassError)
 
@@ -94,17 +94,15 @@ def load_model(
     quantization: Bits | None = None,
     **options: Any,
 ) -> Any:
-    """A causal language model. Weights that are `trained` are kept in float32; a base that only an
-    adapter changes takes the checkpoint's own type, or bfloat16 under `bf16`; `dtype` decides
-    otherwise. A folder or repository with an adapter gives its base under it; training goes on
-    with the adapter. `quantization` keeps a base that only an adapter changes in 4 or 8 bits. A
-    GGUF file, by its own name or as the `gguf_file` of a folder or repository, is read into float32
-    where nothing else is asked for. `options` are Transformers' (`attn_implementation`,
-    `trust_remote_code`).
+    """Load a causal language model. `trained` weights are kept in float32; a base that only an
+    adapter changes gets the checkpoint's own dtype, or bfloat16 under `bf16`; `dtype` overrides
+    both. For a folder or repository with an adapter, the base is loaded with the adapter on it, and
+    training continues that adapter. `quantization` keeps such a base in 4 or 8 bits. A GGUF file,
+    given by its name or as the `gguf_file` of a folder or repository, is loaded in float32 by
+    default. `options` are Transformers' (`attn_implementation`, `trust_remote_code`).
 
-    Raises UserError where the model or its adapter cannot be loaded whole: never another one
-    instead, nor one with weights drawn at random, nor a checkpoint's that are not as they were
-    written.
+    Raises UserError if the model or its adapter cannot be loaded completely. It never loads another
+    model instead, randomly initialised weights, or weights that differ from those that were saved.
     """
     options = {"trust_remote_code": False} | {k: v for k, v in options.items() if v is not None}
     path, revision = locate(gguf.joined(name, gguf_file), revision)
@@ -115,7 +113,9 @@ def load_model(
             dtype = "bfloat16"
         if quantization is not None:
             if trained and adapter is None:
-                raise UserError("model.quantization: quantized weights are not trained: add 'lora'")
+                raise UserError(
+                    "model.quantization: quantized weights cannot be trained: add 'lora'"
+                )
             options["quantization_config"] = quantize(quantization, dtype)
         if adapter is not None:
             options["dtype"] = dtype or "auto"
@@ -133,8 +133,8 @@ def load_tokenizer(
     gguf_file: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The tokenizer of a model, by its name or by the name it was loaded from. An adapter without
-    a tokenizer of its own has its base's."""
+    """The tokenizer of a model, by its name, or by the name that the model was loaded from. An
+    adapter without its own tokenizer uses its base's."""
     module: Any = source
     name: str = source if isinstance(source, str) else module.config._name_or_path
     path, revision = locate(gguf.joined(name, gguf_file), revision)
@@ -166,7 +166,7 @@ def _tokenizer(path: str, revision: str | None, trust_remote_code: bool) -> Any:
 
 
 def load_config(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The configuration of a whole model, by the folder or name that `locate` gives."""
+    """The configuration of a complete model, by the folder or name that `locate` returns."""
     from transformers import AutoConfig
 
     if gguf.is_gguf(path):
@@ -175,10 +175,10 @@ def load_config(path: str, revision: str | None = None, trust_remote_code: bool 
 
 
 def load_teacher(name: str, tokenizer: Any, dtype: str | None) -> Any:
-    """Another model than the student, that is to read what the student writes.
+    """Load another model as the teacher of the student.
 
-    Raises UserError where it cannot be loaded whole, where its tokenizer makes other tokens of
-    texts than the student's `tokenizer`, and where it has no logits for some of them.
+    Raises UserError if it cannot be loaded completely, if its tokenizer tokenizes texts differently
+    from the student's `tokenizer`, or if it has no logits for some tokens.
     """
     model = load_model(name, dtype=dtype)
     texts = telling_texts(tokenizer)
@@ -192,40 +192,40 @@ def load_teacher(name: str, tokenizer: Any, dtype: str | None) -> Any:
 
 
 Tokenized = Sequence[tuple[Sequence[int], str]]
-"""What a tokenizer makes of texts: ids, and the text of these."""
+"""Tokenized texts: ids, and the text that they decode to."""
 
 
 def refuse_other_student(name: str, tokenizer: Any, theirs: Tokenized, rows: int) -> None:
-    """Raises UserError where the teacher `name` cannot grade the tokens of a student with this
-    tokenizer: `theirs` is what its own makes of `telling_texts`, `rows` for how many ids it has
+    """Raises UserError if the teacher `name` cannot grade the tokens of a student with this
+    tokenizer: `theirs` are the `telling_texts` tokenized by the teacher, `rows` is its number of
     logits."""
     if difference := told_apart(tokenizer, theirs):
         raise UserError(
-            f"'{name}' has another tokenizer than the student: {difference}. A teacher grades the"
-            " student's own tokens, so that both must have the same"
+            f"'{name}' has a different tokenizer from the student: {difference}. A teacher grades"
+            " the student's own tokens, so both must have the same"
         )
     if rows < (needed := vocabulary(tokenizer)):
-        raise UserError(f"'{name}' has logits for {rows} ids, but the tokenizer makes {needed}")
+        raise UserError(f"'{name}' has logits for {rows} ids, but the tokenizer needs {needed}")
 
 
 def telling_texts(tokenizer: Any) -> list[str]:
-    """What another tokenizer is told apart from this one by: texts in many scripts, and this one's
+    """The texts by which this tokenizer is compared with another: texts in many scripts, and its
     special tokens."""
-    # What pads is in no text, unless it also ends them.
+    # The padding token occurs in no text, unless it is also the end token.
     pad = tokenizer.pad_token if tokenizer.pad_token != tokenizer.eos_token else None
     added = (str(token) for token in tokenizer.added_tokens_decoder.values())
     return [*_TEXTS, *(token for token in added if token != pad)]
 
 
 def tokenized(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], str]]:
-    """What a tokenizer makes of texts, each without what it would begin a prompt with."""
+    """Tokenize texts, without the special tokens that begin a prompt."""
     every = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
     return [(ids, tokenizer.decode(ids)) for ids in every]
 
 
 def told_apart(tokenizer: Any, theirs: Tokenized) -> str | None:
-    """What two tokenizers do differently, of the second of which this is what it makes of the
-    first one's `telling_texts`; None where they do the same."""
+    """The first difference between this tokenizer and another one, given the other's results on
+    this one's `telling_texts`; None if they agree."""
     texts = telling_texts(tokenizer)
     for text, own, other in zip(texts, tokenized(tokenizer, texts), theirs, strict=True):
         if own[0] != other[0]:
@@ -240,27 +240,27 @@ def _some_ids(ids: Sequence[int]) -> str:
 
 
 def padded(tokenizer: Any) -> Any:
-    """The tokenizer, with its end-of-sequence token for padding where it names none."""
+    """The tokenizer, with the end-of-sequence token for padding if it has no padding token."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def with_adapter(model: Any, config: Any, seed: int) -> Any:
-    """The model under a new adapter, which the seed alone determines: a resumed run starts from the
-    same one, whatever was drawn before it in its process."""
+    """Add a new adapter to the model. It depends only on the seed, so that a resumed run starts
+    from the same one, whatever random numbers its process has drawn before."""
     from peft import get_peft_model
     from transformers import set_seed
 
     if hasattr(model, "peft_config"):
         raise UserError(
-            f"'{model.config._name_or_path}' has an adapter already: leave 'lora' out to train"
-            " that one on, or merge it first (opsd export --merge)"
+            f"'{model.config._name_or_path}' has an adapter already: leave 'lora' out to continue"
+            " training it, or merge it first (opsd export --merge)"
         )
     set_seed(seed)
     if config.target_modules == "all-linear" and config.exclude_modules is None:
         config.exclude_modules = _beside_text(model)
-    # The adapter remembers the commit of the base that it was trained on.
+    # The adapter's configuration records the commit of its base model.
     commit = getattr(model.config, "_commit_hash", None)
     try:
         return get_peft_model(model, config, revision=commit)
@@ -269,7 +269,8 @@ def with_adapter(model: Any, config: Any, seed: int) -> Any:
 
 
 def _beside_text(model: Any) -> str | None:
-    """The modules of a vision-language model that read no text, as a pattern; None of others."""
+    """A pattern for the modules of a vision-language model that do not process text; None for other
+    models."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     names = [name for name, module in model.named_modules() if module is decoder]
     inner = names and "." in names[0]
@@ -277,8 +278,8 @@ def _beside_text(model: Any) -> str | None:
 
 
 def accept_objectives(model: nn.Module) -> None:
-    """Lets the model's forward run a given function of the model instead: so the student's trunk
-    and the loss run inside whatever wraps the model."""
+    """Let the model's forward run a given function of the model instead, so that the student's
+    trunk and the loss run inside whatever wraps the model."""
     original = model.forward
 
     def forward(*args: Any, objective: Any = None, **kwargs: Any) -> Any:
@@ -288,9 +289,10 @@ def accept_objectives(model: nn.Module) -> None:
 
 
 def switch_randomness_off(model: nn.Module) -> None:
-    """A teacher that is the student must read the same text the same way: no dropout, no layer that
-    is skipped at random. What other names hide, such as noise in the routing of experts (which some
-    models also reckon with in evaluation), is for `start.refuse_other_training_pass` to find."""
+    """Switch off dropout and randomly skipped layers: a teacher that shares the student's weights
+    must predict the same for the same text. Randomness under other names, such as noise in the
+    routing of experts (which some models also use in evaluation), is detected by
+    `agreement.refuse_other_training_pass`."""
     for module in model.modules():
         if isinstance(module, _DropoutNd):
             module.p = 0.0
@@ -300,18 +302,19 @@ def switch_randomness_off(model: nn.Module) -> None:
 
 
 def refuse_named_adapter(model: Any) -> None:
-    """Raises UserError for adapters that PEFT saves where no checkpoint is looked for."""
+    """Raises UserError for adapters with other names, which PEFT saves where checkpoints do not
+    look."""
     names = list(getattr(model, "peft_config", {"default": None}))
     if names != ["default"]:
         raise UserError(
-            f"the model has the adapter(s) {', '.join(names)}: one is trained, and its name is"
-            " 'default' (get_peft_model's own)"
+            f"the model has the adapter(s) {', '.join(names)}: there must be exactly one, named"
+            " 'default' (as by get_peft_model)"
         )
 
 
 def refuse_other_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Raises UserError for a tokenizer whose ids the model has no embeddings for. Added tokens do
-    not count: some models list a few beyond their embeddings, which no text produces."""
+    """Raises UserError for a tokenizer with ids for which the model has no embeddings. Added tokens
+    do not count: some models list a few beyond their embeddings, which occur in no text."""
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise UserError(
@@ -326,7 +329,7 @@ def vocabulary(tokenizer: Any) -> int:
 
 
 def context_length(model: Any, limit: int) -> int:
-    """Tokens that fit: the configured limit, or the model's own if that is smaller."""
+    """The maximum number of tokens: the configured limit, or the model's own if that is smaller."""
     own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(limit, own) if own else limit
 
@@ -340,10 +343,10 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
 
 
 def adapter_folder(path: str, revision: str | None = None) -> Path | None:
-    """The folder of an adapter, downloaded first where it is on the hub; None for a whole model.
+    """The folder of an adapter, downloaded first if it is on the hub; None for a complete model.
 
-    Raises UserError where there is neither, and for an adapter without weights: the base model is
-    no substitute.
+    Raises UserError if there is neither, and for an adapter without weights: the base model is not
+    a substitute.
     """
     if gguf.is_gguf(path):
         gguf.refuse_missing(path)
@@ -366,7 +369,7 @@ def _downloaded_adapter(name: str, revision: str | None) -> Path | None:
     try:
         hf_hub_download(name, "adapter_config.json", revision=revision)
     except hub.LocalEntryNotFoundError:
-        # Without the hub, a model that was downloaded before can still be read.
+        # Without the hub, a model that was downloaded before can still be loaded.
         if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             raise
         return None
@@ -376,15 +379,17 @@ def _downloaded_adapter(name: str, revision: str | None) -> Path | None:
 
 
 def refuse_lost_adapter(path: str) -> None:
-    """Raises UserError for an adapter's folder without weights: the base model is no substitute."""
+    """Raises UserError for an adapter's folder without weights: the base model is not a
+    substitute."""
     if _is_adapter(path) and not (Path(path) / "adapter_model.safetensors").is_file():
         raise UserError(
-            f"{path} has an adapter_config.json but no adapter_model.safetensors; nothing loaded"
+            f"{path} has an adapter_config.json but no adapter_model.safetensors; not loaded"
         )
 
 
 def reason(error: BaseException) -> str:
-    """One line on why something could not be loaded, and for the hub's refusals what to do."""
+    """One line that says why something could not be loaded, and, if the hub refuses it, what to
+    do."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None:
@@ -394,10 +399,10 @@ def reason(error: BaseException) -> str:
         if any(isinstance(link, kind) for link in chain):
             return text
     if "trust_remote_code" in str(error):
-        return "it brings code of its own, which runs only under model.trust_remote_code=true"
+        return "it comes with its own code, which runs only with model.trust_remote_code=true"
     if "model.safetensors" in str(error):
         return (
-            "no weights in safetensors; pickled ones can run code when opened. Convert them where"
+            "no weights in safetensors; pickled ones can run code when opened. Convert them if"
             " you trust them: AutoModelForCausalLM.from_pretrained(NAME).save_pretrained(FOLDER)"
         )
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -405,7 +410,7 @@ def reason(error: BaseException) -> str:
 
 
 def _whole(path: str, **options: Any) -> Any:
-    """A model from a checkpoint that has every weight of it, in the right shape."""
+    """Load a model from a checkpoint that has all its weights in the right shapes."""
     read = gguf.load if gguf.is_gguf(path) else _from_safetensors
     model, found = read(path, **options)
     wrong = [
@@ -423,8 +428,8 @@ def _whole(path: str, **options: Any) -> Any:
 
 
 def auto_model(model_type: str | None) -> Any:
-    """Transformers' class that makes models of a type: of one that it knows only as seeing, too,
-    the class for images and text."""
+    """Transformers' auto class for a model type; for types that exist only as vision-language
+    models, the class for images and text."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -437,17 +442,17 @@ def auto_model(model_type: str | None) -> Any:
 
 
 def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """A model, and what Transformers says of its loading."""
+    """A model, and Transformers' loading info."""
     from transformers import PreTrainedConfig
 
     _refuse_folder(Path(path))
-    # Transformers would have a service on the hub convert them.
+    # Otherwise Transformers would ask a service on the hub to convert pickled weights.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     content, _ = PreTrainedConfig.get_config_dict(path, revision=options.get("revision"))
     foreign = content.get("model_type") in PUBLISHED
     if foreign:
         options |= {"config": published_config(content), "key_mapping": published_names(content)}
-    # Pickled weights are refused: they can run code when they are opened.
+    # Pickled weights are refused, because opening them can run code.
     loaded: Any = auto_model(content.get("model_type")).from_pretrained(
         path,
         use_safetensors=True,
@@ -456,13 +461,13 @@ def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
         **options,
     )
     model, found = loaded
-    if foreign:  # or saving would give weights the names back that nothing else here knows
+    if foreign:  # else saving would restore the foreign names
         model._weight_conversions = []
     return model, found
 
 
 def nonfinite(weights: Mapping[str, Any]) -> str | None:
-    """The first weight that holds a number that is none (NaN, infinite); None where none does."""
+    """The name of the first weight with NaN or infinite values; None if there is none."""
     for name, weight in weights.items():
         if isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel():
             low, high = torch.aminmax(local(weight))
@@ -481,8 +486,8 @@ def refuse_nonfinite(model: nn.Module, where: str) -> None:
 
 
 def mend_generation_config(model: Any) -> None:
-    """Some models say that they are not to be sampled and how, which Transformers reads, and
-    refuses to write again. Raises UserError for what that does not explain."""
+    """Fix generation configs that set sampling options but not `do_sample`, which Transformers
+    loads but refuses to save. Raises UserError for any other invalid config."""
     config = getattr(model, "generation_config", None)
     if config is None:
         return
@@ -495,17 +500,17 @@ def mend_generation_config(model: Any) -> None:
         config.validate(strict=True)
     except ValueError as error:
         raise UserError(
-            f"'{model.config._name_or_path}': its generation_config.json cannot be written again"
-            f" with the trained model: {' '.join(str(error).split())}"
+            f"'{model.config._name_or_path}': its generation_config.json cannot be saved with the"
+            f" trained model: {' '.join(str(error).split())}"
         ) from error
     log(
-        f"'{model.config._name_or_path}': its generation_config.json says how to sample, and not"
-        " to; do_sample is set to true in what is saved"
+        f"'{model.config._name_or_path}': its generation_config.json has sampling options but no"
+        " do_sample; do_sample is set to true in what is saved"
     )
 
 
 def _commit(path: str, revision: str | None) -> str | None:
-    """The commit that a model of the hub was read from; None for a folder."""
+    """The commit that a model was loaded from on the hub; None for a folder."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(path).exists():
@@ -516,7 +521,8 @@ def _commit(path: str, revision: str | None) -> str | None:
 
 
 def _under_adapter(folder: Path, *, trainable: bool, **options: Any) -> Any:
-    """An adapter over its base. PEFT only warns of weights that it does not find."""
+    """Load an adapter onto its base. PEFT only warns about missing weights, so they are checked
+    here."""
     from peft import PeftModelForCausalLM
 
     config = _adapter_config(folder)
@@ -552,7 +558,9 @@ def _adapter_config(folder: Path) -> Any:
         return PeftConfig.from_pretrained(str(folder))
     except (KeyError, TypeError, ValueError) as error:
         path = folder / "adapter_config.json"
-        raise UserError(f"{path} describes no adapter that PEFT knows: {reason(error)}") from error
+        raise UserError(
+            f"{path} does not describe an adapter that PEFT knows: {reason(error)}"
+        ) from error
 
 
 def _is_adapter(path: str) -> bool:
@@ -560,7 +568,7 @@ def _is_adapter(path: str) -> bool:
 
 
 def _refuse_folder(folder: Path) -> None:
-    """Refuses a folder that holds no whole model in safetensors."""
+    """Raises UserError for a folder without a complete model in safetensors."""
     if not folder.is_dir():
         return
     if not (folder / "config.json").is_file() and (folder / "model").is_dir():
@@ -570,19 +578,19 @@ def _refuse_folder(folder: Path) -> None:
             f"{folder} is an adapter, not a whole model: merge it (opsd export --merge)"
         )
     if not (folder / "config.json").is_file() and (files := sorted(folder.glob("*.gguf"))):
-        raise UserError(f"{folder} holds GGUF files: name one of them, as in {files[0]}")
+        raise UserError(f"{folder} contains GGUF files: name one of them, as in {files[0]}")
     pickled = sorted(folder.glob("pytorch_model*.bin"))
     if pickled and not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{folder} holds pickled weights ({pickled[0].name}), which can run code when opened."
-            ' Where you trust them: python -c "from transformers import AutoModelForCausalLM as M;'
+            f"{folder} has pickled weights ({pickled[0].name}), which can run code when opened."
+            ' If you trust them: python -c "from transformers import AutoModelForCausalLM as M;'
             f" M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
 
 
 def _refuse_damage(folder: Path, kinds: tuple[str, ...]) -> None:
-    """Names the file of a model that is not as it was written, as far as a checkpoint's checksums
-    or the form of safetensors and JSON tell."""
+    """Raises UserError for a damaged file of a model, as far as a checkpoint's checksums or the
+    format of safetensors and JSON show it."""
     files = [
         file
         for file in sorted(folder.glob("*.*"))
@@ -611,5 +619,5 @@ def _some(wrong: list[str]) -> str:
 
 
 def _first_lines(error: Exception) -> str:
-    """PEFT names the first weight that does not fit in its second line."""
+    """PEFT names the first mismatched weight in the second line of its message."""
     return " ".join(line.strip() for line in str(error).strip().splitlines()[:2])

@@ -1,4 +1,4 @@
-"""An adapter added to the weights that it changes, for as long as a model only reads."""
+"""Merges an adapter into the weights temporarily, while a model is used without training."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from opsd.lm.sharding import is_sharded, swapped
 
 @contextlib.contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
-    """Plain LoRA is added to the linear weights under it for a while, so that a token costs what it
-    costs without an adapter: two small products per layer, and all that goes with them, fall away.
+    """Within the block, plain LoRA is added to the linear weights under it, so that a token costs
+    the same as without an adapter: the two small products per layer, with their overhead, are
+    saved.
 
-    Layers where the sum would be another function read as before: those with another adapter or
-    variant (DoRA), with several, on quantized, sharded or shared weights, or on numbers too coarse
-    for an adapter's small changes (bfloat16). Afterwards the weights are what they were, bit for
-    bit; meanwhile those that are merged are held twice.
+    Layers for which the sum would be another function are not merged: those with another kind of
+    adapter or variant (DoRA), with several adapters, on quantized, sharded or shared weights, or in
+    a precision too coarse for an adapter's small changes (bfloat16). Afterwards the weights are
+    restored bit for bit; meanwhile merged weights are in memory twice.
     """
     layers = dict(_plain_layers(model))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Model names that can be no model's, told before anything heavy is imported."""
+"""Refuses impossible model names before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from opsd.types import UserError
 from opsd.validation import near
 
 _OF_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(@[^@\s]+)?")
-"""`owner/repository`, or one of the first models, which have no owner; with a revision."""
+"""`owner/repository`, or one of the first models, which have no owner; optionally with a
+revision."""
 
 
 def refuse_unknown(name: str) -> None:
-    """Raises UserError for what is neither a folder here, nor a built-in model, nor a name that the
-    hub could have. Whether the hub has it is not asked."""
+    """Raises UserError for a name that is neither a folder, nor a built-in model, nor a possible
+    name on the hub. The hub is not queried."""
     if Path(name).exists() or name in NAMES or is_gguf(name):
         return
     path = Path(name)
     beside = path.parent if path.parent.is_dir() and len(path.parts) > 1 else None
     folders = [other for other in beside.iterdir() if other.is_dir()] if beside else []
     runs = sorted(folder.name for folder in folders if (folder / "recipe.yaml").is_file())
-    if runs:  # no owner on the hub is called as a folder of runs is here
+    if runs:  # no owner on the hub has the name of a local folder of runs
         meant = near(path.name, runs) or f"; there are {', '.join(runs[:5])}"
         raise UserError(f"no folder '{name}'{meant}")
     known = [folder.name for folder in folders]

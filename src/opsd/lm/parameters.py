@@ -1,4 +1,4 @@
-"""A model's parameters: those that training changes, and a hash of all."""
+"""A model's parameters: the trainable ones, and a hash of all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """The same of weights by name."""
+    """The same hash for weights given by name."""
     digest = hashlib.sha256()
     for name, parameter in sorted(weights.items()):
         flat = parameter.detach().reshape(-1)

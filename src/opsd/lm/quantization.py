@@ -1,4 +1,4 @@
-"""A base in 4 or 8 bits under an adapter (QLoRA), through bitsandbytes."""
+"""Quantization of an adapter's base model to 4 or 8 bits (QLoRA), with bitsandbytes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Bits = Literal["4bit", "8bit"]
 
 
 def quantization(bits: Bits, dtype: str | None) -> Any:
-    """Transformers' configuration: `4bit` is QLoRA's (normal floats, constants quantized as well),
-    multiplied in `dtype`. Embeddings, head and norms stay as they are, so that the loss is exact.
+    """Transformers' quantization configuration: `4bit` is QLoRA's (NF4 with double quantization),
+    computing in `dtype`. Embeddings, head and norms are not quantized, so that the loss is exact.
 
-    Raises UserError where bitsandbytes is not installed.
+    Raises UserError if bitsandbytes is not installed.
     """
     from transformers import BitsAndBytesConfig
 
@@ -36,8 +36,8 @@ def quantization(bits: Bits, dtype: str | None) -> Any:
 
 
 def keep_differentiable(model: Any) -> None:
-    """Keeps bitsandbytes from packing 4-bit weights anew for CPUs when a model first reads in
-    evaluation mode: no gradient flows through what is packed so, in training mode either."""
+    """Prevent bitsandbytes from repacking 4-bit weights for CPUs at a model's first pass in
+    evaluation mode: no gradient flows through the packed weights, not even in training mode."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

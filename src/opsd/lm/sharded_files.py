@@ -1,5 +1,5 @@
-"""Checkpoints of a model that FSDP2 shards: the same files as anybody's, so that a run goes on with
-another number of processes, or without sharding."""
+"""Checkpoints of a model that FSDP2 shards: the same files as without sharding, so that a run can
+be resumed on another number of processes, or without sharding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opsd.types import UserError
 
 
 def reduce_in_float32(accelerator: Any) -> None:
-    """Accelerate would add gradients up, and report the loss, in bfloat16 under FSDP2."""
+    """Under FSDP2, Accelerate would otherwise sum gradients, and return the loss, in bfloat16."""
     plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
         exact = {"reduce_dtype": torch.float32, "output_dtype": None}
@@ -27,7 +27,8 @@ def reduce_in_float32(accelerator: Any) -> None:
 
 
 def save_optimizer(optimizer: Any, scheduler: Any, folder: Path, *, main: bool) -> None:
-    """The whole state of an optimizer and its schedule; `main` writes, all processes take part."""
+    """Save the complete state of an optimizer and its schedule. All processes must call this; the
+    `main` one writes."""
     state: Any = optimizer.state_dict()
     state["state"] = {
         number: full_tensors_on_first(values) for number, values in state["state"].items()
@@ -38,8 +39,9 @@ def save_optimizer(optimizer: Any, scheduler: Any, folder: Path, *, main: bool) 
 
 
 def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
-    """Reads what `save_optimizer`, or the Trainer without sharding, has written, into shards."""
-    # Mapped, so that the processes of a machine share one copy in memory.
+    """Load into shards the state that `save_optimizer`, or the Trainer without sharding, has
+    saved."""
+    # Memory-mapped, so that the processes of a machine share one copy.
     state = torch.load(folder / "optimizer.pt", mmap=True, weights_only=True)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, values in state["state"].items():
@@ -52,7 +54,8 @@ def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fills a model, or a model's adapter, sharded or not, from the safetensors of a folder."""
+    """Load a model's weights, or its adapter's, from the safetensors files of a folder, sharded or
+    not."""
     held: dict[str, Tensor]
     held = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else model.state_dict()
     for file in sorted(folder.glob("*.safetensors")):

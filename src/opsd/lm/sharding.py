@@ -1,9 +1,9 @@
-"""Models whose weights are spread over the processes (FSDP2): how they are read, and how other
-weights follow them.
+"""Models whose weights are sharded over the processes (FSDP2): how they are used, and how other
+weights are sharded like them.
 
-A layer's weights are whole while the layer runs: the wrapped model's hooks gather them, with every
-process's help. So all processes must run equally many forward passes, except
-within `summon_full_params`.
+A layer's weights are complete only while the layer runs: the wrapped model's hooks gather them from
+all processes. So all processes must run the same number of forward passes, except within
+`summon_full_params`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def within_forward(model: nn.Module, read: Callable[[nn.Module], None]) -> None:
-    """Runs `read(model)`, for a sharded model within its forward, whose hooks gather weights."""
+    """Runs `read(model)`; for a sharded model, within its forward pass, whose hooks gather
+    weights."""
     if is_sharded(model):
         model(objective=read)
     else:
@@ -33,11 +34,12 @@ def within_forward(model: nn.Module, read: Callable[[nn.Module], None]) -> None:
 
 @contextlib.contextmanager
 def summon_full_params(model: nn.Module) -> Iterator[None]:
-    """All of a model's weights whole on every process, so that each may read as often as it likes.
-    To be entered and left by all processes; nothing may be trained meanwhile."""
+    """Within the block, all of a model's weights are complete on every process, so that each can
+    run any number of forward passes. All processes must enter and leave together; no training
+    meanwhile."""
     units = _units(model)
     if units:
-        model(objective=_nothing)  # a unit may only be gathered once the first forward has set up
+        model(objective=_nothing)  # units can be gathered only after a first forward
     keep = {unit: _frees_after_forward(unit) for unit in units}
     for unit in units:
         unit.unshard()
@@ -51,15 +53,15 @@ def summon_full_params(model: nn.Module) -> Iterator[None]:
 
 
 def release(model: nn.Module) -> None:
-    """Frees what is still gathered of a sharded model, so that its shards are what counts."""
+    """Free the gathered weights of a sharded model, so that its shards are in force again."""
     for unit in _units(model):
         unit.reshard()
 
 
 @contextlib.contextmanager
 def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Other values for some of the model's parameters, by name, for a while: whole ones, or shards
-    of a sharded model's."""
+    """Within the block, replace some of the model's parameters, given by name: by complete values,
+    or by shards for a sharded model."""
     parameters = dict(model.named_parameters())
     own: dict[str, Tensor] = {}
     try:
@@ -82,28 +84,29 @@ def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def spread(value: Tensor, parameter: Tensor) -> Tensor:
-    """A value that every process holds whole, on the parameter's device, and sharded as it is."""
+    """Move a value that every process has completely to the parameter's device, sharded like the
+    parameter."""
     if isinstance(value, DTensor) or not isinstance(parameter, DTensor):
         return value.to(parameter.device)
     mesh, placements = parameter.device_mesh, parameter.placements
-    # Each process cuts its part out of its own copy.
+    # Each process takes its shard from its own copy.
     return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, without gradient; what is written to it stays."""
+    """This process's shard of a tensor, without gradient; writes to it change the tensor."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor. To be called by all processes, where it is sharded."""
+    """The complete tensor. If it is sharded, all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_tensors_on_first(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """All of every tensor, on the CPU of the first process; sharded ones are nothing elsewhere.
-    To be called by all processes."""
+    """The complete tensors, on the CPU of the first process; other processes get only those that
+    are not sharded. All processes must call this."""
     first = not dist.is_initialized() or dist.get_rank() == 0
     kept: dict[str, Any] = {}
     for name, tensor in tensors.items():
@@ -114,7 +117,7 @@ def full_tensors_on_first(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_in(model: nn.Module, parameter: Tensor) -> torch.dtype:
-    """The numbers that a parameter is gathered in."""
+    """The dtype in which a parameter is gathered."""
     policy = model._get_fsdp_state()._mp_policy if isinstance(model, FSDPModule) else None
     return (policy and policy.param_dtype) or parameter.dtype
 
@@ -127,7 +130,7 @@ def _units(model: nn.Module) -> list[Any]:
 
 
 def _frees_after_forward(unit: Any) -> bool:
-    # PyTorch has a setter only.
+    # PyTorch has only a setter.
     return any(group._reshard_after_forward for group in unit._get_fsdp_state()._fsdp_param_groups)
 
 

@@ -1,5 +1,5 @@
-"""What several sequences begin with is read once, and all of them from there: a prompt that has
-several completions, or worked examples and instructions that stand before every problem."""
+"""Processes the common beginning of several sequences once: a prompt with several completions, or
+worked examples and instructions that come before every problem."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from opsd.lm.sharding import is_sharded, within_forward
 from opsd.objective.head import Head
 
 WORTH = 0.2
-"""The least share of a pass's tokens that reading beginnings once must save. Below it, two passes
-under a mask cost about what one costs without."""
+"""The minimum share of a pass's tokens that sharing must save. Below it, two passes with a mask
+cost about as much as one without."""
 
 
 class _SharedPrefixLayer:
-    """A layer whose beginnings are held once. When the rest is read, each sequence is handed the
-    keys and values of its own, by `places`; they are forgotten at once, so that without gradient
-    copies are there for one layer at a time."""
+    """A layer that stores each distinct beginning once. When the rest is processed, each sequence
+    gets the keys and values of its own beginning, by `places`. These copies are dropped at once, so
+    that without gradients they exist for only one layer at a time."""
 
     places: Tensor | None = None
 
@@ -52,13 +52,13 @@ class _Whole(_SharedPrefixLayer, DynamicLayer):
 
 
 class _Window(_SharedPrefixLayer, DynamicSlidingWindowLayer):
-    """The last positions, as many as the layer sees."""
+    """The last positions, within the layer's sliding window."""
 
 
 def attends(model: nn.Module) -> bool:
-    """Whether every layer is attention to the tokens before one, which alone can be told which of
-    them are its own. A recurrent layer's state runs through all of them, and a masked diffusion
-    model sees what comes after."""
+    """Whether every layer is causal attention, the only kind that a mask can restrict to a
+    sequence's own tokens. A recurrent layer's state runs through all tokens, and a masked diffusion
+    model also attends to later ones."""
     if masked_diffusion(model) is not None:
         return False
     layers = DynamicCache(config=causal_lm(model).config).layers
@@ -66,8 +66,8 @@ def attends(model: nn.Module) -> bool:
 
 
 class Split(NamedTuple):
-    """Sequences cut in two: the distinct beginnings, which of them each sequence has, and what
-    comes after it up to where it is read last."""
+    """Sequences cut in two: the distinct beginnings, the index of each sequence's beginning, and
+    the rest of each sequence up to its last needed position."""
 
     beginnings: list[Ids]
     places: list[int]
@@ -75,14 +75,14 @@ class Split(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """How many are read, padding included."""
+        """The number of tokens processed, padding included."""
         rest = [len(x.ids) for x in self.rest]
         return PADDED.tokens([*map(len, self.beginnings)]) + PADDED.tokens(rest)
 
 
 def split(inputs: Sequence[ModelInput]) -> Split:
-    """Sequences cut where each one is first read, or all behind what they have in common there,
-    whichever leaves fewer tokens. None of them may be read nowhere."""
+    """Cut sequences either each at its first needed position, or all after their common beginning,
+    whichever leaves fewer tokens. Every sequence must have a needed position."""
     firsts = [x.read[0] for x in inputs]
     common = min(common_length([x.ids for x in inputs]), *firsts)
     return min(
@@ -91,8 +91,8 @@ def split(inputs: Sequence[ModelInput]) -> Split:
 
 
 def common_length(sequences: Sequence[Ids]) -> int:
-    """How many tokens all of them begin with."""
-    least, most = min(sequences), max(sequences)  # what these two share, all share
+    """The number of tokens that all sequences have in common at the beginning."""
+    least, most = min(sequences), max(sequences)  # the common prefix of these two is common to all
     pairs = enumerate(zip(least, most, strict=False))
     return next((i for i, (one, other) in pairs if one != other), min(len(least), len(most)))
 
@@ -108,14 +108,14 @@ def _cut(inputs: Sequence[ModelInput], places: Sequence[int]) -> Split:
 
 
 def worth_sharing(inputs: Sequence[ModelInput], layout: Layout) -> bool:
-    """Whether enough tokens are saved by reading each distinct beginning once."""
+    """Whether processing each distinct beginning once saves enough tokens."""
     whole, parts = layout.tokens([len(x.ids) for x in inputs]), split(inputs)
     return all(parts.beginnings) and whole - parts.tokens >= WORTH * whole
 
 
 class SharedReading:
-    """Reads sequences in two forward passes of a trunk: `begin` the distinct beginnings, `go_on`
-    the rest."""
+    """Processes sequences in two forward passes of a trunk: `begin` the distinct beginnings,
+    `go_on` the rest."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[ModelInput], pad_id: int) -> None:
         parts, device = split(inputs), next(model.parameters()).device
@@ -131,8 +131,8 @@ class SharedReading:
             layer.places = self.places_B  # type: ignore[attr-defined]
 
     def go_on(self, model: nn.Module) -> Tensor:
-        """Last hidden states `[N, D]` at the positions that are read."""
-        # What pads the rest comes after it, and is seen by nothing that is read.
+        """The last hidden states `[N, D]` at the needed positions."""
+        # The rest's padding comes after it, so no needed position attends to it.
         own = torch.ones_like(self.rest.ids_BL)
         mask_BW = torch.cat([self.mask_UP.index_select(0, self.places_B), own], dim=-1)
         hidden_BLD = read_on(trunk_of(model), self.rest.ids_BL, mask_BW, self.cache)
@@ -143,7 +143,7 @@ class SharedReading:
 def score_shared(
     model: nn.Module, inputs: Sequence[ModelInput], pad_id: int, vocab: int
 ) -> tuple[Tensor, Head]:
-    """What `score` gives of sequences that are `worth_sharing`, in two forward passes."""
+    """The result of `score` for sequences that are `worth_sharing`, in two forward passes."""
     reading = SharedReading(model, inputs, pad_id)
     read: list[tuple[Tensor, Head]] = []
     with evaluating(model):
@@ -156,9 +156,10 @@ def score_shared(
 def trained_rows(
     model: nn.Module, inputs: Sequence[ModelInput], pad_id: int, layout: Layout
 ) -> Tensor:
-    """Last hidden states `[N, D]` at the positions that are read, with their gradient: one
-    beginning's is the sum over the sequences that share it. Where activations are recomputed
-    (checkpointing), nothing is kept that could be shared, and sharded weights are gathered once."""
+    """The last hidden states `[N, D]` at the needed positions, with gradient: a beginning's
+    gradient is the sum over the sequences that share it. Beginnings are not shared under gradient
+    checkpointing, which keeps no activations, and not in sharded models, whose weights are gathered
+    once per pass."""
     recomputes = model.training and getattr(causal_lm(model), "is_gradient_checkpointing", False)
     alone = recomputes or is_sharded(model) or not attends(model)
     if alone or not worth_sharing(inputs, layout):

@@ -1,9 +1,9 @@
-"""The catalogue: every published method as a value made of parts.
+"""The catalogue: every published method, built from parts.
 
     method = source x signal (each with its own reduction), each batch used for `reuse` steps
 
-A method is a function of one of the modules below that returns a `Method`: `opsd.methods.copsd()`.
-Nothing outside this folder and the experiments knows a method's name.
+A method is a function in one of the modules below that returns a `Method`, for example
+`opsd.methods.copsd()`. Only this folder and the experiments know the methods by name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MODULES = (
 
 
 def _methods_of(module: ModuleType) -> dict[str, Callable[..., Method]]:
-    """The functions that a module defines, in its order, and that give a method."""
+    """The functions of a module that return a method, in the order of their definition."""
     own = {n: f for n, f in vars(module).items() if getattr(f, "__module__", "") == module.__name__}
     return {
         n: f for n, f in own.items() if f.__annotations__.get("return") == "Method" and n[0] != "_"
@@ -45,7 +45,7 @@ def _methods_of(module: ModuleType) -> dict[str, Callable[..., Method]]:
 FUNCTIONS: dict[str, Callable[..., Method]] = {
     name: function for module in _MODULES for name, function in _methods_of(module).items()
 }
-"""The functions by their names, which are the methods'."""
+"""The functions that build the methods, by method name."""
 
 __all__ = ["FUNCTIONS", "Method", "catalogue", *FUNCTIONS]
 
@@ -56,7 +56,7 @@ def catalogue() -> dict[str, Method]:
 
 
 def __getattr__(name: str) -> Callable[..., Method]:
-    """The function of a method's name."""
+    """The function that builds the method of this name."""
     if name in FUNCTIONS:
         return FUNCTIONS[name]
     raise AttributeError(f"module 'opsd.methods' has no attribute '{name}'")

@@ -24,13 +24,13 @@ def step_critique(
 ) -> Method:
     """Step-aligned critique: the teacher reads the rollout itself, corrected from its first error.
 
-    What it is: the student writes numbered steps; a critic copies the right ones word for word and
-    goes on better from the first wrong one; the frozen model, shown that, grades every token of the
-    rollout. What a critic writes that is not of this form teaches nothing.
-    What differs from the paper: its critic is a 32B model, here by default the model itself
-    (`critic={type: external, path: ...}` names another one of the same tokenizer); the critic's and
-    the teacher's prompts, and the checks, are ours.
-    What it needs: problems; a column `solution` is shown to the critic where there is one.
+    What it is: the student writes numbered steps. A critic copies the correct steps word for word
+    and continues with better ones from the first wrong step. The frozen model, shown this critique,
+    grades every token of the rollout. Critiques that do not have this form are not used.
+    What differs from the paper: its critic is a 32B model; here it is by default the model itself
+    (`critic={type: external, path: ...}` selects another model with the same tokenizer). The
+    critic's and the teacher's prompts, and the checks, are ours.
+    What it needs: problems; if there is a column `solution`, the critic sees it.
     One command: opsd train step_critique
     """
     author = ModelAuthor(
@@ -55,13 +55,13 @@ def rcsd(
     k: int = 20,
     divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05),
 ) -> Method:
-    """RCSD: the teacher reads by what an answer will be judged, not the answer.
+    """RCSD: the teacher reads a rubric for judging answers, not the answer.
 
     What it is: the frozen model, shown a rubric, grades every token of the student's rollout;
     forward KL over its own `k` likeliest tokens, renormalised, summands capped at 0.05.
     What differs from the paper: its released code also shows the reference solution
-    (`reference=True`). Rubrics come from a column, or from an author: the writer of `rcsd_writer`,
-    named by its run.
+    (`reference=True`). Rubrics come from a column or from an author: a model trained by
+    `rcsd_writer`, given as the path of its run.
     What it needs: a column `rubric`, or authors.
     What we measured: with a built-in model and long solutions (docs/claims.md), accuracy +0.01
     (-0.00 to 0.01) as shipped; +0.24 (0.22 to 0.26) with `forward_kl`, without the cap.
@@ -82,12 +82,12 @@ def rcsd(
 
 
 def rcsd_writer(divergence: AnyDivergence = forward_kl) -> Method:
-    """RCSD's first stage: a writer of rubrics that learns from itself, told the solution.
+    """RCSD's first stage: a model learns to write rubrics from itself, shown the solution.
 
     What it is: the student writes a rubric for a problem; the frozen model, shown the solution as
-    well, grades every token of it. Its run is then the author of `rcsd`.
-    What differs from the paper: its released code shows the solution to both, and a known rubric to
-    the teacher; the text is the default here.
+    well, grades every token of the rubric. Pass the trained run to `rcsd` as its author.
+    What differs from the paper: its released code shows the solution to both roles, and a known
+    rubric to the teacher; the default here follows the text.
     What it needs: a column `solution`.
     One command: opsd train rcsd_writer
     """
@@ -108,18 +108,18 @@ def opcod(
     min_pass_rate: float = 0.0,
     max_tokens: int = 512,
 ) -> Method:
-    """OPCoD: two models teach each other: each learns from itself, told what the other remarks.
+    """OPCoD: two models teach each other; each distils from itself, shown the other's feedback.
 
-    What it is: two models, each good at something else, solve the same problems, eight rollouts
-    each. One that solves a problem writes feedback on the other's attempts: a concept of the
-    question, and sentences without the answer. A moving average of each student, shown a correct
-    sibling and that feedback, grades its rollouts, as in `sdpo`. Texts pass between the models, no
-    probabilities, so that tokenizers may differ.
-    What differs from the paper: its text and code were not to be had. Ours are when a tutor knows
-    enough (a right rollout, and a share of `min_pass_rate`), the form of the feedback and what is
-    left out of it, every prompt, and SDPO's loss.
-    What it needs: two models, named under `peers`; a column `answer`. Alone, a model is shown its
-    correct siblings only.
+    What it is: two models with different strengths solve the same problems, eight rollouts each. A
+    model that solves a problem writes feedback on the other's attempts: a concept from the
+    question, and sentences that do not give the answer away. A moving average of each student,
+    shown a correct sibling and that feedback, grades its rollouts, as in `sdpo`. The models
+    exchange texts, not probabilities, so their tokenizers may differ.
+    What differs from the paper: its text and code were not available. The rule for when a tutor
+    knows enough (a correct rollout, and a pass rate of at least `min_pass_rate`), the form of the
+    feedback and what is removed from it, every prompt, and SDPO's loss are ours.
+    What it needs: two models, named under `peers`; a column `answer`. A model without a peer is
+    shown only its correct siblings.
     One command: opsd train opcod
     """
     return Method(

@@ -1,4 +1,4 @@
-"""What self-distillation is measured against."""
+"""The baselines that self-distillation is compared with."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from opsd.rollout.sources import FromDataset, KeepCorrect, OnPolicy
 
 
 def grpo(beta: float = 0.0, group: int = 8, reuse: int = 1) -> Method:
-    """GRPO: rewards against the group's mean, through a clipped ratio.
+    """GRPO: rewards relative to the group's mean, through a clipped ratio.
 
     What it is: `group` rollouts per problem, reward 1 for a correct boxed answer, advantages
-    normalised within the group, each rollout's mean loss averaged; `beta` adds the reverse KL from
-    the starting model, `reuse` takes that many optimizer steps per batch.
-    What differs from the paper: the KL is the exact one over the vocabulary, not an estimate from
-    the sampled token; the ratio is taken against the log-probabilities at sampling.
+    normalised within the group, losses averaged within each rollout, then over rollouts; `beta`
+    adds the reverse KL to the starting model, `reuse` is the number of optimizer steps per batch.
+    What differs from the paper: the KL is exact, over the vocabulary, not estimated from the
+    sampled token; the ratio is taken against the log-probabilities at sampling.
     What it needs: a column `answer`.
     One command: opsd train grpo
     """
@@ -53,10 +53,10 @@ def sft() -> Method:
 def star() -> Method:
     """STaR: maximum likelihood of the model's own correct rollouts.
 
-    What it is: one rollout per problem; those that reach the answer are learned. A problem that
-    failed is tried once more with the solution in view, and learned without it.
-    What differs from the paper: rollouts are made anew at every step, where the paper alternates
-    between a pass over the data and fine-tuning from the original model.
+    What it is: one rollout per problem; the student is trained on those that reach the answer. A
+    failed problem is tried once more with the solution in the prompt, and trained on without it.
+    What differs from the paper: new rollouts are sampled at every step, whereas the paper
+    alternates between a pass over the data and fine-tuning from the original model.
     What it needs: columns `answer` and `solution`.
     One command: opsd train star
     """

@@ -1,4 +1,4 @@
-"""Self-distillation from other privileged texts than a reference solution."""
+"""Self-distillation from privileged texts other than a reference solution."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from opsd.teacher.weights import EMA
 
 
 def sdft(divergence: AnyDivergence = forward_kl) -> Method:
-    """SDFT: learning from demonstrations through the model that has seen them.
+    """SDFT: learning from demonstrations, by distillation from the model that is shown them.
 
     What it is: a slow moving average of the student, shown a demonstration, grades the student's
     own rollouts; the first three tokens are left out.
-    What differs from the paper: its text says reverse KL, its code runs forward KL over the whole
-    vocabulary; the code is the default, `sdft(divergence=reverse_kl)` the text.
+    What differs from the paper: its text says reverse KL, its code uses forward KL over the whole
+    vocabulary. The default follows the code; `sdft(divergence=reverse_kl)` follows the text.
     What it needs: a column `demonstration` (an answer to the problem).
     One command: opsd train sdft
     """
@@ -34,11 +34,11 @@ def sdft(divergence: AnyDivergence = forward_kl) -> Method:
 
 
 def opcd(k: int = 100, divergence: AnyDivergence = reverse_kl) -> Method:
-    """OPCD: what a document in the context taught, without the document.
+    """OPCD: the model learns what a document in the context teaches, and then no longer needs it.
 
     What it is: the frozen model reads the document before the problem and grades the student, which
-    reads the problem alone; reverse KL over the student's `k` likeliest tokens and a tail.
-    What differs from the paper: only its objective was to be had; k and the prompt are ours.
+    reads only the problem; reverse KL over the student's `k` likeliest tokens and a tail.
+    What differs from the paper: only its objective was available; `k` and the prompt are ours.
     What it needs: a column `document`.
     One command: opsd train opcd
     """
@@ -50,12 +50,12 @@ def opcd(k: int = 100, divergence: AnyDivergence = reverse_kl) -> Method:
 
 
 def crisp(divergence: AnyDivergence = reverse_kl) -> Method:
-    """CRISP: the model learns to be as concise as it is when it is asked to.
+    """CRISP: the model learns to be as concise as when it is instructed to be.
 
-    What it is: the frozen model is told to be concise and grades the student, which is not; both
-    think; reverse KL.
-    What differs from the paper: the instruction is our own wording, and the teacher's weights stay
-    the starting ones; `--set method.signal.teacher.weights={type: snapshot}` renews them.
+    What it is: the frozen model is instructed to be concise and grades the student, which has no
+    such instruction; both in thinking mode; reverse KL.
+    What differs from the paper: the instruction is our own wording, and the teacher keeps the
+    starting weights; `--set method.signal.teacher.weights={type: snapshot}` renews them.
     What it needs: problems; neither solutions nor answers.
     One command: opsd train crisp
     """
@@ -68,15 +68,15 @@ def crisp(divergence: AnyDivergence = reverse_kl) -> Method:
 
 
 def op2sd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method:
-    """OP2SD: OPSD, with another problem and its solution in the solution's place.
+    """OP2SD: OPSD, but the teacher sees another problem with its solution, not this one's solution.
 
-    What it is: as `opsd`; the frozen model is shown another problem of the set with its solution,
-    always the same one, and grades the student's rollout. What OPSD gains beyond this, it gains
-    from the solution's being the problem's own.
-    What differs from the paper: its abstract and released assignment of problems were read, not its
-    text; the divergence, its cap and the modes of thinking are `opsd`'s. Another problem is one of
-    the same language. Prompts are our own wording.
-    What it needs: a column `solution`; a set that is not streamed.
+    What it is: as `opsd`, but the frozen model is shown another problem of the set with its
+    solution, always the same one per problem. Whatever OPSD gains beyond this comes from seeing the
+    problem's own solution.
+    What differs from the paper: its abstract and its released assignment of problems were read, not
+    its text; the divergence, its cap and the thinking modes are those of `opsd`. The other problem
+    is in the same language. Prompts are our own wording.
+    What it needs: a column `solution`; a dataset that is not streamed.
     What we measured: with a built-in model and long solutions (docs/claims.md), accuracy -0.00
     (-0.01 to 0.01) as shipped; +0.01 (0.00 to 0.02) with `forward_kl`, without the cap.
     One command: opsd train op2sd

@@ -1,4 +1,4 @@
-"""Self-distillation that sets what a right hint says against what wrong ones say."""
+"""Self-distillation that contrasts a correct hint with wrong ones."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ _PAPER = "arXiv 2606.11709 (2026)"
 def rlcsd(
     tau: float = 0.02, weight: float = 0.5, least: float = 0.02, wrong: int = 4, group: int = 8
 ) -> Method:
-    """RLCSD: GRPO, each token's advantage moved by what a right hint says and wrong ones do not.
+    """RLCSD: GRPO, with each token's advantage shifted by a contrast of correct and wrong hints.
 
-    What it is: the model of some steps ago reads the rollout beside a right rollout of its group,
-    and beside each of up to `wrong` wrong ones, under one template. The log-ratio of the first to
-    the others' mean probability, through tanh(. / `tau`) and times `weight`, is added to the
-    group's advantage, which keeps its sign; shifts of at most `least` are left out.
+    What it is: the model of some steps ago reads the rollout after a correct rollout of its group,
+    and after each of up to `wrong` wrong ones, under one template. The log-ratio of the probability
+    with the correct hint to the mean probability with the wrong ones, through tanh(. / `tau`) and
+    times `weight`, is added to the group's advantage, which keeps its sign; shifts of at most
+    `least` are left out.
     What differs from the paper: its released code was read, and the defaults are those of its
     settings for Qwen3-4B (the code's own are tau 0.03, weight 0.1). Its clip of the shift at 2
-    cannot act at weight 0.5, and is left out. It averages shifted and other tokens apart and adds
-    the two means; here all are averaged once. The reference renewed every 10 steps, and rollouts
-    without a contrast not taught, are its own. Prompts are our own wording.
+    cannot act at weight 0.5, and is left out. It averages shifted and other tokens separately and
+    adds the two means; here all tokens are averaged together. As in the paper, the reference is
+    renewed every 10 steps, and rollouts without a contrast are not trained on. Prompts are our own
+    wording.
     What it needs: a column `answer`.
     One command: opsd train rlcsd
     """
@@ -56,13 +58,14 @@ def opsd_ectr(
     group: int = 8,
     divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05),
 ) -> Method:
-    """OPSD-ECTR: OPSD towards the reader of a right hint, away from that of a wrong one.
+    """OPSD-ECTR: OPSD towards the teacher with a correct hint, away from the one with a wrong hint.
 
-    What it is: RLCSD's contrast as a target, (1 + `alpha`) log right - `alpha` log wrong over the
-    `k` entries that the right one's reader finds likeliest and a tail; a token counts D / (D +
-    `tau`), D the KL of the two readers. Frozen teacher; forward KL, summands capped at 0.05.
-    What differs from the paper: this variant was read in the released code alone, with the
-    settings for Qwen3-4B. The hints there come from the dataset or the group; here both are
+    What it is: RLCSD's contrast as a target, (1 + `alpha`) log right - `alpha` log wrong, over the
+    `k` entries that are likeliest under the correct hint, and a tail; a token has the weight D / (D
+    + `tau`), where D is the KL between the two readings. Frozen teacher; forward KL, summands
+    capped at 0.05.
+    What differs from the paper: only the released code has this variant; it was read with the
+    settings for Qwen3-4B. There the hints come from the dataset or the group; here both are
     rollouts of the group. Prompts are our own wording.
     What it needs: a column `answer`.
     One command: opsd train opsd_ectr

@@ -14,12 +14,12 @@ _PREFIX = "<think>\n{{ think_prefix }}"
 def copsd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method:
     """COPSD: the teacher also reads the problem and its solution in a language it is strong in.
 
-    What it is: the student reasons about a problem in its own language; the frozen model, shown
-    the English problem and solution as well, grades every token. Both are made to think in the
-    student's language by a prefix that is neither in the loss nor in the budget.
-    What differs from the paper: its text says reverse KL, its released code runs forward KL with
-    summands capped at 0.05; the code is the default, `copsd(divergence=reverse_kl)` the text.
-    The prompts are our own wording, and the student's has no label before the problem.
+    What it is: the student reasons about a problem in its own language; the frozen model, shown the
+    English problem and solution as well, grades every token. A prefix makes both think in the
+    student's language; it counts neither in the loss nor in the token budget.
+    What differs from the paper: its text says reverse KL, its released code uses forward KL with
+    summands capped at 0.05. The default follows the code; `copsd(divergence=reverse_kl)` follows
+    the text. The prompts are our own wording, and the student's has no label before the problem.
     What it needs: columns `translation` (the English problem) and `solution`, and a language.
     One command: opsd train copsd
     """

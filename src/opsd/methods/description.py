@@ -1,4 +1,4 @@
-"""A method in words: every part that it is made of, and what is not as the paper has it."""
+"""Describes a method in words: every part of it, and what differs from the paper."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _METHOD = TypeAdapter(Method)
 
 
 def describe(method: Method, temperature: float) -> str:
-    """Every part of a method, a line each, with the formulas in use; `temperature` is the
-    rollouts'. The paper is credited for what is as the catalogue has it: all else is listed."""
+    """Describe every part of a method, one line each, with the formulas in use; `temperature` is
+    the rollouts' sampling temperature. All differences from the catalogue are listed, as the paper
+    is credited only for what the catalogue contains."""
     changed = changes(method)
     paper = f"{method.paper}, changed as below" if changed else method.paper
     lines = [f"method {method.name} ({paper})", f"  source: {worded(method.source)}"]
@@ -36,15 +37,15 @@ def describe(method: Method, temperature: float) -> str:
 
 
 def changes(method: Method) -> list[str]:
-    """What differs from the catalogue's method of that name, as `key.path: theirs -> ours`; nothing
-    of a method that the catalogue has not."""
+    """The differences from the catalogue's method of that name, as `key.path: theirs -> ours`.
+    Empty for a method that is not in the catalogue."""
     if method.name not in FUNCTIONS:
         return []
     theirs, ours = (
         flat(_METHOD.dump_python(m, mode="json")) for m in (FUNCTIONS[method.name](), method)
     )
     differing = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
-    # Of a part that is another one altogether its type says enough.
+    # If a part is replaced by one of another type, showing the type is enough.
     replaced = [key.removesuffix("type") for key in differing if key.endswith(".type")]
     return [
         f"{key}: {_shown(theirs.get(key))} -> {_shown(ours.get(key))}"
@@ -54,7 +55,7 @@ def changes(method: Method) -> list[str]:
 
 
 def worded(value: Any) -> str:
-    """A part by its type and what it is given: `top_k (k 100, by student, rest tail)`."""
+    """A part as its type and its arguments: `top_k (k 100, by student, rest tail)`."""
     if isinstance(value, tuple | list):
         return ", ".join(map(worded, value)) or "none"
     if isinstance(value, Mapping):
@@ -67,7 +68,7 @@ def worded(value: Any) -> str:
     told = [
         f"{name} {worded(own)}"
         for name, own in given.items()
-        # What is empty, and the template of a context's own name, go without saying.
+        # Empty values, and a template named like its context, are left out.
         if own not in ("", None, (), {}) and (name, own) != ("template", kind)
     ]
     return f"{kind} ({', '.join(told)})" if told else kind

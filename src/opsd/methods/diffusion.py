@@ -1,5 +1,5 @@
-"""Masked diffusion language models: self-distillation along their own denoising, and what it is
-measured against. A "sequence" is a state of the canvas here."""
+"""Masked diffusion language models: self-distillation along their own denoising, and baselines.
+Here a "sequence" is a state of the canvas."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def d_opsd(
     attempts: int = 8,
     reuse: int = 4,
 ) -> Method:
-    """d-OPSD: the model, shown some of what it wrote behind the present block, grades that block.
+    """d-OPSD: the model, shown some of its own later tokens, grades the block being written.
 
-    What it is: a completion is written block by block, up to `attempts` times until it is right;
-    in every state that it went through the frozen model sees a `share` of the tokens behind the
-    block too, and of the block's masked tokens the two that it is surest of are learned, by the
-    clipped reverse KL over its 20 likeliest entries. The states are learned from in `reuse` parts,
-    one optimizer step each. Completions that stayed wrong are left out.
-    What differs from the paper: nothing that its code shows. That code is followed where the text
-    has the whole vocabulary and no clip, which is `d_opsd(reverse_kl, Full())`: the clip has a
-    minimum away from the teacher, and small models have collapsed under it.
+    What it is: a completion is written block by block, up to `attempts` times until it is correct.
+    In every state of its denoising, the frozen model also sees a `share` of the tokens behind the
+    block. Among the block's masked tokens, the student learns the two that the teacher is most
+    confident of, by the clipped reverse KL over the teacher's 20 likeliest entries. The states are
+    divided into `reuse` parts, one optimizer step each. Completions that stayed wrong are left out.
+    What differs from the paper: nothing compared with its code. The code is followed where the text
+    says the whole vocabulary and no clip, which is `d_opsd(reverse_kl, Full())`: the clipped loss
+    has a minimum away from the teacher, and small models have collapsed under it.
     What it needs: a masked diffusion model; a column `answer`.
     One command: opsd train d_opsd
     """
@@ -63,11 +63,12 @@ def dopsd_trajectory(
 ) -> Method:
     """dOPSD: the model at a later state of its own denoising teaches the earlier one.
 
-    What it is: of each completion `states` states are drawn in which more than `masked_above` of
-    the canvas is masked; the frozen model reads the canvas as it was at a later step, drawn anew,
-    and the masked tokens of the whole canvas are learned by forward KL.
-    What differs from the paper: the mean over all later states is taken by drawing one of them. The
-    threshold is ours. A gate by verdicts is `Filtered(LaterState(), "right")` as context.
+    What it is: from each completion, `states` states are drawn in which more than `masked_above` of
+    the canvas is masked. The frozen model reads the canvas as it was at a later, randomly drawn
+    step, and the student learns the masked tokens of the whole canvas by forward KL.
+    What differs from the paper: the mean over all later states is estimated by drawing one of them.
+    The threshold is ours. To train only on correct completions, use
+    `Filtered(LaterState(), "right")` as the context.
     What it needs: a masked diffusion model.
     One command: opsd train dopsd_trajectory
     """
@@ -83,13 +84,13 @@ def dopsd_trajectory(
 def trajectory_grpo(
     group: int = 8, states: int | None = None, decoding: Decoding = _TWO, reuse: int = 1
 ) -> Method:
-    """GRPO on the steps of a denoising: rewards against the group's mean, commit by commit.
+    """GRPO on denoising steps: the actions are the tokens that each step commits.
 
-    What it is: GRPO whose actions are the tokens that each step commits, in the state that it found
-    and with the log-probabilities of that moment; `states` limits it to so many steps of each
-    completion, drawn. The mean is over tokens.
+    What it is: GRPO whose actions are the tokens that each step commits, given the state before
+    that step, with the log-probabilities from that step. `states` limits training to that many
+    randomly drawn steps of each completion. The mean is over tokens.
     What differs from the paper: it is a baseline of ours, after trajectory-level policy gradients
-    such as TraceRL's; which tokens a step chose to commit has no share in the ratio.
+    such as TraceRL's; the choice of which tokens a step commits does not enter the ratio.
     What it needs: a masked diffusion model; a column `answer`.
     One command: opsd train trajectory_grpo
     """
@@ -103,12 +104,13 @@ def trajectory_grpo(
 
 
 def diffu_grpo(group: int = 6, decoding: Decoding = _TWO, reuse: int = 1) -> Method:
-    """diffu-GRPO: GRPO whose log-probabilities come from one reading of a canvas all masked.
+    """diffu-GRPO: GRPO with log-probabilities from one forward pass over a fully masked completion.
 
-    What it is: GRPO; a completion's tokens are judged likely by what the model predicts for them
-    when all are masked, and 15 % of the prompt too, anew at each of the `reuse` steps.
-    What differs from the paper: the policy gradient has no ratio and no clip, which are one at the
-    first of the steps; there is no KL term.
+    What it is: GRPO; the log-probability of a completion's token is the one that the model predicts
+    when the whole completion is masked, and 15 % of the prompt too, drawn again for each of the
+    `reuse` steps.
+    What differs from the paper: the policy gradient has no ratio and no clip, which have no effect
+    in the first of the steps; there is no KL term.
     What it needs: a masked diffusion model; a column `answer`.
     One command: opsd train diffu_grpo
     """
@@ -124,9 +126,10 @@ def diffu_grpo(group: int = 6, decoding: Decoding = _TWO, reuse: int = 1) -> Met
 def diffusion_sft() -> Method:
     """SFT of a masked diffusion model: LLaDA's loss on the dataset's own solutions.
 
-    What it is: the worked solution on a canvas that ends fill up; a uniformly drawn number of its
-    tokens is masked, and their mean negative log-likelihood is learned.
-    What differs from the paper: the canvas has the length of the run, not the longest of its batch.
+    What it is: the worked solution on a canvas that is padded with end tokens; a uniformly drawn
+    number of its tokens is masked, and their mean negative log-likelihood is the loss.
+    What differs from the paper: all canvases of a run have the same length, not that of the longest
+    solution in the batch.
     What it needs: a masked diffusion model; a column `solution`.
     One command: opsd train diffusion_sft
     """

@@ -19,12 +19,11 @@ ANSWERS = {"enable_thinking": False}
 def opsd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method:
     """OPSD, third version: the frozen model, shown the reference solution, grades every token.
 
-    What it is: one rollout per problem; forward KL from the teacher's full next-token
-    distribution, every vocabulary summand capped at 0.05; student without thinking mode, teacher
-    with it.
-    What differs from the paper: tokens are averaged over the whole step, where the released code
-    averages per micro-batch; the rows of padding in the vocabulary take no part. The prompts are
-    our own wording, and the student's has no label before the problem.
+    What it is: one rollout per problem; forward KL from the teacher's full next-token distribution,
+    every vocabulary summand capped at 0.05; student without thinking mode, teacher with it.
+    What differs from the paper: tokens are averaged over the whole step, whereas the released code
+    averages per micro-batch; the padding rows of the vocabulary are excluded. The prompts are our
+    own wording, and the student's has no label before the problem.
     What it needs: a column `solution`.
     What we measured: with a built-in model and long solutions (docs/claims.md), accuracy +0.04
     (0.01 to 0.06) as shipped; +0.25 (0.23 to 0.27) with `reverse_kl`, +0.24 (0.22 to 0.26) by
@@ -42,9 +41,9 @@ def opsd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Method
 def opsd_v1(divergence: AnyDivergence = jsd(0.5)) -> Method:
     """OPSD, first version: the Jensen-Shannon divergence, both roles in thinking mode.
 
-    What it is: as `opsd`, with JSD(0.5), no clip, and every rollout counted alike.
-    What differs from the paper: its first code lost the student's chat template on the way to the
-    sampler; here the template is kept, as the text intends. The prompts are our own wording.
+    What it is: as `opsd`, with JSD(0.5), no clip, and every rollout weighted equally.
+    What differs from the paper: its first code dropped the student's chat template before sampling;
+    here the template is kept, as the text intends. The prompts are our own wording.
     What it needs: a column `solution`.
     One command: opsd train opsd_v1
     """
@@ -63,8 +62,8 @@ def opsd_v1(divergence: AnyDivergence = jsd(0.5)) -> Method:
 def sampled_token() -> Method:
     """Sampled-token distillation: the teacher's log-ratio on the sampled token as its advantage.
 
-    What it is: policy gradient with A = log teacher - log student, no ratio, no clip, no group; in
-    expectation the gradient of the reverse KL, at the price of variance.
+    What it is: policy gradient with A = log teacher - log student, no ratio, no clip, no group; an
+    unbiased but noisier estimate of the gradient of the reverse KL.
     What differs from the paper: each rollout's mean is averaged, as in its Eq. 9; the released code
     averages tokens.
     What it needs: a column `solution`.
@@ -89,7 +88,8 @@ def off_policy_distillation(
     """Off-policy distillation: the teacher writes with the solution in view, the student follows.
 
     What it is: the frozen model samples from the privileged prompt; the student learns those
-    completions under its own prompt, from the full distribution or (`likelihood`) from the text.
+    completions under its own prompt, from the teacher's full distribution or (`likelihood`) from
+    the text alone.
     What differs from the paper: a baseline of the field, not one paper's setting.
     What it needs: a column `solution`.
     One command: opsd train off_policy_distillation

@@ -17,9 +17,10 @@ def topd(rho: float = 0.25, divergence: AnyDivergence = pointwise_clip(forward_k
     """TOPD: OPSD on the first tokens of a rollout, which is cut there.
 
     What it is: as `opsd`, with rollouts of at most `rho` of the completion limit.
-    What differs from the paper: it has another, trained model as teacher and a loss on the sampled
-    token; here the teacher is the model itself, told the solution. Theirs: `sampled_token` with
-    this source, teacher weights `{type: external, path: ...}` and context `{type: student}`.
+    What differs from the paper: its teacher is another, trained model and its loss is on the
+    sampled token; here the teacher is the model itself, shown the solution. The paper's setting is
+    `sampled_token` with this source, teacher weights `{type: external, path: ...}` and context
+    `{type: student}`.
     What it needs: a column `solution`.
     One command: opsd train topd
     """
@@ -34,11 +35,13 @@ def popd(
     every: int | None = None,
     divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05),
 ) -> Method:
-    """POPD: OPSD on a horizon that grows with training.
+    """POPD: OPSD with a completion limit that grows during training.
 
-    What it is: as `opsd`, with rollouts of `start` tokens, and `growth` more after `every` steps.
-    What differs from the paper: as with `topd`. Its three numbers are not printed: by default the
-    horizon begins at a tenth of the completion limit and gains a tenth with every tenth of the run.
+    What it is: as `opsd`, with rollouts of at most `start` tokens, and `growth` more after `every`
+    steps.
+    What differs from the paper: as with `topd`. The paper does not state its three numbers: by
+    default the horizon starts at a tenth of the completion limit and grows by a tenth with every
+    tenth of the run.
     What it needs: a column `solution`.
     One command: opsd train popd
     """

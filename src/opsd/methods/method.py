@@ -1,4 +1,4 @@
-"""What a method is: data that prints, compares, and goes to a recipe and back."""
+"""The `Method` value: data that can be printed, compared, and written to and read from a recipe."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from opsd.types import Problem
 
 @part
 class Method:
-    """A source of rollouts and the signal learned from them.
+    """A source of rollouts and the training signal computed on them.
 
-    `student` is the prompt that the student learns on, is sampled with, and is evaluated with.
-    `authors` write further texts of the rollouts, for contexts that show them.
-    `reuse` is the number of optimizer steps that each batch of rollouts is used for.
+    `student` is the prompt that the student is trained on, sampled with and evaluated with.
+    `authors` write further texts about the rollouts, for contexts that show them. `reuse` is the
+    number of optimizer steps that each batch of rollouts is used for.
     """
 
     name: str
@@ -36,24 +36,24 @@ class Method:
         needing = [x for x in parts_of(self.signal) if getattr(x, "needs_states", False)]
         if needing and not self.source.rows.of_states:
             raise ValueError(
-                f"the context '{tag(needing[0])}' shows states of a denoising: the source is"
-                " 'denoise' then, with rows 'states' or 'commits'"
+                f"the context '{tag(needing[0])}' shows states of a denoising: use the source"
+                " 'denoise' with rows 'states' or 'commits'"
             )
         known = {author.name for author in self.authors}
         for x in parts_of(self.signal):
             needed = getattr(x, "needs_author", None)
             if needed not in (None, *known):
                 raise ValueError(
-                    f"the context '{tag(x)}' goes by what the author '{needed}' writes, and the"
-                    " method has none of that name: add it to authors"
+                    f"the context '{tag(x)}' needs what the author '{needed}' writes, but the"
+                    " method has no author of that name: add it to authors"
                 )
         for _, term in loss_terms(self.signal):
             for weighting in term.weighting:
                 target = None if term.teacher is None else tag(term.teacher.target)
                 if weighting.needs_target not in (None, target):
                     raise ValueError(
-                        f"the weighting '{tag(weighting)}' reads what the target"
-                        f" '{weighting.needs_target}' sees: choose that target, or leave it out"
+                        f"the weighting '{tag(weighting)}' needs the target"
+                        f" '{weighting.needs_target}': choose that target, or another weighting"
                     )
 
     @property
@@ -62,8 +62,9 @@ class Method:
         return loss_terms(with_own_prompt(self.signal, self.student))
 
     def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
-        """The problems with what teachers read beside them of the whole set, dealt by a run's seed.
-        Raises UserError where that cannot be had of these problems."""
+        """The problems with whatever their teachers read from the rest of the set (such as another
+        problem's solution), assigned by the run's seed. Raises UserError if these problems do not
+        provide it."""
         for _, term in self.signals:
             if term.teacher is not None:
                 problems = term.teacher.context.prepared(problems, seed)

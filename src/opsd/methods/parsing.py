@@ -1,4 +1,4 @@
-"""A method from plain values: its name, or a mapping with what differs from the catalogue."""
+"""Parses a method: its name, or a mapping with the differences from the catalogue."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _METHOD = TypeAdapter(Method)
 
 
 def method(value: Any, where: str = "recipe") -> Method:
-    """A method from its name, or from a mapping with a name and what differs from the catalogue.
+    """Parse a method from its name, or from a mapping with a name and the differences from the
+    catalogue.
 
-    Keys that the catalogue's function takes (`beta` of grpo) are its arguments; the others replace
-    parts of the method, key by key, or whole where the `type` changes. Plain mappings
-    (`template_options`) are replaced whole. A name that is not the catalogue's is a method of one's
-    own, which says its `signal`.
+    Keys that the catalogue's function takes (`beta` of grpo) are its arguments. The others replace
+    parts of the method: key by key, or whole if the `type` changes. Plain mappings
+    (`template_options`) are replaced whole. A name that is not in the catalogue defines a new
+    method, which must give its `signal`.
     """
     if not isinstance(value, str | Mapping):
         raise UserError(f"{where}: method is a name, or a mapping with a name and changed parts")

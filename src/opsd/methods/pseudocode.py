@@ -1,4 +1,4 @@
-"""A method in a few lines of pseudo-code: what a step of it does, part by part."""
+"""Renders one step of a method as a few lines of pseudocode."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from opsd.rollout.rows import TOKENS
 
 
 def pseudocode(method: Method) -> list[str]:
-    """Four to eight lines. `p` and `q` are next-token distributions at every token that is taught,
-    given a prompt and the tokens before, or those that a row shows of a canvas."""
+    """A method's step in four to eight lines. `p` and `q` are next-token distributions at every
+    trained token, given a prompt and the preceding tokens (or, on a canvas, the tokens that a row
+    shows)."""
     terms = loss_terms(method.signal)
     marks = [""] if len(terms) == 1 else [str(n) for n in range(1, len(terms) + 1)]
     lines, rows = [_rollouts(method)], method.source.rows
@@ -54,7 +55,7 @@ def _per(author: Any) -> str:
 
 
 def _term(term: LossTerm, mark: str) -> Iterator[str]:
-    """What one loss term computes at every token."""
+    """The lines for what one loss term computes at every token."""
     if term.teacher is not None:
         yield f"q{mark} = {_target(term.teacher)}"
     factors = "".join(f" x {called(w)}" for w in term.weighting)

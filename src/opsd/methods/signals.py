@@ -1,7 +1,7 @@
-"""What every token is told: distillation, advantage, likelihood, and sums of them.
+"""The training signals of a token: distillation, advantage, likelihood, and sums of them.
 
-A loss term makes a term for the fused loop out of a teacher's views, and turns the term's values
-[N] into losses [N]. It never reduces; `objective.total` does.
+A loss term builds a term for the fused loop from a teacher's views, and turns the term's values [N]
+into losses [N]. It never reduces; `objective.total` does.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ Temperature = Annotated[float, Field(ge=0.001)] | Literal["sampling"]
 
 @part
 class Teacher:
-    """Who teaches: what it reads, with which weights, over which entries, towards what target.
-    Several weights are the views' own, in their order."""
+    """The teacher: what it reads (`context`), with which `weights`, over which vocabulary entries
+    (`support`), and towards which `target` it trains. Several weights are given one per view, in
+    the views' order."""
 
     context: AnyContext
     weights: WeightsOfViews = Frozen()
@@ -59,36 +60,37 @@ class Teacher:
 
     @property
     def all_weights(self) -> tuple[Weights, ...]:
-        """The weights of the views, or the one that all of them have."""
+        """The weights of the views in order, or a single one that all views share."""
         return self.weights if isinstance(self.weights, tuple) else (self.weights,)
 
     def weights_of(self, views: Sequence[View]) -> list[Weights]:
-        """The weights that read each of some views. UserError where their numbers differ."""
+        """The weights that read each of the given views. UserError if their numbers differ."""
         own = self.all_weights
         if len(own) not in (1, len(views)):
             raise UserError(
                 f"the teacher has {len(own)} weights, but its context '{self.context.label}' gives"
-                f" {len(views)} view(s): name one, or one for each"
+                f" {len(views)} view(s): name one, or one per view"
             )
         return list(own * len(views) if len(own) == 1 else own)
 
 
 class LossTerm(total.LossTerm, Protocol):
-    """One kind of teaching, with the teacher that it asks (if any), and its reduction. A term of
-    your own inherits what it does not say otherwise."""
+    """One kind of training loss, with its teacher (if any) and its reduction. A custom term
+    inherits defaults for whatever it does not define."""
 
     teacher: Teacher | None
     weighting: tuple[AnyWeighting, ...] = ()
     temperature: Temperature = "sampling"
     divergence: Divergence | None = None
-    """What it has of the divergence from its teacher, where that is its loss."""
+    """The divergence from its teacher, if the loss is a divergence."""
     credit: Credit | None = None
-    """What an advantage is, where its loss descends on one, by its `surrogate`."""
+    """The credit that gives the advantages, if the loss is a policy-gradient loss through its
+    `surrogate`."""
     surrogate: Surrogate | None = None
 
     def pseudocode(self, mark: str) -> str:
-        """A token's loss in terms of `p`, the student's distribution, and `q` with the mark, its
-        target."""
+        """A token's loss in terms of `p`, the student's distribution, and `q` with the mark as
+        suffix, its target."""
         return f"loss{mark} = {called(self)}"
 
     @property
@@ -98,7 +100,7 @@ class LossTerm(total.LossTerm, Protocol):
 
     @property
     def corrects_sampling(self) -> bool:
-        """Whether it takes them for the distribution that rollouts were drawn from."""
+        """Whether it corrects for the distribution that the rollouts were sampled from."""
         return any(weighting.corrects_sampling for weighting in self.weighting)
 
     @property
@@ -113,7 +115,7 @@ class LossTerm(total.LossTerm, Protocol):
         return mask
 
     def weight(self, table: TokenTable) -> Tensor:
-        """The product of the weightings [N], without gradient; 1 where there are none."""
+        """The product of the weightings [N], without gradient; 1 if there are none."""
         product = torch.ones_like(table.logp_sampler)
         for weighting in self.weighting:
             product = product * weighting(table)
@@ -124,7 +126,7 @@ class LossTerm(total.LossTerm, Protocol):
 class Distill(LossTerm):
     """The divergence of the student's next-token distribution from the teacher's.
 
-    `temperature` divides both sides' logits; "sampling" takes the rollouts' temperature.
+    `temperature` divides both sides' logits; "sampling" uses the rollouts' temperature.
     """
 
     teacher: Teacher
@@ -158,7 +160,7 @@ class Distill(LossTerm):
 
 @part
 class Advantage(LossTerm):
-    """A policy-gradient loss on sampled tokens; the credit may compare with a teacher's views."""
+    """A policy-gradient loss on sampled tokens; the credit may use a teacher's views."""
 
     credit: AnyCredit = GroupNormalised()
     surrogate: AnySurrogate = Clipped()
@@ -173,8 +175,8 @@ class Advantage(LossTerm):
         if self.credit.reads_views != apart:
             raise ValueError(
                 f"the credit '{tag(self.credit)}' reads"
-                f" {'each view' if self.credit.reads_views else 'one target'}: the teacher's target"
-                f" is {'per_view' if self.credit.reads_views else 'another than per_view'} then"
+                f" {'each view' if self.credit.reads_views else 'one target'}: choose as the"
+                f" teacher's target {'per_view' if self.credit.reads_views else 'not per_view'}"
             )
 
     @property
@@ -228,8 +230,8 @@ AnyLossTerm = Annotated[LossTerm, Slot("signal", LossTerm, (Distill, Advantage, 
 
 @part
 class Sum:
-    """Several signals on the same rollouts: (coefficient, signal) pairs, one trunk pass; each
-    signal keeps its own reduction."""
+    """Several signals on the same rollouts, as (coefficient, signal) pairs. They share one forward
+    pass through the trunk; each signal keeps its own reduction."""
 
     terms: Annotated[tuple[tuple[Number, AnyLossTerm], ...], Field(min_length=1)]
     type: Literal["sum"] = "sum"

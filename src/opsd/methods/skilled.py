@@ -15,15 +15,16 @@ from opsd.teacher.weights import Live
 
 
 def sgsd(bank: str | None = None, k: int = 8, tau: float = 1.0, dead_zone: float = 0.05) -> Method:
-    """SGSD: teachers that are told skills and mistakes, heeded as the verifier bears them out.
+    """SGSD: teachers shown skills and mistakes, followed as far as the verifier confirms them.
 
-    What it is: the `k` pairs of a skill bank that fit the problem best make as many readings of the
-    rollout by the model itself. A reading that on the whole favours a right rollout, or disfavours
-    a wrong one, is followed, through a gate that outliers do not pass; one that does the opposite
-    is shunned; shares are a softmax of similarity. New items are learned from the run.
-    What differs from the paper: its code was read, its text was not to be had. Without `bank` the
-    run begins with none and learns its own, where the paper merges those of 256 problems first. The
-    wording of prompts is ours.
+    What it is: for each of the `k` pairs from a skill bank that fit the problem best, the model
+    itself, shown the pair, reads the rollout. A reading that on the whole favours a correct
+    rollout, or disfavours a wrong one, is followed, through a gate that suppresses outliers. The
+    student moves away from a reading that does the opposite. The readings are weighted by a softmax
+    of similarity. New items are learned from the run.
+    What differs from the paper: its code was read, its text was not available. Without `bank` the
+    run starts with an empty bank and learns its own, whereas the paper first merges those of 256
+    problems. The wording of prompts is ours.
     What it needs: a column `answer`; the extra `skills` for retrieval by embedding.
     One command: opsd train sgsd
     """

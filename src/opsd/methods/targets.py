@@ -1,4 +1,4 @@
-"""Self-distillation towards another distribution than the teacher's own."""
+"""Self-distillation towards a distribution other than the teacher's own."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from opsd.teacher.weights import EMA
 def purified_opsd(
     beta: float = 1.0, clip: float | None = 10.0, divergence: AnyDivergence = jsd(0.5)
 ) -> Method:
-    """Purified OPSD: the base model, moved only by what the question adds to the reference.
+    """Purified OPSD: the base model, shifted only by what the question adds to the reference.
 
-    What it is: the frozen model reads the rollout three times: with problem and solution, with the
-    solution alone, and with the problem alone. The target is the last, multiplied by the first
-    over the second, centred and softly clipped at `clip`; JSD(0.5).
-    What differs from the paper: its text was not to be had, its formulas agree across three
-    sources. Rows that pad the vocabulary are left out before the centre is taken. The prompt of
-    the solution alone is our own wording.
+    What it is: the frozen model reads the rollout three times: with problem and solution, with only
+    the solution, and with only the problem. The target is the third distribution times the ratio of
+    the first to the second, centred and softly clipped at `clip`; JSD(0.5).
+    What differs from the paper: its text was not available; its formulas agree across three
+    sources. The padding rows of the vocabulary are excluded before centring. The prompt with only
+    the solution is our own wording.
     What it needs: a column `solution`.
     What we measured: with a built-in model and long solutions (docs/claims.md), accuracy -0.00
     (-0.03 to 0.03); no learning rate of four was better.
@@ -50,14 +50,14 @@ def purified_opsd(
 
 
 def demopsd(alpha_max: float = 0.15, beta: float = 50.0, k: int = 100, group: int = 8) -> Method:
-    """DemoPSD: a teacher shown the student's own success, held back where the two disagree.
+    """DemoPSD: a teacher shown the student's own success, damped where the two disagree.
 
     What it is: eight rollouts per problem; a correct one is shown to a moving average of the
-    student, which grades the others. The target leans towards the average without that view, the
-    more the further the two are apart (`alpha_max`, `beta`); reverse KL over the student's `k`
-    likeliest tokens and a tail, importance ratio at most 2.
+    student, which grades the others. The further apart the average's distributions with and without
+    that view are, the closer the target is to the latter (`alpha_max`, `beta`); reverse KL over the
+    student's `k` likeliest tokens and a tail, importance ratio at most 2.
     What differs from the paper: the sibling is the next correct rollout, not a random one, and
-    never the graded one itself.
+    never the graded rollout itself.
     What it needs: a column `answer`.
     One command: opsd train demopsd
     """
@@ -81,11 +81,11 @@ def demopsd(alpha_max: float = 0.15, beta: float = 50.0, k: int = 100, group: in
 def beta_opsd(
     start: float = 0.5, end: float = 0.8, steps: int = 200, gamma: float = 0.99
 ) -> Method:
-    """beta-OPSD: a mixture of teacher and student that moves to the teacher, credited to the end.
+    """beta-OPSD: a teacher-student mixture that moves to the teacher, with return-to-go credit.
 
-    What it is: the target pools teacher and student, the teacher's weight rising from `start` to
-    `end` in `steps`; each sampled token's advantage is the discounted sum of log target - log
-    student from it to the rollout's end.
+    What it is: the target pools teacher and student, with the teacher's weight rising from `start`
+    to `end` in `steps`; each sampled token's advantage is the discounted sum of log target - log
+    student from that token to the rollout's end.
     What differs from the paper: nothing known; prompts are our own wording.
     What it needs: a column `solution`.
     One command: opsd train beta_opsd

@@ -1,4 +1,4 @@
-"""Self-distillation without labels: from agreement, from doubt, and away from carelessness."""
+"""Self-distillation without labels: from majority votes, uncertainty, or a careless self."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def u_opsd(
     group: int = 8,
     divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05),
 ) -> Method:
-    """u-OPSD: where most rollouts agree, the shortest of them corrects the longest that does not.
+    """u-OPSD: if most rollouts agree, the shortest of them corrects the longest of the others.
 
     What it is: `group` rollouts per problem vote by their answers. If the most frequent answer has
-    at least `threshold` of them, the frozen model is shown the shortest rollout with it and grades
-    the longest with another one; forward KL over the whole vocabulary, summands capped.
-    What differs from the paper: its text was not to be had, its rule and settings agree across
-    three summaries; the cap of 0.05 is OPSD's. Of answers given equally often the first counts,
-    where the paper draws one. Prompts are our own wording.
+    at least a share of `threshold` of the votes, the frozen model is shown the shortest rollout
+    with that answer and grades the longest one with another answer; forward KL over the whole
+    vocabulary, summands capped.
+    What differs from the paper: its text was not available; its rule and settings agree across
+    three summaries; the cap of 0.05 is OPSD's. Among equally frequent answers the first one counts,
+    whereas the paper draws one. Prompts are our own wording.
     What it needs: problems; neither solutions nor answers.
     One command: opsd train u_opsd
     """
@@ -47,14 +48,14 @@ def u_opsd(
 
 
 def opsa(share: float = 0.2, weakest: float = -0.5, strongest: float = -1.0) -> Method:
-    """OPSA: no teacher; what the student found least likely is made less likely, most in doubt.
+    """OPSA: no teacher; the student's least likely tokens are made less likely still.
 
-    What it is: one rollout per problem; the `share` of its tokens with the least probability have a
-    negative advantage, from `weakest` where the student's entropy is least among them to
-    `strongest` where it is greatest. No other token is taught.
-    What differs from the paper: the rule is its README's and two summaries'. There tokens are
+    What it is: one rollout per problem. The `share` of its tokens with the least probability get a
+    negative advantage, from `weakest` where the student's entropy is lowest among them to
+    `strongest` where it is highest. No other token is trained.
+    What differs from the paper: the rule comes from its README and two summaries. There, tokens are
     chosen, and entropies compared, within the micro-batch of a process; here within each rollout,
-    so that neither processes nor passes change a gradient.
+    so that the gradient depends neither on the number of processes nor on the micro-batches.
     What it needs: problems; neither solutions nor answers.
     One command: opsd train opsa
     """
@@ -68,16 +69,16 @@ def opsa(share: float = 0.2, weakest: float = -0.5, strongest: float = -1.0) -> 
 
 
 def nsd(alpha: float = 0.01, max_tokens: int = 256) -> Method:
-    """NSD: away from the model's own careless self, near to the model that it was.
+    """NSD: the student moves away from its own careless self, and stays near the starting model.
 
-    What it is: the model writes, for the rollout at hand, in which way a careless reader would go
-    wrong. Reading that, the frozen model finds some tokens likelier than under the plain prompt:
-    those are made less likely, by a bounded unlikelihood of weight `alpha`. A second term keeps the
-    student at the frozen model: KL(frozen || student).
-    What differs from the paper: its text was not to be had, its rule and `alpha` agree across three
-    summaries. The KL is the exact one over the vocabulary, theirs is its summand at the sampled
-    token. Who writes is the frozen model; where its text is cut off at `max_tokens`, a fixed wish
-    to be careless takes its place. Both wordings are ours.
+    What it is: for each rollout, the model writes how a careless reader would go wrong. Shown that
+    text, the frozen model finds some tokens likelier than under the plain prompt. Those tokens are
+    made less likely, by a bounded unlikelihood of weight `alpha`. A second term keeps the student
+    near the frozen model: KL(frozen || student).
+    What differs from the paper: its text was not available; its rule and `alpha` agree across three
+    summaries. The KL is exact, over the vocabulary; the paper's is the summand at the sampled
+    token. The frozen model writes the text; if it is cut off at `max_tokens`, a fixed instruction
+    to be careless replaces it. Both wordings are ours.
     What it needs: problems; neither solutions nor answers.
     One command: opsd train nsd
     """

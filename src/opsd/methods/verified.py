@@ -1,4 +1,4 @@
-"""Self-distillation that goes by which rollouts of a group are right."""
+"""Self-distillation that depends on which rollouts of a group are correct."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def sdpo(divergence: AnyDivergence = jsd(0.5), k: int = 100, group: int = 8) -> 
     """SDPO: the model, shown a success of its own or what went wrong, grades its other attempts.
 
     What it is: eight rollouts per problem; a moving average of the student is shown a correct
-    sibling, or without one the verifier's feedback, and grades the rollout; JSD(0.5) over the
+    sibling, or the verifier's feedback if there is none, and grades the rollout; JSD(0.5) over the
     student's `k` likeliest tokens and a tail, importance ratio at most 2.
-    What differs from the paper: the sibling is the next correct rollout. The trust-region teacher
-    is the target `mixture` of two views, live and frozen. Prompts are our own wording.
+    What differs from the paper: the sibling is the next correct rollout. For the trust-region
+    teacher, use the target `mixture` of two views, live and frozen. Prompts are our own wording.
     What it needs: a column `answer`, or a verifier that gives feedback.
     One command: opsd train sdpo
     """
@@ -54,11 +54,11 @@ def ssopd(
 ) -> Method:
     """SSOPD: GRPO, and in mixed groups the longest failure learns from the shortest success.
 
-    What it is: GRPO; beside it, in a group with right and wrong rollouts, the model is shown the
-    shortest right one and grades the longest wrong one, weighted by 4 p (1 - p), p the share of
-    right ones; the mean is over all groups.
-    What differs from the paper: `weight`, the cap, the group size and the form of the frontier's
-    weight are ours, since its text was not to be had.
+    What it is: GRPO, and a second term in groups with correct and wrong rollouts: the model is
+    shown the shortest correct rollout and grades the longest wrong one, weighted by 4 p (1 - p),
+    where p is the share of correct rollouts; the mean is over all groups.
+    What differs from the paper: `weight`, the cap, the group size and the form of the frontier
+    weight are ours, since its text was not available.
     What it needs: a column `answer`.
     One command: opsd train ssopd
     """
@@ -77,11 +77,13 @@ def ssopd(
 
 
 def rlsd(eps: float = 0.2, group: int = 8) -> Method:
-    """RLSD: the verifier says whether a rollout is reinforced, the teacher which of its tokens.
+    """RLSD: the verifier decides whether a rollout is reinforced, the teacher which of its tokens.
 
-    What it is: GRPO, each token's advantage multiplied by the teacher's over the student's
-    probability (or the inverse, where the advantage is negative), within 1 - `eps` and 1 + `eps`.
-    What differs from the paper: only its formula was to be had; `eps`, a frozen teacher are ours.
+    What it is: GRPO with each token's advantage multiplied by the ratio of the teacher's to the
+    student's probability (or its inverse, if the advantage is negative), clipped to between 1 -
+    `eps` and 1 + `eps`.
+    What differs from the paper: only its formula was available; `eps` and the frozen teacher are
+    ours.
     What it needs: columns `answer` and `solution`.
     One command: opsd train rlsd
     """
@@ -96,11 +98,11 @@ def rlsd(eps: float = 0.2, group: int = 8) -> Method:
 
 
 def hdpo(weight: float = 1.0, group: int = 8, divergence: AnyDivergence = forward_kl) -> Method:
-    """HDPO: GRPO, and self-distillation where GRPO learns nothing: from groups all wrong.
+    """HDPO: GRPO, and self-distillation where GRPO learns nothing: in groups that are all wrong.
 
-    What it is: GRPO; the rollouts of a problem that nobody solved are graded by the frozen model,
-    shown the solution.
-    What differs from the paper: only the rule was to be had; `weight` and forward KL are ours.
+    What it is: GRPO; if all rollouts of a problem are wrong, the frozen model, shown the solution,
+    grades them.
+    What differs from the paper: only the rule was available; `weight` and forward KL are ours.
     What it needs: columns `answer` and `solution`.
     One command: opsd train hdpo
     """
@@ -116,11 +118,11 @@ def hdpo(weight: float = 1.0, group: int = 8, divergence: AnyDivergence = forwar
 
 
 def paced(group: int = 8, divergence: AnyDivergence = forward_kl) -> Method:
-    """PACED: self-distillation that spends itself on problems neither solved nor hopeless.
+    """PACED: self-distillation weighted towards problems that are neither solved nor hopeless.
 
-    What it is: the frozen model, shown the solution, grades every rollout; each counts p (1 - p), p
-    being the share of right ones among its group.
-    What differs from the paper: only the weight was to be had; p is estimated from the very group.
+    What it is: the frozen model, shown the solution, grades every rollout, weighted by p (1 - p),
+    where p is the share of correct rollouts in its group.
+    What differs from the paper: only the weight was available; p is estimated from the same group.
     What it needs: columns `answer` and `solution`.
     One command: opsd train paced
     """
@@ -133,16 +135,17 @@ def paced(group: int = 8, divergence: AnyDivergence = forward_kl) -> Method:
 
 
 def sdpg(beta: Number = 0.001, alpha: Number = 0.001, group: int = 8) -> Method:
-    """SDPG: GRPO, the exact reverse KL to the model that knows the answer, and to the first model.
+    """SDPG: GRPO, the exact reverse KL to the model shown the answer, and that to the first model.
 
-    What it is: GRPO with a ratio clipped at 0.8 and 1.28, averaged over tokens; beside it, on
-    rollouts of positive advantage, `beta` times the reverse KL from the live model that is shown
-    the answer, over the whole vocabulary; and on all, `alpha` times that from the starting model.
+    What it is: GRPO with a ratio clipped at 0.8 and 1.28, averaged over tokens, and two more terms.
+    On rollouts with a positive advantage: `beta` times the reverse KL, over the whole vocabulary,
+    to the live model that is shown the answer. On all rollouts: `alpha` times that to the starting
+    model.
     What differs from the paper: its released code and project page were read. The reference term is
-    the exact KL, whose gradient theirs (half the squared log-ratio of the sampled token) has in
-    expectation; no second clip bounds the loss of wrong rollouts, and groups of one outcome are not
-    drawn anew. Positive advantages alone are taught by the page, by the code where it is asked to.
-    `beta` may be a schedule. Prompts are our own wording.
+    the exact KL; the paper's (half the squared log-ratio of the sampled token) has the same
+    gradient in expectation. No second clip bounds the loss of wrong rollouts, and groups whose
+    outcomes are all equal are not drawn again. The page trains on positive advantages only; the
+    code does so if configured. `beta` may be a schedule. Prompts are our own wording.
     What it needs: a column `answer`.
     One command: opsd train sdpg
     """

@@ -1,5 +1,5 @@
-"""Credits: how much better than expected each token was. TokenTable -> advantage [N]; and the
-surrogate losses that turn log-probabilities and advantages into something to descend on."""
+"""Credits, which give each token an advantage (TokenTable -> advantage [N]), and the surrogate
+losses that turn log-probabilities and advantages into a loss."""
 
 from __future__ import annotations
 
@@ -16,32 +16,34 @@ from opsd.schedule import Share
 
 
 class Credit(Protocol):
-    """TokenTable -> advantage [N], without gradient. What it wants logged it gives to `table.log`.
-    A credit of your own inherits what it does not say otherwise."""
+    """TokenTable -> advantage [N], without gradient. To log values, pass them to `table.log`. A
+    custom credit inherits the defaults of all attributes that it does not define."""
 
     needs_reward: bool = False
     """Whether it reads rewards or pass rates: every rollout then needs a verdict."""
     compares_rewards: bool = False
-    """Whether it sets a rollout's reward against those of its group."""
+    """Whether it compares a rollout's reward with those of its group."""
     reads_views: bool = False
-    """Whether it reads the views' own log-probabilities (`table.view(name)`), rather than those of
-    one target that joins them."""
+    """Whether it reads the views' own log-probabilities (`table.view(name)`) rather than those of
+    one target that combines them."""
 
     def __call__(self, table: TokenTable) -> Tensor: ...
 
 
 class Surrogate(Protocol):
-    """logp [N], logp_sampler [N], advantage [N] -> loss [N], differentiable by the first."""
+    """logp [N], logp_sampler [N], advantage [N] -> loss [N], differentiable with respect to the
+    first."""
 
     def __call__(self, logp: Tensor, logp_sampler: Tensor, advantage: Tensor) -> Tensor: ...
 
 
 @part
 class GroupNormalised(Credit):
-    """A rollout's reward against its group: (r - mean) / (std + 1e-4), the same for every token.
+    """A rollout's reward relative to its group: (r - mean) / (std + 1e-4), the same for every
+    token.
 
-    `scale="none"` leaves the division out. GRPO (Shao et al. 2024, arXiv 2402.03300); without it,
-    Dr. GRPO (Liu et al. 2025, arXiv 2503.20783).
+    `scale="none"` omits the division. GRPO (Shao et al. 2024, arXiv 2402.03300); without it, Dr.
+    GRPO (Liu et al. 2025, arXiv 2503.20783).
     """
 
     scale: Literal["group", "none"] = "group"
@@ -89,8 +91,9 @@ class ReturnToGo(Credit):
 
 @part
 class Shaped(Credit):
-    """A reward's advantage whose size, not whose sign, the teacher decides: A clip((p_target /
-    p_student)^sign(A), 1 - eps, 1 + eps) at each sampled token (RLSD, 2026, arXiv 2604.03128)."""
+    """A reward's advantage A, rescaled by the teacher, which does not change its sign: A
+    clip((p_target / p_student)^sign(A), 1 - eps, 1 + eps) at each sampled token (RLSD, 2026, arXiv
+    2604.03128)."""
 
     reward: GroupNormalised = GroupNormalised()
     eps: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -105,15 +108,15 @@ class Shaped(Credit):
 
 @part
 class Gated(Credit):
-    """Every teacher's log-ratio through a gate that outliers and mistaken teachers do not pass
-    (SGSD, Huang et al. 2026, arXiv 2605.28791).
+    """Every teacher's log-ratio, through a gate that suppresses outliers, with a sign that depends
+    on whether the teacher agrees with the verifier (SGSD, Huang et al. 2026, arXiv 2605.28791).
 
-    For view k of scale alpha_k and D = log teacher_k - log student at the sampled token, the
-    advantage is the sum of alpha_k rho_k g(D), g(D) = D / (tau (1 + exp(D^2 / 2 tau))): the
-    gradient of the paper's loss log 2 - log(1 + exp(-D^2 / 2 tau)). rho_k is the verifier's view of
-    the teacher: +1 where its mean D over the rollout, clamped to `bound` and without special
-    tokens, favours a correct rollout or disfavours a wrong one, -1 where it is the other way round,
-    0 within `dead_zone`.
+    For view k with scale alpha_k, and D = log teacher_k - log student at the sampled token, the
+    advantage is the sum of alpha_k rho_k g(D), where g(D) = D / (tau (1 + exp(D^2 / 2 tau))) is the
+    gradient of the paper's loss log 2 - log(1 + exp(-D^2 / 2 tau)). rho_k says whether the teacher
+    agrees with the verifier: +1 if the mean D over the rollout, clamped to `bound` and without
+    special tokens, favours a correct rollout or disfavours a wrong one; -1 in the opposite case; 0
+    within `dead_zone`.
     """
 
     tau: Annotated[float, Field(gt=0)] = 1.0
@@ -130,7 +133,7 @@ class Gated(Credit):
             gap = table.view(name) - table.column("logp_student")
             favour_R = table.mean_R(gap.clamp(-self.bound, self.bound), ~table.special)
             rho_R = outcome_R * favour_R.sign() * (favour_R.abs() > self.dead_zone)
-            # exp overflows to infinity where the gate is shut: g is then 0.
+            # exp overflows to infinity for a closed gate: g is then 0.
             gate = gap / (self.tau * (1 + torch.exp(gap * gap / (2 * self.tau))))
             vote = (scale_R * rho_R)[table.rollout] * gate
             table.log(f"vote/{name}", vote)
@@ -140,12 +143,12 @@ class Gated(Credit):
 
 @part
 class Contrast(Credit):
-    """A reward's advantage A, moved by how much likelier a right hint makes the token than wrong
-    hints do: A + weight tanh(e / tau), no further than to 0 (RLCSD, 2026, arXiv 2606.11709).
+    """A reward's advantage A, shifted by how much likelier the token is under a correct hint than
+    under wrong hints: A + weight tanh(e / tau), clamped at 0 (RLCSD, 2026, arXiv 2606.11709).
 
-    e = log p(token | right) - log sum over the other views k of s_k p(token | k), in nats, s_k
-    their scales: hints of one form, so that what any hint does to the style cancels. Shifts of at
-    most `least` are left out, and the verifier's sign always stays.
+    e = log p(token | right) - log sum over the other views k of s_k p(token | k), in nats, where
+    s_k are their scales. All hints have the same form, so that their common effect on the style
+    cancels. Shifts of at most `least` are ignored, and the advantage never changes its sign.
     """
 
     reward: GroupNormalised = GroupNormalised()
@@ -173,13 +176,13 @@ class Contrast(Credit):
 
 @part
 class EntropyAdaptive(Credit):
-    """A negative advantage for the tokens that the student found least likely, the more so the less
-    decided it was: from `weakest` at the least entropy among them to `strongest` at the greatest,
-    linearly; `strongest` where all have one entropy; 0 elsewhere (OPSA, Ding and Zhang 2026, arXiv
+    """A negative advantage for the tokens that the student found least likely. It grows linearly
+    with the student's entropy, from `weakest` at the lowest entropy among them to `strongest` at
+    the highest (`strongest` if all are equal). Other tokens get 0 (OPSA, Ding and Zhang 2026, arXiv
     2608.31046; a fifth of the tokens, -0.5 to -1).
 
-    `tokens` chooses them in every rollout, and weighs them as `top_tokens` does, so that a mean
-    over tokens is one over the chosen.
+    `tokens` selects them in every rollout, and weights them as `top_tokens` does, so that a mean
+    over all tokens is a mean over the selected ones.
     """
 
     tokens: TopTokens = TopTokens(0.2, by="surprisal_student")
@@ -202,9 +205,9 @@ class EntropyAdaptive(Credit):
 
 @part
 class NegativeGate(Credit):
-    """-max(0, p(token | negative) - p(token | reference)): what a reader that is to be avoided
-    finds likelier than it would without its instruction. Tokens that both find as likely, the
-    grammar of the language among them, are left alone (NSD, Pei et al. 2026, arXiv 2609.11699)."""
+    """-max(0, p(token | negative) - p(token | reference)): penalises tokens that the negative view
+    finds likelier than the same model without its instruction. Tokens that both find equally
+    likely, such as grammatical ones, are not affected (NSD, Pei et al. 2026, arXiv 2609.11699)."""
 
     negative: str = "careless"
     reference: str = "own_prompt"
@@ -238,7 +241,7 @@ AnyCredit = Annotated[
 
 
 def compares_rewards(signal: Any) -> bool:
-    """Whether any part of a signal sets a rollout's reward against those of its group."""
+    """Whether any part of a signal compares a rollout's reward with those of its group."""
     return any(getattr(x, "compares_rewards", False) for x in parts_of(signal))
 
 
@@ -268,8 +271,8 @@ class Clipped(Surrogate):
 
 @part
 class BoundedUnlikelihood(Surrogate):
-    """-A / (2 - p): the unlikelihood -log(1 - p) of a token through a sigmoid, which stays between
-    1/2 and 1, so that no likely token makes a gradient explode. For advantages that are not
+    """-A / (2 - p): the unlikelihood -log(1 - p) of a token through a sigmoid. It stays between 1/2
+    and 1, so that likely tokens cannot make the gradient explode. For advantages that are not
     positive (NSD, Pei et al. 2026, arXiv 2609.11699)."""
 
     type: Literal["bounded_unlikelihood"] = "bounded_unlikelihood"

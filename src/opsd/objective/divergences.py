@@ -1,9 +1,9 @@
-r"""Divergences between student and target, in nats per token, named in words.
+r"""Divergences between student and target, in nats per token.
 
-Each is written once by its vocabulary summand, and beside it stands the closed form of value and
-gradient that the fused loss uses. Symbols, per token over the vocabulary: `p` the student's and
-`q` the target's probabilities, `delta = log q - log p`. Gradients are with respect to the
-student's logits: `a - p sum(a)`, where `a` is the summand's derivative by log p.
+Each divergence is defined by its vocabulary summand, and by the closed form of its value and
+gradient, which the fused loss uses. Symbols, per token over the vocabulary: `p` the student's and
+`q` the target's probabilities, `delta = log q - log p`. Gradients are with respect to the student's
+logits: `a - p sum(a)`, where `a` is the summand's derivative with respect to log p.
 
     forward_kl  KL(q || p)                                  summand  q delta
     reverse_kl  KL(p || q)                                  summand -p delta
@@ -26,15 +26,16 @@ from torch import Tensor
 
 from opsd.parts import Slot, part, tag
 
-# Above this log-ratio exp() nears the end of float32, and m / p its limit, to 13 digits.
+# Above this log-ratio, exp() nears the limit of float32, and m / p equals its own limit to 13
+# digits.
 _FAR = 30.0
 
 
 @dataclass
 class Rows:
-    """What a divergence is computed from, all `[..., V]`: `p`, `q`, `delta`; `ratio` = q/p - 1 of
+    """The inputs of a divergence, all `[..., V]`: `p`, `q`, `delta`; `ratio` = q/p - 1 for
     log-ratios up to 30, and `excess` = q - p, both without cancellation near equality. `finite`
-    says that every `delta` is."""
+    says that every `delta` is finite."""
 
     p: Tensor
     q: Tensor
@@ -50,8 +51,8 @@ class Rows:
 
 
 class ValueAndGradient(NamedTuple):
-    """`value` [N] with its `gradient` [N, V] by the student's logits, the value before any clip
-    [N], and whether a clip acted on the row [N] (bool)."""
+    """`value` [N], its `gradient` [N, V] with respect to the student's logits, the value before any
+    clip [N], and whether a clip acted on the row [N] (bool)."""
 
     value: Tensor
     gradient: Tensor
@@ -60,15 +61,16 @@ class ValueAndGradient(NamedTuple):
 
 
 class Divergence(Protocol):
-    """student_logp, target_logp `[..., V]` -> loss `[...]`, nats per token, differentiable by the
-    first. That is all that one of your own needs: its gradient comes by autograd, chunk by chunk.
-    The shipped ones have closed forms besides (`ClosedForm`)."""
+    """student_logp, target_logp `[..., V]` -> loss `[...]`, nats per token, differentiable with
+    respect to the first. A custom divergence needs nothing more: autograd computes its gradient,
+    chunk by chunk. The shipped ones also have closed forms (`ClosedForm`)."""
 
     def __call__(self, student_logp: Tensor, target_logp: Tensor) -> Tensor: ...
 
 
 def rows_from_logp(student_logp: Tensor, target_logp: Tensor) -> Rows:
-    """Rows from normalised log-probabilities; entries that both lack differ by 0."""
+    """Rows from normalised log-probabilities. Entries with probability 0 on both sides have a
+    `delta` of 0."""
     lacking = torch.isneginf(student_logp) & torch.isneginf(target_logp)
     delta = torch.where(lacking, 0.0, target_logp - student_logp)
     p, q, ratio = student_logp.exp(), target_logp.exp(), delta.clamp(max=_FAR).expm1()
@@ -91,13 +93,13 @@ def rows_from_logits(
     temperature: float = 1.0,
     tokens: Tensor | None = None,
 ) -> tuple[Rows, dict[str, Tensor]]:
-    """Rows from finite unnormalised logits, and statistics `[N]` of them: both entropies in nats,
-    and both log-probabilities of each row's token, where `tokens` are given.
+    """Rows from finite unnormalised logits, and their statistics `[N]`: both entropies in nats,
+    and, if `tokens` are given, both log-probabilities of each row's token.
 
-    Both are divided by `temperature`, after differences are taken: rounding each quotient would
-    drown a small difference. The difference of the two log-normalisers is taken from the centred
-    difference of the logits, log1p(sum p expm1 x): near equality it is exact to rounding, where
-    two separate log-sum-exps lose every digit. Overwrites both arguments.
+    Both are divided by `temperature` after subtraction, as rounding each quotient would drown a
+    small difference. The difference of the two log-normalisers is computed from the centred
+    difference of the logits, as log1p(sum p expm1 x). Near equality this is exact to rounding,
+    whereas two separate log-sum-exps would lose every digit. Overwrites both arguments.
     """
     x = target_NV.sub_(student_NV)
     if temperature != 1.0:
@@ -128,9 +130,9 @@ def _statistics(
 
 
 def _where_far(far: Tensor) -> Callable[..., Tensor]:
-    """A function that gives what is usual, and on the rows that reach too far for it [N, 1] what
-    `made` makes of them."""
-    # A compiled graph has no rows to choose: it computes both, in one loop.
+    """A function that returns the usual values, except on the `far` rows [N, 1], where it returns
+    what `made` computes."""
+    # A compiled graph cannot select rows: it computes both in one loop.
     at = None if torch.compiler.is_compiling() else far.squeeze(-1).nonzero().squeeze(-1)
 
     def choose(made: Callable[..., Tensor], usual: Tensor, *given: Tensor) -> Tensor:
@@ -162,8 +164,8 @@ def _far_excess(p: Tensor, q: Tensor, delta: Tensor) -> Tensor:
 
 
 class ClosedForm:
-    """A divergence that is a sum of summands over the vocabulary, whose value and gradient are
-    known in closed form: what the fused loss uses in place of autograd."""
+    """A divergence that is a sum over the vocabulary, with value and gradient in closed form, which
+    the fused loss uses instead of autograd."""
 
     def __call__(self, student_logp: Tensor, target_logp: Tensor) -> Tensor:
         """The dense form. Differentiable by autograd, whatever the inputs' dtype."""
@@ -172,15 +174,15 @@ class ClosedForm:
 
     @property
     def formula(self) -> str:
-        """The divergence as people write it."""
+        """The divergence as a formula."""
         raise NotImplementedError
 
     def summand(self, rows: Rows) -> Tensor:
-        """What is summed over the vocabulary `[..., V]`."""
+        """The summand for every vocabulary entry `[..., V]`."""
         raise NotImplementedError
 
     def slope(self, rows: Rows) -> Tensor:
-        """The summand's derivative by log p `[..., V]`."""
+        """The summand's derivative with respect to log p `[..., V]`."""
         raise NotImplementedError
 
     def closed_form(self, rows: Rows) -> ValueAndGradient:
@@ -188,7 +190,7 @@ class ClosedForm:
         raise NotImplementedError
 
     def zero_sum(self, rows: Rows) -> Tensor | float:
-        """What sums to 0 over normalised rows and takes first-order rounding errors away."""
+        """A term that sums to 0 over normalised rows and cancels first-order rounding errors."""
         return 0.0
 
 
@@ -254,8 +256,8 @@ class JSD(ClosedForm):
         return f"{b} KL(target || m) + (1-{b}) KL(student || m), m = (1-{b}) student + {b} target"
 
     def _logs(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """log(m / p) and log(m / q). The one that m is closer to comes first, the other from it:
-        near equality the smaller has the smaller rounding error."""
+        """log(m / p) and log(m / q). The one closer to m is computed first, the other from it: near
+        equality, the smaller log has the smaller rounding error."""
         if self.beta <= 0.5:
             u = (rows.ratio * self.beta).log1p_()
             return u, u - rows.delta.clamp(max=_FAR)
@@ -285,9 +287,9 @@ PlainDivergence = Annotated[ForwardKL | ReverseKL | JSD, Field(discriminator="ty
 class PointwiseClip(ClosedForm):
     """Caps every vocabulary summand at `cap` nats before the sum, as OPSD's released code does.
 
-    Negative summands are not capped, so the value can be negative and its minimum is not at
-    student = target; a clipped entry pushes the student *away* from what the teacher prefers. The
-    value before clipping is therefore always logged beside it.
+    Negative summands are not capped, so the value can be negative and its minimum is not at student
+    = target; a clipped entry pushes the student *away* from what the teacher prefers. Therefore the
+    value before clipping is always logged too.
     """
 
     divergence: PlainDivergence
@@ -309,8 +311,8 @@ class PointwiseClip(ClosedForm):
         return self.divergence.slope(rows) * (self.divergence.summand(rows) <= self.cap)
 
     def closed_form(self, rows: Rows) -> ValueAndGradient:
-        # Masks are numbers and selections lerps at 0 and 1, both exact: with booleans, which do
-        # not vectorise on a CPU, this would cost as much as everything else.
+        # Masks are numbers, and selections are lerps at 0 and 1, both exact: booleans do not
+        # vectorise on a CPU and would cost as much as everything else.
         summand = self.divergence.summand(rows)
         over = (summand - self.cap).clamp_(min=0).sign_()
         slope = self.divergence.slope(rows)
@@ -318,7 +320,7 @@ class PointwiseClip(ClosedForm):
         capped, slopes = _sum(summand.clamp_(max=self.cap)).squeeze(-1), _sum(slope)
         cut = over.amax(-1)
         slope.addcmul_(rows.p, slopes, value=-1)
-        # Rows that no cap touches keep the stable form; the others are summed as they stand.
+        # Rows without a capped summand keep the stable form; the others are summed directly.
         value, gradient, _, _ = self.divergence.closed_form(rows)
         gradient.lerp_(slope, cut.unsqueeze(-1))
         return ValueAndGradient(value.lerp(capped, cut), gradient, value, cut > 0)
@@ -338,12 +340,12 @@ def jsd(beta: float = 0.5) -> JSD:
 
 
 def formula_of(divergence: Divergence) -> str:
-    """A divergence as people write it; one of your own by its name."""
+    """A divergence's formula; a custom divergence's name."""
     return divergence.formula if isinstance(divergence, ClosedForm) else tag(divergence)
 
 
 def without_clip(divergence: Divergence) -> Divergence:
-    """The divergence that a pointwise clip acts on; any other as it is."""
+    """The divergence inside a pointwise clip; any other divergence unchanged."""
     return divergence.divergence if isinstance(divergence, PointwiseClip) else divergence
 
 
@@ -359,9 +361,10 @@ def _sum(*factors: Tensor) -> Tensor:
 
 
 def _balanced(gradient: Tensor, rows: Rows) -> Tensor:
-    """Takes from each row what it should not sum to. Where one entry holds most of the mass, its
-    gradient is what the others' sum leaves: there the closed form subtracts nearly equal numbers.
-    Elsewhere the row's mean was rounded, and entries share the surplus as they share the mass."""
+    """Corrects each row of a gradient so that it sums to 0. If one entry has most of the mass, its
+    gradient is recomputed from the sum of the others, as the closed form subtracts nearly equal
+    numbers there. Otherwise the surplus comes from rounding the row's mean, and is distributed in
+    proportion to the mass."""
     peaked = rows.p.amax(-1, keepdim=True) > 0.5
     share = (rows.p - 0.5 * peaked).clamp_(min=0)
     return gradient.addcmul_(share, _sum(gradient) / _sum(share), value=-1)

@@ -1,14 +1,14 @@
-"""The exact loss from hidden states, a chunk of rows at a time: no `[N, V]` tensor ever exists.
+"""The exact loss from hidden states, one chunk of rows at a time: no `[N, V]` tensor ever exists.
 
-For a chunk of C rows one matrix product gives the logits of the student and of every view that
-shares its head; a term turns them into a value and the value's gradient by the student's logits,
-in closed form; a second product brings that gradient back to the hidden states. What is kept for
-the backward pass is `[N, D]`. With a frozen head that makes 3 products per token for a
-distillation, 2 for a likelihood. Row weights may be decided afterwards: the backward pass only
+For a chunk of C rows, one matrix product gives the logits of the student and of every view that
+shares its head. A term turns them into a value and the value's gradient with respect to the
+student's logits, in closed form. A second product maps that gradient back to the hidden states.
+Only `[N, D]` is kept for the backward pass. With a frozen head this takes 3 products per token for
+a distillation, 2 for a likelihood. Row weights may be decided afterwards: the backward pass only
 scales rows.
 
 A trained head also needs the gradient of its weight, a sum over rows whose weights must be known.
-Where they are (`planned`), it is accumulated in the same loop; where they are not, the backward
+If they are known in advance (`planned`), it is accumulated in the same loop; otherwise the backward
 pass runs the loop again.
 """
 
@@ -42,8 +42,8 @@ def fused_terms(
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Values [N] of every term, differentiable, and each term's statistics [N], detached.
 
-    `planned`: the coefficients [N] that each term's values will be multiplied with, up to one
-    common factor, where they are known beforehand; saves a second loop with a trained head.
+    `planned`: the coefficients [N] that each term's values will be multiplied by, up to one common
+    factor, if they are known in advance. With a trained head this saves a second loop.
     """
     terms = [mixed_before(t, student_ND, head) for t in terms]
     device = student_ND.device.type
@@ -68,7 +68,7 @@ def fused_divergence(
     """The divergence [N], nats per token, of next-token distributions given as hidden states.
 
     `head` is the output weight `[V, D]` or a `Head`; the teacher's is the same unless given.
-    Differentiable by `student_ND`, and by the head where it requires a gradient.
+    Differentiable with respect to `student_ND`, and to the head if it requires a gradient.
     """
     head = _as_head(head)
     teacher_head = head if teacher_head is None else _as_head(teacher_head)
@@ -84,7 +84,8 @@ def _as_head(head: Head | Tensor) -> Head:
 
 
 def chunk_rows_for(head: Head, terms: Sequence[Term], device: str, kernel: Kernel = eager) -> int:
-    """Rows per chunk, whose logits, as multiplied and as float32, fit the device's budget."""
+    """The number of rows per chunk such that their logits, in the head's dtype and in float32, fit
+    the device's memory budget."""
     buffers = sum(1 + len(term.views) for term in terms)
     budget = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cuda"])
     entry = head.weight.element_size()
@@ -94,8 +95,8 @@ def chunk_rows_for(head: Head, terms: Sequence[Term], device: str, kernel: Kerne
 
 
 def _as_multiplied(head: Head, terms: Sequence[Term], kernel: Kernel) -> bool:
-    """Whether the logits of a head can stay in its dtype. Several terms' gradients are weighted
-    and added, which takes float32."""
+    """Whether the logits can stay in the head's dtype. Float32 is needed for several terms, whose
+    gradients are weighted and added."""
     return head.plain and len(terms) == 1 and kernel.reads_any(terms[0])
 
 
@@ -112,7 +113,7 @@ _Use = Callable[[slice, list[Tensor], Tensor | None], None]
 
 @dataclass
 class _Loop:
-    """The chunk loop; called for values alone, for row gradients, or for weighted sums."""
+    """The chunk loop, which computes only values, or also row gradients or weighted sums."""
 
     head: Head
     terms: list[Term]
@@ -123,8 +124,9 @@ class _Loop:
     statistics: list[dict[str, Tensor]] = field(default_factory=list[dict[str, Tensor]])
 
     def values(self, student_ND: Tensor, use: _Use | None = None) -> list[Tensor]:
-        """Values of all rows; `use` is shown each chunk's rows, every term's gradient by its
-        logits, and the logits where a soft-cap needs them. Nothing of a chunk outlives it."""
+        """The values of all rows. `use` is called with each chunk's rows, every term's gradient
+        with respect to the logits, and the logits if a soft-cap needs them. No other tensor of a
+        chunk is kept."""
         starts = range(0, max(1, student_ND.shape[0]), self.chunk_rows)
         kept = [self._chunk(student_ND, slice(i, i + self.chunk_rows), use) for i in starts]
         per_term = list(zip(*kept, strict=True))
@@ -146,7 +148,8 @@ class _Loop:
         return [result._replace(gradient=result.value) for result in results]
 
     def _logits(self, student_CD: Tensor, rows: slice) -> tuple[Tensor, list[list[Tensor]]]:
-        """Student's and views' logits; views that share the student's head share its product."""
+        """The student's and the views' logits. Views that share the student's head also share its
+        matrix product."""
         every = [view for term in self.terms for view in term.views]
         shared = [v for v in every if v.head.weight is self.head.weight]
         stacked = [student_CD, *(v.hidden_ND[rows].to(student_CD.dtype) for v in shared)]
@@ -168,7 +171,8 @@ class _Loop:
         return head.product(hidden) if whole else head.logits(hidden)
 
     def row_gradients(self, student_ND: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Values, and per term the gradient of each row's value by its hidden state, [N, D]."""
+        """The values, and per term the gradient of each row's value with respect to its hidden
+        state, [N, D]."""
         gradients = [torch.empty_like(student_ND) for _ in self.terms]
 
         def use(rows: slice, by_logits: list[Tensor], capped: Tensor | None) -> None:
@@ -180,7 +184,8 @@ class _Loop:
     def weighted(
         self, student_ND: Tensor, coefficients: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor, Tensor, Tensor | None]:
-        """Values, and the gradient of sum(coefficient x value) by hidden states, weight, bias."""
+        """The values, and the gradients of sum(coefficient x value) with respect to hidden states,
+        weight, bias."""
         by_student = torch.empty_like(student_ND)
         by_weight = torch.zeros_like(self.head.weight, dtype=torch.float32)
         bias, vocab = self.head.bias, self.head.vocab
@@ -201,7 +206,7 @@ class _Loop:
 
 
 class _Fused(torch.autograd.Function):
-    """Values of all terms, with the gradients that the loop has computed in the forward."""
+    """The values of all terms, with gradients that the loop computes in the forward pass."""
 
     @staticmethod
     def forward(
@@ -239,7 +244,7 @@ class _Fused(torch.autograd.Function):
 
 
 def _common_factor(given: Sequence[Tensor], planned: Sequence[Tensor]) -> Tensor | None:
-    """The number s with given = s planned, to rounding, or None."""
+    """The number s with given = s planned, up to rounding, or None."""
     flat, wanted = torch.cat(list(planned)), torch.cat(list(given))
     if not flat.any():
         return None

@@ -1,4 +1,4 @@
-"""The output layer of a language model, and hidden states that are read through one."""
+"""The output layer of a language model, and a teacher's hidden states with its own output layer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 class Head:
     """A language model's output layer: hidden `[C, D]` -> logits `[C, vocab]`, float32.
 
-    `vocab` counts the rows that the tokenizer can produce: rows padded for alignment beyond them
-    take no part. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits.
+    `vocab` is the number of rows that the tokenizer can produce; padding rows beyond them are
+    ignored. `softcap` is Gemma's c tanh(z / c); `scale` multiplies the logits.
     """
 
     weight: Tensor
@@ -31,7 +31,7 @@ class Head:
 
     @property
     def plain(self) -> bool:
-        """Whether logits are the product with the weight and nothing more."""
+        """Whether the logits are only the product with the weight."""
         return self.bias is None and self.softcap is None and self.scale == 1.0
 
     def product(self, hidden: Tensor) -> Tensor:
@@ -47,18 +47,20 @@ class Head:
         return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
 
     def chain(self, gradient: Tensor, logits: Tensor | None) -> Tensor:
-        """From a gradient by `logits` to one by the plain product, in the weight's dtype."""
+        """Convert a gradient with respect to `logits` to one with respect to the plain product, in
+        the weight's dtype."""
         if self.softcap is not None and logits is not None:
             gradient = gradient * (1 - (logits / self.softcap) ** 2)
         return (gradient * self.scale if self.scale != 1.0 else gradient).to(self.weight.dtype)
 
     def back(self, gradient: Tensor) -> Tensor:
-        """From a gradient by the plain product to one by hidden states."""
+        """Convert a gradient with respect to the plain product to one with respect to the hidden
+        states."""
         return gradient @ self.weight[: self.vocab]
 
 
 class TeacherHidden(NamedTuple):
-    """A teacher's hidden states, row by row as the student's, and the head that reads them."""
+    """A teacher's hidden states, aligned row by row with the student's, and its output layer."""
 
     name: str
     hidden_ND: Tensor

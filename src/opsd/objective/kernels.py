@@ -1,7 +1,7 @@
-"""How a term is computed on a chunk of logits: as it stands, compiled, or by a Triton kernel.
+"""How a term is computed on a chunk of logits: eagerly, compiled, or by a Triton kernel.
 
-All three are the same function to rounding; a term that a kernel does not cover is computed as it
-stands.
+All three compute the same function up to rounding. Terms that a kernel does not support are
+computed eagerly.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from opsd.objective.terms import ChunkDivergence, ChunkResult, Term
 from opsd.types import UserError
 
 KernelName = Literal["auto", "eager", "compiled", "triton"]
-"""'auto' is Triton's on a GPU, where it is installed, and eager elsewhere."""
+"""'auto' is 'triton' on a GPU if Triton is installed, else 'eager'."""
 
-# Of each operand: on a CPU what its caches hold, on a GPU what keeps it busy.
+# Per operand: on a CPU, what fits its caches; on a GPU, what keeps it busy.
 _BLOCK_BYTES = {"cpu": 2**20, "cuda": 32 * 2**20}
 
 Rowwise = Callable[[Tensor, list[Tensor], Tensor], ChunkResult]
 
 
 class Kernel(Protocol):
-    """A term on a chunk's student logits, views' logits and tokens. All logits may be overwritten;
-    the gradient takes the place of the student's."""
+    """Computes a term from a chunk's student logits, views' logits and tokens. All logits may be
+    overwritten; the gradient replaces the student's logits."""
 
     def __call__(
         self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
     ) -> ChunkResult: ...
     def reads_any(self, term: Term) -> bool:
-        """Whether it takes the term's logits in any float dtype, rather than in float32."""
+        """Whether it accepts the term's logits in any float dtype rather than only in float32."""
         ...
 
 
 @dataclass(frozen=True)
 class Eager:
-    """The term's own operations, on blocks of rows that the cache holds."""
+    """The term's own operations, on blocks of rows that fit into the cache."""
 
     def __call__(
         self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
@@ -59,7 +59,7 @@ class Eager:
 @dataclass(frozen=True)
 class Compiled:
     """The same operations through `torch.compile`: one graph per kind of term, for any number of
-    rows. Where that is impossible, as they stand, and a warning says so once."""
+    rows. If compilation fails, they run eagerly, with one warning."""
 
     def __call__(
         self, term: Term, student: Tensor, views: list[Tensor], tokens: Tensor
@@ -97,7 +97,7 @@ KERNELS: dict[str, Kernel] = {"eager": eager, "compiled": Compiled(), "triton": 
 
 
 def kernel_for(name: KernelName, device: str) -> Kernel:
-    """The kernel of that name. Raises UserError where it cannot run."""
+    """The kernel of that name. Raises UserError if it cannot run."""
     installed = find_spec("triton") is not None
     if name == "auto":
         name = "triton" if device == "cuda" and installed else "eager"
@@ -113,8 +113,8 @@ def kernel_for(name: KernelName, device: str) -> Kernel:
 def _by_blocks(
     rowwise: Rowwise, student: Tensor, views: list[Tensor], tokens: Tensor
 ) -> ChunkResult:
-    """A term on a chunk, block by block: its passes over the vocabulary then stay in the cache, its
-    work buffers are a block's, and the gradient takes the place of the student's logits."""
+    """Compute a term on a chunk block by block, so that its passes over the vocabulary stay in the
+    cache and its buffers have the size of a block. The gradient replaces the student's logits."""
     limit = _BLOCK_BYTES.get(student.device.type, _BLOCK_BYTES["cuda"])
     block = max(1, limit // (4 * student.shape[-1]))
     if block >= len(tokens):
@@ -132,7 +132,7 @@ def _by_blocks(
 
 
 def _kind(term: Term) -> Term:
-    """The term without its views' rows: equal for all chunks and steps of a signal."""
+    """The term without its views' rows, which is the same for all chunks and steps of a signal."""
     nothing: Any = None
     named = tuple(TeacherHidden(view.name, nothing, nothing) for view in term.views)
     return replace(term, views=named)  # type: ignore[type-var]
@@ -140,10 +140,11 @@ def _kind(term: Term) -> Term:
 
 @lru_cache(maxsize=64)
 def _graph(term: Term) -> Rowwise:
-    """The compiled form of a term, over its logits; the term itself once that has failed."""
+    """The compiled form of a term as a function of its logits; the term itself once compilation has
+    failed."""
 
     def copied(student: Tensor, views: list[Tensor], tokens: Tensor) -> ChunkResult:
-        # The term overwrites its arguments, which a graph would have to write back.
+        # The term overwrites its arguments; without copies, a graph would have to write them back.
         result = term(student.clone(), [view.clone() for view in views], tokens)
         return result._replace(gradient=student.copy_(result.gradient))
 

@@ -1,4 +1,4 @@
-"""Over which vocabulary entries student and teacher are compared; applied before the target."""
+"""The vocabulary entries over which student and teacher are compared; applied before the target."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from opsd.parts import Slot, part
 
 
 class Restricted(NamedTuple):
-    """Student and views over common entries `[N, S]`, the map that takes a gradient by the
-    restricted student's logits `[N, S]` back to one by its full logits `[N, V]`, and what is logged
-    of each row, `[N]` by name."""
+    """Student and views over common entries `[N, S]`; `expand`, which maps a gradient with respect
+    to the restricted student's logits `[N, S]` to one with respect to its full logits `[N, V]`; and
+    values to log for each row, `[N]` by name."""
 
     student: Tensor
     views: Sequence[Tensor]
@@ -24,18 +24,18 @@ class Restricted(NamedTuple):
 
 
 _SIDES = ("student", "teacher")
-"""Whose probability of the chosen entries is logged: the student's, and the first view's."""
+"""The sides whose probability of the chosen entries is logged: the student and the first view."""
 
 
 class Support(Protocol):
     """student `[N, V]`, views (each `[N, V]`), their names -> the same over common entries.
 
-    All are logits, which are still to be divided by `temperature`. A support of your own inherits
-    what it does not say otherwise.
+    All are logits that are not yet divided by `temperature`. A custom support inherits the defaults
+    of all attributes that it does not define.
     """
 
     is_full: bool = False
-    """Whether it leaves the vocabulary as it is."""
+    """Whether it keeps the whole vocabulary."""
 
     def __call__(
         self,
@@ -67,8 +67,8 @@ class Full(Support):
 class TopK(Support):
     """The `k` likeliest entries of the student, or of the view named `by`.
 
-    The remaining mass is one more entry (`rest="tail"`: then the divergence is a lower bound of
-    the full one), or dropped with both sides renormalised (`rest="renormalise"`).
+    The remaining mass becomes one more entry (`rest="tail"`: the divergence is then a lower bound
+    of the full one), or is dropped and both sides are renormalised (`rest="renormalise"`).
     """
 
     k: Annotated[int, Field(gt=0)] = 100
@@ -122,7 +122,7 @@ def _mass(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
 
 
 def _with_tail(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """Logits of `ids`, and of everything else together, summed without cancellation."""
+    """The logits of `ids`, and one logit for everything else, summed without cancellation."""
     outside = (logits / temperature).scatter_(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
     floor = torch.finfo(logits.dtype).min / 1e4
     tail = outside.mul_(temperature).clamp_(min=floor)

@@ -1,4 +1,4 @@
-"""A step's taught tokens without gradient: what credits and weightings may look at."""
+"""The taught tokens of a step, without gradient, as credits and weightings read them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def of_view(name: str) -> str:
-    """The statistic that holds a view's log-probability of the sampled token. Views are named by
-    users; no fixed statistic's name has a slash."""
+    """The name of the statistic for a view's log-probability of the sampled token. Users name
+    views; the slash avoids collisions with fixed statistics."""
     return f"view/{name}"
 
 
@@ -19,15 +19,15 @@ def of_view(name: str) -> str:
 class TokenTable:
     """One row per token [N]; per-rollout columns [R] are read through `rollout` (row -> rollout).
 
-    `position` is where a token stands in its completion. `statistics` are what a term saw while its
+    `position` is a token's index in its completion. `statistics` are what a term computed while its
     rows were in memory: `logp_student`, `logp_target` and `of_view(name)` at the sampled token,
-    `entropy_student`, `entropy_teacher`, `divergence`, `clipped`, `confidence_teacher` where a
-    weighting asks for it, and what target and support log, as `target/<name>` and
-    `support/<name>`. Log-probabilities and divergences in nats. `scales` are the weights [R] that a
-    context gives its views, by name; `special` marks special tokens, thinking tags and bare line
-    breaks [N]. What is absent, a reward or a sampling log-probability, is NaN.
+    `entropy_student`, `entropy_teacher`, `divergence`, `clipped`, `confidence_teacher` if a
+    weighting needs it, and what target and support log, as `target/<name>` and `support/<name>`.
+    Log-probabilities and divergences are in nats. `scales` are the weights [R] that a context gives
+    its views, by name; `special` marks special tokens, thinking tags and bare line breaks [N].
+    Missing rewards and sampling log-probabilities are NaN.
 
-    `logged` is what credits and weightings have given to `log`.
+    `logged` contains the values that credits and weightings passed to `log`.
     """
 
     rollout: Tensor
@@ -44,24 +44,24 @@ class TokenTable:
     logged: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def log(self, name: str, values: Tensor) -> None:
-        """Has the mean of values [N] logged, as `token/<name>`, and the values traced."""
+        """Log the mean of values [N] as `token/<name>`, and include the values in traces."""
         self.logged[f"token/{name}"] = values.detach()
 
     def view(self, name: str) -> Tensor:
-        """A view's log-probability [N] of the sampled token. Raises ValueError where the views are
-        joined before they are read (the target `per_view` leaves them apart)."""
+        """A view's log-probability [N] of the sampled token. Raises ValueError if the target
+        combines the views (`per_view` does not)."""
         return self.column(of_view(name))
 
     def column(self, name: str) -> Tensor:
-        """A statistic [N]. Raises ValueError where the term does not provide it."""
+        """A statistic [N]. Raises ValueError if the term does not provide it."""
         if name not in self.statistics:
             have = ", ".join(sorted(self.statistics))
             raise ValueError(f"this term records no '{name}' (it records: {have})")
         return self.statistics[name]
 
     def mean_R(self, values: Tensor, where: Tensor | None = None) -> Tensor:
-        """The mean [R] of values [N] over each rollout's tokens, or those `where` one holds; 0 for
-        a rollout without any."""
+        """The mean [R] of values [N] over each rollout's tokens, or over those for which `where` is
+        true; 0 for a rollout without any."""
         inside = torch.ones_like(values) if where is None else where.to(values.dtype)
         zeros = values.new_zeros(len(self.reward_R))
         sums = zeros.index_add(0, self.rollout, values * inside)
@@ -69,18 +69,18 @@ class TokenTable:
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest rollout."""
+        """The number of tokens of the longest rollout."""
         return int(self.length.max()) if len(self.length) else 0
 
     @cached_property
     def place(self) -> Tensor:
-        """Each row's place among its rollout's rows [N], from 0."""
+        """Each row's index among its rollout's rows [N], from 0."""
         counts = torch.bincount(self.rollout, minlength=self.reward_R.shape[0])
         start = counts.cumsum(0) - counts
         return torch.arange(len(self.rollout), device=self.rollout.device) - start[self.rollout]
 
     @cached_property
     def length(self) -> Tensor:
-        """Tokens of each row's rollout [N]."""
+        """The number of tokens of each row's rollout [N]."""
         counts = torch.bincount(self.rollout, minlength=self.reward_R.shape[0])
         return counts[self.rollout]

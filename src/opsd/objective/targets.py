@@ -1,4 +1,4 @@
-"""What the student is drawn towards: one distribution made of the teacher's views.
+"""The distribution that the student is trained towards, built from the teacher's views.
 
 Every target is built on one primitive, `log_pool`, the normalised weighted product of
 distributions: log target = sum_i w_i log p_i - log Z.
@@ -28,7 +28,7 @@ from opsd.schedule import Number, Positive, Share
 
 
 def log_pool(terms: Sequence[tuple[Tensor, float | Tensor]]) -> Tensor:
-    """The logarithmic pool of distributions: log-probabilities `[..., V]`, no gradient.
+    """The logarithmic pool of distributions, as log-probabilities `[..., V]` without gradient.
 
     `terms` are (log-probabilities or logits `[..., V]`, weight): constants added to a row cancel.
     A weight is a number, or a tensor that broadcasts against `[..., 1]`.
@@ -46,10 +46,11 @@ def purified(
     centre: Literal["uniform", "base"] = "uniform",
 ) -> Tensor:
     """The target of Purified OPSD, log-probabilities `[..., V]`: base + clip tanh(d / clip) / beta,
-    d = teacher - probe less its mean over the vocabulary (or over the base's probability).
+    where d is teacher - probe minus its mean over the vocabulary (or under the base's
+    probabilities).
 
-    `probe` has read the reference without the question, so that d is what the question adds to it
-    (arXiv 2607.02234, Eq. 6 and 13-17, 2026). All rows are log-probabilities or logits.
+    `probe` reads the reference without the question, so that d is what the question adds to it
+    (arXiv 2607.02234, Eq. 6 and 13-17, 2026). All arguments are log-probabilities or logits.
     """
     d = teacher.detach() - probe.detach()
     weight = torch.softmax(base.detach(), -1) if centre == "base" else 1 / d.shape[-1]
@@ -66,10 +67,11 @@ def disagreement(teacher: Tensor, student: Tensor) -> Tensor:
 def barycenter(
     teacher: Tensor, student: Tensor, alpha: float | Tensor, floor: float = 0.0
 ) -> Tensor:
-    """The distribution q `[..., V]` with the least (1 - alpha) KL(q || teacher) + alpha KL(q ||
+    """The distribution q `[..., V]` that minimises (1 - alpha) KL(q || teacher) + alpha KL(q ||
     student), as log-probabilities (DemoPSD, arXiv 2607.02502, Eq. 9-11, 2026).
 
-    `alpha` is a number or a tensor `[...]`; no probability of the teacher counts below `floor`.
+    `alpha` is a number or a tensor `[...]`. The teacher's probabilities are clamped to at least
+    `floor`.
     """
     if floor:
         teacher = torch.log_softmax(teacher, -1).clamp(min=math.log(floor))
@@ -79,9 +81,10 @@ def barycenter(
 
 def contrastive(right: Tensor, wrong: Tensor, alpha: float, floor: float | None = None) -> Tensor:
     """(1 + alpha) log right - alpha log wrong, normalised, as log-probabilities `[..., V]`: the
-    reader of a right hint, moved away from that of a wrong one (RLCSD's released code, 2026; arXiv
-    2606.11709). No log-probability of the wrong one counts below `floor`, in nats, so that an entry
-    which it all but excludes gains no more than `alpha` times that."""
+    distribution under a correct hint, moved away from the one under a wrong hint (RLCSD's released
+    code, 2026; arXiv 2606.11709). The log-probabilities under the wrong hint are clamped to at
+    least `floor`, in nats, so that an entry which it all but excludes gains at most `alpha` times
+    that."""
     if floor is not None:
         wrong = torch.log_softmax(wrong, -1).clamp(min=floor)
     return log_pool([(right, 1 + alpha), (wrong, -alpha)])
@@ -91,27 +94,27 @@ _PARTS = ("reference", "question")
 
 
 class TargetLogits(NamedTuple):
-    """A target's logits `[N, V]`, and what is logged of each row, `[N]` by name."""
+    """A target's logits `[N, V]`, and values to log for each row, `[N]` by name."""
 
     logits: Tensor
     diagnostics: Mapping[str, Tensor] = {}
 
 
 STUDENT = -1
-"""The student's number among what can be compared; views count from 0."""
+"""The student's index in comparisons; views count from 0."""
 
 
 class Target(Protocol):
     """views (one `[N, V]` each), student `[N, V]` -> `TargetLogits`, without gradient.
 
-    Rows are logits: constant offsets of a row are immaterial, in and out. A target of your own
-    inherits what it does not say otherwise.
+    Inputs and outputs are logits, so a constant offset of a row does not matter. A custom target
+    inherits the defaults of all attributes that it does not define.
     """
 
     joins_views: bool = True
-    """Whether the views become one distribution, which can be distilled."""
+    """Whether the views are combined into one distribution, which can be distilled."""
     is_view: bool = False
-    """Whether the target is the one view's own distribution."""
+    """Whether the target is the single view's own distribution."""
     needs_full_support: bool = False
     comparisons: Mapping[tuple[int, int], str] = {}
     """Pairs of views, or of `STUDENT` and a view, whose divergence is traced under a name."""
@@ -120,14 +123,14 @@ class Target(Protocol):
 
     @property
     def linear(self) -> tuple[Sequence[float], float] | None:
-        """The weights of the views and of the student, where the target's logits are their weighted
-        sum; None where they are not."""
+        """The weights of the views and of the student if the target's logits are their weighted
+        sum, else None."""
         return None
 
 
 @part
 class Single(Target):
-    """The one teacher's own distribution: `log_pool([(view, 1)])`."""
+    """The single teacher's own distribution: `log_pool([(view, 1)])`."""
 
     type: Literal["single"] = "single"
     is_view: ClassVar[bool] = True
@@ -138,8 +141,8 @@ class Single(Target):
 
 @part
 class PerView(Target):
-    """Views that are not joined: a credit reads each one on its own. Of several views there is then
-    no one distribution, which only `advantage` can do without."""
+    """Views that are not combined: a credit reads each one separately. As there is no single target
+    distribution, only the signal `advantage` can use it."""
 
     type: Literal["per_view"] = "per_view"
     joins_views: ClassVar[bool] = False
@@ -150,12 +153,12 @@ class PerView(Target):
 
 @part
 class Mixture(Target):
-    """The logarithmic pool of the views by constant or scheduled weights, and of the student itself
-    with the weight `student`.
+    """The logarithmic pool of the views, with constant or scheduled weights, and of the student
+    itself with weight `student`.
 
     beta-OPSD (arXiv 2607.28582) mixes teacher and student; SDPO's trust region (arXiv 2601.20802) a
     live and a frozen teacher; Veto multiplies the teacher by a power of the student. Views that
-    share the student's head are mixed before it, which costs no stream of the vocabulary.
+    share the student's head are mixed before it, which saves one pass over the vocabulary per view.
     """
 
     weights: Annotated[tuple[Number, ...], Field(min_length=1)] = (1.0,)
@@ -174,20 +177,20 @@ class Mixture(Target):
 def weighted_sum(
     rows: Sequence[Tensor], weights: Sequence[float], student: Tensor, own: float
 ) -> Tensor:
-    """Rows by their weights, and the student's by its `own`: logits, or the hidden states that they
-    are linear in."""
+    """The weighted sum of rows, plus the student's with the weight `own`: of logits, or of hidden
+    states that logits are linear in."""
     mixed = sum(row * weight for row, weight in zip(rows, weights, strict=True))
     return mixed + student.detach() * own if own else torch.as_tensor(mixed)
 
 
 @part
 class Barycenter(Target):
-    """DemoPSD's target: the more teacher and student disagree, the nearer to the student.
+    """DemoPSD's target: the more teacher and student disagree, the closer it is to the student.
 
-    alpha = alpha_max tanh(beta d / 2) per token, d the Jensen-Shannon divergence of the two. The
-    student is the second view (there the moving average of the student, under its own prompt), or
-    without one the student as it is. No probability of the teacher counts below `floor`.
-    (Li et al. 2026, arXiv 2607.02502, Eq. 7-11 and Appendix B.)
+    alpha = alpha_max tanh(beta d / 2) per token, where d is the Jensen-Shannon divergence of the
+    two. The student's side is the second view if there is one (in the paper, the moving average of
+    the student under its own prompt), else the student itself. The teacher's probabilities are
+    clamped to at least `floor`. (Li et al. 2026, arXiv 2607.02502, Eq. 7-11 and Appendix B.)
     """
 
     alpha_max: Share = 0.15
@@ -206,12 +209,12 @@ class Barycenter(Target):
 
 @part
 class Purified(Target):
-    """Purified OPSD's target: the base, moved by what the question adds to the reference.
+    """Purified OPSD's target: the base, shifted by what the question adds to the reference.
 
-    The views are the teacher, the probe that has read the reference alone, and the base (the
-    student's prompt), all with the same weights. The paper's centre is the plain mean over the
-    vocabulary, which the improbable tail decides; `centre="base"` weighs by the base's probability.
-    (Shen et al. 2026, arXiv 2607.02234, Eq. 13-17.)
+    The views are the teacher, the probe that reads only the reference, and the base (the student's
+    prompt), all with the same weights. The paper's centre is the plain mean over the vocabulary,
+    which the improbable tail dominates; `centre="base"` weights by the base's probabilities. (Shen
+    et al. 2026, arXiv 2607.02234, Eq. 13-17.)
     """
 
     beta: Positive = 1.0
@@ -234,11 +237,11 @@ class Purified(Target):
 
 @part
 class Contrastive(Target):
-    """The reader of a right hint, moved away from that of a wrong one by `alpha`; no
-    log-probability of the latter counts below `floor`, in nats. The views are the two, in this
-    order (RLCSD's released code, 2026, arXiv 2606.11709: alpha 0.5, floor -5, over the 100 entries
-    that the first finds likeliest, and a tail). `target/contrast` is KL(right || wrong) of every
-    row, in nats.
+    """The distribution under a correct hint, moved away from the one under a wrong hint by `alpha`.
+    The log-probabilities under the wrong hint are clamped to at least `floor`, in nats. The two
+    views come in this order (RLCSD's released code, 2026, arXiv 2606.11709: alpha 0.5, floor -5,
+    over the 100 entries that are likeliest under the correct hint, and a tail). `target/contrast`
+    is KL(right || wrong) of every row, in nats.
     """
 
     alpha: Annotated[float, Field(ge=0)] = 0.5
@@ -256,8 +259,9 @@ class Contrastive(Target):
 def decomposition(teacher: Tensor, probe: Tensor, student: Tensor) -> dict[str, Tensor]:
     """The teacher's signal, teacher - student, in two parts: what the reference alone induces
     (probe - student) and what the question adds (teacher - probe). Per row: each part's cosine with
-    the whole and its share of the whole's length (arXiv 2607.02234, section 3); under `p_`, every
-    entry weighted by the student's probability, which the improbable tail cannot drown."""
+    the whole and its share of the whole's length (arXiv 2607.02234, section 3); with the prefix
+    `p_`, the same with entries weighted by the student's probability, so that the improbable tail
+    cannot dominate."""
     t, r, s = (torch.log_softmax(x.detach(), -1) for x in (teacher, probe, student))
     whole, parts = t - s, dict(zip(_PARTS, (r - s, t - r), strict=True))
     seen = {}

@@ -1,5 +1,5 @@
-"""One quantity per row, with its gradient by the student's logits: what the fused loop computes on
-every chunk."""
+"""Terms: one quantity per row and its gradient with respect to the student's logits, which the
+fused loop computes on every chunk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from opsd.types import UserError
 
 
 class ChunkResult(NamedTuple):
-    """A chunk's values [C], their gradient by the student's logits [C, V], and statistics [C]."""
+    """A chunk's values [C], their gradient with respect to the student's logits [C, V], and
+    statistics [C]."""
 
     value: Tensor
     gradient: Tensor
@@ -35,8 +36,8 @@ class ChunkResult(NamedTuple):
 
 
 class Term(Protocol):
-    """One quantity per row. Called with the chunk's student logits, views' logits, token ids;
-    all of them may be overwritten."""
+    """One quantity per row. Called with a chunk's student logits, views' logits and token ids, all
+    of which may be overwritten."""
 
     @property
     def views(self) -> Sequence[TeacherHidden]: ...
@@ -45,9 +46,9 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class ChunkDivergence:
-    """The divergence of the student from a target made of the views, both at `temperature`.
-    `confidence` records how likely the first view finds its likeliest entry, as a natural log over
-    the whole vocabulary."""
+    """The divergence of the student from a target built from the views, both at `temperature`.
+    `confidence` records the natural log of the first view's highest probability, over the whole
+    vocabulary."""
 
     views: Sequence[TeacherHidden]
     divergence: Divergence = forward_kl
@@ -89,8 +90,8 @@ class ChunkDivergence:
 
     @property
     def common(self) -> bool:
-        """Whether it is a divergence with a closed form from one teacher's own distribution, over
-        the whole vocabulary: what kernels cover."""
+        """Whether it is a divergence with a closed form, from one teacher's own distribution, over
+        the whole vocabulary: the case that kernels support."""
         return (
             len(self.views) == 1
             and not self.confidence
@@ -101,14 +102,15 @@ class ChunkDivergence:
 
     @property
     def _keeps_logits(self) -> bool:
-        """Whether the rows are the raw logits, so that the temperature may act on differences."""
+        """Whether the rows are raw logits, so that the temperature can be applied to
+        differences."""
         return self.target.is_view
 
 
 @dataclass(frozen=True)
 class ChunkLogProb:
-    """The student's log-probability of the sampled token, at `temperature`; a target made of the
-    views, where there are any, is read at that token only."""
+    """The student's log-probability of the sampled token, at `temperature`. If there are views, the
+    target built from them is read only at that token."""
 
     views: Sequence[TeacherHidden] = ()
     target: Target = Single()
@@ -130,7 +132,8 @@ class ChunkLogProb:
         logp, p = normalised(student, self.temperature)
         statistics["entropy_student"] = -(p * logp).sum(-1)
         at = tokens.unsqueeze(-1)
-        # 1 - p as the sum of the others: of a near-certain token the difference keeps no digit.
+        # 1 - p as the sum of the others: for a near-certain token, the difference would lose every
+        # digit.
         others = p.scatter_(-1, at, 0.0).sum(-1)
         value = torch.where(others < 0.5, torch.log1p(-others), _at(logp, tokens))
         statistics["logp_student"] = value
@@ -139,8 +142,9 @@ class ChunkLogProb:
 
 
 def mixed_before(term: Term, student_ND: Tensor, head: Head) -> Term:
-    """The same term with its mixture's views mixed as hidden states, where logits are linear in
-    them: exact but for one rounding to the head's dtype, and two vocabulary streams in all."""
+    """The same term, with the views of a mixture mixed as hidden states if logits are linear in
+    them. This is exact except for one rounding to the head's dtype, and needs only two passes over
+    the vocabulary."""
     if not isinstance(term, ChunkDivergence | ChunkLogProb) or term.target.linear is None:
         return term
     (weights, own), views = term.target.linear, term.views
@@ -161,7 +165,7 @@ def _by_autograd(
     temperature: float,
     tokens: Tensor | None,
 ) -> tuple[ValueAndGradient, dict[str, Tensor]]:
-    """What a closed form would give, of a divergence that has none."""
+    """The value and gradient of a divergence without a closed form, by autograd."""
     target_logp, q = normalised(target, temperature)
     with torch.enable_grad():
         logits = student.detach() if temperature == 1.0 else student.detach() / temperature
@@ -173,8 +177,8 @@ def _by_autograd(
             if shape == list(logp.shape[:-1]):
                 raise UserError(f"the divergence {kind} does not depend on the student")
             raise UserError(
-                f"the divergence {kind} gives {shape} for rows {list(logp.shape)}: it"
-                " sums over the last dimension, and gives one value a row"
+                f"the divergence {kind} returns shape {shape} for rows {list(logp.shape)}: it must"
+                " sum over the last dimension, and return one value per row"
             )
         (gradient,) = torch.autograd.grad(value.sum(), logits)
     logp, value = logp.detach(), value.detach().float()
@@ -195,7 +199,7 @@ def token_logp(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tens
 
 
 def _under(owner: str, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a part saw, under names that no other part and no fixed statistic has."""
+    """A part's values, under names that do not collide with other parts or fixed statistics."""
     return {f"{owner}/{name}": column for name, column in seen.items()}
 
 

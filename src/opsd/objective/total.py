@@ -1,4 +1,5 @@
-"""The only reducer: sum of coefficient x scale x loss over a step's tokens, per loss term.
+"""The only place where losses are reduced: per loss term, sum of coefficient x scale x loss over a
+step's tokens.
 
 Scales and denominators are counted once per optimizer step, over all micro-batches and ranks, so
 that neither gradient accumulation nor the number of processes changes a gradient.
@@ -26,9 +27,9 @@ class Reduction:
     """How token losses become one number.
 
     `unit="token"` averages over tokens, `"sequence"` averages each rollout's mean, `"group"` each
-    group's mean, `"constant"` divides each rollout's sum by the completion limit (Dr. GRPO).
-    A unit's mean is over the tokens that this loss term teaches; `over="taught"` counts the units
-    of which it teaches any, `"all"` every unit of the step.
+    group's mean, `"constant"` divides each rollout's sum by the completion limit (Dr. GRPO). A
+    unit's mean is over the tokens that this loss term teaches. `over="taught"` counts the units in
+    which it teaches any token, `"all"` every unit of the step.
     """
 
     unit: Literal["token", "sequence", "group", "constant"] = "token"
@@ -37,28 +38,29 @@ class Reduction:
 
 
 class LossTerm(Protocol):
-    """What is added up: a term for the fused loop, made of the teacher's views, and what its values
-    [N] become as losses [N]. It never reduces."""
+    """What is summed: builds a term for the fused loop from the teacher's views, and turns its
+    values [N] into losses [N]. It never reduces."""
 
     reduction: Reduction
 
     def term(self, views: Sequence[TeacherHidden], temperature: float) -> Term: ...
     def losses(self, values: Tensor, table: TokenTable) -> Tensor: ...
     def taught(self, position: Tensor, special: Tensor | None = None) -> Tensor:
-        """Which tokens of a taught rollout are left in [N], by position [N] and by whether they are
-        special tokens (none is, unless given)."""
+        """Which tokens of a taught rollout are trained on [N], by their position [N] and by whether
+        they are special tokens [N] (by default, none is)."""
         ...
 
     @property
     def slope(self) -> float | None:
-        """What losses are of values, where that is one number known beforehand."""
+        """The factor between losses and values, if it is a single number known in advance, else
+        None."""
         ...
 
 
 @dataclass(frozen=True)
 class TermCounts:
-    """One loss term in a step: the factor of each rollout's tokens [R] on this rank, and this
-    rank's part of the denominator."""
+    """One loss term's counts in a step: the factor of each rollout's tokens [R] on this rank, and
+    this rank's part of the denominator."""
 
     factor_R: Tensor
     count: float
@@ -67,7 +69,7 @@ class TermCounts:
 @dataclass(frozen=True)
 class TermInputs:
     """One loss term on one micro-batch: its coefficient, its views' rows, which rollouts it teaches
-    [R], the factor of each rollout's tokens [R], denominator included, and the scales of its
+    [R], the factor of each rollout's tokens [R] including the denominator, and the scales of its
     views [R], by name."""
 
     coefficient: float
@@ -88,7 +90,7 @@ def count_term(
 ) -> TermCounts:
     """Counts a loss term's tokens over this rank's rollouts of a step.
 
-    `rows` has every rollout's tokens: their positions, and whether they are special tokens.
+    `rows` contains, for every rollout, its tokens' positions and whether they are special tokens.
     `groups` are group numbers, `limit` is the completion limit in tokens (the divisor of
     `unit="constant"`).
     """
@@ -114,8 +116,8 @@ def total(
     chunk_rows: int | None = None,
     kernel: KernelName = "auto",
 ) -> tuple[Tensor, list[tuple[Tensor, TokenTable]]]:
-    """The micro-batch's loss (a sum: already divided by the step's denominators), and for every
-    loss term its token losses [N] before scaling and its table, detached. A term that teaches none
+    """The micro-batch's loss (a sum, already divided by the step's denominators), and, for every
+    loss term, its token losses [N] before scaling and its table, detached. A term that teaches none
     of these rollouts has no views and costs nothing."""
     live = [own for own in inputs if bool(own.taught_R.any())]
     scales = [_scale(own, table) for own in live]
@@ -139,8 +141,8 @@ def total(
     for own, scale, value, columns in zip(live, scales, values, statistics, strict=True):
         columns = {name: column.detach() for name, column in columns.items()}
         seen = replace(table, statistics=columns, scales=own.scales, logged={})
-        # Rows outside the term may hold anything, infinities and NaN included: they are selected
-        # out of the sum, and out of what the sum is differentiated by.
+        # Rows outside the term may contain anything, including infinities and NaN: they are masked
+        # out of the sum and out of its gradient.
         inside = scale != 0
         losses = own.loss_term.losses(torch.where(inside, value, value.detach()), seen)
         loss = loss + torch.where(inside, losses * scale, 0.0).sum()
@@ -149,7 +151,7 @@ def total(
 
 
 def _planned(inputs: Sequence[TermInputs], scales: Sequence[Tensor]) -> list[Tensor] | None:
-    """What each term's values will be multiplied with, where that is known beforehand."""
+    """The numbers that each term's values will be multiplied by, if known in advance, else None."""
     slopes = [own.loss_term.slope for own in inputs]
     known = [scale * s for scale, s in zip(scales, slopes, strict=True) if s is not None]
     return known if len(known) == len(inputs) else None
@@ -161,7 +163,7 @@ def _scale(own: TermInputs, table: TokenTable) -> Tensor:
 
 
 def _divisor(unit: str, tokens: Tensor, group: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """What each rollout's tokens are divided by [R], and how many units there are."""
+    """The divisor of each rollout's tokens [R], and the number of units."""
     if unit == "token":
         return torch.ones_like(tokens), tokens.sum()
     if unit == "sequence":

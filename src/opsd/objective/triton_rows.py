@@ -1,10 +1,11 @@
 # type: ignore
-"""A divergence's closed form as one Triton kernel: what `rows_from_logits` and a divergence's
-`closed_form` do over many passes, in three, without a work buffer and from logits of any dtype.
+"""A divergence's closed form as one Triton kernel. It computes in three passes, without work
+buffers and from logits of any dtype, what `rows_from_logits` and `closed_form` do in many.
 
-One program has one row and walks the vocabulary in blocks: both streams' normalisers and the mean
-of their difference, merged block by block; the sums; the gradient, over the student's logits.
-Arithmetic is float32. Needs Triton to be imported; `kernels.py` does so when it is asked to.
+Each program handles one row, in blocks of the vocabulary: the normalisers of both sides and the
+mean of their difference, merged block by block; then the sums; then the gradient, which overwrites
+the student's logits. Arithmetic is float32. Importing this module requires Triton; `kernels.py`
+does so only when needed.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def divergence_rows(
 
 @triton.jit
 def _expm1(x, exp_x):
-    """exp(x) - 1 given exp(x); a Taylor polynomial near 0, where the difference loses digits."""
+    """exp(x) - 1, given exp(x); near 0, where the difference loses digits, by a Taylor
+    polynomial."""
     y = 1 / 40320 + x * (1 / 362880)
     y = 1 / 5040 + x * y
     y = 1 / 720 + x * y
@@ -91,8 +93,8 @@ def _log1p(x):
 
 @triton.jit
 def _grow(m, z, h, logits, inside, inverse):
-    """A stream's maximum, sum of exp and sum of exp x log, with one more block; and the block's
-    own exponentials, their sum, and both sums' factors."""
+    """One side's maximum, sum of exp and sum of exp x log, updated with one more block; and the
+    block's own exponentials, their sum, and the factors of the old and the new sum."""
     top = tl.max(tl.where(inside, logits, -float("inf")))
     shifted = tl.where(inside, (logits - top) * inverse, 0.0)
     e = tl.where(inside, tl.exp(shifted), 0.0)
@@ -106,11 +108,11 @@ def _grow(m, z, h, logits, inside, inverse):
 
 @triton.jit
 def _normalisers(student, target, vocab, inverse, BLOCK: tl.constexpr):
-    """Of a row: the student's maximum and sum of exp, the student-mean c of x = (target - student)
-    / temperature, log sum p exp(x - c), and both entropies.
+    """For a row: the student's maximum and sum of exp, the student-weighted mean c of x = (target -
+    student) / temperature, log sum p exp(x - c), and both entropies.
 
-    The last but one is log1p of a sum of expm1: near equality exact to rounding. Rows that reach
-    too far for that take the difference of the two normalisers.
+    log sum p exp(x - c) is computed as log1p of a sum of expm1, which is exact to rounding near
+    equality. For rows with large differences, it is the difference of the two normalisers.
     """
     m, z, h = -1e30, 0.0, 0.0
     mt, zt, ht = -1e30, 0.0, 0.0
@@ -154,7 +156,7 @@ def _block(student, target, at, vocab, m, z, c, shift, inverse):
     near = tl.minimum(delta, _FAR)
     growth = tl.exp(near)
     ratio = _expm1(near, growth)
-    # p may have underflowed where q has not.
+    # p may underflow even if q does not.
     q_far = tl.exp(tl.minimum(shifted - tl.log(z) + delta, 0.0))
     q = tl.where(delta > _FAR, q_far, p * growth)
     return p, q, delta, ratio, tl.where(delta > _FAR, q, p * ratio)
@@ -162,8 +164,9 @@ def _block(student, target, at, vocab, m, z, c, shift, inverse):
 
 @triton.jit
 def _summand(p, q, delta, ratio, excess, KIND: tl.constexpr, BETA: tl.constexpr):
-    """The divergence's summand; what sums to 0 and takes its first-order rounding errors away; its
-    slope by log p; and what the gradient centres, as `Divergence` has them."""
+    """The divergence's summand; the term that sums to 0 and cancels its first-order rounding
+    errors; the slope with respect to log p; and the quantity that the gradient centres, as in
+    `ClosedForm`."""
     if KIND == "forward_kl":
         return q * delta, -excess, -q, delta
     elif KIND == "reverse_kl":
@@ -185,9 +188,9 @@ def _sums(
     student, target, vocab, m, z, c, shift, inverse, KIND: tl.constexpr, BETA: tl.constexpr,
     CAP: tl.constexpr, CLIP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of a row: the value; the mean of what the gradient centres; what the gradient of the one
-    entry that holds most of the mass, if one does, must be for all to sum to 0, by the factor; and
-    of a clip, the capped value, how many summands it caps, and the sum of the other slopes."""
+    """For a row: the value; the mean of the quantity that the gradient centres; the gradient, up to
+    its factor, that an entry with most of the mass must have for the row to sum to 0; and, with a
+    clip, the capped value, the number of capped summands, and the sum of the other slopes."""
     value, mass, centred, mass_others, centred_others = 0.0, 0.0, 0.0, 0.0, 0.0
     capped, over, slopes = 0.0, 0.0, 0.0
     for start in range(0, vocab, BLOCK):

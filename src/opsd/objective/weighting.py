@@ -1,4 +1,4 @@
-"""Weights of tokens, without gradient: TokenTable -> weight [N]."""
+"""Weightings of tokens, without gradient: TokenTable -> weight [N]."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from opsd.parts import Slot, part
 
 
 class Weighting(Protocol):
-    """TokenTable -> weight [N], without gradient. What it wants logged it gives to `table.log`. A
-    weighting of your own inherits what it does not say otherwise."""
+    """TokenTable -> weight [N], without gradient. To log values, pass them to `table.log`. A custom
+    weighting inherits the defaults of all attributes that it does not define."""
 
     needs_reward: bool = False
     """Whether it reads rewards or pass rates: every rollout then needs a verdict."""
     needs_sampling_logprobs: bool = False
     """Whether it reads `logp_sampler`."""
     corrects_sampling: bool = False
-    """Whether it takes `logp_sampler` for the distribution that rollouts were drawn from."""
+    """Whether it assumes that `logp_sampler` is from the distribution that rollouts were sampled
+    from."""
     needs_confidence: bool = False
     """Whether it reads `confidence_teacher`."""
     needs_target: str | None = None
-    """The target whose diagnostics it reads, by its type."""
+    """The type of the target whose diagnostics it reads."""
 
     def mask(self, position: Tensor, special: Tensor) -> Tensor:
-        """Which tokens take part at all [N], by their position and by whether they are special
-        tokens; only those are counted in a denominator."""
+        """Which tokens are included at all [N], by their position and by whether they are special
+        tokens. Only these count in the denominator."""
         return torch.ones_like(position, dtype=torch.bool)
 
     def __call__(self, table: TokenTable) -> Tensor: ...
@@ -37,7 +38,7 @@ class Weighting(Protocol):
 
 @part
 class SkipFirst(Weighting):
-    """Leaves the first `n` tokens of every completion out of the loss and out of its count."""
+    """Excludes the first `n` tokens of every completion from the loss and from its token count."""
 
     n: Annotated[int, Field(ge=0)]
     type: Literal["skip_first"] = "skip_first"
@@ -51,7 +52,7 @@ class SkipFirst(Weighting):
 
 @part
 class SkipSpecialTokens(Weighting):
-    """Leaves special tokens, thinking tags and bare line breaks out of the loss and out of its
+    """Excludes special tokens, thinking tags and bare line breaks from the loss and from its token
     count (SGSD, 2026, arXiv 2605.28791)."""
 
     type: Literal["skip_special_tokens"] = "skip_special_tokens"
@@ -91,9 +92,9 @@ class ImportanceWeight(Weighting):
 
 @part
 class PassRate(Weighting):
-    """scale p (1 - p), p the share of correct rollouts in the group: problems at the frontier count
-    most, solved and hopeless ones not at all (PACED, 2026, arXiv 2603.11178; with scale 4 our
-    reading of SSOPD's frontier weight, arXiv 2605.17497)."""
+    """scale p (1 - p), where p is the share of correct rollouts in the group: problems at the
+    frontier count most, solved and hopeless ones not at all (PACED, 2026, arXiv 2603.11178; with
+    scale 4 our reading of SSOPD's frontier weight, arXiv 2605.17497)."""
 
     scale: Annotated[float, Field(gt=0)] = 1.0
     type: Literal["pass_rate"] = "pass_rate"
@@ -105,8 +106,9 @@ class PassRate(Weighting):
 
 @part
 class EarlyTokens(Weighting):
-    """1 + gamma (1 - the share of the rollout's total |log target - log sampler| that lies before
-    the token): early tokens count more, up to 1 + gamma (IW-OPD, 2026, arXiv 2606.22600)."""
+    """1 + gamma (1 - s), where s is the share of the rollout's total |log target - log sampler|
+    that lies before the token: early tokens count more, up to 1 + gamma (IW-OPD, 2026, arXiv
+    2606.22600)."""
 
     gamma: Annotated[float, Field(ge=0)] = 0.5
     type: Literal["early_tokens"] = "early_tokens"
@@ -115,7 +117,7 @@ class EarlyTokens(Weighting):
     def __call__(self, table: TokenTable) -> Tensor:
         size = (table.column("logp_target") - table.logp_sampler).abs().double()
         total = table.mean_R(size)[table.rollout] * table.length
-        # The sum within the rollout, without the sums of the rollouts before it.
+        # The sum within the rollout: the sums of earlier rollouts are subtracted.
         running = size.cumsum(0) - size
         start = running[(torch.arange(len(size), device=size.device) - table.place)]
         return (1 + self.gamma * (1 - (running - start) / total.clamp(min=1e-12))).float()
@@ -137,11 +139,11 @@ class Ramp(Weighting):
 
 @part
 class TopTokens(Weighting):
-    """The `share` of each rollout's tokens, or `count` of them, at which the student is least
-    decided, or furthest from the target (TIP, 2026, arXiv 2604.14084), or that it finds least
-    likely, or of which the teacher is surest (its likeliest entry's probability; d-OPSD, 2026,
-    arXiv 2606.18195). The others count nothing, and these so much more that a rollout's weights sum
-    to its tokens."""
+    """Keeps the `share` of each rollout's tokens, or `count` of them, at which the student's
+    entropy is highest, or its divergence from the target (TIP, 2026, arXiv 2604.14084), or the
+    surprisal of the token, or the teacher's confidence (the probability of its likeliest entry;
+    d-OPSD, 2026, arXiv 2606.18195), as `by` says. The other tokens have weight 0; the kept ones are
+    weighted so that a rollout's weights sum to its number of tokens."""
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     by: Literal["entropy_student", "divergence", "surprisal_student", "confidence_teacher"] = (
@@ -168,9 +170,10 @@ class TopTokens(Weighting):
 
 @part
 class Contrasted(Weighting):
-    """D / (D + tau), D = KL(right || wrong) of the readers of a right and of a wrong hint, in nats:
-    where the hints say the same, which is where they are but style, a token counts next to nothing
-    (RLCSD's released code, 2026; tau 1). For the target `contrastive`, which sees D."""
+    """D / (D + tau), where D = KL(right || wrong) between the predictions under a correct and under
+    a wrong hint, in nats. Tokens on which the hints agree, for instance because both only change
+    the style, count next to nothing (RLCSD's released code, 2026; tau 1). For the target
+    `contrastive`, which computes D."""
 
     tau: Annotated[float, Field(gt=0)] = 1.0
     type: Literal["contrasted"] = "contrasted"

@@ -1,1 +1,1 @@
-"""What student and teacher read: contexts, templates, chat templates, and whether it fits."""
+"""Prompts of students and teachers: contexts, templates, chat templates, and whether they fit."""

@@ -1,5 +1,6 @@
-"""Where prompts end and replies begin: what student and teacher do not see alike there, what else
-is odd about a prompt, and the token that a reply ends with. One line each, with the remedy."""
+"""Checks where prompts end and replies begin: how the student's and the teacher's prompts differ
+there, what else is odd about a prompt, and which token ends a reply. Notes are one line each, with
+the remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from opsd.prompts.prompt import CLOSING, OPENING, prompt_parts, prompt_text, tem
 from opsd.types import UserError, View
 
 STUDENT, TEACHER = "method.student", "method.signal.teacher.context"
-"""Where a recipe says what the roles read."""
+"""The recipe's keys for the prompts of both roles."""
 
 _SKIP = "--set 'method.signal.weighting=[{type: skip_first, n: 1}]'"
 _IN_WORDS = {
@@ -25,10 +26,10 @@ _IN_WORDS = {
 
 
 def notes(tokenizer: Any, student: View, teacher: View, *, first_taught: bool = True) -> list[str]:
-    """What a user should know about these two prompts before training on them.
+    """Notes that a user should read about these two prompts before training on them.
 
-    `first_taught` says whether a completion's first token is in the loss: where it is left out,
-    that the roles expect different ones does no harm.
+    `first_taught` says whether a completion's first token is in the loss. If not, it does no harm
+    that the roles expect different first tokens.
     """
     found = [
         *prompt_notes(tokenizer, student, STUDENT),
@@ -39,7 +40,7 @@ def notes(tokenizer: Any, student: View, teacher: View, *, first_taught: bool = 
 
 
 def prompt_notes(tokenizer: Any, view: View, key: str = STUDENT) -> list[str]:
-    """What is odd about one prompt; `key` is its place in the recipe."""
+    """Notes on what is odd about one prompt; `key` is its place in the recipe."""
     return [
         *_tag(tokenizer, view, key),
         *_options(tokenizer, view, key),
@@ -48,7 +49,8 @@ def prompt_notes(tokenizer: Any, view: View, key: str = STUDENT) -> list[str]:
 
 
 def reply_follows(tokenizer: Any, view: View) -> str:
-    """What the reply follows: the assistant's header as the template writes it, and the prefill."""
+    """The text that the reply directly follows: the assistant's header, as the template writes it,
+    and the prefill."""
     if tokenizer.chat_template is None:
         return view.prefill
     turns = templated(tokenizer, view, add_generation_prompt=False)
@@ -58,8 +60,8 @@ def reply_follows(tokenizer: Any, view: View) -> str:
 
 
 def thinking(ending: str) -> Literal["open", "closed", "unsaid"]:
-    """Whether a reply that follows this text begins inside the thinking, after it, or where the
-    model decides."""
+    """Whether a reply after this text begins inside the thinking, after it, or whether the model
+    decides."""
     opened, closed = ending.rfind(OPENING), ending.rfind(CLOSING)
     if closed > opened:
         return "closed"
@@ -68,8 +70,8 @@ def thinking(ending: str) -> Literal["open", "closed", "unsaid"]:
 
 def end_of_turn(tokenizer: Any) -> int | None:
     """The token that the chat template writes after an assistant's turn (`<|im_end|>`,
-    `<|eot_id|>`, `<end_of_turn>`): what a chat model ends its replies with, whatever it lists first
-    as its end of sequence. None without a template, or where that is no token of its own."""
+    `<|eot_id|>`, `<end_of_turn>`). A chat model ends its replies with it, whatever its config lists
+    first as end of sequence. None without a template, or if that end is not a single token."""
     if tokenizer.chat_template is None:
         return None
     reply = "What an assistant says."
@@ -109,15 +111,15 @@ def _options(tokenizer: Any, view: View, key: str) -> Iterator[str]:
         if not value and thinking(reply_follows(tokenizer, view)) == "open":
             closed = f"{OPENING}\\n\\n{CLOSING}\\n\\n"
             yield (
-                f"{ignored} and opens {OPENING} all the same; close it with"
+                f"{ignored} and opens {OPENING} anyway; close it with"
                 f" --set '{key}.prefill=\"{closed}\"'"
             )
         else:
-            yield f"{ignored}, so that it changes nothing; leave it out"
+            yield f"{ignored}, so it has no effect; leave it out"
     if "strftime_now" in template and "date_string" not in view.template_options:
         yield (
-            f"{key}: this chat template writes today's date, so that a run resumed tomorrow reads"
-            " other prompts; pin it, where the template allows, with"
+            f"{key}: this chat template writes today's date, so a run resumed tomorrow reads"
+            " different prompts; if the template allows it, pin the date with"
             f" --set '{key}.template_options={{date_string: 26 Jul 2024}}'"
         )
 
@@ -125,8 +127,8 @@ def _options(tokenizer: Any, view: View, key: str) -> Iterator[str]:
 def _specials(tokenizer: Any, view: View, key: str) -> Iterator[str]:
     if _doubled(tokenizer, prompt_text(tokenizer, view)):
         yield (
-            f"{key}: the prompt begins with {tokenizer.bos_token} twice; take it out of the text,"
-            " or out of the tokenizer's chat template"
+            f"{key}: the prompt begins with {tokenizer.bos_token} twice; remove it from the text,"
+            " or from the tokenizer's chat template"
         )
     if view.prefill.endswith(" "):
         yield (
@@ -136,13 +138,13 @@ def _specials(tokenizer: Any, view: View, key: str) -> Iterator[str]:
     text = "\n".join(message["content"] for message in view.messages)
     for token in sorted(set(_special_texts(tokenizer).findall(text))):
         yield (
-            f"{key}: a text holds {token}, which the tokenizer reads as a special token; take it"
-            " out of the data"
+            f"{key}: a text contains {token}, which the tokenizer reads as a special token; remove"
+            " it from the data"
         )
 
 
 def _doubled(tokenizer: Any, text: str) -> bool:
-    """Whether a prompt's first two tokens both say that it begins."""
+    """Whether a prompt begins with two BOS tokens."""
     if tokenizer.bos_token is None:
         return False
     head = text[: 2 * len(tokenizer.bos_token)]
@@ -159,8 +161,8 @@ def _special_texts(tokenizer: Any) -> re.Pattern[str]:
 def _between(tokenizer: Any, student: View, teacher: View, first_taught: bool) -> Iterator[str]:
     if prompt_parts(tokenizer, student) == prompt_parts(tokenizer, teacher):
         yield (
-            "the teacher reads exactly what the student reads: nothing is privileged. Right for"
-            " staying near the starting model, else choose another method.signal.teacher.context"
+            "the teacher reads exactly what the student reads: nothing is privileged. This is right"
+            " for staying near the starting model; else set another method.signal.teacher.context"
         )
         return
     ours, theirs = (reply_follows(tokenizer, view) for view in (student, teacher))
@@ -170,14 +172,14 @@ def _between(tokenizer: Any, student: View, teacher: View, first_taught: bool) -
     if states[0] == states[1]:
         states = [f"after {ending[-40:]!r}" for ending in (ours, theirs)]
     yield (
-        f"first token: the student's reply begins {states[0]}, the teacher's {states[1]}, where"
-        f" they expect different ones. Make them alike ({_alike(tokenizer, student, teacher)}), or"
-        f" leave that token out of the loss ({_SKIP})"
+        f"first token: the student's reply begins {states[0]}, the teacher's {states[1]}, so they"
+        f" expect different ones. Make them equal ({_alike(tokenizer, student, teacher)}), or"
+        f" exclude that token from the loss ({_SKIP})"
     )
 
 
 def _alike(tokenizer: Any, student: View, teacher: View) -> str:
-    """What gives the teacher's prompt the student's ending."""
+    """The changes that give the teacher's prompt the student's ending."""
     template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
     options = [
         {name: value for name, value in view.template_options.items() if name in template}
@@ -191,8 +193,8 @@ def _alike(tokenizer: Any, student: View, teacher: View) -> str:
 
 
 def eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every id that ends a completion: the end of the chat template's turns first, which written
-    completions are closed with, then the generation config's, and the tokenizer's own."""
+    """Every id that ends a completion: first the chat template's end of turn, which is appended to
+    completions from a dataset, then those of the generation config and of the tokenizer."""
     listed = model.generation_config.eos_token_id
     ids = listed if isinstance(listed, list) else [listed]
     ids = [end_of_turn(tokenizer), *ids, tokenizer.eos_token_id]

@@ -1,8 +1,8 @@
-"""What a reader is shown. A context turns rollout i of a group into views, or into None:
-None says that this rollout is not taught, which is counted and costs no teacher pass. A group
-without rollouts asks what can be shown before there are any.
+"""Contexts: what a reader is shown. A context turns rollout i of a group into views, or into None
+if the rollout is not taught, which is counted and costs no teacher pass. For a group without
+rollouts, a context returns what can be shown before there are any.
 
-Most tell something that the dataset has; those at the end tell what came of the group itself.
+Most contexts show something from the dataset; the last ones show something from the group itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Include = Literal["problem", "translation", "solution"]
 
 
 class Draw(NamedTuple):
-    """The optimizer step, from 0, and a seed of this rollout's own: what a context decides by that
-    is not settled by the group alone. The same in a resumed run. The step is number `use` of the
-    `uses` that learn from the same rollouts."""
+    """The source of a context's random decisions: the optimizer step, from 0, and a seed for this
+    rollout. They are the same in a resumed run. The step is number `use` of the `uses` steps that
+    train on the same rollouts."""
 
     step: int = 0
     seed: int = 0
@@ -39,36 +39,37 @@ class Draw(NamedTuple):
 
 
 class Context(Protocol):
-    """What a reader is shown of rollout i of a group: views, or None where the rollout is not
-    taught. A context of your own inherits what it does not say otherwise."""
+    """What a reader is shown for rollout i of a group: views, or None if the rollout is not taught.
+    A custom context inherits the defaults of all attributes that it does not define."""
 
     needs_reward: bool = False
-    """Whether it goes by verdicts: every rollout then needs one."""
+    """Whether it reads verdicts: every rollout then needs one."""
     needs_states: bool = False
-    """Whether it shows tokens of a masked diffusion model's canvas that are to come in a state."""
+    """Whether it reveals tokens of a masked diffusion model's canvas that are still masked in a
+    state."""
     needs_author: str | None = None
-    """The author without whom it shows nothing, by name."""
+    """The name of the author whose texts it needs."""
     texts: tuple[str, ...] = ()
-    """What it shows of a row, where that is all it shows, so that other words can be put around
-    it."""
+    """The texts of a row that it shows, if it shows nothing else, so that its wording can be
+    replaced."""
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None: ...
 
     def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
-        """The training set with whatever of other problems it shows beside each one, dealt once, by
-        a run's seed; most contexts leave it as it is."""
+        """The training set, extended by whatever it shows of other problems with each one, assigned
+        once by the run's seed. Most contexts return it unchanged."""
         return problems
 
     @property
     def label(self) -> str:
-        """What the context is, in a word."""
+        """A short name for the context."""
         return tag(self)
 
 
 @part
 class Prompt(Context):
-    """How a view is written: a prompt template (a shipped one's name, a file, or text), the forced
-    beginning of the reply, and options of the chat template."""
+    """How a view is rendered: a prompt template (the name of a shipped one, a file, or text), the
+    forced beginning of the reply, and options of the chat template."""
 
     template: str = ""
     prefill: str = ""
@@ -77,7 +78,7 @@ class Prompt(Context):
 
 @part
 class StudentPrompt(Prompt):
-    """The problem alone: what the student reads at training and at test time."""
+    """Only the problem: what the student reads at training and at test time."""
 
     type: Literal["student"] = "student"
     template: str = "student"
@@ -86,21 +87,21 @@ class StudentPrompt(Prompt):
         return (self.view(group.problem),)
 
     def view(self, problem: Problem) -> View:
-        """The one view that every problem has."""
+        """The view of a problem."""
         return _view(self, problem)
 
 
 @part
 class OwnPrompt(Context):
-    """The very prompt that the method's student reads, whatever that is: with the starting weights
-    it is the base model that a student may be kept near to. `Method.signals` sets `prompt`."""
+    """The same prompt that the method's student reads. With the starting weights, this is the base
+    model, which a student may be kept near to. `Method.signals` sets `prompt`."""
 
     prompt: StudentPrompt | None = None
     type: Literal["own_prompt"] = "own_prompt"
 
     def __call__(self, group: Group, i: int, draw: Draw = Draw()) -> tuple[View, ...] | None:
         if self.prompt is None:
-            raise UserError("the context 'own_prompt' is for teachers, not for what students read")
+            raise UserError("the context 'own_prompt' is for teachers: a student cannot read it")
         return (replace(self.prompt.view(group.problem), name=self.type),)
 
 
@@ -133,14 +134,14 @@ class ReferenceOnly(Prompt):
 class Crosslingual(Prompt):
     """The problem, its translation, and a solution in the translation's language.
 
-    `include` chooses among the three. Any pair of languages: the student's is the problem's own,
-    the other one is whatever `privileged["translation"]` and `privileged["solution"]` are in. The
-    shipped labels call it English; for another one, replace the template
-    (COPSD, Liu et al. 2026, arXiv 2605.09548).
+    `include` selects among the three. Any pair of languages works: the student's is the problem's
+    own; the other is the language of `privileged["translation"]` and `privileged["solution"]`. The
+    shipped labels call it English; for another language, replace the template (COPSD, Liu et al.
+    2026, arXiv 2605.09548).
 
-    `languages` are further ones that are shown as well, each under its English name: the texts
-    `translation_<code>` and `solution_<code>` of every problem, as far as `include` names them.
-    Raises UserError for a problem without them. COPSD has one privileged language; more are ours.
+    `languages` are further languages to show, each under its English name: the texts
+    `translation_<code>` and `solution_<code>` of every problem, if `include` names them. Raises
+    UserError for a problem without them. COPSD has one privileged language; more are our extension.
     """
 
     type: Literal["crosslingual"] = "crosslingual"
@@ -157,7 +158,7 @@ class Crosslingual(Prompt):
         return (_view(self, group.problem, include=self.include, further=further),)
 
     def _told_in(self, code: str, problem: Problem) -> dict[str, str]:
-        """What a problem tells in a further language, for the template."""
+        """A problem's texts in a further language, for the template."""
         told = {"language": language(code).name}
         for name in ("translation", "solution"):
             if name in self.include:
@@ -170,7 +171,7 @@ class Crosslingual(Prompt):
 
 @part
 class TeacherPrompt(Prompt):
-    """The row's own prompt for its teacher, in place of the problem; earlier turns stay.
+    """The row's own teacher prompt instead of the problem; earlier turns stay.
 
     The text is `privileged["teacher_prompt"]`, the column of that name in ms-swift's datasets.
     """
@@ -184,8 +185,8 @@ class TeacherPrompt(Prompt):
 
 @part
 class Instruction(Prompt):
-    """The problem and how to go about it, the same for all: by default, to be concise (CRISP, 2026,
-    arXiv 2603.05433). `text` is in the language that the teacher is told in."""
+    """The problem and an instruction that is the same for all: by default, to be concise (CRISP,
+    2026, arXiv 2603.05433). `text` is in the language of the teacher's instructions."""
 
     text: str = (
         "Be concise: only the steps that the answer needs, each in as few words as it takes."
@@ -199,9 +200,9 @@ class Instruction(Prompt):
 
 @part
 class Careless(Prompt):
-    """The problem, and the wish that it be solved badly: a reader to move away from. The wish is
-    what the author `careless` wrote for this rollout, or without one `text`, the same for all (NSD,
-    Pei et al. 2026, arXiv 2609.11699, has the model write it)."""
+    """The problem, and an instruction to solve it badly: a reader to move away from. The
+    instruction is the text of the author `careless` for this rollout, or, without one, `text`, the
+    same for all (NSD, Pei et al. 2026, arXiv 2609.11699, has the model write it)."""
 
     text: str = (
         "Solve it as a careless reasoner would: jump to conclusions, skip steps, check nothing, and"
@@ -217,12 +218,12 @@ class Careless(Prompt):
 
 @part
 class OtherProblem(Prompt):
-    """The problem after another one of its language and that one's solution, as a worked example:
-    what of a teacher is owed to the solution's being the problem's own? (OP2SD, Ichihara et al.
-    2026, arXiv 2608.09228.)
+    """The problem after another problem in its language with that one's solution, as a worked
+    example: a control for how much a teacher gains from seeing the problem's own solution (OP2SD,
+    Ichihara et al. 2026, arXiv 2608.09228.)
 
-    Every problem has one other, dealt once by the run's seed; each is dealt as often as any other.
-    Raises UserError where there is none, and for a problem without a solution.
+    Every problem is assigned one other, once, by the run's seed; all are assigned equally often.
+    Raises UserError if there is none, and for a problem without a solution.
     """
 
     type: Literal["other_problem"] = "other_problem"
@@ -234,8 +235,8 @@ class OtherProblem(Prompt):
     def prepared(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
         if not isinstance(problems, Sequence):
             raise UserError(
-                f"the context '{self.type}' shows problems beside one another, and a stream does"
-                " not know them all: leave data.streaming out"
+                f"the context '{self.type}' shows other problems of the set, which a stream does"
+                " not know: leave data.streaming out"
             )
         others = _dealt(problems, seed)
         return [
@@ -262,8 +263,8 @@ class Demonstration(Prompt):
 
     `of="dataset"` shows the privileged text `demonstration` (SDFT, 2026, arXiv 2601.19897).
     `"sibling"` shows a correct rollout of the same group, the next one after the rollout itself,
-    never itself; without one the rollout is not taught (SDPO, 2026, arXiv 2601.20802). What it
-    thought before its answer is left out unless `thinking`.
+    never itself; if there is none, the rollout is not taught (SDPO, 2026, arXiv 2601.20802). Its
+    thinking before the answer is removed unless `thinking`.
     """
 
     of: Literal["dataset", "sibling"] = "sibling"
@@ -286,11 +287,12 @@ class Demonstration(Prompt):
 
 @part
 class Feedback(Prompt):
-    """What the environment said of the rollout, its verdict's `feedback`, and what its group knows.
+    """The verifier's `feedback` on the rollout, and a correct rollout of its group.
 
-    A correct sibling is shown first, the feedback only without one, as in SDPO (2026, arXiv
-    2601.20802); `demonstration` may show both, or feedback alone. A rollout with neither is not
-    taught. With an `author`, by name, the feedback is what it wrote of the rollout.
+    By default a correct sibling is shown, and the feedback only if there is none, as in SDPO (2026,
+    arXiv 2601.20802). With `demonstration`, both or only the feedback can be shown. A rollout with
+    neither is not taught. With `author` (a name), the feedback is that author's text about the
+    rollout.
     """
 
     demonstration: Literal["first", "both", "never"] = "first"
@@ -320,9 +322,9 @@ class Feedback(Prompt):
 
 @part
 class Witness(Prompt):
-    """The group's shortest correct rollout, shown for its longest wrong one alone; no other rollout
-    is taught, and none of a group that is all right or all wrong (SSOPD, Tan and Hong 2026, arXiv
-    2605.17497). Of rollouts of one length the first counts."""
+    """The group's shortest correct rollout, shown only for its longest wrong one. No other rollout
+    is taught, and none in a group that is all correct or all wrong (SSOPD, Tan and Hong 2026, arXiv
+    2605.17497). Among rollouts of equal length the first counts."""
 
     thinking: bool = True
     type: Literal["witness"] = "witness"
@@ -339,12 +341,12 @@ class Witness(Prompt):
 
 @part
 class Majority(Prompt):
-    """The group's shortest rollout with the answer that most give, shown for the longest one with
-    another answer alone: a witness without labels (u-OPSD, Li et al. 2026, arXiv 2608.06296).
+    """The group's shortest rollout with the most frequent answer, shown only for the longest one
+    with another answer: a witness without labels (u-OPSD, Li et al. 2026, arXiv 2608.06296).
 
-    Nothing of a group is taught where less than `threshold` of all its rollouts give that answer,
-    or none another. Rollouts that state no answer vote for nothing and are not taught. Of answers
-    given equally often, and of rollouts of one length, the first counts.
+    A group is not taught if less than a share of `threshold` of its rollouts give that answer, or
+    if none gives another. Rollouts that state no answer do not vote and are not taught. Among
+    equally frequent answers, and among rollouts of equal length, the first counts.
     """
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -360,7 +362,7 @@ class Majority(Prompt):
         return (_view(self, group.problem, solution=_told(witness, self.thinking)),)
 
     def _pair(self, group: Group) -> tuple[int, int] | None:
-        """The rollout that is shown, and the one that is taught, by number."""
+        """The indices of the rollout that is shown and of the one that is taught."""
         if not group.rollouts:
             return None
         answers = tuple(extract_boxed(answered(r.text)) for r in group.rollouts)
@@ -373,14 +375,14 @@ class Majority(Prompt):
 
 @part
 class Hints(Prompt):
-    """The problem and a right solution in the view `right`, and beside it wrong ones, in `wrong_1`
-    and on, all under one template, so that what any hint does to the style is the same (RLCSD,
-    2026, arXiv 2606.11709; `wrong` 4).
+    """The problem with a correct solution in the view `right`, and with wrong ones in the views
+    `wrong_1` and so on. All use one template, so that every hint has the same effect on the style
+    (RLCSD, 2026, arXiv 2606.11709; `wrong` 4).
 
-    Hints are other rollouts of the group, drawn by chance, never the rollout itself; wrong ones
-    state an answer. `right="dataset"` shows the text `solution` instead. Where fewer than `wrong`
-    are wrong, they come again with the scale 0, which costs no reading; the others' scales are
-    alike and sum to 1. A rollout without a right or a wrong hint is not taught.
+    Hints are other rollouts of the group, drawn at random, never the rollout itself; wrong ones
+    must state an answer. `right="dataset"` shows the text `solution` instead. If fewer than `wrong`
+    are wrong, they are repeated with the scale 0, which costs no forward pass; the other scales are
+    equal and sum to 1. A rollout without a correct or a wrong hint is not taught.
     """
 
     wrong: Annotated[int, Field(gt=0)] = 4
@@ -416,9 +418,9 @@ class Hints(Prompt):
 
 @part
 class Rubric(Prompt):
-    """The problem and what a good answer has and avoids: the column `rubric`, or what an author
-    wrote. `solution` shows the reference solution as well, as RCSD's released code does; its paper
-    does not (Gu et al. 2026, arXiv 2606.19327)."""
+    """The problem and a rubric, which says what a good answer contains and avoids: the column
+    `rubric`, or an author's text. `solution` also shows the reference solution, as RCSD's released
+    code does; its paper does not (Gu et al. 2026, arXiv 2606.19327)."""
 
     solution: bool = False
     type: Literal["rubric"] = "rubric"
@@ -430,8 +432,8 @@ class Rubric(Prompt):
 
 @part
 class Critique(Prompt):
-    """The problem and the rollout itself, corrected step by step: right steps word for word, from
-    the first wrong one on a better way (Kara and Ersoy 2026, arXiv 2606.11173)."""
+    """The problem and the rollout itself, corrected step by step: correct steps word for word,
+    better ones from the first wrong step on (Kara and Ersoy 2026, arXiv 2606.11173)."""
 
     type: Literal["critique"] = "critique"
     template: str = "critique"
@@ -442,8 +444,8 @@ class Critique(Prompt):
 
 @part
 class ReasonFirst(Prompt):
-    """The problem, its solution, and the analysis that the teacher wrote of them before it reads
-    the rollout (RCSD's released code, 2026)."""
+    """The problem, its solution, and the analysis of them that the teacher wrote before reading the
+    rollout (RCSD's released code, 2026)."""
 
     type: Literal["reason_first"] = "reason_first"
     template: str = "reason_first"
@@ -455,8 +457,8 @@ class ReasonFirst(Prompt):
 @part
 class Skills(Prompt):
     """The problem, and skills and common mistakes that fit it, as soft guidance: one view per
-    retrieved pair, each with its share, or one of the row's own texts `skills` and `mistakes`
-    (SGSD, Huang et al. 2026, arXiv 2605.28791)."""
+    retrieved pair, each with its share, or a single view with the row's own texts `skills` and
+    `mistakes` (SGSD, Huang et al. 2026, arXiv 2605.28791)."""
 
     type: Literal["skills"] = "skills"
     template: str = "skills"
@@ -480,9 +482,10 @@ class Skills(Prompt):
 
 @part
 class Suffix(Context):
-    """What a context shows, and on the canvas a `share` of the student's own tokens behind the
-    block that is being written, drawn anew for every state; nothing once those are behind the first
-    end (d-OPSD, Luo et al. 2026, arXiv 2606.18195; its share is 0.25)."""
+    """The views of another context, plus a `share` of the student's own tokens on the canvas behind
+    the block that is being written, drawn again for every state. Nothing is revealed if those
+    tokens are behind the first end token (d-OPSD, Luo et al. 2026, arXiv 2606.18195; its share is
+    0.25)."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.25
     context: OwnPrompt | StudentPrompt | Solution = OwnPrompt()
@@ -502,11 +505,12 @@ class Suffix(Context):
 
 @part
 class LaterState(Context):
-    """What a context shows, and the canvas as it was `steps` denoising steps later, or at a later
-    step that is drawn for every state. What is written by then is not taught.
+    """The views of another context, plus the canvas as it was `steps` denoising steps later, or at
+    a later step drawn at random for every state. Tokens that are written by then are not taught.
 
-    In expectation the gradient of the forward KL to a drawn state's distribution is that to the
-    mean of the later ones, at the price of one reading (dOPSD, Dat et al. 2026, arXiv 2607.04428).
+    In expectation, the gradient of the forward KL to a drawn state's distribution equals that to
+    the mean over all later states, at the cost of one forward pass (dOPSD, Dat et al. 2026, arXiv
+    2607.04428).
     """
 
     steps: Annotated[int, Field(gt=0)] | None = None
@@ -554,10 +558,10 @@ AnyPlainContext = Annotated[Context, Slot("context", Context, _PLAIN)]
 
 @part
 class Filtered(Context):
-    """A context for some rollouts alone: those of groups in which every rollout is wrong
-    (`all_wrong`), the `wrong` or the `right` ones, those rewarded above their group's mean
-    (`positive_advantage`), or those of problems that the teacher itself gets right
-    (`teacher_right`: the author `attempt` has a text of them, which the method then names)."""
+    """A context for some rollouts only: those of groups in which every rollout is wrong
+    (`all_wrong`), the `wrong` or the `right` ones, those with a reward above their group's mean
+    (`positive_advantage`), or those of problems that the teacher itself solves (`teacher_right`:
+    the author `attempt`, which the method must then have, wrote a text for them)."""
 
     context: AnyPlainContext
     where: Literal["all_wrong", "wrong", "right", "positive_advantage", "teacher_right"]
@@ -592,8 +596,9 @@ class Filtered(Context):
 
 @part
 class MultiView(Context):
-    """Several contexts side by side, whose views a target joins; where one has nothing to show, the
-    rollout is not taught. Each may be read with weights of its own: the teacher's, in order."""
+    """Several contexts, whose views a target combines. If one of them has nothing to show, the
+    rollout is not taught. Each may be read with its own weights: the teacher's weights, in
+    order."""
 
     contexts: Annotated[tuple[AnyPlainContext, ...], Field(min_length=1)]
     type: Literal["multi_view"] = "multi_view"
@@ -626,19 +631,19 @@ AnyContext = Annotated[Context, Slot("context", Context, (*_PLAIN, Filtered, Mul
 
 
 def is_right(rollout: Rollout) -> bool:
-    """Whether a verifier found the rollout correct; False for one that nobody graded."""
+    """Whether a verifier found the rollout correct; False if it was not graded."""
     return rollout.verdict is not None and rollout.verdict.correct
 
 
 def correct_sibling(group: Group, i: int) -> Rollout | None:
-    """The next correct rollout after `i` in its group, round and round; None without one."""
+    """The next correct rollout after `i` in its group, cyclically; None if there is none."""
     n = len(group.rollouts)
     others = (group.rollouts[(i + k) % n] for k in range(1, n))
     return next(filter(is_right, others), None)
 
 
 def witness_and_target(group: Group) -> tuple[int, int] | None:
-    """The shortest correct rollout and the longest wrong one, by number; None where either is
+    """The indices of the shortest correct rollout and of the longest wrong one; None if either is
     missing."""
     right = [i for i, r in enumerate(group.rollouts) if is_right(r)]
     wrong = [i for i in range(len(group.rollouts)) if i not in right]
@@ -648,17 +653,17 @@ def witness_and_target(group: Group) -> tuple[int, int] | None:
 def _shortest_and_longest(
     group: Group, some: Sequence[int], others: Sequence[int]
 ) -> tuple[int, int] | None:
-    """The shortest of some rollouts and the longest of others, by number; None where either are
-    missing."""
+    """The indices of the shortest of some rollouts and of the longest of others; None if either set
+    is empty."""
     lengths = [len(r.completion_ids) for r in group.rollouts]
     if not some or not others:
         return None
     return min(some, key=lengths.__getitem__), max(others, key=lengths.__getitem__)
 
 
-@lru_cache(1024)  # a group is asked about once for each of its rollouts
+@lru_cache(1024)  # called once for each rollout of a group
 def _votes(answers: tuple[str | None, ...], language: str) -> tuple[int, ...]:
-    """The rollouts that give the most frequent answer, by number."""
+    """The indices of the rollouts that give the most frequent answer."""
     same = partial(answers_agree, language=language)
     first = majority(answers, same)
     if first is None:
@@ -677,8 +682,8 @@ def _above_mean(group: Group, i: int) -> bool:
 
 
 def _dealt(problems: Sequence[Problem], seed: int) -> list[int]:
-    """For each problem the number of another one, of its language and with another text; each
-    number once."""
+    """For each problem the index of another one in its language with another text; each index
+    occurs once."""
     others = list(range(len(problems)))
     for code in sorted({p.language for p in problems}):
         texts: dict[str, list[int]] = {}
@@ -688,12 +693,13 @@ def _dealt(problems: Sequence[Problem], seed: int) -> list[int]:
         alike = [texts[text] for text in sorted(texts)]
         Random(f"{seed} {code}").shuffle(alike)
         order = [i for same in alike for i in same]
-        # As far ahead as the most frequent text occurs, no problem meets a copy of itself.
+        # Equal texts are adjacent: a shift by the count of the most frequent text never pairs
+        # copies.
         ahead = max(map(len, alike))
         if 2 * ahead > len(order):
             raise UserError(
-                f"{problems[order[0]].name}: too few other problems in '{code}' to show one beside"
-                " each; train on more, or leave copies of a problem out"
+                f"{problems[order[0]].name}: too few other problems in '{code}' to show one with"
+                " each; train on more, or remove copies of a problem"
             )
         for place, i in enumerate(order):
             others[i] = order[(place + ahead) % len(order)]
@@ -701,24 +707,24 @@ def _dealt(problems: Sequence[Problem], seed: int) -> list[int]:
 
 
 def _as_example(problem: Problem) -> dict[str, str]:
-    """A problem and its solution, as texts that another one's teacher may read."""
+    """A problem and its solution, as texts for another problem's teacher."""
     if "solution" not in problem.privileged:
         raise UserError(
-            f"{problem.name} has no text 'solution' to be shown beside another problem; map"
-            " data.columns.solution to a column, and leave rows without one out"
+            f"{problem.name} has no text 'solution' to show with another problem; map"
+            " data.columns.solution to a column, and leave out rows without one"
             " (filters.complete)"
         )
     return {"other_problem": problem.text, "other_solution": problem.privileged["solution"]}
 
 
 def with_own_prompt(value: Any, student: StudentPrompt) -> Any:
-    """A part with the student's prompt in every `own_prompt` that it is made of."""
+    """A part with the student's prompt in every `own_prompt` inside it."""
     return changed(value, lambda x: OwnPrompt(student) if isinstance(x, OwnPrompt) else x)
 
 
 def with_prompts(value: Any, templates: Mapping[str, str], **fields: Any) -> Any:
-    """A part with `fields` (`prefill`, `template_options`) in every prompt it is made of, and with
-    the `templates` of their contexts' types."""
+    """A part with `fields` (`prefill`, `template_options`) set in every prompt inside it, and with
+    new `templates`, given by context type."""
 
     def own(x: Any) -> Any:
         if not isinstance(x, Prompt):
@@ -731,14 +737,14 @@ def with_prompts(value: Any, templates: Mapping[str, str], **fields: Any) -> Any
 def _written(
     context: Any, group: Group, i: int, name: str, **extra: Any
 ) -> tuple[View, ...] | None:
-    """A view that shows a text somebody wrote; None where there is none. Before there are rollouts
-    only the dataset's own can be shown."""
+    """A view that shows an author's text; None if there is none. Before there are rollouts, only a
+    text from the dataset can be shown."""
     text = group.note(i, name) if group.rollouts else group.problem.privileged.get(name)
     return None if not text else (_view(context, group.problem, **{name: text}, **extra),)
 
 
 def _told(rollout: Rollout, thinking: bool) -> str:
-    """What a rollout says, without what it thought before."""
+    """A rollout's text, by default without its thinking."""
     answer = answered(rollout.text)
     return rollout.text.strip() if thinking or not answer else answer
 

@@ -1,4 +1,5 @@
-"""From a view of a problem to token ids: templates, chat template, prefill. Nothing is cut."""
+"""Renders a view of a problem to token ids: templates, chat template, prefill. Nothing is
+truncated."""
 
 from __future__ import annotations
 
@@ -13,21 +14,21 @@ from opsd.prompts.rendering import Unfilled, rendered, shipped_templates
 from opsd.types import Problem, UserError, View
 
 OPENING, CLOSING = "<think>", "</think>"
-"""The tags around a reply's thinking, in the recipes and in the chat templates that know them."""
+"""The tags around a reply's thinking, in recipes and in the chat templates that use them."""
 
 _UNDEFINED = re.compile("'(.+)' is undefined")
-"""What Jinja says of a name that there is not."""
+"""Jinja's message for an undefined name."""
 
 TEMPLATE_LIMIT = 1_000_000
-"""Characters of a file that is a prompt template."""
+"""The maximum number of characters in a prompt template's file."""
 
 INSTRUCTED = "instructed"
-"""Stands among the metadata of a problem whose own text says how to answer."""
+"""The metadata key of a problem whose own text says how to answer."""
 
 
 class LacksText(UserError):
-    """A prompt shows a text that a problem does not have: `text`, by its name. `shows` says who
-    shows it."""
+    """A prompt needs a text that a problem does not have: `text`, by its name. `shows` says which
+    prompt shows it."""
 
     def __init__(self, problem: Problem, text: str, shows: str) -> None:
         self.problem, self.text, self.shows = problem, text, shows
@@ -42,16 +43,16 @@ class LacksText(UserError):
 def template_text(template: str) -> str:
     """The text of a prompt template: a shipped one's name, a `.jinja` file, or the text itself.
 
-    Raises UserError where it is neither, and for a file that cannot be read.
+    Raises UserError if it is none of these, and for a file that cannot be read.
     """
     return template if _is_text(template) else _named(template, Path(template))
 
 
 def without_files(value: Any, folder: Path | None = None) -> Any:
-    """Plain values in which a template that is a file is that file's text. With a `folder`, whose
-    recipe somebody else may have written, only files in it and below it are read.
+    """Plain values with each template file's path replaced by the file's text. With a `folder`,
+    whose recipe someone else may have written, only files inside it are read.
 
-    Raises UserError for a file elsewhere, and for one that cannot be read.
+    Raises UserError for a file outside the folder, and for one that cannot be read.
     """
     if isinstance(value, list):
         return [without_files(x, folder) for x in value]
@@ -60,7 +61,7 @@ def without_files(value: Any, folder: Path | None = None) -> Any:
     made = {k: x if k == "template_options" else without_files(x, folder) for k, x in value.items()}
     template = made.get("template")
     if isinstance(template, str) and not _is_text(template) and template not in shipped_templates():
-        # With a line break at its end, which filling takes away, it is text to whoever reads it.
+        # The trailing line break, which filling removes, marks it as a text rather than a name.
         made["template"] = _named(template, _found(template, folder)).rstrip("\n") + "\n"
     return made
 
@@ -74,12 +75,12 @@ def _found(template: str, folder: Path | None) -> Path:
         return Path(template)
     try:
         place = (folder / template).resolve()
-    except (OSError, RuntimeError) as error:  # a link in a circle is the latter
+    except (OSError, RuntimeError) as error:  # the latter for a circular link
         raise UserError(f"prompt template '{template}': {error}") from error
     if not place.is_relative_to(folder.resolve()):
         raise UserError(
-            f"the prompt template '{template}' lies outside {folder}, the recipe's folder; put it"
-            " there, or choose it yourself, with --set and the template's key"
+            f"the prompt template '{template}' lies outside {folder}, the recipe's folder; move it"
+            " there, or select it yourself, with --set and the template's key"
         )
     return place
 
@@ -106,7 +107,7 @@ def _named(template: str, file: Path) -> str:
 def fill(template: str, problem: Problem, **extra: Any) -> str:
     """A template filled from a problem: its text, its privileged texts, its language's strings.
 
-    Raises LacksText where the template asks for a text that the problem does not have.
+    Raises LacksText if the template uses a text that the problem does not have.
     """
     name = _begins(template) if _is_text(template) else template
     return _render(template_text(template), problem, extra, name).strip("\n")
@@ -117,7 +118,7 @@ def _begins(text: str) -> str:
 
 
 def _render(text: str, problem: Problem, extra: Mapping[str, Any], name: str) -> str:
-    from opsd.languages.registry import language  # methods are listed without languages
+    from opsd.languages.registry import language  # listing the methods must not load languages
 
     lang = language(problem.language)
     instructed = INSTRUCTED in problem.metadata
@@ -132,9 +133,9 @@ def _render(text: str, problem: Problem, extra: Mapping[str, Any], name: str) ->
     }
     if taken := fixed.keys() & problem.privileged.keys():
         raise UserError(
-            f"problem {problem.id}: a privileged text is called '{min(taken)}', which in every"
-            " prompt template means something else, the student's included: give it another name"
-            " in data.columns"
+            f"problem {problem.id}: a privileged text is called '{min(taken)}', a name with a fixed"
+            " meaning in every prompt template, the student's included: give it another name in"
+            " data.columns"
         )
     names = {**fixed, **problem.privileged, **extra}
     try:
@@ -155,7 +156,7 @@ def view(
     template_options: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> View:
-    """The view of a problem that a template describes; earlier turns of a conversation stay."""
+    """Build a problem's view from a template; earlier turns of a conversation stay."""
     content = fill(template, problem, **extra)
     earlier = () if isinstance(problem.prompt, str) else problem.prompt[:-1]
     return View(
@@ -168,17 +169,18 @@ def view(
 
 
 def answered(text: str) -> str:
-    """What a completion says after it has thought; all of it where no thinking is closed."""
+    """A completion's text after its thinking; all of it if no thinking was closed."""
     return text.rpartition(CLOSING)[2].strip()
 
 
 def prompt_parts(tokenizer: Any, view: View) -> tuple[str, str]:
-    """What the chat template writes, assistant's header included, and the forced text after it.
+    """The text from the chat template, including the assistant's header, and the forced text after
+    it.
 
-    A prefill that opens the thinking takes the place of an opening that the template has written
-    (DeepSeek-R1), so that the tag is never doubled. A tokenizer without a chat template gets the
-    messages' contents, separated by blank lines. Raises UserError where the template refuses the
-    conversation or an option, or has closed the thinking that the prefill opens (Qwen3).
+    A prefill that opens the thinking replaces an opening tag that the template has written
+    (DeepSeek-R1), so that the tag is never doubled. Without a chat template, the text is the
+    messages' contents, separated by blank lines. Raises UserError if the template rejects the
+    conversation or an option, or has already closed the thinking that the prefill opens (Qwen3).
     """
     if tokenizer.chat_template is None:
         return "\n\n".join(m["content"] for m in view.messages) + "\n\n", view.prefill
@@ -189,8 +191,8 @@ def prompt_parts(tokenizer: Any, view: View) -> tuple[str, str]:
     if bare.endswith(CLOSING):
         raise UserError(
             f"the prompt '{view.name}': the chat template has closed the thinking and the prefill"
-            f" opens it again; set its template_options to {{enable_thinking: true}}, or take"
-            f" {OPENING} out of its prefill"
+            f" opens it again; set its template_options to {{enable_thinking: true}}, or remove"
+            f" {OPENING} from its prefill"
         )
     return bare.removesuffix(OPENING) if bare.endswith(OPENING) else written, view.prefill
 
@@ -203,13 +205,13 @@ def prompt_text(tokenizer: Any, view: View) -> str:
 def prompt_ids(tokenizer: Any, view: View) -> tuple[int, ...]:
     """Token ids of `prompt_text`. The chat template has already written any BOS token."""
     special, text = tokenizer.chat_template is None, prompt_text(tokenizer, view)
-    # Whether a prompt is too long is decided by the limit, not by the tokenizer's warning.
+    # The length limit decides whether a prompt is too long, not the tokenizer's warning.
     return tuple(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
 
 def read(tokenizer: Any, view: View, room: int, limit: int) -> tuple[tuple[int, ...], bool]:
-    """A view's token ids, whole, and whether `room` tokens behind them stay within the limit: the
-    one place that answers what is read, and whether it fits."""
+    """A view's token ids, never truncated, and whether `room` more tokens stay within the limit.
+    This is the only place that decides what is read, and whether it fits."""
     ids = prompt_ids(tokenizer, view)
     return ids, len(ids) + room <= limit
 
@@ -217,8 +219,8 @@ def read(tokenizer: Any, view: View, room: int, limit: int) -> tuple[tuple[int, 
 def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str:
     """A view's messages through the chat template, with the view's options.
 
-    Options that the template does not know change nothing. Raises UserError for options that are
-    the tokenizer's own arguments, and for what the template itself refuses, or cannot do within its
+    Options that the template does not know have no effect. Raises UserError for options that are
+    the tokenizer's own arguments, for input that the template rejects, and if it exceeds its
     limits.
     """
     own = inspect.signature(tokenizer.apply_chat_template).parameters.keys()
@@ -249,8 +251,8 @@ def templated(tokenizer: Any, view: View, *, add_generation_prompt: bool) -> str
 
 
 def _writes_itself(tokenizer: Any) -> bool:
-    """Whether a tokenizer's class, which has then been trusted to run, writes conversations in a
-    way of its own, around the template or without one."""
+    """Whether a tokenizer's class overrides `apply_chat_template`, and thus renders conversations
+    itself. Such a class has been trusted to run."""
     from transformers import PreTrainedTokenizerBase
 
     usual = PreTrainedTokenizerBase.apply_chat_template

@@ -1,5 +1,5 @@
-"""Filling templates: shipped ones here, all others in a process with limits, since a template is a
-program, and one that somebody else has written may loop or explode."""
+"""Renders templates: shipped ones in this process, all others in a separate process with limits. A
+template is a program, and one from someone else may loop or use too much memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from opsd.sandbox.process import Limited
 Kind = Literal["prompt", "chat"]
 
 WALL_LIMIT_S = 60.0
-"""The worker ends after two seconds of CPU time; this counts where it does not get them."""
+"""The worker ends after two seconds of CPU time; this limit applies if it does not get that
+time."""
 
 _TOLD = {
     "time": "it takes longer than 2 seconds",
@@ -31,8 +32,8 @@ _endless: dict[str, str] = {}
 
 
 class Unfilled(Exception):
-    """A template that cannot be filled, and why, in one line; `missing` where it asks for a name
-    that there is not."""
+    """A template that cannot be rendered, with the reason in one line; `missing` says that a name
+    is undefined."""
 
     def __init__(self, told: str, *, missing: bool = False) -> None:
         super().__init__(" ".join(told.split())[:300])
@@ -40,12 +41,12 @@ class Unfilled(Exception):
 
 
 def rendered(kind: Kind, template: str, names: Mapping[str, Any]) -> str:
-    """A template's text with `names` in it, as Transformers would write it where it is a chat
-    template. Safe in threads and in forked processes.
+    """The rendered text of a template with the given `names`; a chat template is rendered as by
+    Transformers. Safe in threads and in forked processes.
 
-    Raises Unfilled for whatever the template does wrong, and where it passes a limit.
+    Raises Unfilled for any error of the template, and if it exceeds a limit.
     """
-    # One that has passed its limits once would do so for every row, at seconds each.
+    # A template that exceeded its limits once would do so for every row, taking seconds each time.
     if template in _endless:
         raise Unfilled(_endless[template])
     request = {"kind": kind, "template": template, "names": names}
@@ -65,13 +66,15 @@ def _whole(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Unfilled("it writes half a character, which no tokenizer reads") from error
+        raise Unfilled(
+            "it writes half a character (a surrogate), which no tokenizer accepts"
+        ) from error
     return text
 
 
 @cache
 def _here() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    # Imported where it is used: what lists the methods fills no template.
+    # Imported only here: listing the methods renders no template.
     from opsd.prompts.template_worker import load
 
     fill = load()
@@ -100,8 +103,8 @@ def _trusted() -> frozenset[str]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: dates, dataclasses, and functions that a chat template is to show as
-    tools."""
+    """Convert values that JSON does not support: dates, dataclasses, and functions that a chat
+    template shows as tools."""
     if isfunction(value) or ismethod(value):
         from transformers.utils.chat_template_utils import get_json_schema
 

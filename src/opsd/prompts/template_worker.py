@@ -1,7 +1,7 @@
-"""The process in which templates that nobody here has read are filled; run as a script.
+"""The process that renders untrusted templates; run as a script.
 
-A request is `{"kind": "prompt" | "chat", "template", "names"}`, its reply `{"text"}`,
-`{"limit"}`, or `{"error"}` and, where a name was missing, `{"missing": true}`.
+A request is `{"kind": "prompt" | "chat", "template", "names"}`, its reply `{"text"}`, `{"limit"}`,
+or `{"error"}` and, if a name was undefined, `{"missing": true}`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from opsd.sandbox.worker import Answer, keep_answering
 CPU_LIMIT_S = 2.0
 MEMORY_LIMIT_BYTES = 1 << 30
 TEXT_LIMIT = 1 << 26
-"""Characters of a filled template."""
+"""The maximum number of characters in a rendered template."""
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`, by which chat templates mark what an assistant says: its body."""
+    """`{% generation %}`, by which chat templates mark the assistant's text: rendered as its
+    body."""
 
     tags: ClassVar[set[str]] = {"generation"}
 
@@ -37,7 +38,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 def prompt_environment() -> jinja2.Environment:
-    """How prompt templates are read: a name that is not there is an error."""
+    """The environment of prompt templates: an undefined name is an error."""
     return jinja2.sandbox.ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -47,7 +48,7 @@ def prompt_environment() -> jinja2.Environment:
 
 
 def chat_environment() -> jinja2.Environment:
-    """How chat templates are read: as Transformers reads them, whose own function would take
+    """The environment of chat templates: the same as in Transformers, whose own function would take
     seconds to import."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True,
@@ -81,7 +82,7 @@ def _raise(message: str) -> NoReturn:
 
 
 def load() -> Answer:
-    """What fills templates of both kinds."""
+    """The function that renders templates of both kinds."""
     environments = {"prompt": prompt_environment(), "chat": chat_environment()}
 
     @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""A text's tokens as people read them: the piece of the text that each one stands for."""
+"""Shows a text's tokens: the piece of the text that each token stands for."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Token = dict[str, Any]
 
 def tokens(tokenizer: Any, text: str, *, forced_from: int | None = None) -> list[Token]:
     """`id`, `text` and `kind` of every token: "special", "forced" from that character on, or
-    "text". A further token of the same character (bytes of an unknown one) has the text "".
+    "text". If several tokens make up one character (bytes of an unknown one), all but one have the
+    text "".
 
-    The ids are those of the prompt that a model reads: special tokens are added only where there is
-    no chat template to write them.
+    The ids are those of the prompt that a model reads: special tokens are added only if there is no
+    chat template to write them.
     """
     special = _special(tokenizer)
     coded = tokenizer(
@@ -29,10 +30,10 @@ def tokens(tokenizer: Any, text: str, *, forced_from: int | None = None) -> list
     for number, span in zip(coded["input_ids"], spans, strict=True):
         if span is None:
             piece, start = tokenizer.decode([number]), 0
-        elif span[0] == span[1]:  # not in the text: the tokenizer's own
+        elif span[0] == span[1]:  # not in the text: added by the tokenizer
             piece, start = tokenizer.convert_ids_to_tokens(number), span[0]
         else:
-            # From where the last one ended: together the pieces are the text, nothing twice.
+            # From the end of the previous piece: the pieces add up to the text, without repetition.
             piece, start = text[shown : span[1]], span[0]
             shown = max(shown, span[1])
         forced = forced_from is not None and span is not None and start >= forced_from
@@ -42,13 +43,14 @@ def tokens(tokenizer: Any, text: str, *, forced_from: int | None = None) -> list
 
 
 def token(tokenizer: Any, number: int) -> Token:
-    """One special token by its id."""
+    """A special token, given by its id."""
     return {"id": number, "text": tokenizer.convert_ids_to_tokens(number), "kind": "special"}
 
 
 def pieces(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> list[tuple[str, int]]:
-    """The text that each token adds, and how many tokens added it: a character of several tokens
-    is one piece. Decoding from the last whole character keeps this linear in the length."""
+    """The text pieces of a sequence of tokens, each with its number of tokens: a character of
+    several tokens is one piece. Decoding from the last whole character keeps this linear in the
+    length."""
     found: list[tuple[str, int]] = []
     context = start = 0
     for end in range(1, len(ids) + 1):
@@ -62,14 +64,14 @@ def pieces(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> list[t
 
 
 def completion_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """What a completion says, for verdicts, for contexts and for people: all that was written, the
-    tags around thinking among it also where they are special tokens, but no control tokens, such
-    as the end of the sequence and padding."""
+    """A completion's text for verdicts, for contexts and for display. It includes the thinking tags
+    even if they are special tokens, but no control tokens such as the end of sequence and
+    padding."""
     return completion_reader(tokenizer)(ids)
 
 
 def completion_reader(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    """`completion_text` of one tokenizer (of `transformers`, or of `tokenizers`), many times."""
+    """`completion_text` as a function for one tokenizer (of `transformers` or of `tokenizers`)."""
     known = getattr(tokenizer, "get_added_tokens_decoder", lambda: tokenizer.added_tokens_decoder)
     tags = (OPENING, CLOSING)
     control = {i for i, t in known().items() if t.special and t.content not in tags}
@@ -81,7 +83,7 @@ def completion_reader(tokenizer: Any) -> Callable[[Sequence[int]], str]:
 
 
 def special_token_ids(tokenizer: Any) -> set[int]:
-    """Ids of tokens that say nothing: control tokens, the tags around thinking, line breaks."""
+    """Ids of tokens without content: control tokens, thinking tags, line breaks."""
     breaks = {"\n", "\r", "\u010a", "\u010d"}  # the last two: byte-level vocabularies' line breaks
     pieces = tokenizer.get_vocab().items()
     bare = {i for piece, i in pieces if piece == "<0x0A>" or (piece and set(piece) <= breaks)}
@@ -91,6 +93,6 @@ def special_token_ids(tokenizer: Any) -> set[int]:
 
 
 def _special(tokenizer: Any) -> set[int]:
-    """Ids of control tokens, and of the tags around thinking."""
+    """Ids of control tokens and of thinking tags."""
     added = tokenizer.added_tokens_decoder
     return {i for i, t in added.items() if t.special or str(t) in (OPENING, CLOSING)}

@@ -1,1 +1,1 @@
-"""YAML to validated values and back; trains and retraces a recipe."""
+"""Recipes: from YAML to validated values and back; training and retracing."""

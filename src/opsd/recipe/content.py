@@ -1,5 +1,6 @@
-"""What of a recipe can be read and checked without torch: its keys and their values, but for the
-parts of its method and its engine. A mistyped name is told before anything heavy is imported."""
+"""The part of a recipe that can be read and checked without torch: its keys and their values,
+except for the parts of its method and its engine. So a mistyped name is reported before anything
+heavy is imported."""
 
 from __future__ import annotations
 
@@ -23,9 +24,9 @@ from opsd.types import UserError
 from opsd.validation import explain, mapping, near, parsed, unknown
 
 SHOWN = 100
-"""Characters of an override that a message quotes."""
+"""The maximum number of characters of an override that a message quotes."""
 _SHORT = {"method": "name", "model": "name", "engine": "type", "verifier": "type"}
-"""The key that a value stands for where it is given instead of a group of keys."""
+"""The key that a plain value stands for if it is given instead of a group of keys."""
 _OF_THE_REPOSITORY = ("revision", "trust_remote_code", "gguf_file")
 
 
@@ -42,10 +43,10 @@ class Lora(Strict):
 
 
 class Model(Strict):
-    """A hub name, a folder, a GGUF file, or a built-in model; trained whole, or through an adapter.
-    Code that comes with a model runs only where `trust_remote_code` says so. `quantization` keeps
-    the base of an adapter in few bits (QLoRA). A `gguf_file` in a folder or repository is from then
-    on part of the name."""
+    """A hub name, a folder, a GGUF file, or a built-in model; trained completely, or through an
+    adapter. Code that comes with a model runs only with `trust_remote_code`. `quantization` keeps
+    an adapter's base in 4 or 8 bits (QLoRA). A `gguf_file` in a folder or repository becomes part
+    of the name."""
 
     name: str
     lora: Lora | None = None
@@ -59,7 +60,7 @@ class Model(Strict):
     @model_validator(mode="before")
     @classmethod
     def _with_its_file(cls, given: Any) -> Any:
-        """One name for a model, wherever it is spoken of."""
+        """Combine `name` and `gguf_file` into one name."""
         match given:
             case {"name": str(name), "gguf_file": str(file)}:
                 return {**given, "name": joined(name, file), "gguf_file": None}
@@ -67,12 +68,12 @@ class Model(Strict):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is handed on to the loading of the model."""
+        """The options for loading the model."""
         return self.model_dump(exclude={"name", "lora"}, exclude_defaults=True)
 
 
 class Sampling(Strict):
-    """How rollouts are drawn; `max_completion_length` in tokens."""
+    """How rollouts are sampled; `max_completion_length` is in tokens."""
 
     temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE)] = 1.1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -82,10 +83,10 @@ class Sampling(Strict):
 
 
 class Published(Strict):
-    """A number that a paper prints for this setting, and where.
+    """A number that a paper reports for this setting, and where.
 
-    `value` is in percent as printed (a gain: percentage points over the base model), `budget` in
-    tokens. Without a language it is the mean over the suite's languages.
+    `value` is in percent as reported (a gain: percentage points over the base model), `budget` in
+    tokens. Without a language, it is the mean over the suite's languages.
     """
 
     suite: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -98,7 +99,7 @@ class Published(Strict):
 
 
 class Content(Strict):
-    """A recipe's keys, those of its method and its engine as they are written."""
+    """A recipe's keys; the method's and the engine's are not validated yet."""
 
     model: Model
     method: Any
@@ -113,11 +114,12 @@ class Content(Strict):
 
 
 def read(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """The keys of a recipe, from a file or by a shipped recipe's name, laid over those that it
-    `extends`, with `key.path=value` overrides; and the file. Prompt templates that are files become
-    their text: those of a file lie in its folder or below it, those of an override anywhere.
+    """Read a recipe's keys, from a file or by a shipped recipe's name, merged into those of the
+    recipe that it `extends`, with `key.path=value` overrides. Also returns the file. Prompt
+    templates that are files are replaced by their text: a recipe may name only files in or below
+    its folder, an override any file.
 
-    Raises UserError for a file that is not there, or is no YAML, and for what is no override.
+    Raises UserError for a file that does not exist or is not YAML, and for an invalid override.
     """
     path = find(name)
     content: dict[str, Any] = {}
@@ -129,25 +131,26 @@ def read(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]
 
 
 def refuse_unwritten(name: str) -> None:
-    """Raises UserError for the recipe of a run in Python that no recipe can go on with."""
+    """Raises UserError for the recipe of a Python run that cannot be resumed from a recipe."""
     path = find(name)
     lost = mapping(path).get("unwritten")
     if lost:
         raise UserError(
-            f"{path}: a run in Python, with what no recipe can name ({'; '.join(map(str, lost))}):"
-            " go on there, by trainer.train(resume_from_checkpoint=True)"
+            f"{path}: a Python run, with values that no recipe can name"
+            f" ({'; '.join(map(str, lost))}): resume it in Python, by"
+            " trainer.train(resume_from_checkpoint=True)"
         )
 
 
 def check_names(content: Mapping[str, Any], where: str) -> None:
-    """Raises UserError for a method, a key or a model that there is not, and for values that are
-    none of their keys'; what only torch's modules can tell, `schema.parse` does."""
+    """Raises UserError for an unknown method, key or model, and for invalid values. What needs
+    torch's modules is checked by `schema.parse`."""
     content = {key: in_full(key, value) for key, value in content.items()}
     given = content.get("method")
     if isinstance(given, Mapping) and isinstance(name := given.get("name"), str):
         if name in methods():
             _refuse_keys(given, {"name"} | methods()[name], f"{where}: method")
-        elif "signal" not in given:  # one of one's own says its signal
+        elif "signal" not in given:  # a custom method gives its signal
             raise UserError(f"{where}: {unknown('method', name, methods())}")
     if isinstance(train := content.get("train"), Mapping):
         _refuse_keys(train, train_keys() | set(Sampling.model_fields), f"{where}: train")
@@ -156,9 +159,9 @@ def check_names(content: Mapping[str, Any], where: str) -> None:
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, content, Content)}") from error
     refuse_unknown(made.model.name)
-    _ = made.data.asked  # knows the languages
+    _ = made.data.asked  # checks the languages
     if "{" not in made.data.source and made.data.source not in NAMES:
-        is_file(made.data.source)  # refuses one that is not there
+        is_file(made.data.source)  # refuses a missing file
 
 
 def _refuse_keys(given: Mapping[Any, Any], known: Collection[str], where: str) -> None:
@@ -168,9 +171,9 @@ def _refuse_keys(given: Mapping[Any, Any], known: Collection[str], where: str) -
 
 
 def extended(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's keys laid over its parent's. A method that is given by its name alone, or of
-    another name, replaces the parent's. What the parent says of one model's repository says nothing
-    of another's, and `published` is never inherited: a paper prints its numbers for one setting."""
+    """Merge a recipe's keys into its parent's. A method given only by name, or with another name,
+    replaces the parent's. Settings for one model's repository do not apply to another's, and
+    `published` is never inherited, since a paper reports its numbers for one setting."""
     made = {key: value for key, value in parent.items() if key not in ("published", "unwritten")}
     for key, value in child.items():
         below = in_full(key, made.get(key))
@@ -182,7 +185,7 @@ def extended(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, A
 
 
 def in_full(key: str, value: Any) -> Any:
-    """A group of keys, where it is given by the value that stands for it."""
+    """Expand a plain value to the group of keys that it stands for."""
     return {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
 
 
@@ -207,12 +210,12 @@ def _override(content: dict[str, Any], text: str) -> None:
         level[key] = below
         level = below
     try:
-        # A prompt template is text, which YAML would take for a mapping.
+        # A prompt template is a text, but YAML would read it as a mapping.
         made = value if value.startswith("{{") else parsed(value, where)
     except UserError:
         if "{language}" not in value:
             raise
-        made = value  # the name of a file per language, which YAML takes for a mapping
+        made = value  # a file name per language, which YAML would read as a mapping
     if last == "type" and level.get(last, made) != made:
-        level.clear()  # another part, of which the keys of this one say nothing
+        level.clear()  # another part, to which the previous one's keys do not apply
     level[last] = made

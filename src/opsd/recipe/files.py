@@ -1,5 +1,5 @@
-"""Where shipped recipes and launch configurations are: in the package when installed, in `recipes/`
-and `configs/` of a source tree; and which recipes a recipe extends."""
+"""Finds shipped recipes and launch configurations (in the package when installed, in `recipes/` and
+`configs/` of a source tree), and the recipes that a recipe extends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opsd.types import UserError
 from opsd.validation import near, unknown
 
 RECIPE = "recipe.yaml"
-"""In a run's folder."""
+"""The file name of the recipe in a run's folder."""
 
 
 def shipped() -> dict[str, Path]:
@@ -23,7 +23,7 @@ def shipped() -> dict[str, Path]:
 
 
 def launcher(name: str) -> Path:
-    """A shipped configuration of `accelerate launch`, by name. UserError where there is none."""
+    """A shipped configuration of `accelerate launch`, by name. UserError if there is none."""
     known = _shipped("configs")
     if name not in known:
         raise UserError(unknown("launch configuration", name, known))
@@ -31,8 +31,8 @@ def launcher(name: str) -> Path:
 
 
 def find(name: str) -> Path:
-    """The file of a recipe: a path, a run's folder, or a shipped recipe's name. UserError where it
-    is none of them."""
+    """The file of a recipe, given as a path, a run's folder, or a shipped recipe's name. UserError
+    for any other name."""
     path = Path(name)
     if _is_file_name(name):
         if path.is_file():
@@ -51,22 +51,22 @@ def find(name: str) -> Path:
 
 
 def refuse_taken(output: Path) -> None:
-    """Raises UserError where a recipe cannot be written to a file: it has another ending, or is
-    there already."""
+    """Raises UserError if a recipe cannot be written to a file: if it has another suffix, or
+    already exists."""
     if not _is_file_name(str(output)):
         raise UserError(f"{output}: a recipe's file ends in .yaml")
     if output.exists():
-        raise UserError(f"{output} is there already: name another file, or move it away")
+        raise UserError(f"{output} already exists: name another file, or move it away")
 
 
 def next_steps(output: Path) -> str:
-    """What is said of a recipe that was written."""
+    """The message after a recipe was written."""
     name = shlex.quote(str(output))
     return f"{output} is written. Next:\n  opsd preview {name}\n  opsd train {name}"
 
 
 def output_of(name: str) -> Path:
-    """Where a run of a recipe goes unless that is said: of a run, the folder of that run."""
+    """The default output folder of a run: for a run's own recipe, that run's folder."""
     own = find(name).parent
     return own if Path(name).is_dir() and own.samefile(name) else Path("runs") / Path(name).stem
 
@@ -74,10 +74,12 @@ def output_of(name: str) -> Path:
 def lineage(
     path: Path, read: Callable[[Path], Mapping[str, Any]]
 ) -> list[tuple[Path, dict[str, Any]]]:
-    """A recipe's file with its keys, then those of the recipe that it `extends`, and so on: a
-    shipped recipe's name, or a YAML file's path from the folder of the file that says it.
+    """A recipe's file with its keys, then those of the recipe that it `extends`, and so on.
+    `extends` is a shipped recipe's name, or a YAML file's path relative to the folder of the
+    extending file.
 
-    Raises UserError for a recipe that is not there, and for one that is extended in a circle.
+    Raises UserError for a recipe that does not exist, and for recipes that extend each other in a
+    circle.
     """
     found = [(path, dict(read(path)))]
     while "extends" in found[-1][1]:
@@ -90,14 +92,18 @@ def lineage(
             )
         path = child.parent / parent
         if _is_file_name(parent) and not os.path.isfile(path):
-            raise UserError(f"{where}: no file '{path}'; the path begins at the recipe's folder")
+            raise UserError(
+                f"{where}: no file '{path}'; the path is relative to the recipe's folder"
+            )
         try:
             path = path if _is_file_name(parent) else find(parent)
             found.append((path, dict(read(path))))
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         if any(path.samefile(file) for file, _ in found[:-1]):
-            raise UserError(f"{where}: '{parent}' extends this recipe in turn; take one line out")
+            raise UserError(
+                f"{where}: '{parent}' extends this recipe in turn; remove one of the two"
+            )
     return found
 
 

@@ -1,5 +1,5 @@
-"""Names that are declared where torch is imported, read from the source: a mistyped one is told
-at once."""
+"""Reads names that are declared in modules with torch from their source, so that a mistyped name is
+reported at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 @cache
 def methods() -> dict[str, frozenset[str]]:
-    """The methods of the catalogue, each with the keys that it takes in a recipe: its function's
+    """The catalogue's methods, each with the keys that it accepts in a recipe: its function's
     arguments, and the parts of a method."""
     folder = _PACKAGE / "methods"
     modules = [
@@ -40,8 +40,8 @@ def methods() -> dict[str, frozenset[str]]:
 
 
 def usual_method(texts: Collection[str], *, english: bool) -> str:
-    """The method that data with these texts of a problem (`solution`, `answer`, ...) is usually
-    trained by; the last of the list where it has none."""
+    """The usual method for problems with these texts (`solution`, `answer`, ...); the last one in
+    the list if none fits."""
     usual = yaml.safe_load((_PACKAGE / "methods" / "usual.yaml").read_text("utf-8"))
     fit = [row for row in usual if not (english and row.get("foreign")) and row["needs"] in texts]
     return [*fit, usual[-1]][0]["method"]
@@ -49,7 +49,7 @@ def usual_method(texts: Collection[str], *, english: bool) -> str:
 
 @cache
 def train_keys() -> frozenset[str]:
-    """The fields of `OPSDConfig`, with those of the Transformers that is installed."""
+    """The fields of `OPSDConfig`, with those of the installed Transformers."""
     own = _fields(_PACKAGE / "training" / "config.py", "OPSDConfig")
     found = importlib.util.find_spec("transformers")
     (folder,) = (found and found.submodule_search_locations) or ("",)
@@ -61,7 +61,7 @@ def _tree(file: Path) -> ast.Module:
 
 
 def _fields(file: Path, name: str) -> frozenset[str]:
-    """The annotated names of a class."""
+    """The annotated fields of a class."""
     return frozenset(
         line.target.id
         for node in _tree(file).body

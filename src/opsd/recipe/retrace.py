@@ -1,4 +1,4 @@
-"""Traces made anew from a run's checkpoints: the same problems at every one of them."""
+"""Computes traces again from a run's checkpoints, on the same problems at each checkpoint."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from opsd.training.trainer import OPSDTrainer
 from opsd.types import Problem, UserError
 
 SAMPLES = 2
-"""Rollouts of a problem that are traced, where a group has more."""
+"""The maximum number of traced rollouts per problem."""
 
 
 def retrace(run: Path, steps: Sequence[int], count: int) -> None:
-    """Writes `traces/checkpoint-<step>.jsonl` for each step: fresh rollouts of `count` problems,
-    of the dev split where there is one. Step 0 is the model that the run started from.
+    """Writes `traces/checkpoint-<step>.jsonl` for each step: new rollouts of `count` problems, from
+    the dev split if there is one. Step 0 is the model that the run started from.
 
-    Raises UserError where a checkpoint, or the run's recipe, is not there.
+    Raises UserError if a checkpoint, or the run's recipe, is missing.
     """
     steps = sorted(set(steps))
     _refuse_missing(run, steps)
@@ -43,10 +43,10 @@ def retrace(run: Path, steps: Sequence[int], count: int) -> None:
     recipe = recipe.model_copy(update={"train": recipe.train | quiet})
     train_set, dev_set = problems.load_problems(recipe.data, DataReport())
     head = train_set.head(SCANNED) if isinstance(train_set, ProblemStream) else train_set
-    recipe = recipe.model_copy(update={"engine": HF()})  # what wrote the run may not be here
+    recipe = recipe.model_copy(update={"engine": HF()})  # the run's may not be here
     trainer = make_trainer(recipe, run, train_set, dev_set)
     chosen = varied(recipe.method.prepared(dev_set or head, trainer.args.seed), count)
-    for step in steps:  # 0 comes first: nothing is loaded for it
+    for step in steps:  # 0 comes first: it needs no loading
         if step:
             trainer.go_to(run / f"checkpoint-{step}")
         log(f"checkpoint {step}: rollouts of {len(chosen)} problems")
@@ -72,7 +72,8 @@ def _traces(
 
 
 def _total_steps(trainer: OPSDTrainer) -> int:
-    """How long the whole run is, which schedules depend on: of epochs only a checkpoint knows."""
+    """The number of steps of the whole run, which schedules depend on; for epochs, a checkpoint
+    records it."""
     newest = checkpoint.newest(trainer.run.path)
     if trainer.args.max_steps > 0 or newest is None:
         return max(trainer.args.max_steps, 1)

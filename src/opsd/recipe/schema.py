@@ -1,5 +1,5 @@
-"""Recipes: YAML files that say what to train, on what, and how. Every key is checked before
-anything heavy is loaded."""
+"""Recipes: YAML files that describe what to train, on which data, and how. Every key is checked
+before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 
 class Recipe(Content):
-    """A training run. `train` holds fields of `OPSDConfig`. `peers` are two runs, by name, of
-    models that write for each other: each the recipe with what a peer's own keys change.
-    `unwritten` is what a run in Python had that no recipe can name, a line each: it cannot be
-    trained by this recipe."""
+    """A training run. `train` contains fields of `OPSDConfig`. `peers` are two runs, by name, of
+    models that write for each other: each is the recipe with that peer's own keys merged in.
+    `unwritten` lists the values of a Python run that no recipe can name, one line each; such a run
+    cannot be trained from this recipe."""
 
     method: Method  # pyright: ignore[reportGeneralTypeIssues]
     engine: AnyEngine = HF()
@@ -35,18 +35,19 @@ class Recipe(Content):
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a file or by a shipped recipe's name, laid over the one that it `extends`, with
-    `key.path=value` overrides. Prompt templates that are files become their text: those of a file
-    lie in its folder or below it, those of an override anywhere.
+    """Load a recipe from a file or by a shipped recipe's name, merged into the one that it
+    `extends`, with `key.path=value` overrides. Prompt templates that are files are replaced by
+    their text: a recipe may name only files in or below its folder, an override any file.
 
-    Raises UserError, one line, for whatever is wrong with it.
+    Raises UserError, one line, if anything is wrong with it.
     """
     return parse(*read(name, overrides))
 
 
 def load_asking(path: str) -> Recipe:
-    """The recipe of a run, as far as asking its model needs it: where the method has parts without
-    a name, its student prompt alone; where the verifier has none, `unnamed`."""
+    """The recipe of a run, as far as it is needed to query its model. If the method has parts
+    without a name, only its student prompt is kept; if the verifier has no name, it is replaced by
+    `unnamed`."""
     content = mapping(find(path))
     for key in {line.partition(":")[0].partition(".")[0] for line in content.get("unwritten", ())}:
         if key == "method":
@@ -63,12 +64,12 @@ def load_asking(path: str) -> Recipe:
 
 
 def unnamed(problem: Any, completion: str) -> None:
-    """Stands for a verifier that no recipe can name."""
+    """A placeholder for a verifier that no recipe can name."""
     raise UserError("the run's verifier has no name that can be imported: choose a --verifier")
 
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """A recipe from plain values."""
+    """Parse a recipe from plain values."""
     plain = {key: value for key, value in content.items() if key != "peers"}
     peers = content.get("peers")
     content = {key: in_full(key, value) for key, value in plain.items()}
@@ -83,8 +84,8 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML; loading it again gives the same recipe, but for credentials,
-    which are never written, and with the text of templates that are files."""
+    """The resolved recipe as YAML. Loading it gives the same recipe, except for credentials, which
+    are never written, and with template files replaced by their text."""
     content = without_credentials(without_files(recipe.model_dump(mode="json")))
     for own in (content, *content["peers"].values()):
         for key in ("peers", "unwritten"):
@@ -94,7 +95,7 @@ def dump(recipe: Recipe) -> str:
 
 
 def _peers(given: Any, content: Mapping[str, Any], where: str) -> dict[str, Recipe]:
-    """The recipes of two peers: what each says, laid over the recipe itself."""
+    """The recipes of two peers: each one's keys, merged into the recipe itself."""
     if given is None or given == {}:
         return {}
     if not isinstance(given, Mapping) or len(given) != 2:
@@ -114,14 +115,14 @@ def _peers(given: Any, content: Mapping[str, Any], where: str) -> dict[str, Reci
 
 
 def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values as OPSDConfig's types (YAML reads `1e-4` as a text). Refuses keys that it does not
-    know, or that have their home elsewhere."""
+    """Convert values to OPSDConfig's types (YAML reads `1e-4` as a text). Raises UserError for
+    unknown keys, and for keys that belong elsewhere."""
     from opsd.training.config import OPSDConfig
 
     fields = get_type_hints(OPSDConfig)
     checked = {}
     for key, value in train.items():
-        # YAML reads `no`, which several strategies may be, as false.
+        # YAML reads `no`, a value of several strategies, as false.
         value = "no" if value is False and key.endswith("_strategy") else value
         if key in Sampling.model_fields:
             raise UserError(f"{where}: train.{key} belongs under 'sampling'")
@@ -132,7 +133,7 @@ def check_train(train: Mapping[str, Any], where: str) -> dict[str, Any]:
         except ValidationError as error:
             wrong = error.errors()[0]["msg"]
             raise UserError(f"{where}: train.{key}: {wrong}, not {value!r}") from error
-        # A number of steps stays one, where a share of all steps is allowed too.
+        # Keep an integer number of steps if a float, a share of all steps, is allowed too.
         checked[key] = value if isinstance(made, float) and type(value) is int else made
     both = ("gradient_accumulation_steps", "rollouts_per_step")
     if all(checked.get(key) is not None for key in both):

@@ -1,4 +1,4 @@
-"""What a training run ends with: what it has gained, what it took, and what to type next."""
+"""The summary at the end of a training run: the gain, the cost, and the next command."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def summary(
     seconds: float,
     chosen: int | None = None,
 ) -> list[str]:
-    """Lines on a finished run, from its log lines in order; `chosen` is the step whose weights the
-    model has, the last one's unless given."""
+    """The summary of a finished run, from its log lines in order. `chosen` is the step whose
+    weights the model has, by default the last one."""
     steps = max((row.get("step", 0) for row in history), default=0)
     tokens = max((row.get("generated_tokens", 0) for row in history), default=0)
     took = timedelta(seconds=round(seconds))
@@ -31,8 +31,8 @@ def summary(
 
 
 def _dev(history: Sequence[Mapping[str, Any]], chosen: int | None) -> list[str]:
-    """The dev score before and after: before is the first that was measured. Only a checkpoint that
-    is better than others is the best."""
+    """The dev score before training (the first one measured) and after it. A checkpoint is called
+    the best only if others are worse."""
     scores = {row["step"]: row["eval_avg@k"] for row in history if "eval_avg@k" in row}
     if not scores:
         return []
@@ -48,8 +48,8 @@ def _dev(history: Sequence[Mapping[str, Any]], chosen: int | None) -> list[str]:
 
 
 def next_command(recipe: Recipe, output: Path) -> list[str]:
-    """The command that measures the model beside the one that it was trained from, where the recipe
-    says on what; else the one that shows the run."""
+    """The command that evaluates the model next to its base model if the recipe says on what; else
+    the one that shows the run."""
     spoken = [*recipe.data.asked]
     about = {"--language": ",".join(spoken)} if spoken else {}
     if recipe.published:

@@ -1,4 +1,4 @@
-"""From a recipe to a trained model in a run folder."""
+"""Trains a recipe: from its values to a trained model in a run folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MAY_CHANGE = {
     # How a step is divided among processes and passes.
     *("per_device_train_batch_size", "gradient_accumulation_steps", "rollouts_per_step"),
     *("max_tokens_per_pass", "packing", "generation_batch_tokens"),
-    # How long the run is, and what is written down and shown of it from here on.
+    # How long the run is, and what is logged and shown from here on.
     *("max_steps", "num_train_epochs", "max_generated_tokens", "collapse", "collapse_patience"),
     *("logging_steps", "save_steps", "save_total_limit", "eval_steps", "eval_strategy"),
     "eval_on_start",
@@ -48,21 +48,21 @@ _MAY_CHANGE = {
     *("disable_tqdm", "push_to_hub", "hub_model_id", "hub_strategy", "hub_token"),
     *("hub_private_repo", "hub_always_push", "load_best_model_at_end", "metric_for_best_model"),
 }
-"""What may change of `train` when a run goes on, since nothing that was learned depends on it."""
+"""The keys of `train` that may change when a run is resumed, since its training so far does not
+depend on them."""
 
 _REACHED = ("url", "folder", "timeout", "concurrency")
-"""Of an engine's keys those that say how it is reached, on which nothing depends that it writes."""
+"""An engine's keys for its connection, on which its completions do not depend."""
 
 
 def train(
     recipe: Recipe, output: Path, *, resume: bool = False, profile: bool = False
 ) -> OPSDTrainer:
-    """Runs a recipe; the trained model ends up in `output/model`, and with `profile` one step's
-    trace and table in `output/profile`.
+    """Train a recipe. The trained model is written to `output/model`, and, with `profile`, one
+    step's trace and table to `output/profile`.
 
-    Raises UserError where `output` holds a run already and `resume` is not asked for, where
-    `resume` would go on with another recipe, and for a recipe of two models; RunFailed where the
-    disk is full.
+    Raises UserError if `output` already contains a run and `resume` is not set, if `resume` is set
+    with a different recipe, and for a recipe of two models; RunFailed if the disk is full.
     """
     _refuse_pairs(recipe)
     with _holding(output) as run:
@@ -76,10 +76,11 @@ def train(
 def train_pair(
     recipe: Recipe, output: Path, *, resume: bool = False, profile: bool = False
 ) -> dict[str, OPSDTrainer]:
-    """Runs a recipe of two `peers`, each into a folder of its name below `output`: ordinary runs,
-    saved at the same steps. Where both are adapters on the same base, that is in memory once.
+    """Train a recipe of two `peers`, each into a folder of its name below `output`. They are
+    ordinary runs, saved at the same steps. If both are adapters on the same base, it is in memory
+    once.
 
-    Raises UserError as `train` does, and for two that cannot be trained together.
+    Raises UserError like `train`, and for two models that cannot be trained together.
     """
     pair = recipe.peers
     arguments = {
@@ -109,18 +110,18 @@ def _holding(output: Path) -> Iterator[RunFolder]:
 
 
 def _refuse_pairs(recipe: Recipe) -> None:
-    """What one model alone cannot be trained by."""
+    """Refuses a recipe that needs two models."""
     alone = [author for author in recipe.method.authors if author.needs_peer]
     if recipe.peers or alone:
         raise UserError(
             f"{recipe.method.name} is for two models that write for each other: name both, each"
-            " with what is its own, under 'peers'"
+            " with its own keys, under 'peers'"
         )
 
 
 def _models(pair: Sequence[Recipe], *, bf16: bool) -> list[Any]:
-    """The base of each of two models, loaded where both are adapters on the same one: its weights
-    are then the same tensors. None where a trainer loads its own."""
+    """The base models of two peers, which share their tensors if both are adapters on the same
+    base. Otherwise None for each, and its trainer loads the model."""
     one, other = (recipe.model for recipe in pair)
     alike = one.lora and other.lora and one.name == other.name and one.options == other.options
     if not alike:
@@ -132,7 +133,7 @@ def _models(pair: Sequence[Recipe], *, bf16: bool) -> list[Any]:
 def _begin(
     recipe: Recipe, run: RunFolder, resume: bool, profile: bool, model: Any = None
 ) -> OPSDTrainer:
-    """The trainer of a run, whose folder says what it is of."""
+    """Build the trainer of a run, and record in the run's folder what it trains on."""
     output = run.path
     account = DataReport()
     train_set, dev_set = problems.load_problems(recipe.data, account)
@@ -153,7 +154,7 @@ def _begin(
 
 
 def _finish(trainer: OPSDTrainer, recipe: Recipe, begun: float) -> OPSDTrainer:
-    """Writes the trained model, and says what has become of the run."""
+    """Write the trained model, and log the run's summary."""
     trainer.finish()
     if trainer.args.should_save:
         took, history = time.monotonic() - begun, trainer.state.log_history
@@ -163,8 +164,8 @@ def _finish(trainer: OPSDTrainer, recipe: Recipe, begun: float) -> OPSDTrainer:
 
 
 class WriteAccount(TrainerCallback):
-    """Keeps `data.json` up to date: a stream's rows are counted as they are read, on the first
-    process its own."""
+    """Keeps `data.json` up to date: a stream's rows are counted as they are read (by the first
+    process, only its own)."""
 
     def __init__(self, account: DataReport, path: Path) -> None:
         self.account, self.path = account, path
@@ -176,7 +177,7 @@ class WriteAccount(TrainerCallback):
 
 
 def _same_data(account: DataReport, written: Path, resume: bool) -> None:
-    """Refuses to go on with other problems than the run began with."""
+    """Refuses to resume a run with problems other than those it started with."""
     if not (resume and written.is_file()):
         return
     try:
@@ -191,7 +192,7 @@ def _same_data(account: DataReport, written: Path, resume: bool) -> None:
 
 
 def _said_of(train_set: Any, dev_set: Sequence[Problem], account: DataReport) -> str:
-    """What the run learns from, and what it leaves out."""
+    """A description of the run's problems, and of the rows that are left out."""
     if isinstance(train_set, ProblemStream):
         return f"problems are streamed, {len(dev_set):,} for dev; data.json counts them"
     languages = Counter(problem.language for problem in train_set)
@@ -202,7 +203,7 @@ def _said_of(train_set: Any, dev_set: Sequence[Problem], account: DataReport) ->
 
 
 def record(recipe: Recipe, output: Path, seed: int) -> None:
-    """Writes down what runs, and on what: `recipe.yaml`, resolved, and `env.json`."""
+    """Record the run: `recipe.yaml`, resolved, and `env.json`."""
     about = environment() | {"seed": seed, "model": recipe.model.name}
     write_atomically(output / "env.json", json.dumps(about, indent=1))
     write_atomically(output / "recipe.yaml", recipes.dump(recipe))
@@ -216,8 +217,9 @@ def make_trainer(
     callbacks: Sequence[Any] = (),
     model: Any = None,
 ) -> OPSDTrainer:
-    """The trainer that a recipe describes, on problems already loaded; `model` is the recipe's,
-    where it is loaded already. Whoever has the recipe writes it down, and the model at the end."""
+    """The trainer that a recipe describes, on problems that are already loaded; `model` is the
+    recipe's model, if it is already loaded. The caller writes the recipe, and the model at the
+    end."""
     adapter = None
     if recipe.model.lora is not None:
         from peft import LoraConfig
@@ -249,12 +251,12 @@ def _arguments(recipe: Recipe, output: Path, *, dev: bool) -> OPSDConfig:
 
 
 def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
-    """With dev problems: scored at the start and before every checkpoint, the best of which is
-    kept."""
+    """The settings for dev problems: they are scored at the start and before every checkpoint, and
+    the best checkpoint is kept."""
     saved, scored = (train.get(f"{what}_strategy", "steps") for what in ("save", "eval"))
     every = train.get("save_steps", OPSDConfig.save_steps)
     steps = train.get("eval_steps", every)
-    # The Trainer can only keep the best of the checkpoints that were scored.
+    # The Trainer can keep only the best of checkpoints that were scored.
     matching = saved != "steps" or (bool(steps) and every % steps == 0)
     best = saved == scored != "no" and matching
     on_start = train.get("eval_strategy") != "no"
@@ -267,7 +269,7 @@ def _on_dev(train: dict[str, Any]) -> dict[str, Any]:
 
 
 def _claim(recipe: Recipe, run: RunFolder, resume: bool) -> None:
-    """Makes sure that a run neither overwrites anything nor goes on as a different one."""
+    """Ensures that a run neither overwrites anything nor is resumed as a different run."""
     if not resume:
         run.begin()
         return
@@ -276,14 +278,14 @@ def _claim(recipe: Recipe, run: RunFolder, resume: bool) -> None:
     written = run.path / "recipe.yaml"
     if written.is_file() and (changed := _changed(recipes.load(str(written)), recipe)):
         raise UserError(
-            f"{run.path} was started with another recipe than this one (see {written}), in"
-            f" {', '.join(changed)}: go on with what it began with, or begin a run of its own in"
-            " another --output"
+            f"{run.path} was started with a different recipe (see {written}), which differs in"
+            f" {', '.join(changed)}: resume with the original recipe, or start a new run in another"
+            " --output"
         )
 
 
 def _changed(before: Recipe, now: Recipe) -> list[str]:
-    """The keys in which two recipes differ that decide what a run has learned by now."""
+    """The keys in which two recipes differ and on which the training so far depends."""
     one, other = (yaml.safe_load(recipes.dump(recipe)) for recipe in (before, now))
     for content in (one, other):
         del content["published"]

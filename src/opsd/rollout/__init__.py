@@ -1,1 +1,1 @@
-"""Where completions come from: sources, horizons, engines, weight sync."""
+"""Rollouts: sources, horizons, engines, weight synchronisation."""

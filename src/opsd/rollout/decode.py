@@ -1,8 +1,8 @@
-"""Autoregressive decoding with a KV cache, for a batch that rows enter and leave at any step.
+"""Autoregressive decoding with a KV cache, for a batch that rows can enter and leave at any step.
 
-A prompt that several rows share is read once, and so is what all prompts begin with. A row that has
-ended leaves at once and makes room for the next prompt, so that no step waits for the longest
-completion of a batch.
+The model reads a prompt that several rows share once, and likewise the common prefix of all
+prompts. A finished row leaves at once and makes room for the next prompt, so that no step waits for
+the longest completion of a batch.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from opsd.lm.shared_prefix import WORTH, common_length
 
 
 class PreallocatedLayer(DynamicLayer):
-    """A layer's keys and values in buffers with room to grow: a new position is written in its
-    place, where concatenation would copy all the others at every step."""
+    """A layer's keys and values in buffers with room to grow: a new position is written in place,
+    whereas concatenation would copy all the others at every step."""
 
     room: list[Tensor] | None = None
 
@@ -42,7 +42,7 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def change(self, *changed: Tensor) -> None:
-        """Other keys and values take the place of the present ones."""
+        """Replace the keys and values."""
         self.keys, self.values = changed
         self.room = None
 
@@ -51,7 +51,8 @@ class PreallocatedLayer(DynamicLayer):
 
 
 def _with_room(held: Tensor, positions: int) -> Tensor:
-    """The same [B, H, W, K] at the start of a buffer for half as many positions again."""
+    """The same [B, H, W, K] at the start of a buffer with room for about half as many positions
+    more."""
     buffer = held.new_empty(*held.shape[:2], positions + max(64, positions // 2), held.shape[3])
     buffer[:, :, : held.shape[2]] = held
     return buffer
@@ -63,7 +64,7 @@ def _keeps_all(cache: Any) -> bool:
 
 
 def _worth_reading_once(prompts: Sequence[Ids]) -> int:
-    """How many tokens all prompts begin with, where enough is saved; else 0."""
+    """The length of the prompts' common prefix if reading it once saves enough, else 0."""
     longest, shortest = (f(map(len, prompts)) for f in (max, min))
     common = min(common_length(prompts), shortest - 1)
     saved = (len(prompts) - 1) * common
@@ -72,8 +73,8 @@ def _worth_reading_once(prompts: Sequence[Ids]) -> int:
 
 @dataclass
 class ActiveBatch:
-    """Rows in the making, known by `numbers`. `hidden_BD` predicts each one's next token; `mask_BW`
-    marks the positions of the cache that are its own."""
+    """Unfinished rows, identified by `numbers`. `hidden_BD` predicts each row's next token;
+    `mask_BW` marks the row's own positions in the cache."""
 
     numbers: list[int]
     hidden_BD: Tensor
@@ -82,16 +83,16 @@ class ActiveBatch:
 
     @property
     def width(self) -> int:
-        """Positions of the cache."""
+        """The number of positions in the cache."""
         return self.mask_BW.shape[1]
 
     @property
     def joinable(self) -> bool:
-        """Whether rows of two caches can stand side by side."""
+        """Whether two caches can be joined."""
         return _keeps_all(self.cache)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Only the rows at these places go on, as wide as the longest of them."""
+        """Keep only the rows at these places, and trim the cache to the longest of them."""
         which = torch.tensor(places, device=self.hidden_BD.device)
         self.numbers = [self.numbers[i] for i in places]
         self.hidden_BD, self.mask_BW = self.hidden_BD[which], self.mask_BW[which]
@@ -100,7 +101,7 @@ class ActiveBatch:
             self._widen(-int(self.mask_BW.amax(0).argmax()))
 
     def join(self, other: ActiveBatch) -> None:
-        """Takes the other's rows in."""
+        """Add the other batch's rows."""
         self._widen(max(0, other.width - self.width))
         other._widen(self.width - other.width)
         self.numbers += other.numbers
@@ -111,7 +112,7 @@ class ActiveBatch:
             mine.change(torch.cat(keys), torch.cat(values))
 
     def _widen(self, columns: int) -> None:
-        """Adds so many columns of padding on the left; takes them away below 0."""
+        """Add this many columns of padding on the left; a negative number removes columns."""
         if columns:
             self.mask_BW = pad(self.mask_BW, (columns, 0))
             for layer in self.cache.layers:
@@ -120,7 +121,7 @@ class ActiveBatch:
 
 @dataclass(frozen=True)
 class Reader:
-    """A model's trunk, read token by token."""
+    """Runs a model's trunk token by token."""
 
     trunk: Callable[..., Any]
     config: Any
@@ -128,8 +129,8 @@ class Reader:
     pad_id: int
 
     def begin(self, numbers: Sequence[int], prompts: Sequence[Ids]) -> ActiveBatch:
-        """Reads prompts, each distinct one once, and what they all begin with once where that is
-        worth a pass of its own."""
+        """Process prompts: each distinct one once, and their common prefix once if that is worth a
+        separate pass."""
         places = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
         distinct = list(places)
         cache = DynamicCache(config=self.config)
@@ -151,7 +152,7 @@ class Reader:
         return live
 
     def step(self, live: ActiveBatch, tokens: Sequence[int]) -> None:
-        """Reads each row's new token."""
+        """Process each row's new token."""
         ids_B1 = torch.tensor(tokens, device=self.device).unsqueeze(-1)
         live.mask_BW = pad(live.mask_BW, (0, 1), value=1)
         live.hidden_BD = self._read(ids_B1, live.mask_BW, live.cache)
@@ -166,9 +167,9 @@ def decode(
     admit: Callable[[ActiveBatch | None], list[int]],
     write: Callable[[Tensor, Sequence[int]], list[int | None]],
 ) -> None:
-    """Writes completions of all prompts. `admit` is shown the live rows and names the prompts that
-    begin now; `write` takes last hidden states [B, D] and the prompts' numbers, and returns each
-    one's next token to read, None where it has ended."""
+    """Generate completions of all prompts. `admit` takes the live rows and returns the prompts to
+    start now. `write` takes the last hidden states [B, D] and the prompts' numbers, and returns
+    each row's next token, None if the row has ended."""
     live: ActiveBatch | None = None
     while fresh := admit(live) or live is not None:
         if fresh is not True:

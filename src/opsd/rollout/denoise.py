@@ -1,4 +1,4 @@
-"""Rollouts of masked diffusion language models: block after block, a few tokens in each step."""
+"""Rollouts of masked diffusion language models: block by block, a few tokens in each step."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from opsd.types import Finish, Trajectory, UserError
 
 
 class DenoisingEngine(ModelEngine):
-    """Writes canvases of `max_tokens` tokens, as many at once as hold at most `batch_tokens`.
+    """Generates canvases of `max_tokens` tokens, in batches of at most `batch_tokens` tokens.
 
-    In each step every masked token of the current block is drawn at the sampling temperature (the
-    law of LLaDA's Gumbel maximum), and those are committed that the undisturbed distribution finds
-    likeliest. A row ends with the block that holds its first end token; what is behind that is
-    filled with ends, and counts as never written.
+    In each step, a token is drawn for every masked position of the current block at the sampling
+    temperature (the same distribution as LLaDA's Gumbel maximum). The step commits those that are
+    likeliest under the distribution without temperature. A row ends with the block that contains
+    its first end token; the positions behind that block are filled with end tokens and count as
+    never written.
 
-    The canvas is read whole in every step: nothing is cached between steps, so that a state's
-    distributions are those that training reads.
+    Every step processes the whole canvas: nothing is cached between steps, so that a state's
+    distributions are those of training.
     """
 
     @torch.no_grad()
@@ -45,11 +46,11 @@ class DenoisingEngine(ModelEngine):
         if sampling.max_tokens % block:
             whole = sampling.max_tokens // block * block
             raise UserError(
-                f"a canvas of {sampling.max_tokens} tokens is not whole blocks of {block}: set"
-                f" max_completion_length to {whole} or {whole + block}"
+                f"a canvas of {sampling.max_tokens} tokens does not divide into blocks of {block}:"
+                f" set max_completion_length to {whole} or {whole + block}"
             )
         done: dict[int, Completion] = {}
-        # Prompts of a length together: little is padded.
+        # Prompts of similar length are batched together, so that there is little padding.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         while order:
             longest = len(prompts[order[-1]]) + sampling.max_tokens
@@ -63,13 +64,14 @@ class DenoisingEngine(ModelEngine):
 
 
 def canvas_of(model: nn.Module, length: int, eos_id: int) -> Canvas | None:
-    """What a model writes `length` tokens on; None where it generates left to right."""
+    """A model's canvas of `length` tokens; None if the model generates left to right."""
     kind = masked_diffusion(model)
     return kind and Canvas(length, kind.mask_id, eos_id, kind.shifted)
 
 
 def keep_decoding(model: nn.Module, decoding: Decoding | None) -> None:
-    """Writes into a model's generation config how it writes, which is saved with the model."""
+    """Store the decoding settings in the model's generation config, which is saved with the
+    model."""
     from transformers import GenerationConfig
 
     writer: Any = causal_lm(model)
@@ -79,13 +81,14 @@ def keep_decoding(model: nn.Module, decoding: Decoding | None) -> None:
         "block_length": decoding.block_length,
         "tokens_per_step": decoding.tokens_per_step,
     }
-    # One that was made from the model's configuration would be made from it again when loaded.
+    # With this flag, loading would derive it from the model's configuration again.
     kept.pop("_from_model_config", None)
     writer.generation_config = GenerationConfig(**kept)
 
 
 def decoding_of(model: nn.Module) -> Decoding:
-    """How a model writes by its generation_config.json (`block_length`, `tokens_per_step`)."""
+    """A model's decoding settings from its generation_config.json (`block_length`,
+    `tokens_per_step`)."""
     own: Any = getattr(causal_lm(model), "generation_config", None)
     known = {name: getattr(own, name, None) for name in ("block_length", "tokens_per_step")}
     return Decoding(**{name: value for name, value in known.items() if value is not None})
@@ -93,8 +96,8 @@ def decoding_of(model: nn.Module) -> Decoding:
 
 @dataclass
 class _Row:
-    """A canvas in the making: its token ids, masks included, and the step, and log-probability, at
-    which each token was committed (-1: not yet)."""
+    """An unfinished canvas: its token ids, masks included, and each token's step (-1: not yet
+    committed) and log-probability."""
 
     number: int
     prompt: tuple[int, ...]
@@ -105,7 +108,7 @@ class _Row:
 
 
 class _Writer:
-    """One batch of canvases."""
+    """Generates one batch of canvases."""
 
     def __init__(
         self, engine: DenoisingEngine, sampling: Sampling, decoding: Decoding, progress: Progress
@@ -146,7 +149,7 @@ class _Writer:
         return done
 
     def _quotas(self, block: int) -> list[int]:
-        """How many tokens each step of a block commits."""
+        """The number of tokens that each step of a block commits."""
         each = self.decoding.tokens_per_step
         return [min(each, block - first) for first in range(0, block, each)]
 
@@ -166,7 +169,7 @@ class _Writer:
                 row.steps[at] = step
 
     def _logits(self, rows: Sequence[_Row], masked: Sequence[Sequence[int]]) -> Tensor:
-        """Of every masked token, row after row `[N, V]`."""
+        """The logits of every masked token, row by row `[N, V]`."""
         inputs = [
             ModelInput(
                 (*row.prompt, *row.ids),
@@ -181,9 +184,10 @@ class _Writer:
     def _drawn(
         self, rows: Sequence[_Row], masked: Sequence[Sequence[int]], logits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A token of every masked place, the natural log of its probability at the sampling
-        temperature, and what decides whether it is committed. The mask itself is never drawn. Each
-        row has random numbers of its own: what it writes does not depend on the rows beside it."""
+        """A token for every masked position, the natural log of its probability at the sampling
+        temperature, and the confidence that decides whether it is committed. The mask token is
+        never drawn. Each row has its own random numbers, so that its completion does not depend on
+        the other rows."""
         temperature, plain = self.sampling.temperature, logits.log_softmax(-1)
         mask = torch.tensor([self.kind.mask_id], device=logits.device)
         logp = (logits / temperature).log_softmax(-1) if temperature else plain

@@ -1,4 +1,5 @@
-"""A token out of a distribution: cut as the sampling says, and settled by one uniform number."""
+"""Draws a token from a distribution, truncated by the sampling settings, with one uniform
+number."""
 
 from __future__ import annotations
 
@@ -8,17 +9,17 @@ from torch import Tensor
 from opsd.rollout.engine import Sampling
 
 _PREFIX = 512
-"""How many of the likeliest tokens are looked at first where no top-k says."""
+"""The number of likeliest tokens that are examined first if there is no top-k."""
 _WIDER = 8
 
 
 def drawn(logits_NV: Tensor, numbers_N: Tensor, sampling: Sampling) -> Tensor:
-    """A token [N] of each distribution, cut by top-k, what that leaves by top-p, and what that
-    leaves by min-p: where the cumulative distribution passes the row's number, so that a draw
-    depends on that alone. Tokens as likely as the last one of top-k are kept beside it.
+    """Draw a token [N] from each distribution, truncated by top-k, then top-p, then min-p. The
+    token is where the cumulative distribution passes the row's number, so that a draw depends on
+    nothing else. Ties with the last token of top-k are kept.
 
-    A cut keeps the likeliest tokens, so that the others need no sorting: a few are looked at, and
-    more of them in the rows where the cut is not among those.
+    Truncation keeps the likeliest tokens, so the others need no sorting: a few are examined, and
+    more only in rows whose truncation point is not among them.
     """
     if sampling.whole:
         return _where_reached(logits_NV.softmax(-1, dtype=torch.float64), numbers_N)
@@ -29,7 +30,7 @@ def drawn(logits_NV: Tensor, numbers_N: Tensor, sampling: Sampling) -> Tensor:
         likeliest, ids = logits_NV[rows].topk(min(size, vocab))
         mass, inside = _cut(likeliest, logits_NV[rows], sampling)
         inside |= size >= vocab
-        # In the order of ids, as the whole distribution is.
+        # In the order of ids, like the whole distribution.
         ids, order = ids[inside].sort(-1)
         places = _where_reached(mass[inside].gather(-1, order), numbers_N[rows[inside]])
         tokens[rows[inside]] = ids.gather(-1, places.unsqueeze(-1)).squeeze(-1)
@@ -38,8 +39,8 @@ def drawn(logits_NV: Tensor, numbers_N: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _cut(likeliest_NK: Tensor, logits_NV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """What is left of the likeliest tokens' masses [N, K], relative to the first's, and whether the
-    cut is among them [N]."""
+    """The masses [N, K] of the likeliest tokens after truncation, relative to the first's, and
+    whether the truncation point is among them [N]."""
     first = likeliest_NK[:, :1]
     mass = (likeliest_NK - first).double().exp()
     kept = torch.ones_like(mass, dtype=torch.bool)
@@ -59,10 +60,10 @@ def _cut(likeliest_NK: Tensor, logits_NV: Tensor, sampling: Sampling) -> tuple[T
 
 
 def _where_reached(mass_NK: Tensor, numbers_N: Tensor) -> Tensor:
-    """The first place [N] at which so large a part of a row's mass is passed."""
+    """The first index [N] at which the cumulative mass passes this share of a row's mass."""
     cumulative = mass_NK.cumsum(-1)
     reached = numbers_N.unsqueeze(-1) * cumulative[:, -1:]
     found = torch.searchsorted(cumulative, reached, right=True).squeeze(-1)
-    # A number that rounds up to the whole mass falls on the last entry that has any.
+    # A number that rounds up to the whole mass selects the last entry with any mass.
     last = (mass_NK > 0).long().cumsum(-1).argmax(-1)
     return torch.minimum(found, last)

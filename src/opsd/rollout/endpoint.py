@@ -1,4 +1,5 @@
-"""A model behind an OpenAI-compatible endpoint: asked, retried, and waited for aloud."""
+"""The client of a model behind an OpenAI-compatible endpoint: requests, retries, and log lines
+about waiting."""
 
 from __future__ import annotations
 
@@ -16,18 +17,18 @@ from opsd.types import UserError
 from opsd.validation import install
 
 SLOW = 60.0
-"""Seconds without an answer after which that is said."""
+"""Seconds without a response after which a line is logged."""
 _REFUSED = (401, 402, 403, 404)
-"""Replies that no other question would change."""
+"""Status codes that no other request would change."""
 _BUSY = (408, 409, 429)
-"""Replies that the same question may not get again; so are all from 500."""
+"""Status codes that the same request may not get again, like all from 500."""
 _LONGEST_PAUSE = 60.0
 T = TypeVar("T")
 
 
 class NoAnswer(Exception):
-    """An endpoint has not answered a question, or with what is no answer, as often as it was asked.
-    `reached` says whether anybody is there."""
+    """An endpoint has not given a valid response to any attempt of a request. `reached` says
+    whether the endpoint could be reached."""
 
     def __init__(self, reason: str, reached: bool) -> None:
         super().__init__(reason)
@@ -36,8 +37,8 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """One model behind an OpenAI-compatible endpoint. `timeout` is in seconds and for one try;
-    `who` asks stands before whatever is said."""
+    """One model behind an OpenAI-compatible endpoint. `timeout` is in seconds per attempt; `who`,
+    the caller's name, begins every message."""
 
     client: Any
     model: str
@@ -47,12 +48,12 @@ class ChatEndpoint:
     who: str
 
     def ask(self, read: Callable[[Any], T], **request: Any) -> T:
-        """What `read` makes of the reply to a chat completion's `request`. A try that fails, and a
-        reply that `read` cannot read, is repeated, later each time, and that is said on standard
-        error; so is an answer that takes long.
+        """The result of `read` on the response to a chat completion's `request`. A failed attempt,
+        or a response that `read` cannot read, is retried with increasing delays. Retries and slow
+        responses are logged on standard error.
 
-        Raises NoAnswer after the last try, and UserError where the endpoint refuses whatever is
-        asked: a wrong key, no such model.
+        Raises NoAnswer after the last attempt, and UserError if the endpoint refuses every request:
+        a wrong key, an unknown model.
         """
         import openai
 
@@ -94,12 +95,12 @@ class ChatEndpoint:
 
 
 def _pause(number: int) -> float:
-    """Seconds before another try, half a second and then twice as long each time."""
+    """Seconds before the next attempt: half a second, then twice as long each time, at most 8."""
     return min(8.0, 0.5 * 2**number)
 
 
 def _asked_for(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a reply asks to wait for; None where it does not say, or a date."""
+    """The seconds that a response asks to wait; None if it does not, or gives a date."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         with contextlib.suppress(KeyError, ValueError):
             return min(_LONGEST_PAUSE, max(0.0, float(headers[name]) / unit))
@@ -109,8 +110,8 @@ def _asked_for(headers: Mapping[str, str]) -> float | None:
 def connect(
     model: str, base_url: str | None, key_variable: str, timeout: float, retries: int, who: str
 ) -> ChatEndpoint:
-    """A model behind an endpoint, OpenAI's own without a `base_url`. Raises UserError, in the name
-    of `who` asks, where the `openai` client is not installed, and where OpenAI's needs a key."""
+    """A client of a model behind an endpoint, OpenAI's own by default. Raises UserError, with `who`
+    as the caller, if the `openai` client is not installed, or if OpenAI's endpoint has no key."""
     try:
         import openai
     except ImportError as error:
@@ -123,7 +124,7 @@ def connect(
 
 
 def shown(base_url: str | None) -> str:
-    """An endpoint's address as it may be told and kept: without credentials."""
+    """An endpoint's address without credentials, for messages and files."""
     return cleaned(base_url or "OpenAI's endpoint")
 
 

@@ -1,4 +1,4 @@
-"""What an engine is: prompts as token ids in, completions as token ids out."""
+"""The engine protocol: prompts as token ids in, completions as token ids out."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from pydantic import Field
 from opsd.parts import lacking, part, refuse_lacking, tag
 from opsd.types import Finish, RunFailed, Trajectory, UserError
 
-if TYPE_CHECKING:  # comparisons and reports read what engines wrote, and need no torch
+if TYPE_CHECKING:  # comparisons and reports read completions, and need no torch
     from torch import nn
 
 
 class Progress(Protocol):
-    """Told how many completions have ended since it was told last, and how many tokens have been
-    written, 0 included, as often as an engine can; it may raise, which ends the call."""
+    """Called as often as an engine can, with the number of completions that ended and of tokens
+    that were generated since the last call (possibly 0). It may raise, which ends the call."""
 
     def __call__(self, done: int, tokens: int = 0, /) -> None: ...
 
 
 def silent(done: int, tokens: int = 0) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 PROBE = "Check: 1 + 2 = 3."
-"""What two readings of the same weights are compared on."""
+"""The text on which two forward passes of the same weights are compared."""
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Tolerance = Annotated[float, Field(gt=0)] | None
-"""Nats by which an engine's log-probabilities may differ from the trainer's."""
+"""The nats by which an engine's log-probabilities may differ from the trainer's."""
 
 LEAST_TEMPERATURE = 0.001
-"""Below it, logits divided by the temperature leave the range of their numbers."""
+"""Below it, logits divided by the temperature overflow."""
 
 
 @part
 class Decoding:
-    """How a masked diffusion model writes: block after block of `block_length` tokens, in each step
-    `tokens_per_step` of the block's, those of which it is surest (`low_confidence` remasking), or
-    any (LLaDA, Nie et al. 2025, arXiv 2502.09992)."""
+    """How a masked diffusion model generates: in blocks of `block_length` tokens, each filled by
+    steps of `tokens_per_step` tokens. A step commits the tokens with the highest confidence
+    (`low_confidence` remasking), or random ones (LLaDA, Nie et al. 2025, arXiv 2502.09992)."""
 
     block_length: Annotated[int, Field(gt=0)] = 32
     tokens_per_step: Annotated[int, Field(gt=0)] = 2
@@ -55,10 +55,10 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. `temperature=0` is greedy; `max_tokens` is the horizon.
-    `decoding` is how a masked diffusion model writes; None: as its generation_config.json says.
+    """How completions are sampled. `temperature=0` is greedy; `max_tokens` is the horizon.
+    `decoding` is for masked diffusion models; None: as in their generation_config.json.
 
-    `top_k=0`, `top_p=1` and `min_p=0` leave the distribution whole. Raises UserError for a
+    `top_k=0`, `top_p=1` and `min_p=0` do not truncate the distribution. Raises UserError for a
     temperature between 0 and `LEAST_TEMPERATURE`.
     """
 
@@ -71,22 +71,22 @@ class Sampling:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is cut off the distribution."""
+        """Whether the distribution is not truncated."""
         return self.top_p == 1 and self.top_k == 0 and self.min_p == 0
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < math.inf:
             raise UserError(
-                f"a temperature of {self.temperature:g}: 0 is greedy, else it is at least"
+                f"a temperature of {self.temperature:g}: use 0 (greedy), or at least"
                 f" {LEAST_TEMPERATURE:g}"
             )
 
 
 @dataclass(frozen=True)
 class Completion:
-    """Token ids, the ending token included where there is one, and the natural log of each one's
-    probability under the whole distribution at the sampling temperature; None where the engine
-    does not tell. `trajectory` is how a masked diffusion model came to them."""
+    """Token ids, including the end token if there is one, and the natural log of each one's
+    probability under the untruncated distribution at the sampling temperature; None if the engine
+    does not return it. `trajectory` is the denoising trajectory of a masked diffusion model."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
@@ -95,29 +95,30 @@ class Completion:
 
 
 class EngineDown(RunFailed):
-    """An engine that was there has gone. One line: which, and how it was noticed."""
+    """An engine that was running has failed. One line: which engine, and how it was noticed."""
 
 
 class Engine(Protocol):
-    """Generates with the weights that the model had when it was last synced, or has when it is
-    called. Raises EngineDown where it cannot any more. One of your own inherits what it does not
-    say otherwise."""
+    """Generates with the weights of the last sync, or with the model's current weights. Raises
+    EngineDown if it has failed. A custom engine inherits the defaults of all members that it does
+    not define."""
 
     shares_model: bool = False
-    """Whether it generates with the very model that is trained."""
+    """Whether it generates with the model that is being trained itself."""
     is_remote: bool = False
-    """Whether its weights stand still while the trainer's move, so that it may write meanwhile."""
+    """Whether it has its own copy of the weights, so that it can generate while the trainer updates
+    its own."""
 
     pins_weights: bool = False
-    """Whether `pinned` weights stay while newer ones are handed over."""
+    """Whether `pinned` weights are kept while newer ones are synced."""
 
     def pinned(self) -> AbstractContextManager[Engine]:
-        """The engine as it is now: while the context lasts, it writes with the present weights,
-        whatever is handed over meanwhile (of an engine that `pins_weights`)."""
+        """The engine with its current weights: within the context it generates with them, whatever
+        is synced meanwhile (for an engine that `pins_weights`)."""
         return nullcontext(self)
 
     def returns_logprobs(self, sampling: Sampling) -> bool:
-        """Whether completions come with log-probabilities of the whole distribution."""
+        """Whether completions come with log-probabilities of the untruncated distribution."""
         return True
 
     def generate(
@@ -133,9 +134,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineSetup:
-    """What an engine starts with. `max_length` is in tokens, prompt and completion together,
-    `batch_tokens` what may be in memory at once while the model itself generates; `vocab` is the
-    number of ids that the tokenizer can produce."""
+    """The setup that an engine starts with. `max_length` is in tokens, for prompt and completion
+    together. `batch_tokens` limits the tokens in memory at once while the model itself generates.
+    `vocab` is the number of ids that the tokenizer can produce."""
 
     model: nn.Module
     tokenizer: Any
@@ -147,26 +148,27 @@ class EngineSetup:
 
     @property
     def probe(self) -> Sequence[int]:
-        """Ids that two readings of the same weights are compared on."""
+        """The token ids on which two forward passes of the same weights are compared."""
         return self.tokenizer(PROBE)["input_ids"]
 
 
 class EngineChoice(Protocol):
-    """A choice of engine. One of your own inherits what it does not say otherwise."""
+    """A choice of engine. A custom choice inherits the defaults of all members that it does not
+    define."""
 
     shares_model: bool = False
-    """Whether it generates with the very model that it is started with, on its device."""
+    """Whether it generates with the model that it is started with, on that model's device."""
     place: str = ""
-    """What evaluations tell its samples from another engine's by."""
+    """The label by which evaluations distinguish its samples from another engine's."""
 
     def start(self, setup: EngineSetup) -> Engine:
-        """The engine at work. Raises UserError where it cannot be started."""
+        """The started engine. Raises UserError if it cannot be started."""
         ...
 
 
 def at_work(engine: Engine | EngineChoice, setup: EngineSetup) -> Engine:
-    """An engine as it is, or the one that a choice starts. Raises UserError, one line, for what is
-    no engine."""
+    """The engine itself, or the one that a choice starts. Raises UserError, one line, for an object
+    that is neither."""
     found: Any = engine
     if lacking(found, Engine) and hasattr(found, "start"):
         found = found.start(setup)
@@ -175,7 +177,7 @@ def at_work(engine: Engine | EngineChoice, setup: EngineSetup) -> Engine:
 
 
 def prompt_seed(run_seed: int, step: int, problem_id: str, sample: int, phase: str) -> int:
-    """The seed of one completion. Sampling depends on nothing else: not on the batch it falls in,
-    not on the process, not on any global random state."""
+    """The seed of one completion. Sampling depends on nothing else: not on the batch, the process,
+    or any global random state."""
     text = f"{run_seed}/{step}/{problem_id}/{sample}/{phase}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

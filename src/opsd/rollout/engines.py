@@ -1,4 +1,5 @@
-"""Who generates, as a recipe says it. An engine is one file beside this one, and a name below."""
+"""The engines that a recipe can choose. An engine is one file next to this one, and a name
+below."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from opsd.rollout.vllm_server import VLLMServer
 
 @part
 class HF(EngineChoice):
-    """The model itself, as Transformers loads it: the one in training, where it is trained. A
-    masked diffusion model writes block after block."""
+    """The model itself, as loaded by Transformers: during training, the model that is trained. A
+    masked diffusion model generates block by block."""
 
     type: Literal["hf"] = "hf"
     shares_model: ClassVar[bool] = True
 
     def start(self, setup: EngineSetup) -> Engine:
-        # Imported here: recipes are read without transformers.
+        # Imported here, so that recipes can be read without transformers.
         from opsd.lm.diffusion import masked_diffusion
         from opsd.rollout.denoise import DenoisingEngine
         from opsd.rollout.hf import HFEngine

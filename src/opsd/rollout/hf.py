@@ -1,4 +1,4 @@
-"""Rollouts with the training model itself, as Transformers loads it."""
+"""Rollouts with the training model itself, as loaded by Transformers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from opsd.types import Finish
 
 
 class HFEngine(ModelEngine):
-    """Generation in a batch of at most `batch_tokens` tokens, prompts and horizons together, that
-    rows enter, longest prompts first, as others leave it."""
+    """Generates in a batch of at most `batch_tokens` tokens, prompts and horizons together. Rows
+    enter it, longest prompts first, as others leave."""
 
     @torch.no_grad()
     def generate(
@@ -50,8 +50,8 @@ class HFEngine(ModelEngine):
     def _admission(
         self, prompts: Sequence[Sequence[int]], horizon: int
     ) -> Callable[[ActiveBatch | None], list[int]]:
-        """Which prompts begin beside the live rows: in order of length, the same ones together, as
-        many as fit, once they are a quarter of what fits."""
+        """The function that selects prompts to start next to the live rows: by length, equal ones
+        together, as many as fit, and only once there is room for a quarter of a full batch."""
         keys = [(-len(prompt), tuple(prompt)) for prompt in prompts]
         waiting = sorted(range(len(prompts)), key=lambda i: (keys[i], i))
 
@@ -72,7 +72,7 @@ class HFEngine(ModelEngine):
 
 @dataclass
 class _Sequence:
-    """A completion in the making, and its random numbers."""
+    """An unfinished completion, and its random numbers."""
 
     numbers: Any
     ids: list[int] = field(default_factory=list)
@@ -81,8 +81,8 @@ class _Sequence:
 
 @dataclass
 class _Writer:
-    """Draws each row's next token from its own stream of uniform numbers, and keeps it with its
-    log-probability."""
+    """Draws each row's next token with the row's own stream of uniform numbers, and stores it with
+    its log-probability."""
 
     head: Head
     sampling: Sampling
@@ -104,7 +104,8 @@ class _Writer:
         else:
             chosen = logp.argmax(-1)
         kept = logp.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-        # Together, since every transfer waits for the device; doubles hold any token's number.
+        # In one transfer, since each one waits for the device; doubles represent any token id
+        # exactly.
         tokens, logprobs = torch.stack([chosen.double(), kept.double()]).tolist()
         written = zip(rows, drafts, tokens, logprobs, strict=True)
         following = [self._next(row, draft, int(token), p) for row, draft, token, p in written]

@@ -1,6 +1,7 @@
-"""How many tokens a completion may use at a step: (step, total_steps, limit) -> tokens.
+"""Horizons, the number of tokens that a completion may have: (step, total_steps, limit) -> tokens.
 
-Tokens after the horizon are neither sampled nor learned; a completion that it cuts has no end.
+Tokens after the horizon are neither sampled nor trained on; a completion that is cut has no end
+token.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class FullHorizon(Horizon):
 
 @part
 class Truncated(Horizon):
-    """The first `rho` of the completion limit, all along, or by a schedule (TOPD, Zhang et al.
-    2026, arXiv 2605.31490). Raises UserError where that is no token."""
+    """The first `rho` of the completion limit, constant or scheduled (TOPD, Zhang et al. 2026,
+    arXiv 2605.31490). Raises UserError if that is less than one token."""
 
     rho: Share = 0.25
     type: Literal["truncated"] = "truncated"
@@ -43,7 +44,7 @@ class Truncated(Horizon):
         horizon = int(at(self.rho, step, total_steps) * limit + 1e-9)
         if horizon < 1:
             raise UserError(
-                f"the horizon at step {step + 1} is no token of {limit}: raise rho, or"
+                f"the horizon at step {step + 1} is below one token of {limit}: raise rho, or"
                 " max_completion_length"
             )
         return horizon
@@ -54,8 +55,8 @@ class Progressive(Horizon):
     """min(limit, start + growth floor(step / every)) tokens (POPD, Zhang et al. 2026, arXiv
     2605.31490).
 
-    The paper does not print its numbers: without them a tenth of the limit to begin with, and a
-    tenth more after every tenth of the run.
+    The paper does not state its numbers. By default the horizon starts at a tenth of the limit, and
+    grows by a tenth after every tenth of the run.
     """
 
     start: Annotated[int, Field(gt=0)] | None = None

@@ -1,4 +1,4 @@
-"""What engines have in common that generate with the training model itself."""
+"""The base of engines that generate with the training model itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from opsd.types import UserError
 
 
 class ModelEngine(Engine):
-    """Generates with a model's weights where they are, in batches of at most `batch_tokens` tokens,
-    prompts and horizons together. Raises UserError for a model that names no end token."""
+    """Generates with a model's weights in place, in batches of at most `batch_tokens` tokens,
+    prompts and horizons together. Raises UserError for a model without an end token."""
 
     shares_model = True
 
@@ -34,5 +34,5 @@ class ModelEngine(Engine):
         self.batch_tokens = batch_tokens
 
     def sync(self, model: nn.Module) -> None:
-        """Generates with `model` from now on; its weights are read where they are."""
+        """Generate with `model` from now on; its weights are used in place."""
         self.model = model

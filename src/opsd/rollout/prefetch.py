@@ -1,7 +1,8 @@
-"""Rollouts of the steps to come, generated while this step learns: some optimizer steps old.
+"""Generates the rollouts of later steps while the current step trains; they are then some optimizer
+steps old.
 
-Off unless `async_rollouts` is set. It needs an engine whose weights stand still while the trainer's
-move: one that runs elsewhere, as a vLLM server does.
+Off unless `async_rollouts` is set. It needs an engine with its own copy of the weights: one that
+runs elsewhere, such as a vLLM server.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from opsd.rollout.sources import Counts, Sampler
 from opsd.types import Group
 
 _AT_ONCE = 64
-"""Steps whose rollouts may be in the making."""
+"""The maximum number of steps whose rollouts are generated at once."""
 
 
 @dataclass
 class Prefetched:
-    """A step's rollouts in the making; their counts, and what was observed of them, until they are
-    taken."""
+    """A step's rollouts that are being generated, with their counts and observed groups, until they
+    are taken."""
 
     made: Future[list[Group]]
     counts: Counts
@@ -31,19 +32,19 @@ class Prefetched:
 
 @dataclass
 class RolloutPrefetcher:
-    """The rollouts of steps to come, by the step that will learn from them."""
+    """The rollouts of later steps, by the step that will train on them."""
 
     steps: dict[int, Prefetched] = field(default_factory=dict[int, Prefetched])
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_AT_ONCE))
 
     def begin(self, step: int, write: Callable[[Sampler], list[Group]], sampler: Sampler) -> None:
-        """Has a step's rollouts written in the background."""
+        """Start generating a step's rollouts in the background."""
         counts, observed = Counts(), list[Sequence[Group]]()
         own = replace(sampler, observe=observed.append, counts=counts)
         self.steps[step] = Prefetched(self.pool.submit(write, own), counts, observed)
 
     def keep(self, step: int, groups: list[Group]) -> None:
-        """Takes a step's rollouts from a checkpoint."""
+        """Add a step's rollouts from a checkpoint."""
         made: Future[list[Group]] = Future()
         made.set_result(groups)
         every = (rollout for group in groups for rollout in group.rollouts)
@@ -51,14 +52,14 @@ class RolloutPrefetcher:
         self.steps[step] = Prefetched(made, counts, [groups])
 
     def fail(self, step: int, error: EngineDown) -> None:
-        """A step's rollouts cannot be written."""
+        """Record that a step's rollouts cannot be generated."""
         made: Future[list[Group]] = Future()
         made.set_exception(error)
         self.steps[step] = Prefetched(made, Counts(), [])
 
     def wait(self) -> dict[int, list[Group]]:
-        """The rollouts of every step, once they are there; they stay. None of a step whose engine
-        has gone, which whoever takes them is told."""
+        """Wait for the rollouts of all steps, without taking them. Steps whose engine failed are
+        missing; `take` raises their error."""
         there = {}
         for step, own in self.steps.items():
             with contextlib.suppress(EngineDown):
@@ -66,8 +67,8 @@ class RolloutPrefetcher:
         return there
 
     def take(self, step: int, sampler: Sampler) -> list[Group] | None:
-        """A step's rollouts, once they are there, counted and observed as the sampler's; None where
-        none were begun. Raises EngineDown where the engine has gone meanwhile."""
+        """Wait for a step's rollouts and take them, adding their counts and observations to the
+        sampler's; None if none were started. Raises EngineDown if the engine has failed."""
         own = self.steps.pop(step, None)
         if own is None:
             return None

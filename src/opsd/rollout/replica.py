@@ -1,4 +1,4 @@
-"""One server that generates: what it is asked, and the weights that it writes with."""
+"""The client of one generation server: its requests, and the weights that it generates with."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from opsd.types import UserError
 
 @dataclass(frozen=True)
 class Asked:
-    """What all questions to a server have in common. `mark` ends the names of the adapters that it
-    is handed, by which they are told from another trainer's; `eos_ids` end a completion, `bias` is
-    added to logits, by id. It is to answer within `timeout` seconds."""
+    """The common parts of all requests to a server. `mark` ends the names of this trainer's
+    adapters, which distinguishes them from another trainer's; `eos_ids` end a completion; `bias` is
+    added to the logits, by id. `timeout` is in seconds per request."""
 
     timeout: float
     mark: str
@@ -30,21 +30,21 @@ class Asked:
 
 
 class Replica:
-    """A server at one address. `served` is what it calls its model, `adapters` are those that it
-    was handed. A kind of server says how it is spoken to.
+    """A server at one address. `served` is the server's name for its model, `adapters` are those
+    that were loaded into it. A subclass implements a kind of server's protocol.
 
-    Whatever asks it raises EngineDown where it does not answer or fails, UserError where it
-    refuses.
+    All requests raise EngineDown if the server does not answer or fails, UserError if it refuses.
     """
 
     kind: str
-    """What the server is."""
+    """The server's name."""
     start: str
-    """How it is to be started, for messages."""
+    """How to start it, for messages."""
 
     def __init__(self, url: str, asked: Asked) -> None:
         self.url, self.asked = url, asked
-        # A server closes what has been idle for 5 s; what it is just closing is not asked again.
+        # A server closes connections that are idle for 5 s; one that it is about to close must not
+        # be reused.
         limits = httpx2.Limits(keepalive_expiry=2.0)
         try:
             self.http = httpx2.Client(base_url=url, timeout=asked.timeout, limits=limits)
@@ -55,37 +55,37 @@ class Replica:
         self.adapters: set[str] = set()
 
     def load(self, adapter: Path) -> None:
-        """Has one more LoRA adapter, under the name of its folder."""
+        """Load a LoRA adapter, under the name of its folder."""
         raise NotImplementedError
 
     def unload(self, name: str) -> None:
-        """Has an adapter no more; one that is not there is none."""
+        """Unload an adapter; an unknown one is ignored."""
         raise NotImplementedError
 
     def reload(self, weights: Path) -> None:
-        """Has a whole model's weights from now on."""
+        """Load a complete model's weights."""
         raise NotImplementedError
 
     def ask(
         self, prompt: Sequence[int], sampling: Sampling, seed: int, adapter: str | None
     ) -> Completion:
-        """A prompt's completion, by the model with an adapter, or without any."""
+        """Generate a prompt's completion, with an adapter or without."""
         raise NotImplementedError
 
     def find(self, seconds: float) -> None:
-        """Learns what the server calls the model, and which adapters it has. Raises EngineDown
-        where it does not answer within so many seconds."""
+        """Find out the server's name for its model, and its adapters. Raises EngineDown if it does
+        not answer within this many seconds."""
         try:
             reply = self.http.get("/v1/models", timeout=seconds).raise_for_status()
             self.served, *others = [model["id"] for model in reply.json()["data"]]
             self.adapters = {name for name in others if name.endswith(self.asked.mark)}
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"{shown(self.url)} is no {self.kind} server") from error
+            raise UserError(f"{shown(self.url)} is not served by {self.kind}") from error
         except httpx2.HTTPError as error:
             raise EngineDown(cleaned(str(error)).splitlines()[0]) from error
 
     def wait(self) -> None:
-        """Waits until the server is there. Raises UserError where it does not come in time."""
+        """Wait until the server answers. Raises UserError if it does not in time."""
         timeout = self.asked.timeout
         until = time.monotonic() + timeout
         while True:
@@ -100,7 +100,7 @@ class Replica:
                 time.sleep(min(1.0, timeout / 4))
 
     def hold(self, adapters: Collection[Path]) -> None:
-        """Has these LoRA adapters from now on, by the names of their folders, and no others."""
+        """Load these LoRA adapters, named by their folders, and unload all others."""
         wanted = {adapter.name: adapter for adapter in adapters}
         for name in wanted.keys() - self.adapters:
             self.load(wanted[name])
@@ -110,20 +110,20 @@ class Replica:
             self.adapters.discard(name)
 
     def read(self, reply: httpx2.Response, completion: Callable[[Any], Completion]) -> Completion:
-        """What a reply holds. UserError where it is not of its kind."""
+        """The completion in a response. UserError if the response is malformed."""
         try:
             return completion(reply.json())
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"{shown(self.url)} does not answer as {self.kind} does") from error
+            raise UserError(f"{shown(self.url)} does not answer like {self.kind}") from error
 
     def forgets(self, reply: httpx2.Response, body: dict[str, Any]) -> bool:
-        """Whether a refusal means that the server has started anew, without its adapters."""
+        """Whether a refusal means that the server has restarted and lost its adapters."""
         raise NotImplementedError
 
     def post(
         self, path: str, body: dict[str, Any], allowed: Collection[int] = ()
     ) -> httpx2.Response:
-        """The reply, a success or of an `allowed` status."""
+        """Send a request; return a response that is successful or has an `allowed` status."""
         where = shown(self.url)
         try:
             reply = self.http.post(path, json=body)
@@ -136,5 +136,5 @@ class Replica:
         if reply.is_server_error:
             raise EngineDown(f"{where}{path} fails ({reply.status_code}: {told})")
         if self.forgets(reply, body):
-            raise EngineDown(f"{where} has started anew, without the adapter ({told})")
+            raise EngineDown(f"{where} has restarted, without the adapter ({told})")
         raise UserError(f"{where}{path} refuses ({reply.status_code}: {told}); {self.start}")

@@ -1,6 +1,6 @@
-"""What is taught of a rollout: sequences of token ids, the positions at which each is read, and the
-tokens that stand there. The tokens of a completion, one after another; or the states through which
-a masked diffusion model has written it."""
+"""Which tokens of a rollout are taught: sequences of token ids, the positions at which predictions
+are read, and the tokens there. Either the tokens of a completion, one after another, or the states
+through which a masked diffusion model has generated it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a masked diffusion model writes on: how many tokens it holds, the ids that stand for a
-    token still to come and for the end, and whether a token is predicted at the position before it
-    (Dream) rather than at its own (LLaDA)."""
+    """A masked diffusion model's canvas: its number of tokens, the ids of the mask and of the end
+    token, and whether a token is predicted at the position before it (Dream) rather than at its own
+    (LLaDA)."""
 
     length: int
     mask_id: int
@@ -35,13 +35,12 @@ class Canvas:
 
 @dataclass(frozen=True)
 class TaughtRows:
-    """One sequence after a prompt, and what is taught of it. `ids` are the tokens as they are in
-    the end, `positions` those that are taught; where `masked`, a token is still to come.
+    """One sequence after a prompt, and its taught tokens. `ids` are the final tokens, `positions`
+    the taught ones; positions in `masked` are replaced by the mask.
 
     A token is predicted at its position plus `offset`: -1, by the one before it; 0, at its own.
-    `logprobs` are what the sampler gave the taught tokens (natural logs; None: nobody says).
-    `state` is the denoising step that follows. `hidden` are positions of the prompt that are masked
-    too.
+    `logprobs` are the sampler's for the taught tokens (natural logs; None: unknown). `state` is the
+    denoising step that follows. `hidden` are positions of the prompt that are masked too.
     """
 
     ids: tuple[int, ...]
@@ -55,18 +54,18 @@ class TaughtRows:
 
     @cached_property
     def tokens(self) -> tuple[int, ...]:
-        """The taught ones."""
+        """The taught tokens."""
         return tuple(self.ids[i] for i in self.positions)
 
     def spread(self, values: Sequence[T], length: int) -> list[T | None]:
-        """Values of the taught tokens as values of the first `length` ones: None where none is
-        taught."""
+        """Expand values of the taught tokens to the first `length` tokens, with None for tokens
+        that are not taught."""
         at = dict(zip(self.positions, values, strict=True))
         return [at.get(i) for i in range(length)]
 
     def after(self, prompt: Ids, revealed: Collection[int] = ()) -> ModelInput:
-        """The sequence behind a prompt, for a reader that is shown the tokens at some more
-        positions."""
+        """The model input with this sequence after a prompt, where `revealed` positions are shown
+        although masked."""
         first = len(prompt)
         own = self._hiding(prompt, self.hidden)
         shown = self._hiding(self.ids, self.masked.difference(revealed))
@@ -82,7 +81,7 @@ class TaughtRows:
         return [self.mask_id if i in masked else token for i, token in enumerate(ids)]
 
     def without(self, positions: Collection[int]) -> TaughtRows:
-        """The same rows but for those of some positions."""
+        """The same rows without those at the given positions."""
         kept = [i for i, position in enumerate(self.positions) if position not in positions]
         if len(kept) == len(self.positions):
             return self
@@ -94,13 +93,13 @@ class TaughtRows:
 
 
 class Rows(Protocol):
-    """A rollout, what is drawn for it, a diffusion model's canvas -> what is taught of it. Rows of
-    your own inherit what they do not say otherwise."""
+    """A rollout, its random draw, a diffusion model's canvas -> its taught rows. Custom rows
+    inherit the defaults of all members that they do not define."""
 
     of_canvas: bool = False
-    """Whether they are of a masked diffusion model."""
+    """Whether they are for masked diffusion models."""
     of_states: bool = False
-    """Whether each is a state that the model has written its canvas from."""
+    """Whether each is a state of the model's denoising."""
 
     def __call__(self, rollout: Rollout, draw: Draw, canvas: Canvas | None) -> list[TaughtRows]: ...
 
@@ -121,12 +120,13 @@ TOKENS = Tokens()
 
 @part
 class States(Rows):
-    """The states of a canvas in which a token before the first end is still to come, and in each
-    the masked positions of the block that is being written, or of the whole canvas.
+    """The states of a canvas in which a token before the first end token is still masked. In each
+    one, the masked positions of the block that is being written, or of the whole canvas, are
+    taught.
 
-    Every state (`count` of them, drawn, where that is set) of which more than `masked_above` is
-    masked; a block's states only where tokens follow it. Where a batch of rollouts is learned from
-    more than once, each time takes the next part of the states (d-OPSD, Luo et al. 2026, arXiv
+    All states (or `count` randomly drawn ones) in which more than `masked_above` of the canvas is
+    masked; with `of="block"`, only if tokens follow the block. If a batch of rollouts is used for
+    several steps, each step takes the next part of the states (d-OPSD, Luo et al. 2026, arXiv
     2606.18195; for whole canvases dOPSD, Dat et al. 2026, arXiv 2607.04428).
     """
 
@@ -153,9 +153,9 @@ class States(Rows):
 
 @part
 class Commits(Rows):
-    """The tokens that each denoising step has committed, in the state that it found, with the
-    log-probabilities that they were committed with: what a policy gradient over the trajectory
-    needs. `count` limits it to so many steps of a rollout, drawn."""
+    """The tokens that each denoising step committed, given the state before it, with the
+    log-probabilities from that step: the rows for a policy gradient over the trajectory. `count`
+    limits it to that many randomly drawn steps of a rollout."""
 
     count: Annotated[int, Field(gt=0)] | None = None
     type: Literal["commits"] = "commits"
@@ -174,10 +174,10 @@ class Commits(Rows):
 
 @part
 class RandomMask(Rows):
-    """As many tokens of the canvas, masked at random, as a uniform draw says: with each sequence's
-    mean, LLaDA's training loss in the form that draws a number (Nie et al. 2025, arXiv 2502.09992,
-    Eq. 6; Eq. 5 has the same expectation). What follows a completion's end on the canvas is the
-    end."""
+    """A uniformly drawn number of the canvas's tokens, masked at random. Averaged per sequence,
+    this is LLaDA's training loss in the form that draws a number (Nie et al. 2025, arXiv
+    2502.09992, Eq. 6; Eq. 5 has the same expectation). The canvas behind a completion is filled
+    with end tokens."""
 
     type: Literal["random_mask"] = "random_mask"
     of_canvas: ClassVar[bool] = True
@@ -191,8 +191,8 @@ class RandomMask(Rows):
 
 @part
 class MeanField(Rows):
-    """The whole canvas masked, and a share of the prompt's tokens: one forward pass says of every
-    token how likely it is, whatever the others become (diffu-GRPO, Zhao et al. 2025, arXiv
+    """The whole canvas masked, and a share of the prompt's tokens: one forward pass gives every
+    token's probability, independently of the others (diffu-GRPO, Zhao et al. 2025, arXiv
     2504.12216, section 3.1; its share is 0.15)."""
 
     prompt: Annotated[float, Field(ge=0, lt=1)] = 0.15
@@ -212,7 +212,7 @@ AnyRows = Annotated[Rows, Slot("rows", Rows, (Tokens, States, Commits, RandomMas
 
 
 def refuse_unfit(rows: Rows, canvas: Canvas | None) -> None:
-    """Raises UserError for rows of another kind of model."""
+    """Raises UserError for rows that do not fit the kind of model."""
     if rows.of_canvas and canvas is None:
         raise UserError(
             "the method is for masked diffusion models, whose configuration has mask_token_id and"
@@ -221,7 +221,7 @@ def refuse_unfit(rows: Rows, canvas: Canvas | None) -> None:
         )
     if canvas is not None and not rows.of_canvas:
         raise UserError(
-            "the model is a masked diffusion model, and the method's rollouts are written left to"
+            "the model is a masked diffusion model, but the method's rollouts are generated left to"
             " right: choose a method for such models (opsd methods)"
         )
 
@@ -233,7 +233,7 @@ def _denoised(rollout: Rollout, canvas: Canvas | None) -> tuple[Canvas, Trajecto
 
 
 def _filled(rollout: Rollout, canvas: Canvas | None) -> tuple[tuple[int, ...], Canvas]:
-    """A completion on the canvas; one that is longer has it to itself."""
+    """A completion on the canvas, padded with end tokens; a longer one is kept as it is."""
     if canvas is None:
         raise ValueError("masked rows are of a masked diffusion model")
     ids = rollout.completion_ids
@@ -241,7 +241,7 @@ def _filled(rollout: Rollout, canvas: Canvas | None) -> tuple[tuple[int, ...], C
 
 
 def _chosen(steps: Sequence[int], count: int | None, draw: Draw) -> Iterator[int]:
-    """The part of the steps that is learned from this time, or so many of them."""
+    """The part of the steps for the current use of the rollouts, or `count` of them."""
     start, stop = (math.ceil(len(steps) * k / draw.uses) for k in (draw.use, draw.use + 1))
     own = steps[start:stop]
     if count is not None and count < len(own):
@@ -255,7 +255,7 @@ def _state(written: Trajectory, step: int, positions: Sequence[int], canvas: Can
 
 
 def _masked(ids: tuple[int, ...], masked: Sequence[int], canvas: Canvas) -> TaughtRows:
-    """A canvas with some positions masked, all of which are taught."""
+    """A canvas with some positions masked; these are the taught ones."""
     return TaughtRows(
         ids,
         tuple(masked),

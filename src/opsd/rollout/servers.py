@@ -1,4 +1,4 @@
-"""Rollouts from servers that run elsewhere: one, or several replicas of a model."""
+"""Rollouts from servers that run elsewhere: one, or several replicas of one model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from opsd.rollout.weight_sync import (
 
 _PROBES = (PROBED, replace(PROBED, temperature=2.0))
 _SOON = 5.0
-"""Seconds in which a server that had gone says that it is there again."""
+"""Seconds to wait for a failed server to answer again."""
 T, U = TypeVar("T"), TypeVar("U")
 Address = Annotated[str, Field(pattern="^https?://")]
 Addresses = Address | Annotated[tuple[Address, ...], Field(min_length=1)]
@@ -54,7 +54,7 @@ Addresses = Address | Annotated[tuple[Address, ...], Field(min_length=1)]
 
 @part
 class Servers(EngineChoice):
-    """Servers that run elsewhere, with the same model each. A kind of server says its `replica`."""
+    """Servers that run elsewhere, each with the same model. A kind of server defines `replica`."""
 
     url: Addresses
     timeout: Annotated[float, Field(gt=0)] = 240.0
@@ -64,11 +64,11 @@ class Servers(EngineChoice):
 
     def __post_init__(self) -> None:
         if len(set(self.urls)) < len(self.urls):
-            raise ValueError("an address is given twice: each replica has one of its own")
+            raise ValueError("an address is given twice: each replica needs its own")
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The addresses, one or more."""
+        """The addresses, at least one."""
         return (self.url,) if isinstance(self.url, str) else self.url
 
     def replica(self, url: str, asked: Asked) -> Replica:
@@ -82,15 +82,17 @@ class Servers(EngineChoice):
 
 
 class ServersEngine(Engine):
-    """Asks servers for token ids, and hands them the weights as files in a folder that all see.
+    """Requests completions as token ids from servers, and passes them weights as files in a shared
+    folder.
 
-    A prompt goes to the replica that has the fewest under way. One that does not answer or fails is
-    dropped, and its prompts are asked again at the others, with the same seeds: a completion does
-    not depend on who wrote it. With every sync it is looked for again, and used once it reads as
-    the model does. Where the last one goes, the call raises EngineDown.
+    A prompt goes to the replica with the fewest pending requests. A replica that does not answer or
+    fails is dropped, and its prompts are sent to the others with the same seeds, so that a
+    completion does not depend on the replica. At every sync a dropped replica is tried again, and
+    used once its log-probabilities agree with the model's. If the last replica fails, the call
+    raises EngineDown.
 
-    A server's log-probabilities are of the distribution that it draws from: with truncation that
-    is not the whole one, and completions come without any.
+    A server's log-probabilities are those of the distribution that it samples from. With truncation
+    that is not the full distribution, so completions come without log-probabilities.
     """
 
     is_remote = True
@@ -105,7 +107,7 @@ class ServersEngine(Engine):
         self.folder.chmod(0o755)
         self.base: Any = causal_lm(setup.model)
         rows = self.base.get_output_embeddings().weight.shape[0]
-        bias = {str(i): -100.0 for i in range(setup.vocab, rows)}  # rows without a token
+        bias = {str(i): -100.0 for i in range(setup.vocab, rows)}  # padding rows
         self.mark = self.folder.name[-8:]
         self.asked = Asked(choice.timeout, self.mark, tuple(setup.eos_ids), bias)
         self.up = {url: choice.replica(url, self.asked) for url in choice.urls}
@@ -117,8 +119,8 @@ class ServersEngine(Engine):
         self.syncs = 0
 
     def sync(self, model: nn.Module) -> None:
-        """All replicas generate with these weights from now on. Raises UserError where one then
-        reads otherwise than the model does, EngineDown where none answers."""
+        """Send these weights to all replicas. Raises UserError if the log-probabilities of one then
+        differ from the model's, EngineDown if none answers."""
         refuse_another(model, self.base)
         self.syncs += 1
         folder = self.folder / f"step-{self.syncs}-{self.mark}"
@@ -163,7 +165,7 @@ class ServersEngine(Engine):
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[Engine]:
-        """An adapter stays at the replicas while the context lasts."""
+        """Keep the current adapter on the replicas within the context."""
         own = copy.copy(self)
         with self.lock:
             self.pins[own.adapter] += 1
@@ -200,7 +202,7 @@ class ServersEngine(Engine):
                     load[replica] += 1
                     future.add_done_callback(answered.put)
                 future = answered.get()
-                if future not in asked:  # of a replica that was dropped meanwhile
+                if future not in asked:  # from a replica that was dropped meanwhile
                     continue
                 i, replica = asked.pop(future)
                 load[replica] -= 1
@@ -214,24 +216,24 @@ class ServersEngine(Engine):
                 if progress is not None:
                     progress(1, len(made[i].ids))
         finally:
-            # What hangs is not waited for.
+            # Do not wait for requests that hang.
             pool.shutdown(wait=False, cancel_futures=True)
         return [made[i] for i in range(len(rows))]
 
     @property
     def _count(self) -> str:
-        return f"{len(self.up)} of {len(self.choice.urls)} servers write"
+        return f"{len(self.up)} of {len(self.choice.urls)} servers are in use"
 
     def _found(self, url: str) -> Replica:
-        """A replica that had been dropped, where it is there again. Raises EngineDown else."""
+        """A dropped replica that answers again. Raises EngineDown if it does not."""
         replica = self.choice.replica(url, self.asked)
         replica.find(min(_SOON, self.choice.timeout))
         return replica
 
     def _drop(self, replica: Replica, error: EngineDown) -> None:
-        """Goes on without a replica. Raises its error where it is the last one."""
+        """Drop a replica. Raises the error if it is the last one."""
         with self.lock:
-            if self.up.get(replica.url) is not replica:  # another call has noticed
+            if self.up.get(replica.url) is not replica:  # another call has already dropped it
                 return
             if len(self.up) == 1:
                 raise error
@@ -239,7 +241,7 @@ class ServersEngine(Engine):
         log(f"engine: {error}; {self._count}")
 
     def _agree(self, model: nn.Module, replica: Replica, probed: Sequence[Completion]) -> None:
-        """Raises UserError where a replica reads with other weights than the model's."""
+        """Raises UserError if a replica's weights differ from the model's."""
         for sampling, made in zip(_PROBES, probed, strict=True):
             gap = disagreement(model, self.probe, made, self.vocab, sampling.temperature)
             remedy = f"{shown(replica.url)}: {replica.start}"
@@ -247,6 +249,6 @@ class ServersEngine(Engine):
 
 
 def _each(act: Callable[[T], U], given: Collection[T]) -> list[U]:
-    """What an act gives of each one, all at once; raises what any raises, once all have ended."""
+    """Apply a function to all items in parallel. Raises the first exception once all have ended."""
     with ThreadPoolExecutor(len(given)) as pool:
         return list(pool.map(act, given))

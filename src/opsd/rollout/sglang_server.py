@@ -16,15 +16,15 @@ from opsd.types import Finish
 
 _BAD = 400
 _WHOLE = -1
-"""What SGLang calls a distribution that no top-k cuts."""
+"""SGLang's value for no top-k."""
 
 
 @part
 class SGLangServer(Servers):
     """An SGLang server that runs elsewhere, with the same model, or several replicas of it.
 
-    `url`, `timeout`, `concurrency` and `folder` are as of `vllm_server`. Written after SGLang's
-    protocol and tested against a server that speaks it; SGLang itself has not been tried.
+    `url`, `timeout`, `concurrency` and `folder` are as for `vllm_server`. Written from SGLang's
+    protocol and tested against a server that implements it; SGLang itself has not been tested.
     """
 
     url: Addresses = "http://localhost:30000"
@@ -37,7 +37,8 @@ class SGLangServer(Servers):
 
 class SGLangReplica(Replica):
     """An SGLang server at one address. Its log-probabilities are those at the sampling temperature,
-    unless SGLANG_RETURN_ORIGINAL_LOGPROB is set; it heeds seeds where it infers deterministically.
+    unless SGLANG_RETURN_ORIGINAL_LOGPROB is set; it respects seeds only with deterministic
+    inference.
     """
 
     kind = "SGLang"

@@ -42,18 +42,18 @@ from opsd.types import Finish, UserError
 from opsd.validation import install
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The adapters' ranks that vLLM makes room for."""
+"""The maximum LoRA ranks that vLLM supports."""
 
 
 @part
 class VLLM(EngineChoice):
     """vLLM in the training process, on the training device.
 
-    It takes `gpu_memory_utilization` of the device for weights and cache, and has at most
-    `max_num_seqs` completions in the making. With `sleep` it gives that memory back while the
-    student learns. `dtype` is the model's own, or bfloat16 in mixed precision, unless given.
-    After every change of the weights its log-probabilities must agree with the trainer's within
-    `tolerance` nats: 0.001 in float32, else 0.3.
+    It uses `gpu_memory_utilization` of the device for weights and cache, and generates at most
+    `max_num_seqs` completions at once. With `sleep` it frees that memory while the student trains.
+    By default `dtype` is the model's own, or bfloat16 in mixed precision. After every change of the
+    weights its log-probabilities must agree with the trainer's within `tolerance` nats: 0.001 in
+    float32, else 0.3.
     """
 
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
@@ -81,10 +81,10 @@ class VLLM(EngineChoice):
 
 
 class VLLMEngine(Engine):
-    """Continuous batching, paged cache, shared prefixes: vLLM's.
+    """Generates with vLLM: continuous batching, paged cache, shared prefixes.
 
-    `sync` hands over the adapter alone, or all weights where there is none, and compares log-
-    probabilities on `probe`. `max_model_len` is in tokens, prompt and completion together.
+    `sync` passes only the adapter, or all weights if there is none, and compares log-probabilities
+    on `probe`. `max_model_len` is in tokens, prompt and completion together.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class VLLMEngine(Engine):
         self.base: Any = causal_lm(model)
 
     def _listen(self, inner: Any) -> None:
-        """Has the model's logits cut to the ids that have a token, and divided by the temperature:
-        so the log-probabilities that vLLM tells before any truncation are the whole distribution's
-        at the sampling temperature."""
+        """Make the model's logits end at the last id with a token, and divide them by the
+        temperature, so that the log-probabilities that vLLM returns before any truncation are those
+        of the full distribution at the sampling temperature."""
         compute = inner.compute_logits
 
         def known(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -123,8 +123,8 @@ class VLLMEngine(Engine):
         inner.compute_logits = known
 
     def sync(self, model: nn.Module) -> None:
-        """Generates with these weights from now on. Raises UserError where vLLM then reads
-        otherwise than the model does."""
+        """Generate with these weights from now on. Raises UserError if vLLM's log-probabilities
+        then differ from the model's."""
         refuse_another(model, self.base)
         self._wake()
         adapted = adapter_of(model)
@@ -163,7 +163,8 @@ class VLLMEngine(Engine):
             self.asleep = False
 
     def _put_on(self, model: Any) -> Any:
-        """A number that no adapter had before: nothing of an earlier one can be taken for it."""
+        """Each adapter gets a new number, so that nothing cached for an earlier one is used for
+        it."""
         from vllm.lora.request import LoRARequest
 
         self.adapters += 1
@@ -218,8 +219,8 @@ def _completion(output: Any) -> Completion:
 
 
 def _pack_head(inner: Any) -> None:
-    """On a CPU the output layer multiplies with a packed copy of its weight, which reloading
-    renews only where it is not the embedding's too."""
+    """On a CPU, the output layer uses a packed copy of its weight, which reloading does not renew
+    if the weight is tied to the embedding."""
     head = getattr(inner, "lm_head", None)
     if head is not None and head.weight.device.type == "cpu":
         head.quant_method.process_weights_after_loading(head)
@@ -228,7 +229,7 @@ def _pack_head(inner: Any) -> None:
 def _start(
     model: nn.Module, choice: VLLM, dtype: torch.dtype, max_model_len: int, folder: Path
 ) -> Any:
-    """vLLM with the base's weights. It runs in this process, where the weights are."""
+    """vLLM with the base model's weights, in this process, which has the weights."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
@@ -238,7 +239,7 @@ def _start(
         raise UserError(told) from error
     base = causal_lm(model)
     path = base.config._name_or_path
-    # vLLM reads GGUF files through a package of its own, if at all.
+    # vLLM reads GGUF files only through a separate package, if at all.
     if not path or is_gguf(path):
         path = str(save_whole(model, folder / "base"))
     rank = max((c.r for c in getattr(model, "peft_config", {}).values()), default=None)
@@ -268,5 +269,5 @@ def _start(
 
 
 def _several() -> bool:
-    """Whether this is one of several training processes, each with a vLLM of its own."""
+    """Whether this is one of several training processes, each with its own vLLM."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

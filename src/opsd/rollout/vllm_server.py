@@ -21,10 +21,10 @@ _MISSING = 404
 class VLLMServer(Servers):
     """A `vllm serve` that runs elsewhere, with the same model, or several replicas of it.
 
-    `url` is its address (`http://localhost:8000`), or a list of the replicas' own; `timeout` how
-    many seconds each may take to come up, and to answer; `concurrency` how many prompts each is
-    asked at once. Weights reach them through `folder`, which they must see under the same path; a
-    temporary folder unless given.
+    `url` is its address (`http://localhost:8000`), or a list of the replicas' addresses. `timeout`
+    is the number of seconds that each may take to start, and to answer; `concurrency` the number of
+    prompts that each is sent at once. Weights are passed through `folder`, which the servers must
+    see under the same path; by default a temporary folder.
     """
 
     url: Addresses = "http://localhost:8000"

@@ -1,7 +1,7 @@
-"""Our part of a checkpoint: teachers, counters, unspent rollouts, sizes of the run's files.
+"""Our part of a checkpoint: teachers, counters, unused rollouts, sizes of the run's files.
 
-It is written into the checkpoint folder before the Trainer's own files. Sizes and checksums of all
-of them come last: a checkpoint counts if every file is as they say.
+It is written to the checkpoint folder before the Trainer's own files. Sizes and checksums of all
+files are written last: a checkpoint is valid if every file matches them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GROUPS = TypeAdapter(dict[int, list[Group]])
 def save(
     folder: Path, state: Mapping[str, Any], teachers: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Writes the shared state."""
+    """Write the state shared by all processes."""
     for name, tensors in teachers.items():
         if tensors:
             path = folder / "opsd" / f"teacher-{name}.safetensors"
@@ -54,14 +54,14 @@ def load_teacher_state(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def save_rollouts(folder: Path, rank: int, unspent: Mapping[int, list[Group]]) -> None:
-    """Unspent rollouts of one process, by the step that will learn from them, as JSON: floats
-    survive it bit for bit."""
+    """Save a process's unused rollouts, by the step that will train on them, as JSON, which
+    preserves floats exactly."""
     rows = _GROUPS.dump_python(dict(unspent), mode="json")
     write_atomically(folder / "opsd" / f"rollouts-{rank}.json", json.dumps(rows))
 
 
 def load_rollouts(folder: Path, rank: int) -> dict[int, list[Group]]:
-    """What `save_rollouts` has written; nothing where there was nothing to write."""
+    """Load the rollouts that `save_rollouts` has written; empty if there were none."""
     file = folder / "opsd" / f"rollouts-{rank}.json"
     if not file.is_file():
         return {}
@@ -69,35 +69,34 @@ def load_rollouts(folder: Path, rank: int) -> dict[int, list[Group]]:
 
 
 def clear(folder: Path) -> None:
-    """Begins a checkpoint, of which nothing that an earlier try has left may be a part."""
+    """Prepare a checkpoint's folder, removing whatever an earlier attempt has left."""
     (folder / "opsd").mkdir(parents=True, exist_ok=True)
     for file in (folder / _MANIFEST, *folder.glob("opsd/rollouts-*.json")):
         file.unlink(missing_ok=True)
 
 
 def forget_after(run: Path, step: int) -> None:
-    """What was saved after the step that a run goes on from counts no longer."""
+    """Invalidate the checkpoints after the step that a run resumes from."""
     for later, folder in _numbered(run).items():
         if later > step:
             (folder / _MANIFEST).unlink(missing_ok=True)
 
 
 def seal(folder: Path) -> None:
-    """Writes down the size and a checksum of every file of a checkpoint: the last thing that is
-    written, without which the checkpoint does not count."""
+    """Record the size and a checksum of every file of a checkpoint. This is written last; without
+    it the checkpoint is not valid."""
     files = {name: [file.stat().st_size, _checksum(file)] for name, file in _files(folder).items()}
     write_atomically(folder / _MANIFEST, json.dumps({"files": files}, indent=1))
 
 
 def complete(run: Path) -> dict[int, Path]:
-    """The checkpoints of a run folder that were written to their end, by their steps, the newest
-    one last."""
+    """The complete checkpoints of a run folder, by step, the newest one last."""
     return {step: f for step, f in _numbered(run).items() if (f / _MANIFEST).is_file()}
 
 
 def kept_step(run: Path) -> int | None:
-    """The step whose weights a finished run has kept as its model: the best one's, where its newest
-    checkpoint knows of one, else that checkpoint's own. None where there is nothing to tell by."""
+    """The step whose weights are a finished run's model: the best step, if the newest checkpoint
+    records one, else that checkpoint's own. None if it cannot be determined."""
     step, folder = max(complete(run).items(), default=(None, run))
     if step is None:
         return None
@@ -109,32 +108,31 @@ def kept_step(run: Path) -> int | None:
 
 
 def newest(run: Path) -> Path | None:
-    """The newest checkpoint of a run folder of which every file is as it was written, or None. Says
-    which ones are passed over."""
+    """The newest undamaged checkpoint of a run folder, or None. Logs which ones are skipped."""
     for folder in reversed(_numbered(run).values()):
         damage = damaged(folder)
         if damage is None:
             return folder
-        log(f"{folder} is passed over: {damage}")
+        log(f"{folder} is skipped: {damage}")
     return None
 
 
 def damaged(folder: Path) -> str | None:
-    """What of a checkpoint is not as it was written; None of one that is whole."""
+    """What is wrong with a checkpoint's files; None if it is intact."""
     if not (folder / _MANIFEST).is_file():
-        return "it was not written to its end"
+        return "it is incomplete"
     if change := changed(folder):
         return change
     written = _written(folder)
     if not any(name.endswith(".safetensors") and "/" not in name for name in written):
         return "it has no weights"
     optimizer = "optimizer.pt" in written or any(name.startswith("global_step") for name in written)
-    return None if optimizer else "it has no optimizer's state (save_only_model)"
+    return None if optimizer else "it has no optimizer state (save_only_model)"
 
 
 def changed(folder: Path, among: Collection[str] | None = None) -> str | None:
-    """The first file of a checkpoint, of all or `among` some, that is not as it was written. None
-    also of a folder that does not say how its files were written."""
+    """The first file of a checkpoint, optionally `among` some, that differs from what was written.
+    None also for a folder without checksums."""
     try:
         written = _written(folder)
     except OSError:
@@ -157,7 +155,7 @@ def _written(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def _numbered(run: Path) -> dict[int, Path]:
-    """Checkpoint folders, whole or not, by their steps, the newest one last."""
+    """All checkpoint folders, complete or not, by step, the newest one last."""
     folders = {f.name.partition("-")[2]: f for f in run.glob("checkpoint-*") if f.is_dir()}
     return dict(sorted((int(step), f) for step, f in folders.items() if step.isdigit()))
 

@@ -1,4 +1,4 @@
-"""Disks and quotas that are full: one line that names the place, whoever was writing."""
+"""Reports a full disk or quota in one line that names the place, whatever code was writing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from opsd.types import RunFailed
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _IN_RUST = re.compile(r"\(os error (\d+)\)")
 _IN_TORCH = ("PytorchStreamWriter failed", "inline_container.cc", "iostream error")
-"""Torch's archives do not say why they could not be written."""
+"""Torch's errors do not say why an archive could not be written."""
 
 
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Around what writes to a file or folder. Raises RunFailed, which names it, where the disk or
-    the quota is full."""
+    """A context for code that writes to a file or folder. Raises RunFailed, which names the place,
+    if the disk or the quota is full."""
     try:
         yield
     except Exception as error:
@@ -28,20 +28,20 @@ def writing(place: Path) -> Iterator[None]:
         if why is None:
             raise
         raise RunFailed(
-            f"{place} cannot be written ({why}): make space, and the same command (train: --resume)"
-            " goes on"
+            f"{place} cannot be written ({why}): free some space, then the same command (train:"
+            " with --resume) continues"
         ) from error
 
 
 def system_number(error: BaseException) -> int | None:
-    """The system's number of an error; safetensors, written in Rust, has it in its text."""
+    """The errno of an error; safetensors, written in Rust, has it in its message."""
     if found := _IN_RUST.search(str(error)):
         return int(found[1])
     return error.errno if isinstance(error, OSError) else None
 
 
 def _full(error: BaseException) -> str | None:
-    """Why there was no space, if that is what an error says."""
+    """The reason if an error means that there is no space, else None."""
     number = system_number(error)
     if number in _FULL:
         return os.strerror(number)

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, git state."""
+"""The environment of a run: versions, hardware, git state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "math-verify"),
     *("vllm", "flash-attn", "bitsandbytes", "liger-kernel", "triton", "trl"),
 )
-"""What is told of, where it is installed."""
+"""The packages whose versions are recorded, if installed."""
 _GIB = 1 << 30
 
 

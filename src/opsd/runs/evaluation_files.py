@@ -1,5 +1,5 @@
-"""The files of an evaluation: their names, and what they hold by key. Further keys are let through:
-versions differ. Needs no torch."""
+"""The files of an evaluation: their names, and their contents by key. Additional keys are allowed,
+as versions differ. Needs no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Interval = Annotated[list[float], Len(2, 2)]
 
 @with_config(_STRICT)
 class Verdict(TypedDict):
-    """Of a sample within one budget; `chars` of its text are within one that cuts it."""
+    """The verdict on a sample within one budget; if the budget cuts the text, `chars` is the length
+    of the part within it."""
 
     correct: bool
     format_ok: bool
@@ -62,7 +63,7 @@ class How(TypedDict):
 
 @with_config(_STRICT)
 class Claim(TypedDict):
-    """`protocol.json`; what folders of earlier versions do not say is not required."""
+    """`protocol.json`; keys that earlier versions did not write are not required."""
 
     model: str
     source: str
@@ -101,7 +102,7 @@ Scores = with_config(_STRICT)(
 
 @with_config(_STRICT)
 class Result(Scores):
-    """A row of `result.json`; `splits` hold the scores of a suite's parts."""
+    """A row of `result.json`; `splits` contains the scores of a suite's parts."""
 
     model: str
     suite: str
@@ -126,12 +127,12 @@ OUTCOME: TypeAdapter[ResultFile] = TypeAdapter(ResultFile)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The results in a folder, none where there is no `result.json` yet. UserError where it is
-    broken, which writing never leaves behind."""
+    """The results in a folder, empty if there is no `result.json` yet. UserError if it is damaged,
+    which an interrupted write never causes."""
     file = folder / RESULT
     if not file.is_file():
         return []
-    hint = "; delete it, and evaluate again: it is made anew from the samples"
+    hint = "; delete it, and evaluate again: it is rebuilt from the samples"
     content = document(file, hint)
     as_type(OUTCOME, content, str(file), hint)
     return content["results"]

@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, read whatever a kill has left of them."""
+"""Files of a run: written completely or not at all, and readable even after a kill."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from opsd.types import UserError
 
 @contextlib.contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """Holds a folder, which is made where there is none; a kill lets go of it.
+    """Lock a folder, which is created if necessary. A kill releases the lock.
 
-    Raises UserError where it is held already; `what` says by what that would be.
+    Raises UserError if it is locked already; `what` names the kind of process in the message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
@@ -34,14 +34,14 @@ def held(folder: Path, what: str) -> Iterator[None]:
                 f"another {what} is writing to {folder}: wait for it, or choose another --output"
             ) from error
         except OSError:  # a file system without locks
-            log(f"{folder} cannot be locked: see to it that no other {what} writes there")
+            log(f"{folder} cannot be locked: make sure that no other {what} writes there")
         yield
     finally:
         os.close(handle)
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """JSON of plain values, in which a number that is none (NaN, infinite) is null."""
+    """Plain values as JSON, with null for NaN and infinite numbers."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
     except ValueError:
@@ -49,7 +49,7 @@ def to_json(value: Any, **options: Any) -> str:
 
 
 def finite(value: Any) -> bool:
-    """False of NaN and of infinite numbers, true of anything else."""
+    """False for NaN and infinite numbers, true for anything else."""
     return not isinstance(value, float) or math.isfinite(value)
 
 
@@ -62,8 +62,9 @@ def _finite(value: Any) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file; a last line without its newline is still being written: skipped."""
-    # As bytes: a kill can fall between the two halves of one character.
+    """The rows of a JSONL file. A last line without newline is still being written and is
+    skipped."""
+    # As bytes: a kill can cut a line within a multi-byte character.
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
@@ -75,8 +76,8 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def distinct_names(folders: Sequence[Path], deepest: int) -> list[str]:
-    """Folders by their names, or by as many of the folders above, up to `deepest` in all, as tell
-    them apart."""
+    """Names for folders: their own, with as many parent folders as needed to make them distinct, up
+    to `deepest` parts."""
     names: list[str] = []
     for depth in range(1, deepest + 1):
         names = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
@@ -86,8 +87,8 @@ def distinct_names(folders: Sequence[Path], deepest: int) -> list[str]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that is either complete or not there. What is no file, as `/dev/stdout`, is
-    written to, and stays what it is. RunFailed where the disk is full."""
+    """Write a file atomically: it is either complete or unchanged. A path that is not a regular
+    file, such as `/dev/stdout`, is written to directly. RunFailed if the disk is full."""
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     whole = content.encode() if isinstance(content, str) else content
@@ -105,8 +106,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def written_beside(folder: Path) -> Iterator[Path]:
-    """A draft to write a folder's files into, which then take the place of those of their names: no
-    file that a kill has left half-written ever stands there."""
+    """A temporary folder to write files into, which then replace those of the same names in the
+    target folder, so that a kill never leaves a half-written file there."""
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     yield draft

@@ -1,7 +1,7 @@
 """A run folder: the files that training writes and every other part reads.
 
-JSONL files only ever grow; a checkpoint remembers their sizes, and a resumed run cuts them back
-to those. A line that a kill left half-written is then never read.
+JSONL files are only appended to. A checkpoint records their sizes, and a resumed run truncates them
+to those, so that a line that a kill left half-written is never read.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from opsd.types import UserError
 
 _JOURNAL = re.compile(r"metrics\.jsonl|rollouts/rank\d+\.jsonl|traces/rank0\.jsonl")
 _BEFORE_THE_FIRST_STEP = {"env.json", "recipe.yaml", "data.json", "languages", "profile", "runs"}
-"""What a start that failed may have left, TensorBoard's `runs` included: nothing of worth."""
+"""Files that a failed start may have left, TensorBoard's `runs` included: nothing valuable."""
 
 
 class RunFolder:
-    """The JSONL files of one run. Opened for one write at a time, so that a kill loses no line
-    that an earlier call has returned from."""
+    """The JSONL files of one run. They are opened for one write at a time, so that a kill loses no
+    line of a call that has returned."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     @property
     def begun(self) -> bool:
-        """Whether a run has written something here that it may go on from, or that is of worth."""
+        """Whether a run has written something here that it can resume from, or that is valuable."""
         return any(self.path.glob("checkpoint-*")) or _stepped(self.path / "metrics.jsonl")
 
     def refuse_taken(self) -> None:
-        """Raises UserError where the folder holds a run already, or files that are no run's: what
-        is there is neither mixed with a new run's files nor overwritten by them."""
+        """Raises UserError if the folder already contains a run, or files that do not belong to a
+        run, so that they are neither mixed with a new run's files nor overwritten."""
         if self.begun:
-            remedy = "add --resume to go on with it" if any(self.path.glob("checkpoint-*")) else ""
+            remedy = "add --resume to continue it" if any(self.path.glob("checkpoint-*")) else ""
             raise UserError(
-                f"{self.path} holds a run already: {remedy or 'move this folder away'}, or choose"
-                " another --output"
+                f"{self.path} contains a run already: {remedy or 'move this folder away'}, or"
+                " choose another --output"
             )
-        # A run's own recipe stands beside its environment, which is written first.
+        # A run's own recipe is next to its env.json, which is written first.
         started = (self.path / "env.json").is_file()
         entries = sorted(self.path.iterdir()) if self.path.is_dir() else ()
         for file in (file for entry in entries for file in (entry, *entry.rglob("*"))):
@@ -53,20 +53,20 @@ class RunFolder:
             draft = file.name.endswith(".part")
             if _written(file) and not draft and not (started and own):
                 raise UserError(
-                    f"{self.path} holds {name.parts[0]}, and is not a run folder: choose another"
+                    f"{self.path} contains {name.parts[0]}, and is not a run folder: choose another"
                     " --output"
                 )
 
     def begin(self) -> None:
-        """Readies the folder for a new run, which is not `refuse_taken`: of a start that failed
-        during its first step, the rollouts go."""
+        """Prepare the folder for a new run, after `refuse_taken`. The rollouts of a start that
+        failed during its first step are deleted."""
         self.refuse_taken()
         self.cut_back({})
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes from training into this folder; within this one it may be held
-        again. UserError where another process does."""
+        """Lock this folder against training by other processes; the same process may lock it again.
+        UserError if another process has locked it."""
         place = self.path.resolve()
         if place in _TRAINING:
             yield
@@ -79,7 +79,7 @@ class RunFolder:
                 _TRAINING.remove(place)
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Adds rows to a JSONL file, in one write. RunFailed where the disk is full."""
+        """Append rows to a JSONL file in one write. RunFailed if the disk is full."""
         if not rows:
             return
         target = self.path / name
@@ -90,9 +90,9 @@ class RunFolder:
                 file.write(text)
 
     def sizes(self, rank: int = 0, world: int = 1) -> dict[str, int]:
-        """Bytes in the JSONL files that one of `world` processes answers for, by their names
-        relative to the folder: its own rollouts, and the first process for all else, the rollouts
-        of processes included that there are no longer."""
+        """The sizes in bytes of the JSONL files that one of `world` processes is responsible for,
+        by their names relative to the folder: its own rollouts, and for the first process
+        everything else, including the rollouts of processes that no longer exist."""
         sizes = {}
         for file in self._journals():
             of = int(file.stem[4:]) if file.parent.name == "rollouts" else 0
@@ -101,8 +101,8 @@ class RunFolder:
         return sizes
 
     def cut_back(self, sizes: Mapping[str, int]) -> None:
-        """Returns every JSONL file to an earlier size, and removes those that came later. Of one
-        that is shorter than it was, what is whole stays, and a line says what is lost."""
+        """Truncate every JSONL file to an earlier size, and remove newer files. If a file is
+        shorter than that, its complete lines are kept, and the loss is logged."""
         for file in self._journals():
             size, there = sizes.get(str(file.relative_to(self.path))), file.stat().st_size
             if size is None:
@@ -115,17 +115,18 @@ class RunFolder:
                 log(f"{file} is shorter than at the checkpoint: {size - there:,} bytes are lost")
         for name in sizes:
             if not (self.path / name).is_file():
-                log(f"{self.path / name} was there at the checkpoint, and is lost")
+                log(f"{self.path / name} existed at the checkpoint, and is lost")
 
     def _journals(self) -> list[Path]:
-        # By their very names: a run folder may hold files of the user's own, which nothing may cut.
+        # By exact names: a run folder may contain the user's own files, which must not be
+        # truncated.
         files = sorted(self.path.glob("*.jsonl")) + sorted(self.path.glob("*/*.jsonl"))
         return [f for f in files if _JOURNAL.fullmatch(str(f.relative_to(self.path)))]
 
 
 def trained_model(source: str | Path) -> str:
-    """The model that a run folder, a model's folder or a model's name stands for: of a run the one
-    that it ended with. UserError for a run that has not ended."""
+    """The model that a run folder, a model's folder or a model's name refers to; for a run, its
+    final model. UserError for a run that has not ended."""
     path = Path(source)
     if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         return str(source)
@@ -140,7 +141,7 @@ def trained_model(source: str | Path) -> str:
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that a folder of a model lies in (a checkpoint, `model`), or the folder
+    """The run folder that contains a model's folder (a checkpoint, `model`), or the folder
     itself."""
     own = path.name == "model" or path.name.startswith("checkpoint-")
     above = path.resolve().parent
@@ -148,15 +149,14 @@ def run_of(path: Path) -> Path:
 
 
 def step_of(path: Path) -> list[int]:
-    """The step of a checkpoint that lies in a run folder, under the Trainer's name; none of any
-    other folder."""
+    """The step of a checkpoint folder in a run folder, as a list; empty for any other folder."""
     found = re.fullmatch(r"checkpoint-(\d+)", path.name)
     return [int(found[1])] if found and run_of(path) != path else []
 
 
 def _stepped(metrics: Path) -> bool:
-    """Whether a step has been logged, or what is no line of a log; the score of the model that a
-    run begins with is nothing of worth."""
+    """Whether a step, or anything that is not a log line, was written; the score of the starting
+    model does not count."""
     if not _written(metrics):
         return False
     with metrics.open("rb") as file:
@@ -164,10 +164,10 @@ def _stepped(metrics: Path) -> bool:
 
 
 def _written(path: Path) -> bool:
-    """Whether this is a file that holds anything: a kill can come between making one and the first
+    """Whether this is a file with any content: a kill can come between creating it and the first
     write."""
     return path.is_file() and path.stat().st_size > 0
 
 
 _TRAINING: set[Path] = set()
-"""The folders that this process trains into."""
+"""The folders that this process currently trains into."""

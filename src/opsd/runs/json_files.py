@@ -1,5 +1,5 @@
-"""JSON files of a run, which a crash, a disk or a hand may have damaged: read whole or refused in a
-line that names them."""
+"""JSON files of a run, which a crash, a disk or a user may have damaged: they are read completely,
+or refused in one line that names them."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from opsd.types import UserError
 Row = Mapping[str, Any]
 
 CHECK = "check"
-"""The key of a row's checksum, CRC-32 of all else. Rows without one are as other tools and earlier
-versions write them."""
+"""The key of a row's checksum, a CRC-32 of everything else. Other tools and earlier versions write
+rows without one."""
 
 
 class Damaged(UserError):
-    """A file is not as it was written."""
+    """A file is damaged, or was changed after it was written."""
 
 
 def document(path: Path, hint: str = "") -> dict[str, Any]:
-    """The mapping in a JSON file; `hint` says how to mend it. UserError for a file that is not
-    there, cannot be read, holds something else, or is not as it was written."""
+    """The mapping in a JSON file; `hint` says how to fix it. UserError for a file that does not
+    exist, cannot be read, contains something else, or was changed after it was written."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise Damaged(f"{path}: cannot be read ({error.strerror}){hint}") from error
-    except ValueError as error:  # no UTF-8 either
+    except ValueError as error:  # also if it is not UTF-8
         raise Damaged(f"{path}: not JSON ({error}){hint}") from error
     except RecursionError as error:
-        raise Damaged(f"{path}: not JSON that anybody wrote{hint}") from error
+        raise Damaged(f"{path}: not JSON (nested too deeply){hint}") from error
     return _checked(content, str(path), hint)
 
 
 def rows(path: Path, hint: str = "") -> Iterator[dict[str, Any]]:
-    """The mappings in a JSONL file, line by line; a last line that is still being written is left
-    out. UserError names the line that is none, or is not as it was written."""
+    """The mappings in a JSONL file, line by line; a last line that is still being written is
+    skipped. UserError names a line that is not a mapping, or was changed after it was written."""
     try:
         for number, row in enumerate(read_jsonl(path), 1):
             yield _checked(row, f"{path}, line {number}", hint)
     except UserError as error:
         raise error if isinstance(error, Damaged) else Damaged(f"{error}{hint}") from error
     except RecursionError as error:
-        raise Damaged(f"{path}: holds a line that nobody wrote{hint}") from error
+        raise Damaged(f"{path}: contains a line that is nested too deeply{hint}") from error
     if _ends_in_zeros(path):
-        raise Damaged(f"{path}: ends in zeros, as a crash of the machine leaves it{hint}")
+        raise Damaged(f"{path}: ends in zeros, as after a crash of the machine{hint}")
 
 
 def sealed(content: Row) -> dict[str, Any]:
-    """The content with its checksum, so that no digit changes unseen."""
+    """The content with its checksum, so that any change is noticed."""
     own = {key: value for key, value in content.items() if key != CHECK}
     return own | {CHECK: _sum(own)}
 
 
 def as_type(kind: TypeAdapter[Any], content: Any, where: str, hint: str = "") -> Any:
-    """The content, checked to be of a type. UserError names the first key that is not."""
+    """The content, validated against a type. UserError names the first invalid key."""
     try:
         return kind.validate_python(content)
     except ValidationError as error:
@@ -71,17 +71,17 @@ def as_type(kind: TypeAdapter[Any], content: Any, where: str, hint: str = "") ->
 
 
 def mapping(value: Any) -> Row:
-    """The value, or an empty mapping where it is something else."""
+    """The value, or an empty mapping if it is not a mapping."""
     return value if isinstance(value, Mapping) else {}
 
 
 def sequence(value: Any) -> list[Any]:
-    """The value, or an empty list where it is something else."""
+    """The value, or an empty list if it is not a list."""
     return value if isinstance(value, list) else []
 
 
 def finite(value: Any) -> float | None:
-    """The value, or None where it is no finite number."""
+    """The value, or None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None

@@ -1,1 +1,1 @@
-"""Who teaches: whose weights, and the scoring of completions."""
+"""Teachers: their weights, and the scoring of completions."""

@@ -1,5 +1,5 @@
-"""The weights that a teacher reads with, kept alive during training: swapped into the model for the
-length of a forward pass, moved after an optimizer step, and saved in checkpoints."""
+"""The weights of teachers during training: they are swapped into the model for a forward pass,
+updated after optimizer steps, and saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -21,49 +21,51 @@ Move = Callable[[int, int], float]
 
 
 class TeacherDown(RunFailed):
-    """Nobody reads any more for a teacher of another process. One line: how it was noticed."""
+    """No server answers for a teacher that runs in another process. One line: how it was
+    noticed."""
 
 
 class RemoteReader(Protocol):
-    """Reads in another process, with weights that do not change."""
+    """A teacher in another process, whose weights do not change."""
 
     def ask(self, inputs: Sequence[ModelInput]) -> Callable[[], list[Tensor]]:
-        """Sends sequences; what it returns waits for each one's rows `[tokens, D]`, in the host's
-        memory. Raises TeacherDown there where nobody answers any more."""
+        """Send sequences. Returns a function that waits for their rows `[tokens, D]`, in host
+        memory, and raises TeacherDown if no server answers any more."""
         ...
 
     def head(self, device: torch.device) -> Head:
-        """What reads the rows, on a device."""
+        """The head that turns the rows into logits, on a device."""
         ...
 
 
 class TeacherWeights(Protocol):
-    """`use` yields the module to read with; `update` follows an optimizer step, counted from 1.
+    """`use` yields the module for the teacher's forward pass; `update` is called after an optimizer
+    step, counted from 1.
 
-    Within `gathered`, which all processes enter together, one may use it without the others. What
-    neither moves nor is kept inherits the rest.
+    Within `gathered`, which all processes enter together, each may use the weights independently.
+    Weights that neither change nor are saved inherit the other methods.
     """
 
     remote: RemoteReader | None = None
-    """Who reads instead, where no module of this process does: then `use` is not for them."""
+    """The remote teacher, if no module of this process scores; `use` is then not available."""
 
     def use(self, model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]: ...
     def gathered(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def update(self, model: nn.Module, step: int, total_steps: int = 0) -> None:
-        """Follows the student, or not."""
+        """Update the weights from the student; by default, do nothing."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes a state back from a checkpoint."""
+        """Restore a state from a checkpoint."""
 
 
 @dataclass
 class Unchanged(TeacherWeights):
-    """The model as it is (`live`), or with its adapter switched off (`frozen` under LoRA)."""
+    """The model itself (`live`), or the model with its adapter disabled (`frozen` under LoRA)."""
 
     adapter_off: bool = False
 
@@ -75,12 +77,12 @@ class Unchanged(TeacherWeights):
 
 @dataclass
 class ParameterCopy(TeacherWeights):
-    """A second set of the trainable parameters, sharded like the model's own once those are.
+    """A second copy of the trainable parameters, sharded like the model's once those are.
 
-    `move`, of the optimizer step counted from 1 and of all steps, says how far it goes towards the
-    student after a step (1: it becomes the student); without it, it stays. One that is not `kept`
-    in checkpoints is what the run starts with. `gathered_weights` are whole, for as long as the
-    model's are."""
+    `move` maps the optimizer step, counted from 1, and the total number of steps to how far the
+    copy moves towards the student after a step (1: it becomes the student). Without `move` it never
+    changes. A copy that is not `kept` in checkpoints is always what the run starts with.
+    `gathered_weights` are the complete weights, while the model's are gathered."""
 
     weights: dict[str, Tensor]
     move: Move | None = None
@@ -96,7 +98,7 @@ class ParameterCopy(TeacherWeights):
         kept: bool = True,
         in_float32: bool = False,
     ) -> ParameterCopy:
-        """A copy of the model as it is now."""
+        """A copy of the model's current trainable parameters."""
         weights = {
             name: p.detach().to(torch.float32 if in_float32 else p.dtype, copy=True)
             for name, p in trainable(model).items()
@@ -143,7 +145,7 @@ class ParameterCopy(TeacherWeights):
                 own.lerp_(local(parameter).to(own.dtype), way)
 
     def _follow(self, model: nn.Module) -> None:
-        """Puts the weights where the model's are by now, sharded as they are."""
+        """Move the weights to the model's current devices, sharded like the model's."""
         release(model)
         for name, parameter in trainable(model).items():
             self.weights[name] = spread(self.weights[name], parameter)
@@ -155,13 +157,13 @@ class ParameterCopy(TeacherWeights):
         if not self.kept:
             return
         if state.keys() != self.weights.keys():
-            raise UserError("the checkpoint's teacher has other parameters than the model trains")
+            raise UserError("the checkpoint's teacher has other parameters than those in training")
         self.weights = dict(state)
 
 
 @dataclass
 class Other(TeacherWeights):
-    """Another model of the same tokenizer, in evaluation mode, never changed."""
+    """Another model with the same tokenizer, in evaluation mode, never changed."""
 
     model: nn.Module
 
@@ -173,14 +175,14 @@ class Other(TeacherWeights):
 
 @dataclass
 class Elsewhere(TeacherWeights):
-    """Another model of the same tokenizer, which a server reads with. Its `fingerprint` is in
-    checkpoints: a run does not go on with another teacher."""
+    """Another model with the same tokenizer, behind a server. Checkpoints contain its
+    `fingerprint`, so that a run cannot be resumed with another teacher."""
 
     fingerprint: str
     remote: RemoteReader | None = None
 
     def use(self, model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]:
-        raise UserError("a served teacher reads and does not write: use the weights 'external'")
+        raise UserError("a served teacher only scores: to generate, use the weights 'external'")
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"fingerprint": torch.tensor(list(self.fingerprint.encode()), dtype=torch.uint8)}
@@ -190,5 +192,5 @@ class Elsewhere(TeacherWeights):
         if before != self.fingerprint:
             raise UserError(
                 f"the run's served teacher had the fingerprint {before}, this one has"
-                f" {self.fingerprint}: serve the model that it began with"
+                f" {self.fingerprint}: serve the model that the run started with"
             )

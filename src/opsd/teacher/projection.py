@@ -1,6 +1,6 @@
-"""Keys and values projected onto what a capability needs of them (SPD, Hao et al. 2026, arXiv
-2605.22675): the subspace along which the answers' loss pulls them. It is folded into the weights,
-so that any engine generates with it."""
+"""Projects keys and values onto the subspace that a capability needs (SPD, Hao et al. 2026, arXiv
+2605.22675), spanned by the gradients of the answers' loss. The projection is folded into the
+weights, so that any engine can generate with it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from opsd.types import UserError
 
 @dataclass(frozen=True)
 class Answered:
-    """A text whose tokens at `positions` say the answer."""
+    """A text whose tokens at `positions` state the answer."""
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
 
 
 def answered(tokenizer: Any, prompt: Ids, solution: str, *, whole: bool = False) -> Answered:
-    """A worked solution behind its prompt, and the tokens of its answer (what stands in its last
-    box, or after ####); of the `whole` solution."""
+    """A worked solution after its prompt, with the positions of its answer's tokens (in its last
+    box, or after ####), or, with `whole`, of all the solution's tokens."""
     told = tokenizer(solution, add_special_tokens=False, return_offsets_mapping=True)
     answer = gold_answer(solution)
     start = solution.rfind(answer) if answer and answer != solution.strip() else -1
@@ -44,18 +44,18 @@ def answered(tokenizer: Any, prompt: Ids, solution: str, *, whole: bool = False)
 
 
 def projections(model: nn.Module, texts: Sequence[Answered], share: float) -> dict[str, Tensor]:
-    """The projector `[d, d]` of each key and value projection of the middle and the last layer, by
-    the module's name: onto the leading right singular vectors of the gradients, at all positions of
-    the texts, of the answers' mean negative log-likelihood. `share` of the d directions are kept,
-    or as many as the gradients have.
+    """The projector `[d, d]` of each key and value projection in the middle and the last layer, by
+    module name. It projects onto the leading right singular vectors of the gradients of the
+    answers' mean negative log-likelihood, at all positions of the texts. It keeps a `share` of the
+    d directions, or as many as the gradients span.
 
-    Raises UserError for a model without such modules, and where no text has an answer.
+    Raises UserError for a model without such modules, and if no text has an answer.
     """
     texts = [text for text in texts if text.positions]
     if not texts:
         raise UserError(
-            "the projection needs solutions that say an answer (in a box, or after ####): give the"
-            " dataset such a column"
+            "the projection needs solutions that state an answer (in a box, or after ####): give"
+            " the dataset such a column"
         )
     modules = _projected(model)
     grams = {name: torch.zeros(m.out_features, m.out_features).double() for name, m in modules}
@@ -66,7 +66,7 @@ def projections(model: nn.Module, texts: Sequence[Answered], share: float) -> di
 
 
 def folded(model: nn.Module, projectors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights and biases of the projections, after which nothing is left to project."""
+    """The weights and biases of the key and value projections with the projectors folded in."""
     made = {}
     for name, module in _projected(model):
         projector = projectors[name].to(module.weight.device)
@@ -78,7 +78,7 @@ def folded(model: nn.Module, projectors: dict[str, Tensor]) -> dict[str, Tensor]
 
 @dataclass
 class ProjectedStart(TeacherWeights):
-    """The starting weights, with some of them folded."""
+    """The starting weights, with projections folded into some of them."""
 
     start: TeacherWeights
     weights: dict[str, Tensor]
@@ -90,10 +90,10 @@ class ProjectedStart(TeacherWeights):
 
 
 def _projected(model: nn.Module) -> list[tuple[str, nn.Linear]]:
-    """Of the middle and the last layer, the modules that make keys and values; without an adapter
+    """The modules that compute keys and values in the middle and the last layer, without adapters
     around them."""
     if is_sharded(model):
-        raise UserError("projected weights are not for models that are sharded: train with DDP")
+        raise UserError("projected weights do not support sharded models: train with DDP")
     last = causal_lm(model).config.num_hidden_layers - 1
     layers = {(last + 1) // 2, last}
     found = []
@@ -115,7 +115,8 @@ def _projected(model: nn.Module) -> list[tuple[str, nn.Linear]]:
 def _gradients(
     model: nn.Module, modules: Sequence[tuple[str, nn.Linear]], text: Answered
 ) -> dict[str, Tensor]:
-    """Of the answer's mean negative log-likelihood, by what each module gives `[T, d]`."""
+    """The gradients of the answer's mean negative log-likelihood with respect to each module's
+    output `[T, d]`."""
     given: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:

@@ -1,5 +1,5 @@
-"""The scoring of completions by teachers: in a pass each distinct request once, and by weights that
-stand still once for as long as the same rollouts are learned from."""
+"""The scoring of completions by teachers. Each distinct request runs once per pass; with weights
+that do not change, it runs once for as long as the same rollouts are trained on."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from opsd.teacher.weights import Weights
 
 
 class ScoringRequest(NamedTuple):
-    """All that a teacher's rows depend on, but for what the weights are by now."""
+    """Everything that a teacher's rows depend on, except for the current state of its weights."""
 
     weights: Weights
     input: ModelInput
 
 
 Coming = tuple[list[ScoringRequest], Callable[[], list[Tensor]]]
-"""Requests that a server was sent, and what waits for their rows."""
+"""Requests that were sent to a server, and the function that waits for their rows."""
 
 
 class TeacherOutputs(NamedTuple):
-    """What was read in a pass: each request's rows `[tokens, D]` on a device, and the heads that
-    read them. A server's rows are there after `wait`."""
+    """The teachers' outputs in a pass: each request's rows `[tokens, D]` on a device, and the heads
+    that turn them into logits. A server's rows are available after `wait`."""
 
     rows: dict[ScoringRequest, Tensor]
     heads: dict[Weights, Head]
@@ -42,7 +42,7 @@ class TeacherOutputs(NamedTuple):
     device: torch.device
 
     def wait(self) -> None:
-        """Takes the rows that are still on their way."""
+        """Wait for the rows that are still in transit."""
         while self.coming:
             requests, receive = self.coming.pop()
             own = (rows.to(self.device) for rows in receive())
@@ -51,9 +51,9 @@ class TeacherOutputs(NamedTuple):
 
 @dataclass
 class ScoringPlan:
-    """What is to be read in a pass: batches of requests by the weights that read them, those that
-    are `remembered` already, and, by the number of the weights, the forward passes that the others
-    take on the process where they take most; what is `coming` from servers that were asked."""
+    """What to score in a pass: batches of requests by their weights; the requests whose rows are
+    already `remembered`; `forwards`, the forward passes per weights (by index) on the process that
+    needs most; and what is `coming` from servers."""
 
     batches: dict[Weights, list[list[ScoringRequest]]] = field(default_factory=dict)
     remembered: list[ScoringRequest] = field(default_factory=list)
@@ -63,13 +63,13 @@ class ScoringPlan:
 
 @dataclass
 class TeacherScorer:
-    """The teachers, by their weights. `sharing` are those whose architecture lets completions go on
-    from one reading of their prompt; `layouts` say how each one's sequences are laid out.
+    """The teachers, by their weights. `sharing` are those whose architecture lets several
+    completions share one forward pass over their prompt. `layouts` say how each one's sequences are
+    laid out.
 
-    Rows of `lasting` weights that it is to `remember` are kept until it is to `forget` them:
-    `[tokens, D]` for every taught rollout and view of a step, in the type that the model computes
-    in, in the host's memory. For 32 rollouts of 2,048 tokens and D = 4,096 in bfloat16 that is
-    0.5 GiB per view.
+    Rows of `lasting` weights are kept from `remember` until `forget`: `[tokens, D]` for every
+    taught rollout and view of a step, in the model's compute dtype, in host memory. For 32 rollouts
+    of 2,048 tokens and D = 4,096 in bfloat16 that is 0.5 GiB per view.
     """
 
     weights: Mapping[Weights, TeacherWeights]
@@ -82,50 +82,51 @@ class TeacherScorer:
     remembered: dict[ScoringRequest, Tensor] = field(default_factory=dict)
 
     def remember(self, outputs: TeacherOutputs) -> None:
-        """The same rollouts may be learned from once more."""
+        """Keep rows, as the same rollouts may be trained on again."""
         for request, rows in outputs.rows.items():
             if request.weights in self.lasting and request not in self.remembered:
                 self.remembered[request] = rows.cpu()
 
     def forget(self) -> None:
-        """The rollouts are spent."""
+        """Drop the kept rows, as their rollouts are no longer needed."""
         self.remembered.clear()
 
     def plan(self, requests: Iterable[ScoringRequest], size: int) -> ScoringPlan:
-        """How to read those of the requests that were not read before, at most `size` at a time."""
+        """Plan how to score the requests that were not scored before, at most `size` at a time."""
         asked = list(dict.fromkeys(requests))
         plan = ScoringPlan(remembered=[request for request in asked if request in self.remembered])
         for weights in dict.fromkeys(request.weights for request in asked):
             fresh = [t for t in asked if t.weights == weights and t not in self.remembered]
-            if len(fresh) > size:  # prompts of a length, and the same ones, together
+            if len(fresh) > size:  # group equal prompts, and prompts of equal length
                 fresh.sort(key=_by_prompt)
             plan.batches[weights] = [fresh[i : i + size] for i in range(0, len(fresh), size)]
             plan.forwards[self._number(weights)] = sum(map(self._passes, plan.batches[weights]))
         return plan
 
     def read(self, plan: ScoringPlan, model: nn.Module) -> TeacherOutputs:
-        """Reads what is planned, and takes what is kept.
+        """Run the planned forward passes, and add the rows that are kept.
 
-        A sharded model's layers are gathered by all processes together: where others read more,
-        nothing is read as often as it takes. Rows of servers are still on their way.
+        All processes gather a sharded model's layers together: if others need more forward passes,
+        this process runs empty ones. Rows of servers may still be in transit.
         """
         device = next(model.parameters()).device
         self.ask(plan)
         kept = {request: self.remembered[request].to(device) for request in plan.remembered}
         outputs = TeacherOutputs(kept, {}, list(plan.coming.values()), device)
-        plan.coming.clear()  # rows are held as long as they are needed
+        plan.coming.clear()  # the outputs keep the rows only as long as they are needed
         for number, (weights, own) in enumerate(self.weights.items()):
             if own.remote is not None:
                 outputs.heads[weights] = own.remote.head(device)
             elif number in plan.forwards and (is_sharded(model) or weights in plan.batches):
-                # The student's forward brings the Trainer's autocast; a reader beside it needs its
-                # own, a new one: autocast remembers casts by parameter, and weights are swapped.
+                # The student's forward pass runs under the Trainer's autocast. A teacher needs a
+                # new one: autocast caches casts per parameter, and the weights are swapped.
                 with own.use(model) as reader, self.autocast():
                     self._read(plan, weights, reader, outputs)
         return outputs
 
     def ask(self, plan: ScoringPlan) -> None:
-        """Sends servers what they are to read of a plan, once: they read while others do."""
+        """Send servers their part of a plan, once, so that they score while this process
+        computes."""
         for weights, batches in plan.batches.items():
             remote = self.weights[weights].remote
             if remote is not None and batches and weights not in plan.coming:
@@ -153,11 +154,11 @@ class TeacherScorer:
             outputs.heads[weights] = read_head(reader, self.vocab)
 
     def _number(self, weights: Weights) -> int:
-        """The place of weights among all: processes name them by it to each other."""
+        """The index of weights among all, by which processes refer to them."""
         return list(self.weights).index(weights)
 
     def _passes(self, batch: Sequence[ScoringRequest]) -> int:
-        """How many forward passes a batch takes."""
+        """The number of forward passes that a batch takes."""
         weights = batch[0].weights
         if weights not in self.sharing:
             return 1
@@ -172,8 +173,9 @@ def _by_prompt(request: ScoringRequest) -> tuple[int, tuple[int, ...], int]:
 def together(
     own: Sequence[ScoringPlan], gather: Callable[[list[Any]], list[Any]]
 ) -> list[ScoringPlan]:
-    """The plans of this process's passes, brought into step with all others': as many passes as the
-    longest has, the last ones together, and of each the most forward passes."""
+    """The plans of this process's passes, synchronised with all other processes: padded at the
+    front to the largest number of passes, and with the largest number of forward passes for each
+    one."""
     everyone = gather([[plan.forwards for plan in own]])
     most = max(map(len, everyone))
     level = [[{}] * (most - len(forwards)) + forwards for forwards in everyone]

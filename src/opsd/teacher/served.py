@@ -1,5 +1,5 @@
-"""The client of teachers' servers: asks them for rows of hidden states, each for a share of the
-tokens, and has their head here."""
+"""The client of teacher servers: it requests rows of hidden states, divides the tokens among the
+servers, and has their head locally."""
 
 from __future__ import annotations
 
@@ -42,23 +42,24 @@ from opsd.teacher.wire import (
 from opsd.types import UserError
 
 _START = "start it with opsd serve-teacher MODEL --host HOST --port PORT"
-_RESUME = "--resume goes on from the last checkpoint"
+_RESUME = "--resume continues from the last checkpoint"
 _CONNECTS = 10.0
-"""Seconds for a connection, however long an answer may take."""
+"""Seconds to connect, however long an answer may take."""
 _AT_ONCE = 2
-"""Requests that a server is sent at once: one is on the wire while another one is computed."""
+"""Concurrent requests per server: one is on the wire while another one is computed."""
 
 
 class Gone(Exception):
-    """A server does not answer, or fails. One line: which, and how it was noticed."""
+    """A server does not answer, or fails. One line: which server, and how it was noticed."""
 
 
 class Server:
-    """One address. `tokens` are those that it was sent and has not answered."""
+    """One server address. `tokens` is the number of tokens that were sent and not answered yet."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self.name, self.tokens, self.here = cleaned(url), 0, True
-        # A server closes what has been idle; what it is just closing is not asked again.
+        # A server closes idle connections; a connection that it is about to close must not be
+        # reused.
         limits = httpx2.Limits(keepalive_expiry=30.0)
         patience = httpx2.Timeout(timeout, connect=min(timeout, _CONNECTS))
         try:
@@ -68,15 +69,15 @@ class Server:
         weakref.finalize(self, self.http.close)
 
     def about(self) -> About:
-        """What it serves. Raises Gone where it does not answer."""
+        """What the server serves. Raises Gone if it does not answer."""
         try:
             return About.model_validate_json(self.fetch("/teacher"))
         except ValidationError as error:
             raise self.unknown() from error
 
     def fetch(self, path: str, question: BaseModel | None = None) -> bytes:
-        """The answer to a question. Raises Gone where it does not come, UserError where the server
-        refuses the question."""
+        """The response to a request. Raises Gone if there is none, UserError if the server refuses
+        the request."""
         try:
             if question is None:
                 reply = self.http.get(path)
@@ -93,24 +94,24 @@ class Server:
         raise UserError(f"teacher: {self.name} refuses ({reply.status_code}: {told})")
 
     def tensors(self, path: str, question: BaseModel | None = None) -> dict[str, Tensor]:
-        """The tensors of an answer."""
+        """The tensors of a response."""
         try:
             return load(self.fetch(path, question))
         except SafetensorError as error:
             raise self.unknown() from error
 
     def unknown(self) -> UserError:
-        """What is said of an answer that is none."""
-        return UserError(f"teacher: {self.name} does not answer as opsd serve-teacher does")
+        """The error for a response in an unknown form."""
+        return UserError(f"teacher: {self.name} does not answer like opsd serve-teacher")
 
 
 class ServedReader(RemoteReader):
-    """Servers of one model, at `urls`, for a student with this tokenizer. `checkpoint` has their
-    head, which they send unless it is given; rows come as `dtype`, "auto" as they are computed.
-    `timeout` is in seconds, for servers to come up, to come back, and to answer.
+    """Servers of one model, at `urls`, for a student with this tokenizer. Their head is read from
+    `checkpoint` if given, else the servers send it. Rows are sent as `dtype` ("auto": as computed).
+    `timeout` is in seconds, for servers to start, to come back, and to answer.
 
-    Raises UserError where one does not come up, where they serve other models than each other, or
-    one with another tokenizer, and where the head that is read here is another one than theirs.
+    Raises UserError if a server does not start, if servers serve different models, if their
+    tokenizer differs from the student's, and if the head in `checkpoint` is not theirs.
     """
 
     def __init__(
@@ -133,10 +134,10 @@ class ServedReader(RemoteReader):
             if (own.fingerprint, own.dtype) != (self.about.fingerprint, self.about.dtype):
                 raise UserError(
                     f"teacher: {server.name} serves {other}, {servers[0].name} {shown[0]}: serve"
-                    " one model at all addresses, in one type"
+                    " the same model in the same dtype at all addresses"
                 )
         self._refuse_tokenizer(servers[0], tokenizer)
-        # Where several processes each have little to ask, they ask different servers first.
+        # If several processes each send few requests, they start with different servers.
         first = dist.get_rank() if dist.is_initialized() else 0
         self.servers = list(islice(cycle(servers), first, first + len(servers)))
         self.lock = threading.Lock()
@@ -192,8 +193,9 @@ class ServedReader(RemoteReader):
         return receive
 
     def _parts(self, inputs: Sequence[ModelInput]) -> list[list[int]]:
-        """The numbers of the sequences of each request: as many tokens as a server reads at once,
-        or, where there are fewer, a share for every server; the same prompts together."""
+        """The indices of the sequences in each request. A request has as many tokens as a server
+        processes at once, or, if there are fewer, every server gets a share. Equal prompts are
+        grouped."""
         asked = [i for i, x in enumerate(inputs) if x.read]
         asked.sort(key=lambda i: inputs[i].prompt)
         here = max(1, sum(server.here for server in self.servers))
@@ -227,9 +229,9 @@ class ServedReader(RemoteReader):
         return self.pool.submit(self._from_any, read, tokens)
 
     def _from_any(self, read: Callable[[Server], Any], tokens: int = 0) -> Any:
-        """What one of the servers answers: the one with the fewest tokens to read. One that goes is
-        left out from then on, until all have gone; then they are waited for. Raises TeacherDown
-        where none comes back, and where all fail twice."""
+        """The response of the server with the fewest pending tokens. A server that fails is skipped
+        from then on. When all have failed, wait for one to come back. Raises TeacherDown if none
+        does, or if all fail twice."""
         failures = 0
         while True:
             with self.lock:
@@ -247,7 +249,7 @@ class ServedReader(RemoteReader):
                 with self.lock:
                     first, server.here = server.here, False
                 if first:
-                    log(f"teacher: {error}; it is left out, and what it was asked is asked again")
+                    log(f"teacher: {error}; its requests are sent to another server")
                 if failures > 2 * len(self.servers):
                     raise TeacherDown(f"teacher: {error}; {_RESUME}") from error
             finally:
@@ -255,7 +257,8 @@ class ServedReader(RemoteReader):
                     server.tokens -= tokens
 
     def _wait_for_one(self) -> None:
-        """Until a server is back with the same model. Raises TeacherDown where none comes."""
+        """Wait until a server is back with the same model. Raises TeacherDown if none comes
+        back."""
         until, told = time.monotonic() + self.timeout, ""
         while True:
             for server in self.servers:
@@ -265,7 +268,7 @@ class ServedReader(RemoteReader):
                     told = str(error)
                     continue
                 if not same:
-                    told = f"{server.name} serves another model by now"
+                    told = f"{server.name} now serves another model"
                     continue
                 with self.lock:
                     server.here = True
@@ -276,7 +279,7 @@ class ServedReader(RemoteReader):
 
 
 def _first_told(server: Server, until: float) -> About:
-    """What a server serves, once it is there."""
+    """What a server serves, once it has started."""
     waits = False
     while True:
         try:

@@ -1,11 +1,10 @@
-"""`opsd serve-teacher`: another model behind HTTP, which sends last hidden states of the positions
-that are taught. A client that has the model's head makes its exact distribution of them: D numbers
-go over the wire per token, not the V of logits.
+"""`opsd serve-teacher`: serves a teacher over HTTP by sending the last hidden states of the taught
+positions. A client with the model's head computes the exact distribution from them, so that D
+numbers per token are sent instead of V logits.
 
 Routes: `GET /health`; `GET /teacher`, what is served (`wire.About`); `GET /head`, the output layer;
 `POST /tokenize` (`wire.TextsQuestion`); `POST /rows` (`wire.RowsQuestion`). Tensors are sent as
-safetensors. What is wrong with a request is one line of text, with status 4xx. There is no
-authentication.
+safetensors. A wrong request gets status 4xx and one line of text. There is no authentication.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ from opsd.types import UserError
 
 _PROBE = "Neema has 12 eggs and 345 more: how many are there?"
 _BYTES_PER_TOKEN = 32
-"""Of a request's JSON: an id and a position, with what is between them."""
+"""JSON bytes of a request per token: an id and a position, with separators."""
 _SPARE = 1 << 20
-"""Further bytes of a request."""
+"""Additional bytes that a request may have."""
 _IDLE = 60.0
 """Seconds after which a silent connection is closed."""
 _LOCAL = ("127.0.0.1", "localhost")
 
 
 class Refused(Exception):
-    """A request that is not answered: an HTTP status, and one line that says why."""
+    """A refused request: an HTTP status, and one line that says why."""
 
     def __init__(self, status: int, told: str) -> None:
         super().__init__(told)
@@ -54,9 +53,9 @@ class Refused(Exception):
 
 
 class ServedModel:
-    """A model that reads for others, one forward pass at a time, of at most `batch_tokens` tokens,
-    padding included, or one sequence. A request has at most as many tokens, or those of the longest
-    sequence that the model can read."""
+    """A model that computes hidden states, in one forward pass at a time of at most `batch_tokens`
+    tokens, padding included, or one sequence. A request may have as many tokens, or as many as the
+    longest sequence that the model supports, whichever is more."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, batch_tokens: int) -> None:
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
@@ -88,11 +87,11 @@ class ServedModel:
 
     @property
     def max_bytes(self) -> int:
-        """Of a request."""
+        """The maximum size of a request, in bytes."""
         return self.about.max_tokens * _BYTES_PER_TOKEN + _SPARE
 
     def rows(self, question: RowsQuestion) -> bytes:
-        """The rows that are asked for. Raises Refused for what the model cannot read."""
+        """The requested rows. Raises Refused for sequences that the model cannot process."""
         inputs = [ModelInput(tuple(own.ids), own.read) for own in question.sequences]
         self._refuse(question.fingerprint, inputs)
         rows: list[Tensor] = [torch.empty(0)] * len(inputs)
@@ -102,7 +101,7 @@ class ServedModel:
         return save({ROWS: torch.cat(rows)})
 
     def _read(self, inputs: Sequence[ModelInput]) -> Sequence[Tensor]:
-        """Each sequence's rows, in the host's memory."""
+        """Each sequence's rows, in host memory."""
         known = (self.model, inputs, self.tokenizer.pad_token_id, self.vocab)
         with self.lock:
             if self.shares and worth_sharing(inputs, self.layout):
@@ -112,8 +111,8 @@ class ServedModel:
             return rows_ND.cpu().split([len(x.read) for x in inputs])
 
     def _batches(self, inputs: Sequence[ModelInput]) -> list[list[int]]:
-        """The numbers of the sequences that are read together, of like lengths where it takes
-        several batches."""
+        """The indices of the sequences in each batch; if there are several batches, sequences of
+        similar length are batched together."""
         lengths = [len(x.ids) for x in inputs]
         if self.layout.tokens(lengths) <= self.batch_tokens:
             return [[*range(len(inputs))]]
@@ -132,22 +131,22 @@ class ServedModel:
             raise Refused(409, f"{told}, not {expected}")
         tokens = sum(len(x.ids) for x in inputs)
         if tokens > about.max_tokens:
-            told = f"{tokens:,} tokens in a request, of at most {about.max_tokens:,}"
-            raise Refused(413, f"{told}: ask in several, or raise --max-num-batched-tokens")
+            told = f"{tokens:,} tokens in a request; at most {about.max_tokens:,} are allowed"
+            raise Refused(413, f"{told}: split it, or raise --max-num-batched-tokens")
         for number, x in enumerate(inputs):
             if about.max_length is not None and len(x.ids) > about.max_length:
                 told = f"sequence {number} has {len(x.ids):,} tokens"
-                raise Refused(400, f"{told}, and the model reads at most {about.max_length:,}")
+                raise Refused(400, f"{told}, but the model supports at most {about.max_length:,}")
             if max(x.ids) >= self.ids:
                 told = f"sequence {number} has the id {max(x.ids)}"
-                raise Refused(400, f"{told}, and the model only {self.ids} ids")
+                raise Refused(400, f"{told}, but the model has only {self.ids} ids")
             if max(x.read) >= len(x.ids):
-                told = f"sequence {number} is to be read at position {max(x.read)}"
-                raise Refused(400, f"{told}, and has {len(x.ids)} tokens")
+                told = f"sequence {number}: position {max(x.read)} is requested"
+                raise Refused(400, f"{told}, but it has {len(x.ids)} tokens")
 
     def tokenize(self, question: TextsQuestion) -> TextsAnswer:
-        """What the tokenizer makes of texts."""
-        with self.lock:  # a fast tokenizer's settings are one thread's
+        """Tokenize texts."""
+        with self.lock:  # a fast tokenizer's settings are not thread-safe
             made = tokenized(self.tokenizer, question.texts)
         return TextsAnswer(ids=[ids for ids, _ in made], texts=[text for _, text in made])
 
@@ -192,10 +191,10 @@ class _Handler(BaseHTTPRequestHandler):
         said = self.headers.get("Content-Length", "")
         if not said.isascii() or not said.isdigit():
             self.close_connection = True
-            raise Refused(411, "a request says its Content-Length")
+            raise Refused(411, "a request needs a Content-Length")
         if int(said) > most:
-            self.close_connection = True  # what it sends is not read
-            raise Refused(413, f"{int(said):,} bytes in a request, of at most {most:,}")
+            self.close_connection = True  # the request's body is not read
+            raise Refused(413, f"{int(said):,} bytes in a request; at most {most:,} are allowed")
         body = self.rfile.read(int(said))
         try:
             return kind.model_validate_json(body)
@@ -209,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             body, kind, status = *make(), 200
         except Refused as error:
             body, kind, status = str(error).encode(), _TEXT, error.status
-        except OSError:  # the connection has gone
+        except OSError:  # the connection is closed
             self.close_connection = True
             return
         except Exception as error:
@@ -224,14 +223,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are too many for a line each."""
+        """Log nothing: there are too many requests."""
 
 
 _TEXT, _JSON, _BYTES = "text/plain; charset=utf-8", "application/json", "application/octet-stream"
 
 
 class TeacherServer(ThreadingHTTPServer):
-    """Listens at an address, of which port 0 is any that is free."""
+    """Listens at an address; port 0 means any free port."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -248,10 +247,10 @@ class TeacherServer(ThreadingHTTPServer):
 def serve(
     name: str, host: str, port: int, batch_tokens: int, dtype: str | None, attention: str | None
 ) -> None:
-    """Serves a model until it is interrupted, on the GPU where there is one.
+    """Serve a model until interrupted, on the GPU if there is one.
 
-    Raises UserError for a model that cannot be loaded whole, whose logits are not its head's, and
-    for an address that cannot be listened at.
+    Raises UserError for a model that cannot be loaded completely or whose logits do not come from
+    its head alone, and if the server cannot listen at the address.
     """
     started = time.monotonic()
     model = load_model(name, dtype=dtype, attn_implementation=attention)
@@ -260,7 +259,7 @@ def serve(
     try:
         server = TeacherServer(served, host, port)
     except (OSError, OverflowError) as error:
-        raise UserError(f"{host}:{port} cannot be listened at ({error}): --host, --port") from error
+        raise UserError(f"cannot listen at {host}:{port} ({error}): --host, --port") from error
     about = served.about
     log(
         f"serving {about.model} ({about.dtype}, fingerprint {about.fingerprint}) at {server.url},"

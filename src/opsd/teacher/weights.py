@@ -1,8 +1,9 @@
-"""With which weights a teacher reads. The choice is a value, which training begins: what it begins
-is kept alive, and in checkpoints (`copies.py`, imported then, since it needs all of FSDP).
+"""The choice of a teacher's weights. A choice is a value; when training starts, its `begin` creates
+the weights themselves (`copies.py`, imported only then, since it needs all of FSDP), which are
+updated during training and saved in checkpoints.
 
-All but `external` and `served` differ from the student in the trainable parameters only. Under LoRA
-a frozen teacher is the model with its adapter switched off, where that is the starting point.
+All but `external` and `served` differ from the student only in the trainable parameters. Under
+LoRA, a frozen teacher is the model with its adapter disabled, if that is the starting point.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """What weights begin with: the student's model; whether it reads with its adapter switched off
-    exactly as it does now, so that a frozen teacher needs no copy; how another model is loaded; its
-    tokenizer; the first so many problems, each with the student's prompt as token ids."""
+    """What weights are created from: the student's model; `starts_as_base`, whether disabling its
+    adapter leaves its outputs exactly unchanged, so that a frozen teacher needs no copy; how to
+    load another model; the tokenizer; and a function that returns the first `count` problems, each
+    with the student's prompt as token ids."""
 
     model: nn.Module
     starts_as_base: bool
@@ -36,23 +38,24 @@ class Start:
 
 
 class Weights(Protocol):
-    """A choice of weights. One of your own inherits what it does not say otherwise."""
+    """A choice of weights. A custom choice inherits the defaults of all attributes that it does not
+    define."""
 
     is_student: bool = True
-    """Whether they are the student's, of now or of before, rather than another model's."""
+    """Whether they are the student's current or earlier weights rather than another model's."""
     changes: bool = True
-    """Whether optimizer steps change them: rows of those that stay can be kept."""
+    """Whether they change during training; if not, their rows can be kept."""
 
     def begin(self, start: Start) -> TeacherWeights: ...
 
     def moves(self, step: int, reuse: int) -> bool:
-        """Whether they may follow the student after this optimizer step, counted from 1, of a
-        method that uses a batch of rollouts for `reuse` steps."""
+        """Whether they may be updated after this optimizer step, counted from 1, if a method uses a
+        batch of rollouts for `reuse` steps."""
         return True
 
     def warnings(self, steps: int) -> Iterator[str]:
-        """What is known to go wrong with them in a run of so many optimizer steps (0: unknown), a
-        line each with its remedy."""
+        """Warnings about problems in a run of this many optimizer steps (0: unknown), one line each
+        with the remedy."""
         yield from ()
 
 
@@ -76,8 +79,8 @@ class EMA(Weights):
     """An exponential moving average of the student, kept in float32 from its starting weights:
     average <- decay average + (1 - decay) student.
 
-    `per` says when: after every batch of rollouts, as SDPO and DemoPSD do, or after every optimizer
-    step. The two differ where a batch is used for several steps (`reuse`).
+    `per` says when it is updated: after every batch of rollouts, as SDPO and DemoPSD do, or after
+    every optimizer step. The two differ if a batch is used for several steps (`reuse`).
     """
 
     decay: Decay = 0.999
@@ -101,7 +104,7 @@ class EMA(Weights):
             yield (
                 f"the EMA teacher will hardly move: {slowest:.0%} of it stays the"
                 f" starting weights over {steps} steps; lower its decay to about"
-                f" {max(0.0, 1 - 3 / steps):.2g}, or say frozen"
+                f" {max(0.0, 1 - 3 / steps):.2g}, or use frozen"
             )
 
 
@@ -142,7 +145,7 @@ class Snapshot(Weights):
         if 0 < steps <= self.every:
             yield (
                 f"the snapshot teacher is renewed every {self.every} steps, which {steps} steps"
-                " never use: lower 'every', or say frozen"
+                " never reach: lower 'every', or use frozen"
             )
 
 
@@ -167,13 +170,12 @@ Url = Annotated[str, Field(pattern="^https?://")]
 
 @part
 class Served(Weights):
-    """Another model with the same tokenizer, whose weights do not change, and with which
-    `opsd serve-teacher` reads at one address or several (`url`).
+    """Another model with the same tokenizer, whose weights do not change, behind
+    `opsd serve-teacher` at one address or several (`url`).
 
-    Last hidden states of the taught tokens come over the wire, in `dtype` ("auto": as the server
-    computes), and the head once; or the head alone is read from a checkpoint here, the folder or
-    hub name `head`. `timeout` is how many seconds servers may take to come up, to come back, and to
-    answer.
+    The servers send the last hidden states of the taught tokens, in `dtype` ("auto": as computed),
+    and once the head, unless it is read locally from a checkpoint: the folder or hub name `head`.
+    `timeout` is the number of seconds for servers to start, to come back, and to answer.
     """
 
     url: Annotated[
@@ -199,9 +201,9 @@ class Served(Weights):
 @part
 class Projected(Weights):
     """The student's starting weights, with the keys and values of the middle and the last layer
-    projected onto the `share` of their directions that the answers of the first `examples`
-    solutions pull along most (SPD, Hao et al. 2026, arXiv 2605.22675). `over` says whose tokens'
-    likelihood pulls: the answers' own, or all of the solution's."""
+    projected onto a `share` of their directions: those with the largest gradients of the answers'
+    likelihood in the first `examples` solutions (SPD, Hao et al. 2026, arXiv 2605.22675). `over`
+    selects whose tokens' likelihood: only the answer's, or the whole solution's."""
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     examples: Annotated[int, Field(gt=0)] = 50
@@ -221,7 +223,7 @@ class Projected(Weights):
         ]
         if hasattr(start.model, "peft_config") and not start.starts_as_base:
             raise UserError(
-                "projected weights begin from a plain model: merge its adapter first (opsd export"
+                "projected weights need a model without adapter: merge it first (opsd export"
                 " --merge)"
             )
         projectors = projections(start.model, texts, self.share)
@@ -233,4 +235,4 @@ AnyWeights = Annotated[Weights, Slot("weights", Weights, _SHIPPED)]
 WeightsOfViews = Annotated[
     Weights | tuple[Weights, ...], Slot("weights", Weights, _SHIPPED, several=True)
 ]
-"""One choice for all views, or one for each."""
+"""One choice for all views, or one per view."""

@@ -1,4 +1,4 @@
-"""What goes between a teacher's server and those who ask it: questions in JSON, tensors as
+"""The protocol between a teacher server and its clients: requests in JSON, tensors as
 safetensors."""
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class _Strict(BaseModel):
 
 
 class About(_Strict):
-    """What is served. `fingerprint` is of weights and tokenizer, `head` of the output layer, which
-    has `logits` rows; `hidden_size` is D. `dtype` is what is computed in. A sequence has at most
-    `max_length` tokens (None: as many as a request), a request `max_tokens`; it had best have
-    `batch_tokens`, which are read at once."""
+    """What is served. `fingerprint` identifies weights and tokenizer; `head` identifies the output
+    layer, which has `logits` rows; `hidden_size` is D. `dtype` is the compute dtype. A sequence has
+    at most `max_length` tokens (None: as many as a request), a request at most `max_tokens`.
+    Requests of `batch_tokens`, which are processed at once, are the most efficient."""
 
     model: str
     fingerprint: str
@@ -40,15 +40,15 @@ class About(_Strict):
 
 
 class Sequence(_Strict):
-    """Token ids, and the positions among them whose hidden states are wanted, in order."""
+    """Token ids, and the positions whose hidden states are requested, in order."""
 
     ids: Annotated[list[Id], Field(min_length=1)]
     read: Annotated[list[Id], Field(min_length=1)]
 
 
 class RowsQuestion(_Strict):
-    """Asks for last hidden states `[N, D]`, after the final norm, sequence by sequence, of the
-    model with this fingerprint, as `dtype`."""
+    """Requests the last hidden states `[N, D]`, after the final norm, sequence by sequence, from
+    the model with this fingerprint, as `dtype`."""
 
     fingerprint: str
     dtype: Dtype
@@ -56,13 +56,13 @@ class RowsQuestion(_Strict):
 
 
 class TextsQuestion(_Strict):
-    """Asks what the tokenizer makes of texts."""
+    """Requests the tokenization of texts."""
 
     texts: list[str]
 
 
 class TextsAnswer(_Strict):
-    """Each text's ids, and the text of these."""
+    """Each text's ids, and the text that they decode to."""
 
     ids: list[list[int]]
     texts: list[str]

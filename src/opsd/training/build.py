@@ -1,4 +1,5 @@
-"""What is built of a setup when training starts: batches, teachers' weights, generator, learner."""
+"""Builds what a setup describes when training starts: batches, teacher weights, generator,
+learner."""
 
 from __future__ import annotations
 
@@ -49,13 +50,13 @@ from opsd.training.setup import Setup
 from opsd.types import Group, Problem, UserError
 
 _OF_TOKENIZERS = ("revision", "gguf_file", "trust_remote_code")
-"""The options of a model's loading that its tokenizer is loaded with too."""
+"""The model's loading options that also apply to its tokenizer."""
 
 
 def make_student(
     model: str | nn.Module, args: OPSDConfig, tokenizer: Any, peft_config: Any
 ) -> tuple[Any, Any]:
-    """The model in training, under its adapter if there is one, and its tokenizer."""
+    """The model to train, wrapped in its adapter if there is one, and its tokenizer."""
     student: Any = model
     options = dict(args.model_init_kwargs or {})
     if isinstance(model, str):
@@ -90,9 +91,9 @@ def make_loader(
 
 
 def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
-    """The weights at work, one for each choice that the method names.
+    """The loaded weights, one for each choice that the method names.
 
-    Raises UserError where the exact loss cannot be computed for the model, or for a teacher.
+    Raises UserError if the exact loss cannot be computed for the model or a teacher.
     """
     model, vocab, tokenizer = setup.model, setup.vocab, setup.tokenizer
     chosen = [weights for _, teacher in setup.teachers for weights in teacher.all_weights]
@@ -117,14 +118,14 @@ def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
     start = Start(model, starts_as_base(model, probe, vocab), load, tokenizer, first)
     for choice in chosen:
         if type(choice).__hash__ is None:
-            raise UserError(f"the weights {tag(choice)} cannot be told apart: make them frozen")
+            raise UserError(f"the weights {tag(choice)} are not hashable: make them frozen")
     begun = {choice: choice.begin(start) for choice in dict.fromkeys(chosen)}
     for choice, weights in begun.items():
-        refuse_lacking(weights, TeacherWeights, f"what {tag(choice)} begins")
-        if weights.remote is not None:  # its server has looked at its head
+        refuse_lacking(weights, TeacherWeights, f"what {tag(choice)}.begin returns")
+        if weights.remote is not None:  # its server has checked its head
             if choice in writers(setup.method):
                 raise UserError(
-                    f"the weights {tag(choice)} read and do not write: let external ones write"
+                    f"the weights {tag(choice)} only score: generate with external weights"
                 )
             continue
         with weights.use(model) as reader:
@@ -133,10 +134,10 @@ def make_weights(setup: Setup) -> dict[Weights, TeacherWeights]:
 
 
 def begin_authors(setup: Setup) -> list[AtWork]:
-    """The method's authors at work. Raises UserError for what one lacks: a key, a skill bank."""
+    """The method's authors, ready to write. Raises UserError if one lacks a key or a skill bank."""
     begun = [author.begin() for author in setup.method.authors]
     for author, own in zip(setup.method.authors, begun, strict=True):
-        refuse_lacking(own, AtWork, f"what {tag(author)} begins")
+        refuse_lacking(own, AtWork, f"what {tag(author)}.begin returns")
     return begun
 
 
@@ -151,8 +152,8 @@ def make_generator(
     heed: Callable[[], None] = lambda: None,
     watch: Watch = lambda phase, rollouts, horizon: silent,
 ) -> Generator:
-    """Problems to graded groups, as the arguments and the method say; the model in training writes
-    itself, unless another engine is chosen."""
+    """The generator that turns problems into graded groups, set up by the arguments and the method.
+    The model in training generates itself unless another engine is chosen."""
     args, about, source = setup.args, setup.engine_setup, setup.method.source
     canvas = canvas_of(setup.model, args.max_completion_length, about.eos_ids[0])
     refuse_unfit(source.rows, canvas)
@@ -186,7 +187,7 @@ def make_generator(
 def make_learner(
     setup: Setup, weights: Mapping[Weights, TeacherWeights], metrics: Metrics
 ) -> Learner:
-    """The method's loss terms, bound to the model and to its teachers."""
+    """The learner: the method's loss terms, bound to the model and its teachers."""
     return Learner(
         signals=setup.terms,
         scorer=make_scorer(setup, weights),
@@ -203,7 +204,8 @@ def make_learner(
 
 
 def make_scorer(setup: Setup, weights: Mapping[Weights, TeacherWeights]) -> TeacherScorer:
-    """The teachers. Where rollouts are learned from once, no rows of theirs are kept."""
+    """The scorer, which runs the teachers. It keeps their hidden states only if rollouts are
+    reused."""
     layouts, sharing = {}, set()
     for choice, own in weights.items():
         if own.remote is not None:

@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training run: progress, teachers that move, an end in time."""
+"""Callbacks of a training run: progress, skipped steps, teacher updates, and stopping in time."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ from opsd.types import RunFailed
 
 
 class TrainingProgress(TrainerCallback):
-    """A bar over the optimizer steps, which moves within a step too and says what goes on: writing,
-    grading, teacher, student, dev, saving. Where standard error is no terminal, a line every
-    `SELDOM` seconds, and one for dev scores and for steps that were left out."""
+    """A progress bar over the optimizer steps. It also advances within a step and names the current
+    phase: writing, grading, teacher, student, dev, saving. If standard error is not a terminal, it
+    prints a line every `SELDOM` seconds instead, and one for dev scores and for skipped steps."""
 
     PHASES: ClassVar = {"rollout": "writing", "eval": "dev"}
-    """What an engine call is called, where it is not called as its phase."""
+    """How an engine call is displayed, if not by the name of its phase."""
 
     def __init__(self, *, rewarded: bool = False) -> None:
-        """A run is `rewarded` that learns from rewards: they are then told beside what is right."""
+        """`rewarded` says that the run learns from rewards, which are then shown next to the
+        accuracy."""
         self.rewarded = rewarded
         self.progress = bar()
         self.task: Any = None
         self.step = self.steps = self.passes = self.passed = self.learned = 0
         self.writing_part = 0.5
-        """The part of a step that its rollouts take: as in the last step, once there is one."""
+        """The fraction of a step's time that its rollouts take, estimated from the previous
+        step."""
         self.note = self.pace = ""
         self.done = 0.0
-        """The part of a step's passes that are done."""
+        """The fraction of a step's passes that are done."""
         self._said = self._step_began = self._learning_began = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -63,8 +65,8 @@ class TrainingProgress(TrainerCallback):
             self.progress.update(self.task, completed=self.step, description="training")
 
     def writing(self, phase: str, rollouts: int, horizon: int) -> Progress:
-        """What is told how an engine call comes on, of so many rollouts of at most `horizon`
-        tokens."""
+        """A callback that an engine call reports its progress to; the call generates `rollouts`
+        rollouts of at most `horizon` tokens."""
         if self.task is None:
             return silent
         begun, ended, written = time.monotonic(), 0, 0
@@ -81,7 +83,8 @@ class TrainingProgress(TrainerCallback):
         return told
 
     def learning(self, number: int, parts: int, tokens: int) -> None:
-        """A pass of so many tokens begins, `number` of the `parts` of a micro-batch being done."""
+        """Report that a pass over `tokens` tokens begins, after `number` of the `parts` passes of a
+        micro-batch."""
         if not self.learned:
             self._learning_began = time.monotonic()
         rate = self.learned / max(time.monotonic() - self._learning_began, 1e-3)
@@ -91,18 +94,18 @@ class TrainingProgress(TrainerCallback):
         self.passed += number == parts - 1
 
     def reading(self, who: str) -> None:
-        """The teacher, or the student, reads what the pass is of."""
+        """Report that the teacher or the student starts its forward pass."""
         if self.task is not None:
             within = self.writing_part + (1 - self.writing_part) * self.done
             self._tell(f"{who} {self.pace}", within)
 
     def phase(self, name: str) -> None:
-        """Something else goes on: grading, saving."""
+        """Report another phase: grading or saving."""
         if self.task is not None:
             self._tell(name)
 
     def _tell(self, what: str, within: float | None = None) -> None:
-        """Says what goes on, and where it is known how far `within` the step."""
+        """Show the current phase and, if known, the progress `within` the step."""
         completed = None if within is None else self.step + within
         self.progress.update(self.task, completed=completed, description=what)
         if self.progress.disable and time.monotonic() - self._said > SELDOM:
@@ -130,9 +133,9 @@ class TrainingProgress(TrainerCallback):
 
 
 class FiniteSteps(TrainerCallback):
-    """Leaves steps out whose loss or gradient is no number (NaN, infinite): weights and teachers
-    stay as they are, and no checkpoint takes the place of a better one. After `LIMIT` such steps in
-    a row the run ends."""
+    """Skips steps whose loss or gradient is NaN or infinite: weights and teachers stay unchanged,
+    and no checkpoint is saved that could replace a better one. After `LIMIT` such steps in a row
+    the run ends."""
 
     LIMIT = 3
 
@@ -141,13 +144,13 @@ class FiniteSteps(TrainerCallback):
         self.clear()
 
     def clear(self) -> None:
-        """Begins to count."""
+        """Reset the counts."""
         self.norm: Any = 0.0
         self.in_a_row = self.left_out = self.without_loss = 0
         self._bad_loss = False
 
     def counted(self, loss: Tensor) -> Tensor:
-        """A loss as the Trainer may add it up: 0 in place of one that is no number."""
+        """The loss as the Trainer may accumulate it: 0 if it is NaN or infinite."""
         bad = not bool(torch.isfinite(loss))
         self._bad_loss |= bad
         return torch.zeros_like(loss) if bad else loss
@@ -156,7 +159,7 @@ class FiniteSteps(TrainerCallback):
         self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
     ) -> None:
         scaled = self.accelerator.scaler is not None
-        # A scaler finds its scale by gradients that overflow, and leaves such steps out itself.
+        # A gradient scaler calibrates itself by overflowing gradients, and skips such steps itself.
         bad_norm = not scaled and not math.isfinite(float(self.norm or 0.0))
         found = [(self._bad_loss, bad_norm)]
         found = gather_object(found) if args.world_size > 1 else found
@@ -165,7 +168,7 @@ class FiniteSteps(TrainerCallback):
         if not bad_loss and not any(norm for _, norm in found):
             self.in_a_row = 0
             return
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:  # its step is taken
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:  # already stepped
             raise RunFailed(f"step {state.global_step + 1}: {self._told()}")
         if not scaled:
             optimizer.zero_grad()
@@ -181,8 +184,8 @@ class FiniteSteps(TrainerCallback):
         self.refuse(state)
 
     def tell(self, logs: dict[str, Any]) -> None:
-        """Adds to a log line how many of its steps were left out; where one had no loss, the line
-        has none."""
+        """Adds to a log line the number of skipped steps. If one of them had no finite loss, the
+        line's loss is NaN."""
         if self.without_loss:
             logs["loss"] = math.nan
         if self.left_out:
@@ -190,7 +193,7 @@ class FiniteSteps(TrainerCallback):
         self.left_out = self.without_loss = 0
 
     def refuse(self, state: Any) -> None:
-        """Raises RunFailed where too many steps in a row were left out."""
+        """Raises RunFailed if too many steps in a row were skipped."""
         if self.in_a_row >= self.LIMIT:
             raise RunFailed(
                 f"{self.in_a_row} steps in a row to step {state.global_step}: {self._told()}"
@@ -198,7 +201,7 @@ class FiniteSteps(TrainerCallback):
 
     def _told(self) -> str:
         newest = max(checkpoint.complete(self.run), default=None)
-        kept = f"checkpoint-{newest} is the last one" if newest else "there is no checkpoint before"
+        kept = f"the last checkpoint is checkpoint-{newest}" if newest else "no checkpoint is saved"
         return (
             "the loss or its gradient is NaN or infinite; lower learning_rate or"
             f" max_grad_norm. {kept}"
@@ -206,8 +209,8 @@ class FiniteSteps(TrainerCallback):
 
 
 class TeacherUpdates(TrainerCallback):
-    """Moves the teachers' weights after every optimizer step, but for those that were left out:
-    after them there is nothing to follow. `reuse` is the method's."""
+    """Updates the teachers' weights after every optimizer step, except skipped ones, which did not
+    change the student. `reuse` is the method's."""
 
     def __init__(
         self, weights: Mapping[Weights, TeacherWeights], reuse: int, finite: FiniteSteps
@@ -225,8 +228,9 @@ class TeacherUpdates(TrainerCallback):
 
 
 class TimelyEnd(TrainerCallback):
-    """Stops when the tokens are spent, and when the run is told to. `spent` are the tokens that
-    this process has generated; `catch_up` does what a run that was told to stop has left undone."""
+    """Stops the run when the token budget is spent, or when a signal asks it to. `spent` returns
+    the tokens that this process has generated; `catch_up` finishes what an interrupted run left
+    undone."""
 
     def __init__(
         self, stop: StopSignal, spent: Callable[[], int], catch_up: Callable[[], None]
@@ -234,7 +238,7 @@ class TimelyEnd(TrainerCallback):
         self.stop, self.spent, self.catch_up = stop, spent, catch_up
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Where a step is left in the middle, all before it has to be written down already.
+        # A step may only be abandoned midway if all earlier steps are already logged.
         alone = args.world_size == 1 and not args.async_rollouts
         logged = args.logging_strategy == "steps" and args.logging_steps == 1
         self.stop.leave_at(once=alone and logged)
@@ -247,22 +251,24 @@ class TimelyEnd(TrainerCallback):
             control.should_training_stop = True
         numbers = [number for _, number in told if number is not None]
         if numbers:
-            # All processes know by now: they leave an evaluation together, at its beginning.
+            # By now all processes know about the signal: they leave an evaluation together, at its
+            # start.
             self.stop.take(numbers[0])
             control.should_save = control.should_training_stop = True
-        # What is measured but not logged yet is in no checkpoint.
+        # A checkpoint does not contain measurements that are not logged yet.
         control.should_log |= control.should_save
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_log |= control.should_save
-        # Saved, and told to all callbacks; the Trainer would finish as if this were the end.
+        # The step is saved and all callbacks are notified; the Trainer would now finish as if
+        # training had ended.
         if self.stop.number is not None and control.should_training_stop:
             raise Stopped
 
 
 def _note(logs: dict[str, Any], *, rewarded: bool) -> str:
-    """The few numbers that say whether a run is well. The mean reward is one of its own where it is
-    not the share that is right."""
+    """The few numbers that show whether a run goes well. The mean reward is among them if it
+    differs from the accuracy."""
     own = rewarded or logs.get("reward") != logs.get("accuracy")
     shown = (
         ("divergence", "divergence", "z.4f"),

@@ -1,5 +1,5 @@
-"""What a trainer refuses before its first step, and what it warns of, so that nothing runs for an
-hour in vain."""
+"""Checks before a trainer's first step: errors and warnings that keep a run from wasting an
+hour."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ from opsd.training.setup import Setup
 from opsd.types import COLUMNS, Group, Problem, UserError
 
 _HEAD = 100
-"""Problems at a stream's beginning that are looked at."""
+"""The number of problems at a stream's beginning that are checked."""
 
 
 def refuse(setup: Setup) -> None:
-    """Raises UserError for what cannot go well. Making the loader refuses an empty set as well."""
+    """Raises UserError for settings that cannot work. Building the loader also refuses an empty
+    set."""
     refuse_separate_processes(setup.args.world_size)
     refuse_sharding(setup)
     refuse_missing_answers(setup)
@@ -48,20 +49,20 @@ def refuse(setup: Setup) -> None:
 
 
 def refuse_separate_processes(world: int) -> None:
-    """Processes that a launcher started together must know of each other, or each trains alone,
-    and all of them into one folder."""
+    """Processes that a launcher started together must be connected, or each would train alone and
+    all would write to the same folder."""
     started = os.environ.get("WORLD_SIZE", "1")
     if world == 1 and started != "1":
         raise UserError(
-            f"the launcher started {started} processes, but this one finds no device to share with"
-            " the others: on CPUs, --set train.use_cpu=true"
+            f"the launcher started {started} processes, but this one finds no device that connects"
+            " it to the others: on CPUs, --set train.use_cpu=true"
         )
 
 
 def refuse_sharding(setup: Setup) -> None:
-    """Ways of sharding that would fail later, or differ silently from what is promised."""
+    """Refuses sharding setups that would fail later, or would silently compute something else."""
     if is_deepspeed_zero3_enabled():
-        raise UserError("ZeRO-3 is not supported: FSDP2 splits the same (opsd launcher fsdp2)")
+        raise UserError("ZeRO-3 is not supported: FSDP2 shards the same (opsd launcher fsdp2)")
     state: Any = setup.accelerator.state
     deepspeed = getattr(state, "deepspeed_plugin", None) is not None
     if deepspeed and setup.args.max_tokens_per_pass is not None:
@@ -70,9 +71,9 @@ def refuse_sharding(setup: Setup) -> None:
     if plugin is None:
         return
     if is_quantized(setup.model):
-        raise UserError("a quantized model is not sharded: use DDP (opsd launcher ddp)")
+        raise UserError("a quantized model cannot be sharded: use DDP (opsd launcher ddp)")
     if plugin.fsdp_version != 2:
-        raise UserError("FSDP of the first version is not supported: set fsdp_version to 2")
+        raise UserError("FSDP version 1 is not supported: set fsdp_version to 2")
     needed = {
         "fsdp_state_dict_type": ("FULL_STATE_DICT", plugin.state_dict_type.name),
         "fsdp_cpu_ram_efficient_loading": (False, bool(plugin.cpu_ram_efficient_loading)),
@@ -81,40 +82,41 @@ def refuse_sharding(setup: Setup) -> None:
     }
     for key, (wanted, found) in needed.items():
         if wanted != found:
-            raise UserError(f"{key} is {wanted} here, not {found}: see opsd launcher fsdp2")
+            raise UserError(f"{key} must be {wanted}, not {found}: see opsd launcher fsdp2")
 
 
 def refuse_other_step(setup: Setup, folder: Path, step: int) -> None:
-    """A run may go on with other processes, but a step must stay what it was."""
+    """A run may be resumed on another number of processes, but the rollouts per step must not
+    change."""
     state, shape = checkpoint.load_state(folder), setup.shape
     before, now = state.get("rollouts_per_step"), setup.rollouts_per_step
     if before not in (None, now):
         raise UserError(
-            f"{folder}: a step had {before} rollouts, with {shape.world} process(es) it would have"
-            f" {now}: set rollouts_per_step to {before}, and gradient_accumulation_steps to null"
-            " where it is given"
+            f"{folder}: a step had {before} rollouts, but with {shape.world} process(es) it would"
+            f" have {now}: set rollouts_per_step to {before}, and, if it is given,"
+            " gradient_accumulation_steps to null"
         )
     if step % shape.reuse and state.get("processes") not in (None, shape.world):
         raise UserError(
-            f"{folder} holds rollouts of {state['processes']} processes that are not spent yet: go"
-            " on with as many"
+            f"{folder} contains unused rollouts of {state['processes']} processes: resume with as"
+            " many processes"
         )
 
 
 def refuse_small_set(setup: Setup) -> None:
     """A set that is cycled within a step would give two processes the same rollouts."""
-    make_loader(setup)  # refuses an empty set, and rollouts that groups do not fill
+    make_loader(setup)  # refuses an empty set, and a number of rollouts that groups do not divide
     step, problems = setup.shape.problems_per_step, setup.train_set
     alone = setup.args.world_size == 1 or isinstance(problems, ProblemStream)
     if not alone and len(problems or ()) < step:
         raise UserError(
-            f"{len(problems or ())} problems are fewer than the {step} of one step on"
+            f"{len(problems or ())} problems are fewer than the {step} that one step needs on"
             f" {setup.args.world_size} processes; lower rollouts_per_step"
         )
 
 
 def refuse_curriculum(setup: Setup) -> None:
-    """A curriculum chooses among all problems, by the outcome of all their rollouts."""
+    """A curriculum chooses among all problems by the outcomes of all their rollouts."""
     source = setup.method.source
     if setup.curriculum is None:
         return
@@ -124,13 +126,13 @@ def refuse_curriculum(setup: Setup) -> None:
         raise UserError("a curriculum draws problems its own way: leave data.weights out")
     if source.needs_reward or not source.phases:
         raise UserError(
-            f"a curriculum goes by the outcome of every rollout, and the source '{tag(source)}' of"
+            f"a curriculum needs the outcome of every rollout, and the source '{tag(source)}' of"
             f" {setup.method.name} does not show it: leave the curriculum out"
         )
 
 
 def refuse_missing_answers(setup: Setup) -> None:
-    """Rewards and dev scores need answers, unless the user's own verifier does without."""
+    """Rewards and dev scores need answers, unless a custom verifier works without them."""
     if not setup.needs_answers:
         return
     method = setup.method
@@ -143,7 +145,7 @@ def refuse_missing_answers(setup: Setup) -> None:
         who = method.name if learns_from_rewards(method) else "the curriculum"
         raise UserError(
             f"{who} learns from right and wrong answers, but {len(lacking)}"
-            f" problems have none (the first: {lacking[0].name}); map a column to 'answer'"
+            f" problems have no answer (the first: {lacking[0].name}); map a column to 'answer'"
         )
     dev = setup.dev_set or ()
     lacking = [problem for problem in dev if not problem.answer]
@@ -156,8 +158,9 @@ def refuse_missing_answers(setup: Setup) -> None:
 
 
 def refuse_lacking_texts(setup: Setup) -> None:
-    """Problems without a text that a reader is shown: whatever kinds there are, by the texts that
-    they have, every prompt is written once for each. What shows rollouts is not known yet."""
+    """Refuses problems without a text that a prompt needs. Problems with the same kinds of texts
+    are checked together: every prompt is rendered once per kind. Contexts that show rollouts are
+    not checked, as there are no rollouts yet."""
     known = setup.train_set or ()
     problems = known.head(_HEAD) if isinstance(known, ProblemStream) else known
     kinds: dict[Any, list[int]] = {}
@@ -182,7 +185,7 @@ def refuse_lacking_texts(setup: Setup) -> None:
 
 
 def _kind(problem: Problem) -> Any:
-    """What decides whether a prompt can be written."""
+    """The properties that decide whether a problem's prompts can be rendered."""
     conversation = not isinstance(problem.prompt, str)
     roles = tuple(turn["role"] for turn in problem.prompt) if conversation else ()
     own = (problem.language, problem.answer is None, INSTRUCTED in problem.metadata)
@@ -190,8 +193,8 @@ def _kind(problem: Problem) -> Any:
 
 
 def _write_prompts(setup: Setup, problem: Problem) -> None:
-    """Writes all that is read of a problem before there are rollouts. Raises LacksText, which says
-    who shows what there is not, and UserError for what else cannot be."""
+    """Renders every prompt of a problem that does not need rollouts. Raises LacksText, which names
+    the prompt and the missing text, and UserError for anything else that prevents it."""
     source, student, alone = setup.method.source, setup.method.student, Group(problem, ())
     if source.written and source.written not in problem.privileged:
         raise LacksText(problem, source.written, "is to be learned")
@@ -208,76 +211,80 @@ def _write_prompts(setup: Setup, problem: Problem) -> None:
 
 
 def nothing_to_resume(run: RunFolder) -> str:
-    """Why a run cannot be gone on with, and what to do."""
+    """Why a run cannot be resumed, and what to do."""
     if not run.begun:
-        return f"{run.path} holds no run to go on with: check --output, or leave --resume out"
+        return f"{run.path} contains no run to resume: check --output, or leave --resume out"
     return (
-        f"{run.path} holds a run without a checkpoint to go on from; its logs stay as they are:"
-        " begin anew in another --output, or move this folder away"
+        f"{run.path} contains a run without a checkpoint to resume from; its logs are kept: start"
+        " over in another --output, or move this folder away"
     )
 
 
 @contextlib.contextmanager
 def settings_errors() -> Iterator[None]:
-    """What Transformers, Accelerate and torch say of a setting, in one line: UserError."""
+    """Turn errors of Transformers, Accelerate and torch about a setting into a one-line
+    UserError."""
     try:
         yield
     except (FileNotFoundError, ValueError, TypeError, ImportError, RuntimeError) as error:
-        # Trackers and optimizers that are not there; all else of the kind is the machine's.
+        # Trackers and optimizers that are not installed; other RuntimeErrors are not about
+        # settings.
         if type(error) is RuntimeError and "install" not in str(error):
             raise
         raise UserError(f"train: {' '.join(str(error).split())}") from error
 
 
 def refuse_async(setup: Setup, generator: Generator) -> None:
-    """Rollouts can only be written meanwhile by an engine with weights of its own, of the student's
-    alone, and while each step spends its own; more than one step's, while newer weights are handed
-    over, by an engine that keeps the older ones, and where no author learns from step to step."""
+    """Rollouts can be generated in advance only by an engine that has its own copy of the weights,
+    with the student's weights, and if every step uses its own rollouts. More than one step in
+    advance also needs an engine that keeps older weights while newer ones arrive, and a method
+    without authors."""
     if not setup.args.async_rollouts:
         return
     if not generator.engine.is_remote:
         raise UserError("async_rollouts needs an engine that runs elsewhere: engine: vllm_server")
     if setup.method.reuse > 1 or writers(setup.method):
         raise UserError(
-            f"async_rollouts: {setup.method.name} reuses rollouts, or has other weights write"
-            " them, which needs them in step; leave it out"
+            f"async_rollouts: {setup.method.name} reuses rollouts, or generates them with other"
+            " weights, so they cannot be generated in advance; leave it out"
         )
     if setup.args.max_staleness == 1:
         return
     if not generator.engine.pins_weights:
         raise UserError(
-            "async_rollouts: a max_staleness above 1 needs older weights to stay at the engine"
-            " while newer ones arrive, as adapters do: engine: vllm_server and model.lora, or"
+            "async_rollouts: a max_staleness above 1 needs an engine that keeps older weights while"
+            " newer ones arrive, as with adapters: engine: vllm_server and model.lora, or"
             " async_rollouts: true"
         )
     if generator.authors:
         raise UserError(
             f"async_rollouts: a max_staleness above 1 is not for {setup.method.name}, whose authors"
-            " write one step after another; async_rollouts: true is"
+            " write one step after another; use async_rollouts: true"
         )
 
 
 def refuse_missing_logprobs(setup: Setup, generator: Generator) -> None:
-    """Some losses need the log-probabilities that tokens were sampled with."""
+    """Refuses losses that need sampling log-probabilities if the engine does not return them."""
     sampler = generator.sampler
     if setup.method.source.phases and not generator.engine.returns_logprobs(sampler.sampling):
         _refuse_logprobs(setup.terms, _TRUNCATED)
 
 
 def refuse_other_routes(setup: Setup, generator: Generator) -> None:
-    """Probabilities at which one reading of a mixture of experts has sampled say little of another
-    reading, where a token that is nearly as near to two experts goes to the other one."""
+    """Refuses losses that need sampling log-probabilities if another implementation of a mixture of
+    experts samples: a token that is nearly as close to two experts may be routed to the other one,
+    so that implementation's probabilities say little about the training pass."""
     if generator.engine.shares_model or not is_mixture_of_experts(setup.model):
         return
     _refuse_logprobs(
         setup.terms,
-        "a mixture of experts may route tokens otherwise in this engine than in training (there is"
-        " no router replay): leave engine out, so that the model itself writes",
+        "a mixture of experts may route tokens differently in this engine than in training (there"
+        " is no router replay): leave engine out, so that the model itself generates",
     )
 
 
 def refuse_unjudged(groups: Sequence[Group], method: Method) -> None:
-    """Rollouts without a verdict, or without sampling log-probabilities, of a method that reads
+    """Refuses rollouts without a verdict or without sampling log-probabilities if the method needs
     them."""
     rollouts = [(group.problem, r) for group in groups for r in group.rollouts]
     unjudged = [problem for problem, r in rollouts if r.verdict is None]
@@ -303,19 +310,19 @@ def _refuse_logprobs(terms: Sequence[tuple[float, LossTerm]], why: str) -> None:
 
 
 def learns_from_rewards(method: Method) -> bool:
-    """Whether right and wrong answers decide what is learned."""
+    """Whether the method learns from rewards, that is, from correct and wrong answers."""
     return any(x.needs_reward for x in parts_of(method) if hasattr(x, "needs_reward"))
 
 
 def config_warnings(setup: Setup, steps: int) -> list[str]:
-    """What is allowed but known to go wrong, a line each with its remedy. A setting that a paper
-    publishes can be among them."""
+    """Warnings about settings that are allowed but known to go wrong, one line each with the
+    remedy. Some of them are settings that a paper publishes."""
     checks = (_settings, _unwatched, _steps, partial(_weights, steps=steps), _sampling)
     return [line for check in (*checks, _prompts, _golds) for line in check(setup)]
 
 
 def _settings(setup: Setup) -> Iterator[str]:
-    """Settings that were given and change nothing."""
+    """Settings that were given but have no effect."""
     yield from without_effect(setup.args)
 
 
@@ -323,13 +330,14 @@ def _unwatched(setup: Setup) -> Iterator[str]:
     watched = setup.dev_set and setup.args.eval_strategy != "no"
     if setup.args.collapse != "ignore" and not watched:
         yield (
-            "no dev problems are scored, so that a collapse would go unseen: set data.dev (in"
-            " Python, eval_dataset and eval_strategy), or say collapse='ignore'"
+            "no dev problems are scored, so a collapse would go unnoticed: set data.dev (in"
+            " Python, eval_dataset and eval_strategy), or collapse='ignore'"
         )
 
 
 def _steps(setup: Setup) -> Iterator[str]:
-    """What a step's batch means where problems have several rollouts."""
+    """Whether a step contains enough rollouts per problem, and enough problems, to compare
+    rewards."""
     if not compares_rewards(setup.method.signal):
         return
     shape = setup.shape
@@ -343,14 +351,14 @@ def _steps(setup: Setup) -> Iterator[str]:
 
 
 def _weights(setup: Setup, steps: int) -> Iterator[str]:
-    """Teachers that run away with the student, or that never move although they should."""
+    """Teachers that drift away with the student, or that never move although they should."""
     chosen = dict.fromkeys(w for _, teacher in setup.teachers for w in teacher.all_weights)
     for weights in chosen:
         yield from weights.warnings(steps)
 
 
 def _sampling(setup: Setup) -> Iterator[str]:
-    """Rollouts drawn from another distribution than the loss takes them from."""
+    """Rollouts sampled from another distribution than the loss assumes."""
     args = setup.args
     if not setup.method.source.phases:
         return
@@ -361,7 +369,7 @@ def _sampling(setup: Setup) -> Iterator[str]:
         plain = " ".join(f"--set sampling.{name}={int(name == 'top_p')}" for name in cut)
         yield (
             f"{' and '.join(cut)} cut the distribution that rollouts are drawn from, but"
-            f" '{tag(sampled[0])}' reckons with the whole one, which biases its gradient: {plain}"
+            f" '{tag(sampled[0])}' assumes the whole one, which biases its gradient: {plain}"
         )
     for _, term in setup.terms:
         compared = term.teacher is not None or term.corrects_sampling
@@ -374,7 +382,7 @@ def _sampling(setup: Setup) -> Iterator[str]:
 
 
 def _prompts(setup: Setup) -> Iterator[str]:
-    """What the first problem's prompts look like to student and teacher."""
+    """Notes on the student's and the teachers' prompts for the first problem."""
     problem, tokenizer = _first(setup), setup.tokenizer
     if problem is None:
         return
@@ -384,23 +392,24 @@ def _prompts(setup: Setup) -> Iterator[str]:
     for term, teacher in setup.teachers:
         first = bool(term.taught(torch.zeros(1, dtype=torch.long)))
         views = teacher.context(Group(problem, ()), 0, Draw())
-        teaches |= views is None  # what is shown depends on rollouts that are not there yet
+        teaches |= views is None  # what is shown depends on rollouts that do not exist yet
         foreign = not all(weights.is_student for weights in teacher.all_weights)
         for view in views or ():
-            # The student's own prompt is no trap beside another signal: it keeps a model in place.
+            # Next to another signal, the student's own prompt is legitimate: it keeps the model in
+            # place.
             other = prompt_text(tokenizer, view) != prompt_text(tokenizer, student)
             teaches |= other or foreign or view.reveals is not None
             lines += notes(tokenizer, student, view, first_taught=first) if other else []
     if not teaches and all(term.teacher for _, term in setup.terms):
         yield (
-            "the teacher reads what the student reads, with the student's own weights: there is"
+            "the teacher reads the student's prompt with the student's own weights: there is"
             " nothing to learn from it; set another method.signal.teacher.context"
         )
     yield from dict.fromkeys(lines)
 
 
 def _golds(setup: Setup) -> Iterator[str]:
-    """Gold answers that no rollout can match. A stream's are not read ahead for it."""
+    """Gold answers that no rollout can match. Streams are not read ahead for this check."""
     if not getattr(setup.verifier, "reads_boxes", False):
         return
     for problems in (setup.train_set or (), setup.dev_set or ()):

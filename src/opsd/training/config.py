@@ -1,4 +1,4 @@
-"""OPSDConfig: TrainingArguments with this field's defaults, and what rollouts need besides."""
+"""OPSDConfig: TrainingArguments with the defaults of OPSD, and the arguments for rollouts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 SCORES = ("avg@k", "pass@k", "format_rate", "mean_length")
-"""What dev problems are scored by."""
+"""The measures that dev problems are scored by."""
 
 
 def _steps_or_epochs(steps: int) -> int:
@@ -36,7 +36,7 @@ def _staleness(value: Any) -> Any:
 
 
 class Values(BaseModel):
-    """What numbers and choices may be, where neither their type nor Transformers says so."""
+    """The allowed numbers and choices, if neither their type nor Transformers restricts them."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -80,19 +80,19 @@ class Values(BaseModel):
     loss_kernel: Literal["auto", "eager", "compiled", "triton"] = "auto"
 
 
-_RESUME = "a run is gone on with by opsd train --resume, or train(resume_from_checkpoint=True)"
+_RESUME = "a run is resumed by opsd train --resume, or train(resume_from_checkpoint=True)"
 UNSUPPORTED = {
-    "neftune_noise_alpha": "noise on the student's embeddings makes student and teacher read one"
-    " prompt differently",
-    "auto_find_batch_size": "a step's rollouts are counted beforehand",
+    "neftune_noise_alpha": "noise on the student's embeddings makes student and teacher read the"
+    " same prompt differently",
+    "auto_find_batch_size": "the rollouts per step are fixed beforehand",
     "torch_compile": "the loss runs inside the model's forward, which is not compiled",
-    "use_liger_kernel": "its forward would take the place of the one that the loss runs in",
-    "ignore_data_skip": "a resumed run would see other problems",
-    "enable_jit_checkpoint": "a run that is told to stop saves a checkpoint by itself",
+    "use_liger_kernel": "its forward would replace the one that the loss runs in",
+    "ignore_data_skip": "a resumed run would see different problems",
+    "enable_jit_checkpoint": "a run that receives a stop signal saves a checkpoint by itself",
     "resume_from_checkpoint": _RESUME,
     "include_num_input_tokens_seen": "generated_tokens is logged instead",
 }
-"""Settings of the Trainer's that would break what this one promises, and why."""
+"""The Trainer's settings that would break what this trainer promises, and why."""
 
 WITHOUT_EFFECT = {
     "label_smoothing_factor": "the loss is the method's",
@@ -100,26 +100,26 @@ WITHOUT_EFFECT = {
     " eval_do_concat_batches eval_use_gather_object include_for_metrics label_names": "dev problems"
     " are sampled and graded, see eval_samples",
     "dataloader_drop_last dataloader_num_workers dataloader_persistent_workers"
-    " dataloader_prefetch_factor train_sampling_strategy length_column_name": "problems are held in"
-    " memory, in an order that the seed decides",
+    " dataloader_prefetch_factor train_sampling_strategy length_column_name": "problems are kept in"
+    " memory, in an order that the seed determines",
     "average_tokens_across_devices": "tokens are always counted over all processes",
-    "torch_empty_cache_steps": "a step's passes are opsd's own",
-    "do_train do_predict": "the command says what is done",
+    "torch_empty_cache_steps": "opsd runs a step's passes itself",
+    "do_train do_predict": "the command decides what is done",
 }
-"""Settings of the Trainer's that nothing here reads, and why."""
+"""The Trainer's settings that have no effect here, and why."""
 
 
 DEFAULT_PASSES = 8
-"""Micro-batches of a step where neither they nor its rollouts are given."""
+"""The micro-batches per step if neither they nor the rollouts per step are given."""
 
 
 @dataclass
 class OPSDConfig(TrainingArguments):
     """Arguments of `OPSDTrainer`. Lengths are in tokens, budgets in tokens per pass.
 
-    `per_device_train_batch_size` counts rollouts. `rollouts_per_step` stays what it is on any
-    number of processes: `gradient_accumulation_steps` follows from it. Defaults are OPSD's third
-    version (Zhao et al. 2026, arXiv 2601.18734v3, Table 6) wherever it names a value.
+    `per_device_train_batch_size` counts rollouts. `rollouts_per_step` does not depend on the number
+    of processes: `gradient_accumulation_steps` follows from it. Defaults are those of OPSD's third
+    version (Zhao et al. 2026, arXiv 2601.18734v3, Table 6) if it names a value.
     """
 
     learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate."})
@@ -132,17 +132,17 @@ class OPSDConfig(TrainingArguments):
     )
     rollouts_per_step: int | None = field(
         default=None,
-        metadata={"help": "Rollouts of an optimizer step, over all processes. None: see passes."},
+        metadata={"help": "Rollouts per optimizer step, over all processes. None: by passes."},
     )
     gradient_checkpointing: bool = field(default=True, metadata={"help": "Recompute activations."})
-    bf16: bool | None = field(default=None, metadata={"help": "bfloat16; default: where CUDA is."})
+    bf16: bool | None = field(default=None, metadata={"help": "Use bfloat16; default: on a GPU."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between log lines."})
     save_steps: float = field(default=25, metadata={"help": "Steps between checkpoints."})
     temperature: float = field(default=1.1, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus; 1 keeps everything."})
     top_k: int = field(default=20, metadata={"help": "Likeliest tokens kept; 0 keeps all."})
     min_p: float = field(default=0.0, metadata={"help": "Share of the top probability kept."})
-    max_completion_length: int = field(default=1024, metadata={"help": "Horizon in tokens."})
+    max_completion_length: int = field(default=1024, metadata={"help": "Tokens per completion."})
     max_length: int = field(
         default=20_000, metadata={"help": "Limit of prompt and completion together, in tokens."}
     )
@@ -151,7 +151,7 @@ class OPSDConfig(TrainingArguments):
     )
     max_generated_tokens: int | None = field(
         default=None,
-        metadata={"help": "Stops after the step that generates this many. None: never."},
+        metadata={"help": "Stop after the step that reaches this many. None: never."},
     )
     generation_batch_tokens: int = field(
         default=65_536, metadata={"help": "Tokens in memory at once while generating."}
@@ -159,12 +159,12 @@ class OPSDConfig(TrainingArguments):
     async_rollouts: bool | dict[str, int] = field(
         default=False,
         metadata={
-            "help": "A server writes the next step's rollouts meanwhile: one step old; or"
-            " {max_staleness: N}: those of the next N steps, N steps old."
+            "help": "Let a server generate the next step's rollouts during a step (one step old);"
+            " {max_staleness: N}: those of the next N steps (N steps old)."
         },
     )
     max_tokens_per_pass: int | None = field(
-        default=None, metadata={"help": "Splits a micro-batch into several passes. None: one."}
+        default=None, metadata={"help": "Split a micro-batch into several passes. None: one."}
     )
     packing: Literal["auto", "on", "off"] = field(
         default="auto",
@@ -188,7 +188,7 @@ class OPSDConfig(TrainingArguments):
         metadata={"help": "If dev avg@k falls: 'warn', 'stop', 'ignore'."},
     )
     collapse_patience: int = field(
-        default=2, metadata={"help": "Dev scores in a row that must show it."}
+        default=2, metadata={"help": "Dev scores in a row that must show the fall."}
     )
     model_init_kwargs: dict[str, Any] | None = field(
         default=None,
@@ -198,15 +198,15 @@ class OPSDConfig(TrainingArguments):
     trace_steps: int = field(
         default=25,
         metadata={
-            "help": "Steps between traces (top tokens per position), and the last; 0: never."
+            "help": "Steps between traces (top tokens per position); also the last; 0: never."
         },
     )
     rollout_log_steps: int = field(
-        default=1, metadata={"help": "Steps between rollouts written out; 0: never."}
+        default=1, metadata={"help": "Steps between rollouts saved to disk; 0: never."}
     )
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value that cannot be."""
+        """Raises ValueError for a value that is not allowed."""
         if self.bf16 is None:
             self.bf16 = bf16_by_default(self)
         check_values(self)
@@ -215,7 +215,7 @@ class OPSDConfig(TrainingArguments):
         elif self.gradient_accumulation_steps is None:
             self.gradient_accumulation_steps = DEFAULT_PASSES
         self.remove_unused_columns = False
-        # A loss that is no number is a step that is left out, and is logged as such.
+        # A step whose loss is NaN or infinite is skipped, and is logged as such.
         self.logging_nan_inf_filter = False
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "eval_avg@k"
@@ -224,14 +224,15 @@ class OPSDConfig(TrainingArguments):
 
     @property
     def max_staleness(self) -> int:
-        """How many optimizer steps rollouts may be older than what learns from them."""
+        """How many optimizer steps old the weights that generated a rollout may be when it is
+        used."""
         ahead = self.async_rollouts
         return ahead["max_staleness"] if isinstance(ahead, dict) else int(ahead)
 
     def _divide(self, rollouts: int) -> None:
-        """Sets the passes that a step's rollouts make on each process. Before the Trainer's own
-        fields are settled: a DeepSpeed configuration is filled in from them."""
-        _ = self.device  # joins the other processes, which can be counted from then on
+        """Sets the number of passes per step on each process. This happens before the Trainer
+        settles its own fields, because a DeepSpeed configuration is filled in from them."""
+        _ = self.device  # joins the other processes, so that they can be counted
         passes = passes_per_step(rollouts, self.per_device_train_batch_size, self.world_size)
         given = self.gradient_accumulation_steps
         if given not in (None, passes):
@@ -243,7 +244,7 @@ class OPSDConfig(TrainingArguments):
 
 
 def bf16_by_default(args: OPSDConfig) -> bool:
-    """Whether the run is in bfloat16 where nobody says so."""
+    """Whether the run uses bfloat16 by default."""
     import torch
 
     gpu = torch.cuda.is_available() and not args.use_cpu
@@ -251,7 +252,7 @@ def bf16_by_default(args: OPSDConfig) -> bool:
 
 
 def settled(args: OPSDConfig) -> dict[str, Any]:
-    """The values of the arguments that are not as they would be if nobody had said anything."""
+    """The arguments whose values differ from the defaults."""
     alone: dict[str, Any] = {
         "bf16": bf16_by_default(args),
         "gradient_accumulation_steps": DEFAULT_PASSES,
@@ -269,18 +270,18 @@ def settled(args: OPSDConfig) -> dict[str, Any]:
         if value != alone.get(one.name, usual):
             found[one.name] = value
     if args.rollouts_per_step is not None:
-        found.pop("gradient_accumulation_steps", None)  # it follows
+        found.pop("gradient_accumulation_steps", None)  # it follows from rollouts_per_step
     return found
 
 
 def passes_per_step(rollouts: int, batch: int, processes: int) -> int:
-    """How many micro-batches of `batch` each process makes of a step's rollouts. Raises ValueError
-    where they do not come out even."""
+    """The number of micro-batches of `batch` rollouts that each process runs per step. Raises
+    ValueError if the rollouts do not divide evenly."""
     together = processes * batch
     if rollouts % together == 0:
         return rollouts // together
     near = max(1, (rollouts + together // 2) // together) * together
-    # None larger than the one that was asked for: that may not fit the memory.
+    # None larger than the requested one, which may not fit into memory.
     smaller = range(min(batch, rollouts // processes), 0, -1)
     fits = next((n for n in smaller if rollouts % (processes * n) == 0), None)
     raise ValueError(
@@ -291,8 +292,8 @@ def passes_per_step(rollouts: int, batch: int, processes: int) -> int:
 
 
 def check_values(args: OPSDConfig) -> None:
-    """Raises ValueError for values that no run can have, and for settings of the Trainer's that
-    would break what this one promises."""
+    """Raises ValueError for values that are not allowed, and for settings of the Trainer that would
+    break what this trainer promises."""
     values = {name: getattr(args, name) for name in Values.model_fields}
     try:
         Values.model_validate({name: x for name, x in values.items() if x is not None})
@@ -312,7 +313,7 @@ def check_values(args: OPSDConfig) -> None:
 
 
 def without_effect(args: OPSDConfig) -> list[str]:
-    """Settings that were given and change nothing, a line each with the remedy."""
+    """Settings that were given but have no effect, one line each with the remedy."""
     defaults = {f.name: f.default for f in fields(OPSDConfig) if f.default is not MISSING}
     lines = [
         f"train.{name} changes nothing here ({why}): leave it out"

@@ -9,14 +9,14 @@ from opsd.rollout.sources import OnPolicy, Sampler
 from opsd.types import Group, Problem, UserError
 
 Counts = tuple[int, int, int, int]
-"""Samples, correct ones, well-formed ones, tokens; of one problem."""
+"""One problem's samples, correct samples, well-formed samples, and tokens."""
 
 Score = tuple[int, int, int, int, str]
 """The counts of one problem, and its language."""
 
 
 def dev_scores(sampler: Sampler, problems: Sequence[Problem], samples: int) -> list[Score]:
-    """`samples` completions per problem; the training run's counters stay as they are."""
+    """Score `samples` completions per problem. The training run's counters do not change."""
     source = OnPolicy(group=samples)
     groups = sampler.outside_training(sampler.seed).sample(problems, source, step=0, phase="eval")
     return [(*score_of(group), group.problem.language) for group in groups]
@@ -34,8 +34,8 @@ def score_of(group: Group) -> Counts:
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, float]:
-    """avg@k, pass@k (k = samples per problem), format rate, mean length in tokens; the first and
-    third also as `avg@k/<language>` and `format_rate/<language>` where there are several."""
+    """avg@k, pass@k (k = samples per problem), format rate and mean length in tokens. With several
+    languages, also `avg@k/<language>` and `format_rate/<language>`."""
     if not scores:
         raise UserError("no dev problem fits the length limit; raise max_length")
     scores = [score for score in scores if score[0]]
@@ -60,5 +60,5 @@ def summarise(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def _share(scores: Sequence[Score], part: int) -> float:
-    """The share of all samples that the counts at `part` make up."""
+    """The counts at index `part` as a share of all samples."""
     return sum(int(score[part]) for score in scores) / sum(score[0] for score in scores)

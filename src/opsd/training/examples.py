@@ -1,5 +1,5 @@
-"""A step's rollouts made ready for learning: what is taught of each, behind the student's own
-prompt and behind every view of its teachers."""
+"""Prepares a step's rollouts for training: the taught tokens of each one, after the student's own
+prompt and after every view of its teachers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from opsd.types import Group, Problem, Rollout, View
 
 @dataclass(frozen=True)
 class TeacherInput:
-    """A view as token ids, what is read behind it, and the weights that read it."""
+    """A view as token ids, the model input that starts with it, and the weights that read it."""
 
     view: View
     ids: tuple[int, ...]
@@ -30,12 +30,12 @@ class TeacherInput:
 
 @dataclass
 class TrainingExample:
-    """One sequence of a rollout with all that the loss needs of it: `rows` are taught, and read in
-    `input`.
+    """One training sequence of a rollout: the taught `rows`, the `input` that contains them, and
+    all else that the loss needs.
 
-    `teacher_inputs` has an entry per loss term: the teacher's views, empty for one without a
-    teacher, None where it does not teach this rollout. `factors`, one per loss term, multiply each
-    token's loss; they are filled once per step, denominators included.
+    `teacher_inputs` has one entry per loss term: the teacher's views, an empty tuple for a term
+    without a teacher, or None if the term does not teach this rollout. `factors`, one per loss
+    term, multiply each token's loss. They are filled in once per step and include the denominators.
     """
 
     problem: Problem
@@ -53,12 +53,13 @@ class TrainingExample:
 
     @property
     def reward(self) -> float:
-        """The verifier's; NaN of a rollout that nobody judged."""
+        """The verifier's reward; NaN if the rollout was not graded."""
         return self.rollout.verdict.reward if self.rollout.verdict else math.nan
 
     @property
     def taught(self) -> bool:
-        """Whether any loss term teaches this rollout. One that none does is only counted."""
+        """Whether any loss term teaches this rollout. If none does, it only counts in the
+        denominators."""
         return any(teacher_input is not None for teacher_input in self.teacher_inputs)
 
     def requests(self, i: int) -> list[ScoringRequest]:
@@ -67,7 +68,7 @@ class TrainingExample:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the student's sequence, the measure that passes are balanced by."""
+        """Tokens of the student's sequence; passes are balanced by this number."""
         return len(self.input.ids)
 
 
@@ -79,8 +80,8 @@ def training_examples(
     rows: Rows = TOKENS,
     uses: int = 1,
 ) -> list[TrainingExample]:
-    """What `rows` takes of every rollout of the groups that fits, in order. `uses` optimizer steps
-    learn from the groups, this one among them."""
+    """The training examples of all rollouts that fit, in order; `rows` selects the taught tokens.
+    `uses` is the number of optimizer steps that use these groups, including this one."""
     made = []
     for number, group in enumerate(groups):
         rewards = [r.verdict.reward if r.verdict else math.nan for r in group.rollouts]
@@ -93,7 +94,7 @@ def training_examples(
             if not rollout.completion_ids:
                 continue
             view = sampler.student.view(group.problem)
-            # The sampler may have read another prompt than the one that is learned on.
+            # The rollout may have been sampled from a prompt other than the one that is trained on.
             ids = sampler.read(group.problem, view, len(rollout.completion_ids))
             if ids is None:
                 continue
@@ -121,12 +122,12 @@ def training_examples(
 
 
 Read = list[tuple[View, tuple[int, ...], Weights]]
-"""Views as token ids, and the weights that read them."""
+"""Views, their token ids, and the weights that read them."""
 
 
 def _views(term: LossTerm, group: Group, i: int, draw: Draw, sampler: Sampler) -> Read | None:
-    """A teacher's views of a rollout; none of a term without a teacher, None where it does not
-    teach."""
+    """A teacher's views of a rollout. Empty for a term without a teacher; None if the term does not
+    teach this rollout."""
     teacher = term.teacher
     if teacher is None:
         return []
@@ -146,7 +147,7 @@ def _views(term: LossTerm, group: Group, i: int, draw: Draw, sampler: Sampler) -
 def _inputs(
     rows: TaughtRows, rollout: Rollout, views: Sequence[Read | None], draw: Draw
 ) -> tuple[TaughtRows, list[tuple[TeacherInput, ...] | None]]:
-    """What every term's views read, and the rows without the tokens that any of them is shown."""
+    """The inputs of every term's views, and the rows without the tokens that any view reveals."""
     revealed = [[_revealed(view, rows, rollout, draw) for view, _, _ in own or ()] for own in views]
     seen = {position for own in revealed for shown in own for position in shown}
     rows = rows.without(seen) if seen else rows
@@ -163,7 +164,7 @@ def _inputs(
 
 
 def _revealed(view: View, rows: TaughtRows, rollout: Rollout, draw: Draw) -> Sequence[int]:
-    """The positions of the canvas that a view shows besides."""
+    """The positions of the canvas that a view reveals in addition."""
     written = rollout.trajectory
     if view.reveals is None or written is None or rows.state is None:
         return ()

@@ -1,5 +1,6 @@
-"""Rollouts without a trainer: engine, sampler, source, authors, whose weights write, rollouts of
-later steps in advance, and when the engine is handed new weights."""
+"""Generates rollouts without a trainer: engine, sampler, source, authors, the weights that
+generate, rollouts for later steps in advance, and the synchronisation of weights with the
+engine."""
 
 from __future__ import annotations
 
@@ -26,10 +27,11 @@ from opsd.types import Group, Problem
 
 @dataclass
 class Generator:
-    """Turns problems into a step's groups, with what authors write of them.
+    """Turns problems into a step's groups, including the authors' texts.
 
-    `student` gives the model as it is now; `weights` are the other ones that may write. `rank` is
-    this process's number: those of a run call all methods together.
+    `student` returns the model in its current state; `weights` are the other weights that may
+    generate. `rank` is this process's number. All processes of a run must call all methods
+    together.
     """
 
     method: Method
@@ -47,14 +49,14 @@ class Generator:
 
     @property
     def engine(self) -> Engine:
-        """Who generates."""
+        """The engine that generates."""
         return self.sampler.engine
 
     def groups(self, problems: Sequence[Problem], step: int, total_steps: int = 0) -> list[Group]:
-        """A step's groups: those that were begun before, or what the source makes of the problems
-        with the student's present weights.
+        """A step's groups: those that were generated in advance, or those that the source generates
+        from the problems with the student's current weights.
 
-        Raises EngineDown, on all processes, where one's engine has gone.
+        Raises EngineDown on all processes if the engine of one of them fails.
         """
         groups, down = [], ""
         try:
@@ -73,8 +75,9 @@ class Generator:
         return groups
 
     def begin(self, problems: Sequence[Problem], later: int, step: int, total_steps: int) -> None:
-        """Has the engine write the groups of a later step with the weights after `step` steps,
-        unless they are begun. Where it has gone, whoever takes them is told."""
+        """Start generating a later step's groups with the weights after `step` steps, unless that
+        has been started before. If the engine fails, the error is raised when the groups are
+        taken."""
         if later in self.prefetcher.steps:
             return
         sampler = self._sampler(problems, total_steps, step)
@@ -94,9 +97,9 @@ class Generator:
         self.prefetcher.begin(later, write, replace(sampler, engine=engine))
 
     def sync(self, step: int) -> None:
-        """Hands the engine the weights that an optimizer step has changed, once it has written what
-        it was asked for with those before, unless it keeps them. `step` counts the optimizer steps
-        that were taken."""
+        """Send the engine the weights that an optimizer step has changed. Unless the engine keeps
+        older weights, wait first until it has finished the requests made with them. `step` is the
+        number of optimizer steps taken."""
         self._step = step
         if self._synced != step:
             if not self.engine.pins_weights:
@@ -105,13 +108,13 @@ class Generator:
             self._synced = step
 
     def weights_changed(self) -> None:
-        """Other weights than an optimizer step's were loaded into the student."""
+        """Report that weights were loaded into the student other than by an optimizer step."""
         self._synced = None
 
     @contextlib.contextmanager
     def full_params(self, others: Iterable[Weights] = ()) -> Iterator[None]:
-        """The student's weights and some others' are whole on every process for a while: each may
-        generate or read without the others."""
+        """Within the block, the student's weights and the given others are complete on every
+        process, so that each process can generate or score independently."""
         model = self.student()
         with contextlib.ExitStack() as stack:
             for weights in others:
@@ -120,7 +123,7 @@ class Generator:
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """What this process has counted, and its authors' states."""
+        """This process's counts and its authors' states."""
         return {
             "generated_tokens": self.sampler.counts.generated_tokens,
             "skipped": self.sampler.counts.skipped,
@@ -128,7 +131,7 @@ class Generator:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state_dict`."""
+        """Restore a `state_dict`."""
         self.sampler.counts.generated_tokens = state["generated_tokens"]
         self.sampler.counts.skipped = state["skipped"]
         for author, own in zip(self.authors, state["authors"], strict=True):
@@ -141,8 +144,8 @@ class Generator:
         return list(groups)
 
     def _sampler(self, problems: Sequence[Problem], total_steps: int, version: int) -> Sampler:
-        """The sampler of one step, with the weights after `version` steps. The processes before
-        this one may sample the same problems."""
+        """The sampler of one step, with the weights after `version` steps. It is told which
+        problems the processes with lower ranks sample, since those may be the same."""
         ids = gather_object([[problem.id for problem in problems]])
         earlier = Counter(itertools.chain(*ids[: self.rank]))
         return replace(
@@ -151,7 +154,7 @@ class Generator:
 
     @contextlib.contextmanager
     def _use_weights(self, weights: Weights) -> Iterator[None]:
-        """The engine generates with other weights for a while."""
+        """Within the block, the engine generates with other weights."""
         with self.weights[weights].use(self.student()) as reader:
             self.engine.sync(reader)
             try:

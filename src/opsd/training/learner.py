@@ -1,5 +1,5 @@
-"""One pass over a list of training examples: teachers read, then the student's trunk and the loss,
-in one function that runs inside the wrapped model's forward."""
+"""One pass over a list of training examples: the teachers' forward passes, then the student's trunk
+and the loss, in one function that runs inside the wrapped model's forward."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Results = list[tuple[Tensor, TokenTable]]
 @dataclass
 class Learner:
     """A method's loss terms, bound to a model's vocabulary and to its teachers. `special_ids` are
-    those of special tokens, thinking tags and bare line breaks; `quiet` keeps it from saying what
-    the loss costs."""
+    the ids of special tokens, thinking tags and bare line breaks. `quiet` suppresses the log line
+    about the cost of the loss."""
 
     signals: Sequence[tuple[float, LossTerm]]
     scorer: TeacherScorer
@@ -50,7 +50,7 @@ class Learner:
         self.terms = list(self.signals)
 
     def begin(self, step: int, total_steps: int) -> None:
-        """Puts the numbers of an optimizer step, from 0, in the place of schedules."""
+        """Replace schedules by their numbers at an optimizer step, which counts from 0."""
         self.terms = at(self.signals, step, total_steps)
 
     def objective(
@@ -60,9 +60,9 @@ class Learner:
         device: torch.device,
         plan: ScoringPlan,
     ) -> tuple[Callable[[nn.Module], Tensor], Results]:
-        """A function of the student that gives the pass's loss, and a list that it fills with each
-        loss term's token losses and table. The teachers read here what is planned, with `reader`'s
-        architecture."""
+        """A function of the student that computes the pass's loss, and a list that it fills with
+        each loss term's token losses and table. This call runs the planned teacher passes, with
+        `reader`'s architecture."""
         with self.metrics.timed("teacher"):
             outputs = self.scorer.read(plan, reader)
         results: Results = []
@@ -72,13 +72,14 @@ class Learner:
                 nothing = [continued((self.pad_id,), ())]
                 hidden_ND = hidden_rows(student, self.layout.collate(nothing, self.pad_id))
                 head = head_of(student, self.vocab)
-                # Every trained parameter takes part, or the other processes wait for it forever.
+                # Every trained parameter must take part, or the other processes would wait for it
+                # forever.
                 parts = [hidden_ND, head.weight, *([] if head.bias is None else [head.bias])]
                 return sum(tensor.sum() * 0.0 for tensor in parts)  # pyright: ignore
             read = [example.input for example in part]
             hidden_ND = trained_rows(student, read, self.pad_id, self.layout)
             head = head_of(student, self.vocab)  # after the pass, which gathers sharded weights
-            if outputs.coming:  # from servers, which have read meanwhile
+            if outputs.coming:  # from servers, which were scoring in the meantime
                 with self.metrics.timed("waiting"):
                     outputs.wait()
             self.scorer.remember(outputs)
@@ -100,7 +101,7 @@ class Learner:
         return run, results
 
     def _tell_costs(self, inputs: Sequence[TermInputs], hidden_ND: Tensor, head: Head) -> None:
-        """Says once what the loss costs, in products with the output layer."""
+        """Logs once what the loss costs, in matrix products with the output layer."""
         if self.quiet:
             return
         self.quiet = True
@@ -117,8 +118,8 @@ class Learner:
     def denominators(
         self, made: Sequence[TrainingExample], limit: int, reduce: Callable[[Tensor], Tensor]
     ) -> None:
-        """Gives every example the factors of its tokens; counts once per step, `reduce` adding up
-        the processes. `limit` is the completion limit in tokens."""
+        """Sets every example's loss factors. Called once per step; `reduce` sums counts over the
+        processes. `limit` is the completion limit in tokens."""
         counted = [
             count_term(
                 term,
@@ -152,9 +153,9 @@ class Learner:
         return [row.tolist() for row in per_token.cpu().split(lengths)]
 
     def _compare(self, part: Sequence[TrainingExample], results: Results) -> None:
-        """Measures the sampler's log-probabilities by the student's, as the first loss term has
-        them that reads the student at the sampling temperature. A rollout of other weights, or of
-        another prompt than is learned on, says nothing."""
+        """Measures the difference between the student's and the sampler's log-probabilities, as
+        computed by the first loss term that uses the sampling temperature. Rollouts from other
+        weights, or from another prompt than the one that is trained on, are left out."""
         read = (
             table
             for i, (_, table) in enumerate(results)
@@ -176,11 +177,11 @@ class Learner:
             self.metrics.sampled(gap[inside], table.rollout[inside])
 
     def temperature_of(self, term: LossTerm) -> float:
-        """What the term divides logits by."""
+        """The temperature that the term divides logits by."""
         return self.temperature if term.temperature == "sampling" else term.temperature
 
     def plan(self, part: Sequence[TrainingExample]) -> ScoringPlan:
-        """What the teachers of all loss terms are to read in a pass."""
+        """The scoring plan of a pass: what the teachers of all loss terms must read."""
         every = range(len(self.terms))
         requests = (request for x in part for i in every for request in x.requests(i))
         return self.scorer.plan(requests, size=len(part))
@@ -204,7 +205,7 @@ class Learner:
         )
 
     def views(self, example: TrainingExample, i: int, model: nn.Module) -> list[TeacherHidden]:
-        """What the teacher of one loss term says of one rollout."""
+        """The hidden states of one loss term's teacher on one rollout, one entry per view."""
         plan = self.scorer.plan(example.requests(i), size=1)
         outputs = self.scorer.read(plan, model)
         outputs.wait()
@@ -214,7 +215,8 @@ class Learner:
 def views_of(
     part: Sequence[TrainingExample], i: int, outputs: TeacherOutputs
 ) -> list[TeacherHidden]:
-    """Each view's hidden states in loss term `i`; rows of rollouts that it does not teach are 0."""
+    """Each view's hidden states in loss term `i`; rows of rollouts that the term does not teach are
+    0."""
     own = next((x.teacher_inputs[i] for x in part if x.teacher_inputs[i]), None) or ()
     views = []
     for k, given in enumerate(own):
@@ -230,7 +232,7 @@ def views_of(
 def scales_of(
     inputs: Sequence[tuple[TeacherInput, ...] | None], device: torch.device
 ) -> dict[str, Tensor]:
-    """The scales of every view [R], by its name; 0 for rollouts that are not taught."""
+    """Every view's scales [R], by the view's name; 0 for rollouts that are not taught."""
     named = next(filter(None, inputs), ())
     scales = {}
     for k, given in enumerate(named):
@@ -250,9 +252,9 @@ def _special(example: TrainingExample, ids: Tensor) -> Tensor:
 def table_of(
     part: Sequence[TrainingExample], special_ids: Tensor, device: torch.device
 ) -> TokenTable:
-    """The rows of a pass: every taught token of its examples, in order."""
+    """The token table of a pass: every taught token of its examples, in order."""
     lengths = torch.tensor([len(example.rows.tokens) for example in part])
-    # Text that nobody sampled has no sampling log-probability: NaN makes any use of it visible.
+    # Text that was not sampled has no sampling log-probability: NaN makes any use of it visible.
     sampled = [
         example.rows.logprobs or (float("nan"),) * len(example.rows.tokens) for example in part
     ]
@@ -276,7 +278,7 @@ def table_of(
 def passes(
     part: Sequence[TrainingExample], budget: int | None, layout: Layout
 ) -> list[list[TrainingExample]]:
-    """Examples split so that each pass, laid out, stays within `budget` tokens of the student's."""
+    """Split examples into passes of at most `budget` student tokens each, padding included."""
     if budget is None:
         return [list(part)]
     split: list[list[TrainingExample]] = [[]]

@@ -1,4 +1,4 @@
-"""What a step writes down: numbers for `metrics.jsonl`, rollouts for `rollouts/*.jsonl`."""
+"""What a step logs: numbers for `metrics.jsonl`, rollouts for `rollouts/*.jsonl`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from opsd.training.examples import TrainingExample
 from opsd.types import Finish, Group, Problem, Rollout
 
 PHASE = "opsd/"
-"""What the names of timed blocks begin with in a profile."""
+"""The prefix of timed blocks' names in a profile."""
 
 _MEANS = {
     "entropy_student": "entropy/student",
@@ -31,15 +31,15 @@ _MEANS = {
     "clipped": "clip_fraction",
 }
 _PHASES = ("rollout", "teacher", "student", "evaluate")
-"""Timed blocks that are in no other one: what a step takes besides is unaccounted for."""
+"""Timed blocks that are not inside another one: the rest of a step's time is unaccounted for."""
 _PARTS = ("target/", "support/", "token/")
-"""What these parts have logged of a token goes by the name that they give it."""
+"""Prefixes of columns that are logged under their own name."""
 
 
 @dataclass
 class Metrics:
-    """Sums and counts since the last log line, on this process; `merged` adds up processes. A mean
-    or a rate is kept as numerator and denominator until then.
+    """Sums and counts since the last log line, on this process; `merged` combines the processes.
+    Means and rates are kept as numerator and denominator until then.
 
     With `by_language`, accuracy, format rate, length and divergence are also kept per language.
     """
@@ -52,7 +52,7 @@ class Metrics:
     since: float = field(default_factory=time.perf_counter)
 
     def clear(self) -> None:
-        """Begins to sum up."""
+        """Reset all sums."""
         self.__init__(self.by_language)
 
     def add(self, name: str, total: float, count: float) -> None:
@@ -66,14 +66,15 @@ class Metrics:
         self.highs[name] = max(self.highs.get(name, value), value)
 
     def spoken(self, name: str, language: str, total: float, count: float) -> None:
-        """Adds to a number, and to its part for one language."""
+        """Adds to a number, and to its value for one language."""
         self.add(name, total, count)
         if self.by_language:
             self.add(f"{name}/{language}", total, count)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the wall-clock seconds of the block to `time/<name>`; a profile knows it by name."""
+        """Adds the wall-clock seconds of the block to `time/<name>`, and names the block in
+        profiles."""
         start = time.perf_counter()
         try:
             with record_function(f"{PHASE}{name}"):
@@ -82,7 +83,7 @@ class Metrics:
             self.seconds[f"time/{name}"] += time.perf_counter() - start
 
     def rollouts(self, groups: Sequence[Group]) -> None:
-        """Lengths, endings and verdicts of freshly made rollouts."""
+        """Adds the lengths, endings and verdicts of new rollouts."""
         for group in groups:
             rewards = {r.verdict.reward for r in group.rollouts if r.verdict is not None}
             if rewards and len(group.rollouts) > 1:
@@ -101,8 +102,8 @@ class Metrics:
                 self.spoken("format_rate", problem.language, rollout.verdict.format_ok, 1)
 
     def _traits(self, problem: Problem, rollout: Rollout) -> None:
-        """What a rollout is like: 4-grams that it repeats, words of doubt and checking per thousand
-        tokens (in languages whose words are known), 4-grams that stand in a privileged text."""
+        """Adds a rollout's traits: repeated 4-grams, words of doubt and checking per thousand
+        tokens (in languages whose words are known), and 4-grams that occur in a privileged text."""
         self.add("completions/repetition", *repetition(rollout.completion_ids))
         markers = language(problem.language).reflective_markers
         if markers:
@@ -112,14 +113,14 @@ class Metrics:
             self.add(f"overlap/{name}", *overlap(rollout.text, text))
 
     def notes(self, groups: Sequence[Group]) -> None:
-        """How much of what authors were asked for can be shown."""
+        """Adds the share of the authors' texts that were accepted."""
         for note in (note for group in groups for note in group.notes):
             for name, text in note.items():
                 self.add(f"author/{name}/accepted", text is not None, 1)
 
     def tokens(self, table: TokenTable, taught: Tensor, languages: Sequence[str]) -> None:
-        """Means over the taught tokens of one signal; the divergence also by position decile, and
-        by the rollouts' `languages`."""
+        """Adds means over the taught tokens of one signal; the divergence also by position decile,
+        and by the rollouts' `languages`."""
         n = int(taught.sum())
         for column, values in (table.statistics | table.logged).items():
             name = column if column.startswith(_PARTS) else _MEANS.get(column)
@@ -138,10 +139,10 @@ class Metrics:
                 self.add(f"divergence/{language}", divergence[own].sum().item(), int(own.sum()))
 
     def sampled(self, gap: Tensor, rollout: Tensor) -> None:
-        """How far the student's log-probabilities of tokens are from those that they were sampled
-        with: the difference [N] in nats, not finite where the sampler told no number, and the
-        rollout [N] that each token is of. The ratio of a rollout's probabilities is over all its
-        tokens (as TRL's `sequence` importance ratios are)."""
+        """Adds the difference between the log-probabilities that tokens have under the student and
+        those that they were sampled with: `gap` [N] in nats, not finite if the sampler returned no
+        number, and the `rollout` [N] that each token belongs to. A rollout's importance ratio is
+        over all its tokens (as TRL's `sequence` importance ratios are)."""
         known = gap.isfinite()
         self.add("sampling/nonfinite_logprobs", int((~known).sum()), len(gap))
         gap, rollout = gap[known].double(), rollout[known]
@@ -157,14 +158,14 @@ class Metrics:
         self.high("sampling/importance_sampling_ratio/max", max(ratios))
 
     def stale(self, groups: Sequence[Group], step: int) -> None:
-        """How old a step's rollouts are, in optimizer steps."""
+        """Adds the age of a step's rollouts, in optimizer steps."""
         ages = ages_of(groups, step)
         if ages:
             self.add("staleness/mean", sum(ages), len(ages))
             self.high("staleness/max", max(ages))
 
     def merged(self, gather: Any) -> dict[str, float]:
-        """Means, extremes and seconds over all processes; then starts anew."""
+        """The means, extremes and seconds over all processes. Resets all sums."""
         spent = sum(self.seconds.get(f"time/{phase}", 0.0) for phase in _PHASES)
         self.seconds["time/unaccounted"] = max(0.0, time.perf_counter() - self.since - spent)
         parts = gather([(dict(self.sums), self.lows, self.highs, dict(self.seconds))])
@@ -182,8 +183,8 @@ class Metrics:
 
 
 def ages_of(groups: Sequence[Group], step: int) -> list[int]:
-    """How many optimizer steps older the weights were that wrote each rollout than those are that
-    learn from it at a step; of rollouts that the student has written."""
+    """For each rollout that the student generated, how many optimizer steps older the generating
+    weights were than those that are trained at `step`."""
     versions = [r.weights_version for group in groups for r in group.rollouts]
     return [step - version for version in versions if version is not None]
 
@@ -192,8 +193,8 @@ def rollout_row(
     example: TrainingExample, step: int, tokenizer: Any, divergence: list[float] | None
 ) -> dict:
     """A rollout as one line: both prompts as text and ids, the completion, the verdict, and the
-    unclipped divergence of each token in nats, None of one that is not taught. Of a diffusion
-    model's rollout it is a line for each `state`."""
+    unclipped divergence of each token in nats, None for a token that is not taught. A diffusion
+    model's rollout has one line per `state`."""
     rollout, verdict = example.rollout, example.rollout.verdict
     state = {} if example.rows.state is None else {"state": example.rows.state}
     return {

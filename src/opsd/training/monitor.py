@@ -1,7 +1,7 @@
-"""What watches a run while it trains: a model that unlearns, rollouts that can teach nothing.
+"""Watches a run while it trains: for a model that unlearns, and for rollouts that teach nothing.
 
-All of it is read from `state.log_history`, which a resumed run gets back: nothing here has a state
-of its own.
+Everything is read from `state.log_history`, which is restored when a run is resumed, so the monitor
+has no state of its own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from opsd.training.setup import Setup
 Row = Mapping[str, Any]
 
 FLOOR = 0.02
-"""A fall in avg@k that is too small to speak of, whatever the number of samples."""
+"""A fall in avg@k of up to this size is negligible, whatever the number of samples."""
 ERRORS = 2.5
-"""Standard errors of a difference that a fall has to exceed. The best of many evaluations is lucky:
-over 20 evaluations without any trend, two in a row lie this far below the best in under 10 % of
-runs where all problems are equally hard, in about 1 % where they are not."""
+"""The number of standard errors that a fall must exceed. The best of many evaluations is partly
+luck: over 20 evaluations without any trend, two in a row lie this far below the best in under 10 %
+of runs if all problems are equally hard, in about 1 % if they are not."""
 _WINDOW = 10
 _IDLE_STEPS = 5
 _CUT = 0.9
@@ -37,8 +37,8 @@ _FEWEST = 5
 
 @dataclass(frozen=True)
 class ScoreDrop:
-    """A dev score that fell: its best evaluation, the last one, and the training measure's mean
-    over the log lines up to the best one and since (None where a run has no such lines)."""
+    """A fall of the dev score: the best evaluation, the last one, and the training measure's mean
+    over recent log lines before the best one and after it (None if there are no such lines)."""
 
     best: Row
     last: Row
@@ -53,13 +53,13 @@ class ScoreDrop:
 def score_drop(
     history: Sequence[Row], draws: int, patience: int, measure: str = "loss"
 ) -> ScoreDrop | None:
-    """The fall of dev avg@k that `patience` evaluations in a row agree on, by more than noise.
+    """The fall of dev avg@k, beyond noise, that the last `patience` evaluations all show.
 
     `draws` is the number of completions behind an evaluation (problems x samples). An evaluation's
-    sampling variance is at most p (1 - p) / draws: problems that differ in difficulty, or that are
-    the same at every evaluation, only make it smaller.
+    sampling variance is at most p (1 - p) / draws: it is smaller if problems differ in difficulty,
+    or are the same at every evaluation.
     """
-    # By step: a run resumed from before an evaluation, or a user, may have repeated it.
+    # By step: an evaluation may be repeated, by the user or by a run resumed from before it.
     scored = list({row["step"]: row for row in history if "eval_avg@k" in row}.values())
     earlier, recent = scored[:-patience], scored[-patience:]
     if not earlier:
@@ -70,7 +70,7 @@ def score_drop(
     values = [(row["step"], row[measure]) for row in history if row.get(measure) is not None]
     before = [value for step, value in values if step <= best["step"]]
     since = [value for step, value in values if step > best["step"]]
-    if not before:  # the best model is the untrained one
+    if not before:  # the untrained model is the best one
         before = since[: len(since) // 2]
     return ScoreDrop(best, recent[-1], _recent_mean(before), _recent_mean(since))
 
@@ -81,7 +81,7 @@ def _below(score: float, best: float, draws: int) -> bool:
 
 
 def _recent_mean(values: Sequence[float]) -> float | None:
-    """Of the last log lines: single steps are noisy, and early ones say little."""
+    """The mean over the last log lines: single steps are noisy, and early ones say little."""
     last = values[-_WINDOW:]
     return sum(last) / len(last) if last else None
 
@@ -115,12 +115,12 @@ def diagnosis(found: ScoreDrop, measure: str = "loss") -> str:
 
 
 def cut_short(history: Sequence[Row], *, graded: bool) -> str | None:
-    """Speaks at the first log line of a run whose rollouts nearly all hit the length limit. It is
-    `graded` where it learns from right and wrong answers."""
+    """A warning at the first log line if nearly all rollouts hit the length limit. `graded` says
+    whether the run learns from correct and wrong answers."""
     ratios = [row[key] for row in history if (key := "completions/clipped_ratio") in row]
     if len(ratios) != 1 or ratios[0] <= _CUT:
         return None
-    told = "nearly all count as wrong" if graded else "hardly one teaches how an answer ends"
+    told = "nearly all count as wrong" if graded else "few of them show how an answer ends"
     return (
         f"{100 * ratios[0]:.0f} % of the rollouts were cut off before they could end with an"
         f" answer, so {told}: raise sampling.max_completion_length"
@@ -128,19 +128,19 @@ def cut_short(history: Sequence[Row], *, graded: bool) -> str | None:
 
 
 def never_well_formed(history: Sequence[Row]) -> str | None:
-    """Speaks at the first dev score of a run where no completion has the form that is asked for."""
+    """A warning at the first dev score if no completion has the required format."""
     rates = [row[key] for row in history if (key := "eval_format_rate") in row]
     if len(rates) != 1 or rates[0] != 0:
         return None
     return (
-        "no completion of a dev problem has the form that its answer is read in, a box unless the"
-        " verifier says otherwise: worked examples before every problem show it (data.examples;"
+        "no completion of a dev problem has the expected answer format (a box, unless the verifier"
+        " defines another): show it by worked examples before every problem (data.examples;"
         " docs/how-to/pretrained-without-a-hub.md)"
     )
 
 
 def idle(history: Sequence[Row]) -> str | None:
-    """Speaks once several steps in a row had no group whose rewards differ."""
+    """A warning once several steps in a row had no group whose rewards differ."""
     shares = [row[key] for row in history if (key := "frac_reward_zero_std") in row]
     recent, one_before = shares[-_IDLE_STEPS:], shares[:-_IDLE_STEPS][-1:]
     if len(recent) < _IDLE_STEPS or min(recent) < 1 or one_before == [1]:
@@ -152,17 +152,16 @@ def idle(history: Sequence[Row]) -> str | None:
 
 
 def clip_turns(history: Sequence[Row]) -> str | None:
-    """Speaks where a clipped loss does not rise, or falls, while the divergence that it stands for
-    rises."""
+    """A warning if a clipped loss falls, or does not rise, while the divergence itself rises."""
     rows = [row for row in history if None not in (row.get("loss"), row.get("divergence"))]
-    # After the beginning only now and then: who looks often enough sees a trend in any noise.
+    # After the beginning, test only now and then: frequent tests would find a trend in any noise.
     stride = 1 if len(rows) <= _WINDOW else _FEWEST
     if len(rows) % stride or not _turned(rows[-_WINDOW:]) or _turned(rows[:-stride][-_WINDOW:]):
         return None
     first, last = rows[-_WINDOW:][0], rows[-1]
-    below = " (below zero, where no divergence can be)" if last["loss"] < 0 else ""
+    below = " (below zero, as no divergence can be)" if last["loss"] < 0 else ""
     return (
-        f"the clip turns the objective round: from step {first['step']} to {last['step']} the"
+        f"the clip reverses the objective: from step {first['step']} to {last['step']} the"
         f" divergence from the teacher rose from {first['divergence']:.4f} to"
         f" {last['divergence']:.4f}, while the clipped loss went from {first['loss']:.4f} to"
         f" {last['loss']:.4f}{below}. {_UNCLIPPED}"
@@ -170,14 +169,14 @@ def clip_turns(history: Sequence[Row]) -> str | None:
 
 
 _UNCLIPPED = (
-    "Capped summands pull no longer, and the others push away from the teacher: take the divergence"
+    "Capped summands no longer pull, and the others push away from the teacher: use the divergence"
     " without 'pointwise_clip', raise its cap, cap whole tokens instead (weighting clip_tokens), or"
     " lower learning_rate"
 )
 
 
 def clip_below_zero(history: Sequence[Row]) -> str | None:
-    """Speaks where a clipped loss has become less than nothing for some log lines, once."""
+    """A warning, given once, if a clipped loss has been below zero for several log lines."""
     losses = [row["loss"] for row in history if row.get("loss") is not None]
     lasting = [
         all(loss < 0 for loss in losses[end - _FEWEST : end])
@@ -187,14 +186,14 @@ def clip_below_zero(history: Sequence[Row]) -> str | None:
         return None
     return (
         f"the clipped loss has been below zero for {_FEWEST} log lines, {losses[-1]:.4f} by now,"
-        f" where no divergence can be: it has its minimum away from the teacher. {_UNCLIPPED}"
+        f" as no divergence can be: its minimum is away from the teacher. {_UNCLIPPED}"
     )
 
 
 def _turned(rows: Sequence[Row]) -> bool:
-    """Kendall's tau against the step, one-sided, over at least 5 log lines: both trends at the 5 %
-    level, or the divergence's at 0.5 % and none upwards in the loss. One that rises by less
-    than a tenth does not count."""
+    """Kendall's tau against the step, one-sided, over at least 5 log lines. Either both trends are
+    significant at the 5 % level, or the divergence rises at the 0.5 % level and the loss has no
+    upward trend. A divergence that rises by less than a tenth does not count."""
     from scipy.stats import kendalltau
 
     if len(rows) < _FEWEST:
@@ -215,7 +214,7 @@ def _turned(rows: Sequence[Row]) -> bool:
 
 
 def clips_everything(method: Method) -> bool:
-    """Whether the loss is made of capped summands alone."""
+    """Whether every term of the loss is a capped divergence."""
     return all(
         term.divergence is not None and without_clip(term.divergence) is not term.divergence
         for _, term in method.signals
@@ -223,11 +222,11 @@ def clips_everything(method: Method) -> bool:
 
 
 class CollapseMonitor(TrainerCallback):
-    """Tells of what is known to go wrong at the start, of rollouts that teach nothing, and of a dev
-    score that falls. `write` adds numbers to the run's log.
+    """Warns of known problems at the start, of rollouts that teach nothing, and of a falling dev
+    score. `write` adds numbers to the run's log.
 
-    `args.collapse="stop"` also ends the run then; the Trainer loads the best checkpoint at the end
-    where `load_best_model_at_end` is set, as recipes with dev problems do.
+    `args.collapse="stop"` also ends the run when the score falls. If `load_best_model_at_end` is
+    set, as in recipes with dev problems, the Trainer then loads the best checkpoint.
     """
 
     def __init__(self, setup: Setup, write: Callable[[dict[str, float]], None]) -> None:
@@ -235,12 +234,12 @@ class CollapseMonitor(TrainerCallback):
 
     @property
     def measure(self) -> str:
-        """What training improves: rewards where it learns from them (there the loss says nothing),
-        otherwise the loss."""
+        """The measure that training improves: the reward if the method learns from rewards (its
+        loss says nothing then), else the loss."""
         return "reward" if learns_from_rewards(self.setup.method) else "loss"
 
     def found(self, history: Sequence[Row]) -> ScoreDrop | None:
-        """The drop that the history ends with; None also where nobody watches."""
+        """The drop at the end of the history; None if there is none, or if it is not monitored."""
         args, problems = self.setup.args, self.setup.dev_set
         if args.collapse == "ignore" or not problems:
             return None
@@ -248,7 +247,8 @@ class CollapseMonitor(TrainerCallback):
         return score_drop(history, draws, args.collapse_patience, self.measure)
 
     def ended(self, history: Sequence[Row]) -> bool:
-        """Whether a run with this history was stopped, so that there is nothing to resume."""
+        """Whether a run with this history was stopped by the monitor, so that there is nothing to
+        resume."""
         return self.setup.args.collapse == "stop" and self.found(history) is not None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -269,7 +269,7 @@ class CollapseMonitor(TrainerCallback):
             log(f"warning: {line}")
 
     def _cuts(self, state: Any) -> bool:
-        """Whether the method itself cuts rollouts at a horizon below the limit."""
+        """Whether the method itself cuts rollouts at a horizon below the completion limit."""
         limit, step = self.setup.args.max_completion_length, max(state.global_step - 1, 0)
         phases = self.setup.method.source.phases
         return any(phase.horizon(step, state.max_steps, limit) < limit for phase in phases)

@@ -1,7 +1,8 @@
-"""Two trainers in one process that take turns, so that each model's author can be the other one.
+"""Trains two models in one process, in turns, so that each one's author can be the other model.
 
-Each trains in a thread of its own, and only one of them runs at a time: the one that has to wait
-for the other's texts hands over. So everything comes in one order, and ends as one saved step.
+Each model trains in a thread of its own, and only one thread runs at a time: a thread that has to
+wait for the other model's texts hands over. So everything happens in one fixed order, and both end
+with a checkpoint of the same step.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from opsd.types import UserError
 
 @dataclass
 class Turns:
-    """Who runs, and what lies ready for whom. `tell` is how each of the two is told to end after
-    the step that it is in."""
+    """The state of the exchange: whose turn it is, and what each model has offered. `tell`
+    contains, for each of the two, the function that makes it stop after its current step."""
 
     tell: tuple[Callable[[int], None], Callable[[int], None]]
     offers: tuple[deque[Any], deque[Any]] = field(default_factory=lambda: (deque(), deque()))
     finished: list[int | None] = field(default_factory=lambda: [None, None])
-    """The steps that each had finished when it ended; None while it trains."""
+    """The number of steps that each had finished when it ended; None while it trains."""
     failures: list[BaseException] = field(default_factory=list)
-    """What they ended with, the cause first."""
+    """The exceptions that they ended with, the cause first."""
     gates: tuple[threading.Semaphore, threading.Semaphore] = field(
         default_factory=lambda: (threading.Semaphore(0), threading.Semaphore(0))
     )
@@ -51,14 +52,15 @@ class Turns:
         self.gates[own].acquire()
 
     def hand_over(self, own: int) -> None:
-        """The other one runs until it waits in turn, or ends."""
+        """Let the other model run until it hands over, or ends."""
         other = 1 - own
         if self.finished[other] is None:
             self.gates[other].release()
             self.gates[own].acquire()
 
     def end(self, own: int, steps: int, failure: BaseException | None) -> None:
-        """One has ended after so many steps; the other goes on, and ends after as many."""
+        """Report that one model has ended after `steps` steps. The other continues, and ends after
+        as many."""
         other = 1 - own
         self.finished[own] = steps
         if failure is not None:
@@ -70,14 +72,14 @@ class Turns:
 
 @dataclass(frozen=True)
 class Side:
-    """What an author is given of the exchange."""
+    """One model's side of the exchange, as passed to its author."""
 
     turns: Turns
     own: int
 
     def trade(self, step: int, offer: Any) -> Any:
-        """Gives something for what the other model gives. Raises Stopped where that one has ended
-        without finishing this step."""
+        """Offer something, and return what the other model offers. Raises Stopped if that model has
+        ended without finishing this step."""
         turns, own, other = self.turns, self.own, 1 - self.own
         turns.offers[own].append(offer)
         if not turns.offers[other]:
@@ -89,10 +91,11 @@ class Side:
 
 
 def train_peers(trainers: Mapping[str, OPSDTrainer], resume: bool = False) -> None:
-    """Trains two models that write for each other, by name; both are saved at the same steps.
-    `resume` goes on from the newest step for which both have a whole checkpoint.
+    """Train two models that write for each other; `trainers` maps their names to their trainers.
+    Both are saved at the same steps. `resume` resumes from the newest step for which both have a
+    complete checkpoint.
 
-    A signal, or an error of one, ends both after the same step where that can be; the error is
+    A signal, or an error in one of them, ends both after the same step if possible; the error is
     raised. Raises UserError for trainers that cannot be trained in turns.
     """
     refuse_unequal({name: (x.method, x.args) for name, x in trainers.items()})
@@ -113,19 +116,19 @@ def train_peers(trainers: Mapping[str, OPSDTrainer], resume: bool = False) -> No
 
     def wait_and_run() -> None:
         turns.begin(1)
-        if not turns.failures:  # the first one did not get as far as its first turn
+        if not turns.failures:  # the first one failed before it handed over for the first time
             run(1)
 
     second = threading.Thread(target=wait_and_run, daemon=True)
     second.start()
-    run(0)  # here, where signals are heard
+    run(0)  # in the main thread, which receives signals
     second.join()
     if turns.failures:
         raise turns.failures[0]
 
 
 def refuse_unequal(pair: Mapping[str, tuple[Method, OPSDConfig]]) -> None:
-    """Raises UserError for two runs, by name, that would not come to the same steps, or could not
+    """Raises UserError for two runs, by name, that would not reach the same steps, or could not
     take turns."""
     for name, (method, args) in pair.items():
         if not any(author.needs_peer for author in method.authors):
@@ -147,28 +150,28 @@ def refuse_unequal(pair: Mapping[str, tuple[Method, OPSDConfig]]) -> None:
 
 
 def _refused(method: Method, args: OPSDConfig) -> dict[str, tuple[bool, str]]:
-    """Settings by which one could end before the other, or run while it does; and why."""
+    """Settings with which one could end before the other, or run at the same time; and why."""
     kept, least = args.save_total_limit, 2 + bool(args.load_best_model_at_end)
     return {
         "accelerate launch": (args.world_size > 1, "peers are trained by one process"),
-        "max_steps": (args.max_steps < 1, "peers take as many steps: say how many"),
+        "max_steps": (args.max_steps < 1, "peers take the same steps: set their number"),
         "max_generated_tokens": (
             args.max_generated_tokens is not None,
             "peers end together, after max_steps; leave it out",
         ),
-        "collapse": (args.collapse == "stop", "peers end together: say 'warn' or 'ignore'"),
+        "collapse": (args.collapse == "stop", "peers end together: set 'warn' or 'ignore'"),
         "async_rollouts": (args.async_rollouts, "peers take turns; leave it out"),
         "save_total_limit": (
             kept is not None and kept < least,
-            f"one of both is saved first: keep at least {least}",
+            f"one of the two is saved first: keep at least {least}",
         ),
         "reuse": (method.reuse > 1, "peers write before every step; leave it at 1"),
     }
 
 
 def common_checkpoint(runs: Mapping[str, Path]) -> dict[str, str]:
-    """The newest checkpoints of the same step that are whole in all of some run folders, by the
-    folders' names. Raises UserError where there are none."""
+    """The newest complete checkpoints of the same step in all the run folders, by the folders'
+    names. Raises UserError if there are none."""
     steps = set.intersection(*(set(checkpoint.complete(run)) for run in runs.values()))
     for step in sorted(steps, reverse=True):
         found = {name: run / f"checkpoint-{step}" for name, run in runs.items()}
@@ -177,24 +180,24 @@ def common_checkpoint(runs: Mapping[str, Path]) -> dict[str, str]:
             return {name: str(folder) for name, folder in found.items()}
         for folder, why in damage.items():
             if why is not None:
-                log(f"{folder} is passed over: {why}")
+                log(f"{folder} is skipped: {why}")
     listed = ", ".join(str(run) for run in runs.values())
     raise UserError(
-        f"{listed} have no whole checkpoint of the same step to go on from: check --output, or"
-        " begin anew in another one"
+        f"{listed} have no complete checkpoint of the same step to resume from: check --output, or"
+        " start over in another one"
     )
 
 
 def sharing_parameters(model: nn.Module) -> Any:
-    """A copy of a model whose parameters and buffers are the very tensors of the first one: a base
-    that only adapters change is in memory once."""
+    """A copy of a model that shares its parameters and buffers: a base model that only adapters
+    change is kept in memory once."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 @contextlib.contextmanager
 def _met(trainer: OPSDTrainer, side: Side) -> Iterator[None]:
-    """A trainer's authors can reach the other model."""
+    """Within the block, a trainer's authors can reach the other model."""
     for author in trainer.generator.authors:
         author.meet(side)
     try:

@@ -1,4 +1,4 @@
-"""Where an optimizer step's time goes: a trace for a viewer, and a table to read."""
+"""Profiles where an optimizer step's time goes: a trace for a viewer, and a table to read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opsd.training.metrics import PHASE
 
 _OPERATIONS = 15
 _INSIDE = {"grade": "rollout", "loss": "student"}
-"""Phases that run within another one, whose time is told without theirs."""
+"""Phases that run within another one, and whose time is subtracted from it."""
 _SAID = {
     "rollout": "rollouts: generation, authors",
     "grade": "grading",
@@ -29,15 +29,16 @@ _SAID = {
 
 
 class Profiling(TrainerCallback):
-    """Profiles one optimizer step, the second where there are two: the first one also pays for what
-    is set up once. Writes `trace.json.gz` (for ui.perfetto.dev) and `table.md` into `folder`."""
+    """Profiles one optimizer step, the second one if there are two, since the first one includes
+    one-time setup costs. Writes `trace.json.gz` (for ui.perfetto.dev) and `table.md` into
+    `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.profile: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would print when it starts and stops
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # no lines at start and stop
         activities = [ProfilerActivity.CPU]
         activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
         self.profile = profile(
@@ -64,7 +65,7 @@ class Profiling(TrainerCallback):
 
 
 def table(events: Any) -> str:
-    """Markdown: a step's phases, then the operations that took most."""
+    """A Markdown table of a step's phases, then of the operations that took the most time."""
     spent = phases(events)
     whole = sum(spent.values())
     lines = ["| where | ms | share |", "| --- | ---: | ---: |"]
@@ -80,7 +81,7 @@ def table(events: Any) -> str:
 
 
 def phases(events: Any) -> dict[str, float]:
-    """Milliseconds of a step's phases, which add up to the step."""
+    """The milliseconds of a step's phases, which add up to the whole step."""
     spent = {e.key.removeprefix(PHASE): _ms(e) for e in events if e.key.startswith(PHASE)}
     spent["optimizer"] = sum(_ms(e) for e in events if e.key.startswith("Optimizer.step"))
     for inner, outer in _INSIDE.items():
@@ -91,11 +92,11 @@ def phases(events: Any) -> dict[str, float]:
 
 
 def _marked(name: str) -> bool:
-    """Whether a name is of a span of ours or the profiler's, not of an operation."""
+    """Whether a name belongs to a span (ours or the profiler's) rather than to an operation."""
     return name.startswith((PHASE, "ProfilerStep", "Optimizer."))
 
 
 def _ms(event: Any, own: str = "") -> float:
-    """Milliseconds on the device where it took any, else on the CPU."""
+    """Milliseconds on the device if any, else on the CPU."""
     device = getattr(event, f"{own}device_time_total")
     return (device or getattr(event, f"{own}cpu_time_total")) / 1e3

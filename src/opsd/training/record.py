@@ -1,9 +1,9 @@
-"""What a run is of, written down by a trainer that no recipe has made: `recipe.yaml`, in the form
-of a recipe, and `env.json`.
+"""Records what a run consists of when its trainer was not built from a recipe: `recipe.yaml`, in
+the form of a recipe, and `env.json`.
 
-Python takes any value, and a recipe only what has a name. What has none is left out, and said under
-`unwritten`: such a run is evaluated, exported and inspected like any other, and gone on with in
-Python.
+Python accepts any value, a recipe only values that have a name. Values without a name are left out
+and listed under `unwritten`. Such a run can be evaluated, exported and inspected like any other,
+but resumed only in Python.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _MODEL = ("revision", "dtype", "attn_implementation", "trust_remote_code", "quan
 _LORA = ("r", "lora_alpha", "target_modules")
 _ELSEWHERE = {*_SAMPLING, "output_dir", "model_init_kwargs", "do_eval"}
 _DEV = ("eval_strategy", "eval_steps", "load_best_model_at_end")
-"""What a recipe with dev problems sets by itself, so that it has to be said."""
+"""Recipes with dev problems set these by themselves, so they must be written explicitly."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a trainer was made of, as far as its arguments and its method do not say it: the model's
-    name, the adapter, the verifier, the engine; `data` where it has a name, else how many problems
-    of which languages there are."""
+    """What a trainer was built from, apart from its arguments and its method: the model's name, the
+    adapter, the verifier, the engine; and `data` if it has a name, else the number of problems and
+    their languages."""
 
     model: str
     lora: Any = None
     wrapped: bool = False
-    """Whether the model came with an adapter of its own."""
+    """Whether the model was passed with an adapter already attached."""
     tokenizer: str | None = None
     optimizer: bool = False
     engine: Any = None
@@ -60,14 +60,15 @@ class Given:
 
 
 class Content:
-    """A recipe in the making: its keys, and what none of them can hold, by where that would be."""
+    """A recipe under construction: its keys, and the values that cannot be written, by their
+    place."""
 
     def __init__(self) -> None:
         self.keys: dict[str, Any] = {}
         self.unwritten: list[str] = []
 
     def part(self, key: str, value: Any) -> None:
-        """A part with all that it is made of."""
+        """Add a part and all the parts inside it."""
         self.keys[key] = self._plain(key, value)
 
     def lose(self, where: str, why: str) -> None:
@@ -97,9 +98,9 @@ class Content:
 
 
 def _has_name(value: Any) -> bool:
-    """Whether a recipe can name a value: a function, or an instance of a class, that
-    `package.module:Name` leads to, with no state beside its fields. What a script defines is not
-    found by others."""
+    """Whether a recipe can name a value: it must be a function, or an instance of a class, that
+    `package.module:Name` refers to, without state other than its fields. Objects defined in a
+    script cannot be imported by other processes."""
     name = tag(value)
     if name.startswith("__main__:"):
         return False
@@ -112,8 +113,8 @@ def _has_name(value: Any) -> bool:
 
 
 def recipe_of(given: Given, method: Method, args: OPSDConfig) -> dict[str, Any]:
-    """The recipe that a trainer stands for, as plain values; `unwritten` are the values that have
-    no name."""
+    """The recipe that corresponds to a trainer, as plain values; `unwritten` lists the values that
+    have no name."""
     content = Content()
     content.keys["model"] = _model(given, args, content)
     content.part("method", method)
@@ -133,21 +134,21 @@ def _model(given: Given, args: OPSDConfig, content: Content) -> dict[str, Any]:
     options = dict(args.model_init_kwargs or {})
     name = given.model
     if not name:
-        content.lose("model.name", "a model that was made in Python, of no name")
-        name = "a model of no name"
+        content.lose("model.name", "a model created in Python, without a name")
+        name = "a model without a name"
     model: dict[str, Any] = {"name": joined(name, options.pop("gguf_file", None))}
     for key, value in options.items():
         plain = str(value).removeprefix("torch.") if key == "dtype" else value
         if key in _MODEL and isinstance(plain, str | bool | None):
             model[key] = plain
         else:
-            content.lose("model", f"the option {key} of its loading")
+            content.lose("model", f"the loading option {key}")
     if given.wrapped:
         content.lose("model.lora", "an adapter that the model came with")
     if given.lora is not None:
         model["lora"] = _lora(given.lora, content)
     if given.tokenizer not in (None, given.model):
-        content.lose("model", f"a tokenizer of its own ({given.tokenizer or 'of no name'})")
+        content.lose("model", f"a tokenizer of its own ({given.tokenizer or 'without a name'})")
     return model
 
 
@@ -188,7 +189,7 @@ def _data(given: Given, content: Content) -> dict[str, Any]:
 
 
 def _train(args: OPSDConfig, content: Content, dev: int | None) -> dict[str, Any]:
-    """The arguments that are not as ever."""
+    """The arguments that differ from the defaults."""
     said = settled(args)
     if dev is not None:
         said |= {name: getattr(args, name) for name in _DEV}
@@ -203,7 +204,7 @@ def _train(args: OPSDConfig, content: Content, dev: int | None) -> dict[str, Any
 
 
 def record(output: Path, given: Given, method: Method, args: OPSDConfig) -> list[str]:
-    """Writes `recipe.yaml` and `env.json`; returns what has no name, a line each."""
+    """Writes `recipe.yaml` and `env.json`; returns the values without a name, one line each."""
     content = recipe_of(given, method, args)
     about = environment() | {"seed": args.seed, "model": content["model"]["name"]}
     write_atomically(output / "env.json", json.dumps(about, indent=1))

@@ -1,5 +1,5 @@
-"""What a training is made of, before any of it is at work: the value that checks look at, and that
-everything at work is built from."""
+"""The setup of a training run, before anything is started: checks inspect it, and everything else
+is built from it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from opsd.types import Problem
 @dataclass(frozen=True)
 class Setup:
     """A method on a model, with its arguments and problems. `shape` is one process's part of a
-    step; `language_weights` draw problems of some languages more often, a `curriculum` those that
-    are worth it by now."""
+    step. `language_weights` draws problems of some languages more often; a `curriculum` draws those
+    that are currently worth training on."""
 
     method: Method
     args: OPSDConfig
@@ -52,9 +52,10 @@ class Setup:
 
     @property
     def shape(self) -> StepShape:
-        """One process's part of an optimizer step. UserError where groups do not fill it."""
+        """One process's part of an optimizer step. UserError if groups do not divide its
+        rollouts."""
         args, passes = self.args, self.args.gradient_accumulation_steps
-        assert passes is not None  # the configuration has settled it
+        assert passes is not None  # the configuration has set it
         return StepShape(
             rollouts=args.per_device_train_batch_size * passes,
             group=self.method.source.group,
@@ -66,12 +67,12 @@ class Setup:
 
     @property
     def data_seed(self) -> int:
-        """What the order of problems is drawn by."""
+        """The seed of the order of problems."""
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     @property
     def rollouts_per_step(self) -> int:
-        """Of all processes together."""
+        """The rollouts of an optimizer step, over all processes."""
         return self.shape.rollouts * self.shape.world
 
     @property
@@ -81,12 +82,13 @@ class Setup:
 
     @property
     def needs_answers(self) -> bool:
-        """Whether answers are compared with the problems' own, which each must then have."""
+        """Whether the verifier compares completions with the problems' answers, which each must
+        then have."""
         return getattr(self.verifier, "needs_answer", False)
 
     @property
     def engine_setup(self) -> EngineSetup:
-        """What an engine starts with."""
+        """The setup that an engine starts with."""
         return EngineSetup(
             model=self.model,
             tokenizer=self.tokenizer,

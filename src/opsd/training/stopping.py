@@ -1,4 +1,4 @@
-"""How a run that is told to stop (SIGTERM, Ctrl-C) ends: with a checkpoint of its last step."""
+"""Ends a run on a signal (SIGTERM, Ctrl-C), with a checkpoint of its last step."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ from typing import Any
 
 _TOLD = b"told to stop: a checkpoint is saved first; another signal, later, ends the run at once\n"
 AGAIN = 3.0
-"""Seconds."""
+"""Seconds within which a repeated signal counts as the same one."""
 
 
 class Stopped(BaseException):
-    """Unwinds a step that is not to be finished. No error: nothing but the trainer catches it."""
+    """Unwinds a step that will not be finished. Not an error: only the trainer catches it."""
 
 
 @dataclass
 class StopSignal:
-    """The signal that has come, if any. `at_once` says that a step may be left in the middle; where
-    it may not (several processes must end together), the run stops after it."""
+    """The signal that was received, if any. `at_once` says that the current step may be abandoned;
+    otherwise (if several processes must end together) the run stops after it."""
 
     number: int | None = None
     at_once: bool = False
 
     def leave_at(self, once: bool) -> None:
-        """Says whether a step may be left in the middle."""
+        """Set whether a step may be abandoned midway."""
         self.at_once = once
 
     def take(self, number: int) -> None:
-        """A signal that has come to any process of the run: all leave together from here on."""
+        """Record a signal that any process of the run has received: from now on, all may leave
+        together."""
         self.number, self.at_once = number, True
 
     def heed(self) -> None:
-        """Raises Stopped where a signal has come. To be called wherever a step can be left: with
-        the student's own weights in place, or where leaving puts them back."""
+        """Raises Stopped if a signal was received. Call it wherever a step can be abandoned: when
+        the student's own weights are in place, or when leaving restores them."""
         if self.number is not None and self.at_once:
             raise Stopped
 
     @property
     def ending(self) -> BaseException:
-        """What the signal means to a process: exit code 130 or 143."""
+        """The exception that ends the process: exit code 130 or 143."""
         return KeyboardInterrupt() if self.number == signal.SIGINT else SystemExit(143)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes signals, while training. The same one within `AGAIN` seconds is the first one, sent
-        on by a launcher as well; any other ends the process as it always did. Outside the main
-        thread Python lets nobody listen."""
+        """Receive signals while training. The same signal within `AGAIN` seconds counts as the
+        first one, forwarded by a launcher; any other signal ends the process as usual. Does nothing
+        outside the main thread, where Python does not allow signal handlers."""
         before: dict[int, Any] = {}
         came = 0.0
 
@@ -59,8 +60,8 @@ class StopSignal:
             nonlocal came
             if self.number is None:
                 self.number, came = number, time.monotonic()
-                with contextlib.suppress(OSError):  # nobody reads it any more
-                    os.write(2, _TOLD)  # print may be what the signal has come into
+                with contextlib.suppress(OSError):  # standard error is closed
+                    os.write(2, _TOLD)  # the signal may have interrupted a print
             elif number != self.number or time.monotonic() - came > AGAIN:
                 signal.signal(number, before[number])
                 os.kill(os.getpid(), number)

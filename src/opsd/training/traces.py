@@ -1,4 +1,5 @@
-"""What student, teachers and target say, token by token, for a few rollouts of a run."""
+"""Traces: what student, teachers and target predict, token by token, for a few rollouts of a
+run."""
 
 from __future__ import annotations
 
@@ -25,10 +26,10 @@ from opsd.training.learner import Learner, scales_of, table_of
 from opsd.training.metrics import rollout_row
 
 TOP = 8
-_ROWS = 16  # of every reader at once: with a large vocabulary a row is megabytes
+_ROWS = 16  # for every reader at once: with a large vocabulary a row takes megabytes
 
 _STUDENT, _TARGET = STUDENT, -2
-"""Readers that are no view of a loss term; views count from 0."""
+"""Readers that are not views of a loss term; views count from 0."""
 _VOTE = "token/vote/"
 
 
@@ -36,17 +37,17 @@ _VOTE = "token/vote/"
 def trace(
     example: TrainingExample, learner: Learner, model: nn.Module, tokenizer: Any, step: int
 ) -> dict:
-    """One rollout, or one state of a diffusion model's, as one line of `traces/*.jsonl`: its line
-    in `rollouts/`, the problem's text as `question`, and per token of the completion
+    """One rollout, or one state of a diffusion model's rollout, as one line of `traces/*.jsonl`:
+    its line in `rollouts/`, the problem's text as `question`, and per token of the completion
 
     - `tokens`: its text, "" for a further token of the same character;
     - `readers`: for the student, and in every signal for every view and a target that is no view's
       own, the `TOP` likeliest tokens with their probabilities, the entropy (nats) and the sampled
       token's log-probability;
-    - `signals`: what each one teaches, see `_taught`; `{"type"}` alone where it teaches nothing;
-    - `masked`: whether it is still to come in the state.
+    - `signals`: what each one teaches, see `_taught`; only `{"type"}` if it teaches nothing;
+    - `masked`: whether it is still masked in the state.
 
-    Where a token is not taught, its values are None and its likeliest tokens an empty list.
+    If a token is not taught, its values are None and its likeliest tokens an empty list.
     """
     ids = example.rows.tokens
     with learner.scorer.autocast():
@@ -90,7 +91,7 @@ def trace(
 
 
 def _spread(part: Any, rows: TaughtRows, length: int, name: str = "") -> Any:
-    """A part of a trace whose lists are of the taught tokens, with lists of the completion's."""
+    """Expand a trace's lists from the taught tokens to all tokens of the completion."""
     if isinstance(part, dict):
         return {key: _spread(value, rows, length, key) for key, value in part.items()}
     if not isinstance(part, list):
@@ -102,10 +103,10 @@ def _spread(part: Any, rows: TaughtRows, length: int, name: str = "") -> Any:
 
 
 def _taught(term: LossTerm, reading: _TraceReader, table: TokenTable) -> dict[str, Any]:
-    """A signal on one rollout, per token: the term's `value`, `unclipped` where it is a divergence
-    that a clip may act on, its `weight`, the `loss` after it, whether it is `in_loss`; `columns`,
-    all that the term saw; `pairs` of readers and how far they are apart; for an advantage, that,
-    and the `votes` of gated views."""
+    """A signal on one rollout, per token: the term's `value`; `unclipped`, the divergence before
+    any clip; its `weight`; the `loss` after weighting; whether it is `in_loss`; `columns`, all
+    statistics of the term; `pairs` of readers and their divergence; for an advantage, its value and
+    the `votes` of gated views."""
     traced, views = reading.traced, reading.views
     values, (columns,) = fused_terms(
         traced.student.hidden_ND,
@@ -134,7 +135,7 @@ def _taught(term: LossTerm, reading: _TraceReader, table: TokenTable) -> dict[st
 
 
 class _Distribution(NamedTuple):
-    """One reader's next-token distributions in short: the likeliest ids and their probabilities
+    """A summary of one reader's next-token distributions: the likeliest ids and their probabilities
     [N, TOP], entropies [N] in nats, log-probabilities [N] of the sampled tokens."""
 
     ids: Tensor
@@ -145,7 +146,8 @@ class _Distribution(NamedTuple):
 
 @dataclass
 class _TokenTexts:
-    """A completion's tokens as text; `before` are those that have begun a token's character."""
+    """A completion's tokens as text; `before` are the preceding tokens that belong to the same
+    character."""
 
     tokenizer: Any
     ids: Sequence[int]
@@ -162,8 +164,8 @@ class _TokenTexts:
             self.before += [self.ids[start : start + k] for k in range(count)]
 
     def candidate(self, token: int, position: int) -> str:
-        """A token that could stand at a position: the character that it would complete there, or
-        its name in the vocabulary where it is a part of one."""
+        """The text of a token at a position: the text that it would complete there, or its name in
+        the vocabulary if it is only part of a character."""
         ids = (*self.before[position], token)
         if ids not in self.known:
             text = self.tokenizer.decode(ids)
@@ -174,8 +176,8 @@ class _TokenTexts:
 
 @dataclass(frozen=True)
 class _TracedRollout:
-    """One rollout: its taught tokens [N], the student's hidden states, the table, the texts of all
-    its tokens, and which of these are taught."""
+    """One rollout: its taught tokens [N], the student's hidden states, the token table, the texts
+    of all its tokens, and the positions of the taught ones."""
 
     tokens_N: Tensor
     student: TeacherHidden
@@ -185,10 +187,11 @@ class _TracedRollout:
 
 
 class _TraceReader:
-    """What student, a signal's views and its target say of a rollout, read a few rows at a time.
+    """The predictions of the student, a signal's views and its target on a rollout, computed a few
+    rows at a time.
 
-    Readers are numbered: views from 0, `_STUDENT`, `_TARGET`. Over the whole vocabulary, whatever
-    the signal's support.
+    Readers are numbered: views from 0, `_STUDENT`, `_TARGET`. Distributions are over the whole
+    vocabulary, whatever the signal's support.
     """
 
     def __init__(
@@ -218,7 +221,7 @@ class _TraceReader:
 
     @property
     def has_target(self) -> bool:
-        """Whether the target is a distribution of its own."""
+        """Whether the target is a distribution other than a view's."""
         target = self._target
         return target is not None and target.joins_views and not target.is_view
 
@@ -241,8 +244,9 @@ class _TraceReader:
         }
 
     def pairs(self) -> list[dict[str, Any]]:
-        """How far readers are apart at each token: the `divergence` of the first from the second
-        without any clip, and `log_ratio`, how much likelier the second finds the sampled token."""
+        """The distances between readers at each token: the `divergence` of the first from the
+        second, without any clip, and `log_ratio`, the log of how much likelier the second finds the
+        sampled token."""
         return [
             {
                 "from": self._name(one),
@@ -268,9 +272,9 @@ class _TraceReader:
         return {} if self._target is None else self._target.comparisons
 
     def _part(self, one: int, other: int) -> str:
-        """What a pair is of the teacher's signal: all of it, what the reference alone induces, what
-        the question adds to that (together the whole, log-ratio by log-ratio), or what is left
-        to learn."""
+        """Which part of the teacher's signal a pair shows: all of it, what the reference alone
+        induces, what the question adds to that (the two add up to the whole, in log-ratios), or
+        what is left to learn."""
         if other == _TARGET:
             return "target"
         return self._comparisons.get((one, other), "whole")
@@ -280,8 +284,8 @@ class _TraceReader:
 
     @property
     def _divergence(self) -> Divergence:
-        """The signal's own without its clip; for an advantage the one whose gradient its log-ratio
-        estimates."""
+        """The signal's own divergence without its clip; for an advantage, the divergence whose
+        gradient its log-ratio estimates."""
         own = None if self.term is None else self.term.divergence
         return reverse_kl if own is None else without_clip(own)
 

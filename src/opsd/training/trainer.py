@@ -1,9 +1,9 @@
-"""OPSDTrainer: transformers.Trainer, whose optimizer steps learn from rollouts made on the spot.
+"""OPSDTrainer: a transformers.Trainer that generates the rollouts that it trains on.
 
-The Trainer's loop is not overridden. `get_batch_samples` asks the method's source for a step's
-rollouts in one engine call, and `training_step` learns from them; the student's forward pass and
-the fused loss run inside the forward of the wrapped model, so that DDP's and FSDP's hooks fire.
-No method's name appears here.
+The Trainer's loop is not overridden. `get_batch_samples` gets a step's rollouts from the method's
+source in one engine call, and `training_step` trains on them. The student's forward pass and the
+fused loss run inside the forward of the wrapped model, so that DDP's and FSDP's hooks fire. No
+method's name appears here.
 """
 
 from __future__ import annotations
@@ -85,20 +85,20 @@ from opsd.types import Attempt, Group, Problem, RunFailed, UserError, Verdict
 class OPSDTrainer(Trainer):
     """Trains a causal language model with a method of this package.
 
-    `model` is a hub name, a folder, `miniature`, or a model; `method` a value of the catalogue
-    (`opsd.methods.opsd()`). Datasets hold `Problem`s, or rows with the usual column names
-    (`prompt`, `solution` or `privileged_context`, `answer`, `language`); `Data(source=...)`
-    (`opsd.data.problems`) names where they are, as a recipe does, its dev problems included.
-    `verifier` judges completions: a callable from problem and completion to a `Verdict`, or a
-    shipped one (`opsd.grade.verifiers`); without one a box is compared with the answer. `engine`
-    generates instead of the model itself: `VLLM()`, `VLLMServer(url)`, or one of your own;
-    `language_weights` draws problems of some languages more often, a `curriculum` (`Frontier()`)
-    those that are worth it.
+    `model` is a hub name, a folder, `miniature`, or a model; `method` is a method of the catalogue
+    (`opsd.methods.opsd()`). Datasets contain `Problem`s, or rows with the usual column names
+    (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `Data(source=...)`
+    (`opsd.data.problems`) refers to a dataset as a recipe does, including its dev problems.
+    `verifier` grades completions: a callable from problem and completion to a `Verdict`, or a
+    shipped one (`opsd.grade.verifiers`); by default a boxed answer is compared with the problem's
+    answer. `engine` generates instead of the model itself: `VLLM()`, `VLLMServer(url)`, or one of
+    your own. `language_weights` draws problems of some languages more often; a `curriculum`
+    (`Frontier()`) draws those that are worth training on.
 
-    A run leaves what `opsd train` leaves: `recipe.yaml`, `env.json`, and at its end `model/`. What
-    has no name that a recipe could write (a lambda, problems given as objects) stands there under
-    `unwritten`. Where the best checkpoint's weights are the model's in the end, `best_step` is its
-    step.
+    A run writes what `opsd train` writes: `recipe.yaml`, `env.json`, and at its end `model/`.
+    Values that a recipe cannot name (a lambda, problems given as objects) are listed in
+    `recipe.yaml` under `unwritten`. If the best checkpoint's weights are loaded at the end,
+    `best_step` is its step.
     """
 
     _tag_names = ("opsd", "on-policy-self-distillation")
@@ -221,7 +221,7 @@ class OPSDTrainer(Trainer):
         self.learner = make_learner(self.setup, self.weights, self.metrics)
 
     def _callbacks(self) -> Iterator[TrainerCallback]:
-        """Our own, in the order in which they act."""
+        """Our own callbacks, in the order in which they act."""
         yield self.finite
         yield TeacherUpdates(self.weights, self.method.reuse, self.finite)
         yield TimelyEnd(
@@ -231,7 +231,7 @@ class OPSDTrainer(Trainer):
         if not self.args.disable_tqdm:
             yield self.progress
 
-    # What a step is made of
+    # The steps
 
     def get_train_dataloader(self) -> ProblemLoader | StreamLoader:
         return make_loader(self.setup, self.curriculum)
@@ -239,7 +239,8 @@ class OPSDTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
-        """A step's training examples, dealt by length into exactly `num_batches` lists."""
+        """A step's training examples, sorted by length and divided into exactly `num_batches`
+        lists."""
         self.finite.refuse(self.state)
         self._before_step = self.state.global_step, self._own_state()
         self.stop.heed()
@@ -255,7 +256,7 @@ class OPSDTrainer(Trainer):
             refuse_unjudged(self._groups, self.method)
             if self.curriculum is not None:
                 self.curriculum.record(gather_object(outcomes(self._groups)))
-            with contextlib.suppress(StopIteration):  # the epoch has no more
+            with contextlib.suppress(StopIteration):  # the epoch ends
                 while len(self._ahead) < min(self.args.max_staleness, total_steps - step - 1):
                     self._ahead.append(self._drawn(epoch_iterator, num_batches))
             for later, problems in enumerate(self._ahead, step + 1):
@@ -280,27 +281,28 @@ class OPSDTrainer(Trainer):
         return [made[i * size : (i + 1) * size] for i in range(num_batches)], None
 
     def _next_rows(self, batches: Iterator, count: int) -> list[Problem]:
-        """The problems of `count` micro-batches: those looked ahead at, or the next ones."""
+        """The problems of `count` micro-batches: those drawn ahead, or the next ones."""
         return self._ahead.popleft() if self._ahead else self._drawn(batches, count)
 
     def _drawn(self, batches: Iterator, count: int) -> list[Problem]:
         return [problem for _ in range(count) for problem in next(batches)]
 
     def _generated(self, problems: Sequence[Problem], step: int) -> list[Group]:
-        """A step's groups. Where the engine has gone, the steps so far are saved first."""
+        """A step's groups. If the engine fails, the steps so far are saved before the error is
+        raised."""
         try:
             return self.generator.groups(problems, step, self.state.max_steps)
         except EngineDown as error:
             self.save_last_step()
             raise EngineDown(
-                f"{error}; {step} steps are saved: mend it, and go on with --resume"
+                f"{error}; {step} steps are saved: fix it, and continue with --resume"
             ) from error
 
     def training_step(
         self, model: nn.Module, inputs: list[TrainingExample], num_items_in_batch: Any = None
     ) -> Tensor:
         """Forward and backward over one list of examples, in as many passes as the token budget
-        asks for; the same number on every process, since each pass synchronises."""
+        requires. The number is the same on every process, since each pass synchronises."""
         model.train()
         parts = passes(inputs, self.args.max_tokens_per_pass, self.learner.layout)
         plans = together([self.learner.plan(part) for part in parts], gather_object)
@@ -327,7 +329,7 @@ class OPSDTrainer(Trainer):
         with self.metrics.timed("student"):
             with self.compute_loss_context_manager():
                 loss = model(objective=objective) * self.args.world_size
-            # The loss is divided by the step's own counts already.
+            # The loss is already divided by the step's own counts.
             scaled = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
             self.accelerator.backward(loss, **scaled)
         divergences = self.learner.note(part, results)
@@ -344,12 +346,12 @@ class OPSDTrainer(Trainer):
         sharded_files.reduce_in_float32(self.accelerator)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises UserError for an optimizer that cannot be had with its settings."""
+        """Raises UserError if the optimizer cannot be created with its settings."""
         with settings_errors():
             return super().create_optimizer(*args, **kwargs)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises UserError for a schedule that cannot be had with its settings."""
+        """Raises UserError if the schedule cannot be created with its settings."""
         with settings_errors():
             return super().create_scheduler(*args, **kwargs)
 
@@ -376,14 +378,15 @@ class OPSDTrainer(Trainer):
         groups = self.optimizer.param_groups  # pyright: ignore[reportOptionalMemberAccess]
         scheduler = getattr(scheduler, "scheduler", scheduler)  # as DeepSpeed wraps it
         if isinstance(scheduler, LambdaLR):
-            # By this run's length: that of the checkpoint may have ended there, at a rate of 0.
+            # Recomputed for this run's length: the checkpoint's schedule may have ended there, at a
+            # rate of 0.
             each = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
             scheduler._last_lr = [rate * factor(scheduler.last_epoch) for rate, factor in each]
             for group, rate in zip(groups, scheduler._last_lr, strict=True):
                 group["lr"] = rate
         if self.args.should_save:
             log(
-                f"going on after step {self.state.global_step} to step {self.state.max_steps};"
+                f"resuming after step {self.state.global_step}, up to step {self.state.max_steps};"
                 f" learning rate {groups[0]['lr']:.3g} by the schedule"
                 f" '{SchedulerType(self.args.lr_scheduler_type).value}'"
             )
@@ -391,7 +394,7 @@ class OPSDTrainer(Trainer):
     def _summed(self, counts: Tensor) -> Any:
         return self.accelerator.reduce(counts.to(self.args.device), "sum")
 
-    # What is written down
+    # Logs
 
     def _trace(self, made: Sequence[TrainingExample]) -> None:
         base = self.accelerator.unwrap_model(self.model)
@@ -402,18 +405,19 @@ class OPSDTrainer(Trainer):
         self.run.append("traces/rank0.jsonl", rows)
 
     def _due(self, every: int) -> bool:
-        """Whether this step's rollouts are new, and one of `every` steps to be written out."""
+        """Whether this step's rollouts are new and must be written out, as in one of `every`
+        steps."""
         step = self.state.global_step
         return bool(every) and step % every == 0 and step % self.method.reuse == 0
 
     @property
     def _last_rollouts(self) -> bool:
-        """Whether this step's rollouts are new, and the last that training learns from."""
+        """Whether this step's rollouts are new, and the last ones of the training."""
         step, reuse = self.state.global_step, self.method.reuse
         return step % reuse == 0 and step + reuse >= self.state.max_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what the step measured; writes training and evaluation lines to metrics.jsonl."""
+        """Adds the step's measurements; writes training and evaluation lines to metrics.jsonl."""
         if "loss" in logs:
             self.finite.tell(logs)
             measured = self.metrics.merged(gather_object)
@@ -434,7 +438,8 @@ class OPSDTrainer(Trainer):
             logs["generated_tokens"] = sum(g[0] for g in gathered)
             logs["skipped_prompts"] = sum(g[1] for g in gathered)
         super().log(logs, start_time)
-        # What is no number is none in JSON, the Trainer's own included.
+        # NaN and infinity do not exist in JSON: they become None, the Trainer's own values
+        # included.
         history = self.state.log_history
         history[-1] = {k: v if finite(v) else None for k, v in history[-1].items()}
         if self.args.should_save and ("loss" in logs or any(k.startswith("eval_") for k in logs)):
@@ -451,7 +456,7 @@ class OPSDTrainer(Trainer):
         self.stop.heed()
         problems = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
-        self.generator.prefetcher.wait()  # what is being graded are no dev problems
+        self.generator.prefetcher.wait()  # until training rollouts are graded
         with self.metrics.timed("evaluate"), self._dev_scored():
             own = list(problems)[args.process_index :: args.world_size]
             with self.generator.full_params():
@@ -466,7 +471,7 @@ class OPSDTrainer(Trainer):
         return metrics
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Transformers' own, but that a run which goes on was scored at its start already."""
+        """Transformers' own, except that a resumed run was already scored at its start."""
         at_start = kwargs.get("skip_scheduler", False)
         return {} if at_start and self.state.global_step else super()._evaluate(*args, **kwargs)
 
@@ -478,15 +483,15 @@ class OPSDTrainer(Trainer):
         finally:
             self._scoring_dev = False
 
-    # What a checkpoint holds, and how a run goes on
+    # Checkpoints and resuming
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Trains. `resume_from_checkpoint=True` goes on from the newest checkpoint that is whole; a
-        path, from that one. A run that is told to stop (SIGTERM, Ctrl-C) saves a checkpoint of its
-        last finished step, and ends with SystemExit(143) or KeyboardInterrupt.
+        """Train. `resume_from_checkpoint=True` resumes from the newest complete checkpoint; a path,
+        from that checkpoint. A run that receives a signal to stop (SIGTERM, Ctrl-C) saves a
+        checkpoint of its last finished step, and ends with SystemExit(143) or KeyboardInterrupt.
 
-        Raises UserError where there is nothing to go on from, or where a new run would begin in the
-        folder of another one; RunFailed where numbers are no longer numbers.
+        Raises UserError if there is nothing to resume from, or if a new run would start in the
+        folder of another one; RunFailed if losses, gradients or weights become NaN or infinite.
         """
         main = self.args.should_save
         with self.run.held() if main else contextlib.nullcontext(), self.stop.listening():
@@ -500,36 +505,37 @@ class OPSDTrainer(Trainer):
                 self.save_last_step()
                 raise self.stop.ending from None
             except TeacherDown:
-                if self.args.world_size == 1:  # others would not know of it
+                if self.args.world_size == 1:  # the others would not know
                     self.save_last_step()
                 raise
             finally:
                 self.progress.progress.stop()
                 self._begun = True
-            if self.stop.number is not None:  # it came after the last step
+            if self.stop.number is not None:  # the signal came after the last step
                 raise self.stop.ending
             if self.records:
                 self.finish()
             return result
 
     def _record(self) -> None:
-        """Writes down what runs; says what of it has no name."""
+        """Records what runs, and logs which values have no name."""
         lost = record(self.run.path, self._given, self.method, self.args)
         if lost:
             log(
-                f"{self.run.path / 'recipe.yaml'} lacks what has no name ({'; '.join(lost)}): this"
-                " run goes on in Python alone, by train(resume_from_checkpoint=True)"
+                f"{self.run.path / 'recipe.yaml'} lacks values without a name ({'; '.join(lost)}):"
+                " resume this run in Python, by train(resume_from_checkpoint=True)"
             )
 
     def finish(self) -> None:
-        """Writes the trained model and its card, `<output_dir>/model`, and says where it is."""
+        """Writes the trained model and its card to `<output_dir>/model`, and logs the path."""
         self.save_model(str(self.run.path / "model"))
         self.create_model_card()
         if self.args.should_save:
             log(f"the trained model: {self.run.path / 'model'}")
 
     def _on_first(self, ask: Callable[[], Any]) -> Any:
-        """What the first process finds out, on all of them; what it refuses, all refuse."""
+        """Run a function on the first process, and return its result, or raise its UserError, on
+        all."""
         told: list[Any] = [None, None]
         if self.args.process_index == 0:
             try:
@@ -542,7 +548,7 @@ class OPSDTrainer(Trainer):
         return told[0]
 
     def _clear(self) -> None:
-        """Forgets what a training that was left in the middle of a step had begun."""
+        """Discards the state of an earlier training that was interrupted within a step."""
         self.metrics.clear()
         self.finite.clear()
         self._before_step = None
@@ -552,7 +558,7 @@ class OPSDTrainer(Trainer):
         self.best_step = None
 
     def _starts_from(self, asked: str | bool | None) -> Path | None:
-        """The checkpoint to go on from; None for a new run."""
+        """The checkpoint to resume from; None for a new run."""
         if not asked:
             if self._begun:
                 self.run.refuse_taken()
@@ -579,7 +585,7 @@ class OPSDTrainer(Trainer):
             steps = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
             spent_all = spent >= (self.args.max_generated_tokens or math.inf)
             if state.global_step >= steps or spent_all or self.monitor.ended(state.log_history):
-                # The Trainer would take one more step before it notices that it has arrived.
+                # The Trainer would take one more step before it notices that training is complete.
                 self._load_from_checkpoint(str(folder))
                 self.state = state
                 self._find_best(folder)
@@ -596,8 +602,8 @@ class OPSDTrainer(Trainer):
         return started
 
     def catch_up(self) -> None:
-        """Scores the dev problems where the checkpoint that the run goes on from was saved, by a
-        signal, before they were."""
+        """Scores the dev problems if a signal saved the checkpoint that the run resumes from before
+        they were scored."""
         control = self.state.stateful_callbacks.get("TrainerControl", {})
         due = control.get("args", {}).get("should_evaluate")
         if due and self._determine_best_metric(self.evaluate(), None):
@@ -605,9 +611,9 @@ class OPSDTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
 
     def _find_best(self, folder: Path) -> None:
-        """Where the best checkpoint is by now, of which the one in `folder` knows the name: the run
-        may have been moved, or begun under a relative path. Where it is not there any more, or
-        damaged, the best is looked for anew, and a line says so."""
+        """Sets the current path of the best checkpoint, whose name is recorded in `folder`: the run
+        may have been moved, or started under a relative path. If the checkpoint no longer exists or
+        is damaged, the search for the best one starts over, and a log line says so."""
         state = self.state
         recorded = TrainerState.load_from_json(str(folder / "trainer_state.json"))
         if recorded.best_model_checkpoint is None:
@@ -622,14 +628,15 @@ class OPSDTrainer(Trainer):
             state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
     def go_to(self, folder: Path) -> None:
-        """Takes the student's weights, the teachers' and the authors' state from a checkpoint."""
+        """Loads the student's weights, the teachers' state and the authors' state from a
+        checkpoint."""
         state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
         self._restore(folder, state.global_step)
         self._load_from_checkpoint(str(folder))
         self.generator.weights_changed()
 
     def _own_state(self) -> dict[str, Any]:
-        """What this process has counted and written."""
+        """This process's counts, and the sizes of its files."""
         return {
             **self.generator.state_dict(),
             "curriculum": self.curriculum and self.curriculum.state_dict(),
@@ -637,15 +644,15 @@ class OPSDTrainer(Trainer):
         }
 
     def save_last_step(self) -> None:
-        """Saves the last finished step, as it was before anything of the next one was counted or
-        written, unless it is saved. Says where."""
+        """Saves the last finished step, unless it is already saved, in its state before anything of
+        the next step was counted or written. Logs the path."""
         step = self.state.global_step
         folder = self.run.path / f"checkpoint-{step}"
         begun, before = self._before_step or (None, None)
         if step > 0 and step != self.saved_step:
             self._save_checkpoint(self.model, None, before if begun == step else None)
         if self.args.should_save:
-            saved = f"saved in {folder}; --resume goes on from there" if step else "nothing to save"
+            saved = f"saved in {folder}; --resume continues there" if step else "nothing to save"
             log(f"stopped after step {step}: {saved}")
 
     def _save_checkpoint(
@@ -676,11 +683,11 @@ class OPSDTrainer(Trainer):
                 "generated_tokens": sum(state["generated_tokens"] for state in states),
                 "skipped": sum(state["skipped"] for state in states),
                 "authors": [state["authors"] for state in states],
-                "curriculum": states[0]["curriculum"],  # the same on all
+                "curriculum": states[0]["curriculum"],  # the same on all processes
                 "sizes": {name: n for state in states for name, n in state["sizes"].items()},
             }
             checkpoint.save(folder, state, teachers)
-        # Older checkpoints go once this one counts, not before.
+        # Older checkpoints are deleted only after this one is complete.
         self.args.save_total_limit = None
         try:
             super()._save_checkpoint(model, trial)
@@ -698,7 +705,8 @@ class OPSDTrainer(Trainer):
         self.saved_step = self.state.global_step
 
     def _restore(self, folder: Path, step: int) -> int:
-        """Takes our state from a checkpoint; returns the tokens generated until then."""
+        """Restores our state from a checkpoint; returns the number of tokens generated until
+        then."""
         state = checkpoint.load_state(folder)
         if state["starting_weights"] != self.starting_weights:
             raise UserError(
@@ -723,10 +731,10 @@ class OPSDTrainer(Trainer):
         unspent = checkpoint.load_rollouts(folder, self.args.process_index)
         if step % self.method.reuse:
             if step not in unspent:
-                raise UserError(f"{folder} lacks the rollouts that are still to be learned from")
+                raise UserError(f"{folder} lacks the rollouts that its next step needs")
             self._groups = unspent[step]
             return state["generated_tokens"]
-        if state["processes"] != self.args.world_size:  # they are divided otherwise by now
+        if state["processes"] != self.args.world_size:  # they are now divided differently
             return state["generated_tokens"]
         limit = self.args.max_staleness
         young = {k: v for k, v in unspent.items() if max(ages_of(v, k), default=0) <= limit}
@@ -735,7 +743,7 @@ class OPSDTrainer(Trainer):
             self.generator.prefetcher.keep(later, groups)
         if len(young) < len(unspent) and self.args.should_save:
             old = ", ".join(str(later + 1) for later in sorted(unspent.keys() - young.keys()))
-            log(f"rollouts of steps {old} are older than max_staleness: they are written anew")
+            log(f"rollouts of steps {old} are older than max_staleness: generating them again")
         return state["generated_tokens"]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -757,14 +765,14 @@ class OPSDTrainer(Trainer):
         if name := nonfinite(weights):
             raise RunFailed(
                 f"the weight '{name}' contains NaN or infinite values, so nothing is"
-                " saved: go on from the last checkpoint with a lower learning_rate"
+                " saved: resume from the last checkpoint with a lower learning_rate"
             )
         with written_beside(Path(output_dir or str(self.args.output_dir))) as draft:
             super()._save(str(draft), state_dict)
-            # The arguments as a pickle: opening it runs code, and nothing reads it again.
+            # This is a pickle of the arguments: opening it would run code, and nothing reads it.
             (draft / "training_args.bin").unlink(missing_ok=True)
 
-    # What goes to the hub
+    # The hub
 
     @property
     def _step_of_weights(self) -> int:
@@ -774,7 +782,8 @@ class OPSDTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model).config._name_or_path
 
     def init_hf_repo(self, token: str | None = None) -> None:
-        """Makes the repository. UserError where the hub refuses, or a pickle would be uploaded."""
+        """Creates the repository. UserError if the hub refuses, or if a pickle would be
+        uploaded."""
         self.hub.refuse_strategy()
         with refusals(self.args.hub_model_id or str(self.args.output_dir)):
             super().init_hf_repo(token)
@@ -813,21 +822,21 @@ class OPSDTrainer(Trainer):
     def _finish_current_push(self) -> None:
         self.hub.finish(self.hub_model_id)
 
-    # What is put together at the start
+    # Verifier and Trainer hooks
 
     def verdicts(self, attempts: Sequence[Attempt]) -> list[Verdict | None]:
-        """The verifier's verdicts; ours has none where no answer is known."""
+        """The verifier's verdicts; the default verifier gives None if no answer is known."""
         self.progress.phase("grading")
         with self._judging, record_function(f"{PHASE}grade"):
             return judge(self._verifier_at_work, attempts)
 
     def _log_metric(self, name: str, value: float) -> None:
-        """What a verifier measures of rollouts that are learned from; dev problems' are not."""
+        """Adds a verifier's measurement of training rollouts; those of dev problems are ignored."""
         if not self._scoring_dev:
             self.metrics.add(name, value, 1)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A tied head is not stored: that it is missing is no news."""
+        """A tied head is not stored, so no warning is needed if it is missing."""
         tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
         load_result.missing_keys[:] = [k for k in load_result.missing_keys if k not in tied]
         super()._issue_warnings_after_load(load_result)
@@ -838,18 +847,18 @@ class OPSDTrainer(Trainer):
 
 
 def _everywhere(own: Mapping[int, list[Group]]) -> dict[int, list[Group]]:
-    """The steps' rollouts that no process lacks."""
+    """The rollouts of the steps that every process has."""
     steps = set.intersection(*gather_object([set(own)]))
     return {step: own[step] for step in sorted(steps)}
 
 
 def _name(model: Any) -> str:
-    """What a model was loaded from; empty of one that was made."""
+    """The name or path that a model was loaded from; empty if it was created in Python."""
     return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
 
 
 def _languages(problems: Any) -> tuple[str, ...]:
-    """The languages of a training set; a stream does not say beforehand."""
+    """The languages of a training set; those of a stream are not known in advance."""
     known = () if isinstance(problems, ProblemStream) else problems or ()
     return tuple(dict.fromkeys(problem.language for problem in known))
 
@@ -859,7 +868,8 @@ def _file_name(choice: Weights) -> str:
 
 
 def _several_languages(problems: Any) -> bool:
-    """Whether numbers are worth splitting by language; a stream does not say beforehand."""
+    """Whether to split numbers by language; true for a stream, whose languages are not known in
+    advance."""
     if problems is None or isinstance(problems, ProblemStream):
         return problems is not None
     return len({problem.language for problem in problems}) > 1
