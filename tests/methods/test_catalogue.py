@@ -33,11 +33,13 @@ from opsd.types import Problem, UserError
 HEADINGS = ("What it is", "What differs from the paper", "What it needs", "One command")
 MEASURED = "What we measured"
 EVIDENCE = Path(__file__).parents[2] / "evidence" / "arms.json"
-MEASURED_ARMS = {  # of the study of long solutions, in the order in which a docstring has them
-    "opsd": ("opsd", "opsd, unclipped reverse KL", "opsd_v1"),
-    "rcsd": ("rcsd", "rcsd, unclipped"),
-    "op2sd": ("op2sd", "op2sd, unclipped"),
-    "purified_opsd": ("purified_opsd",),
+# The study, and its arms in the order in which a docstring has them.
+MEASURED_ARMS = {
+    "opsd": ("miniature-long", "opsd", "opsd, unclipped reverse KL", "opsd_v1"),
+    "rcsd": ("miniature-long", "rcsd", "rcsd, unclipped"),
+    "op2sd": ("miniature-long", "op2sd", "op2sd, unclipped"),
+    "purified_opsd": ("miniature-long", "purified_opsd"),
+    "copsd": ("miniature", "copsd", "copsd, forward KL", "copsd, reverse KL"),
 }
 ADAPTER = TypeAdapter(Method)
 BANK = str(Path(__file__).parents[1] / "data" / "skills.yaml")
@@ -76,14 +78,14 @@ def test_what_a_method_says_that_was_measured_is_what_the_stored_run_has(name: s
     text = " ".join((FUNCTIONS[name].__doc__ or "").split())
     told = text.partition(f"{MEASURED}: ")[2]
     assert bool(told) == (name in MEASURED_ARMS)
+    study, *arms = MEASURED_ARMS.get(name, ("miniature",))
     gains = {
         row["arm"]: row["gains"]["avg@k"]
-        for row in json.loads(EVIDENCE.read_text())["miniature-long"]
+        for row in json.loads(EVIDENCE.read_text())[study]
         if row["gains"]
     }
     stored = [
-        (f"{gains[arm][0]:+.2f}", *(f"{x:.2f}" for x in gains[arm][1:]))
-        for arm in MEASURED_ARMS.get(name, ())
+        (f"{gains[arm][0]:+.2f}", *(f"{x:.2f}" for x in gains[arm][1:])) for arm in arms
     ]
     assert re.findall(r"([+-]0\.\d\d) \((-?0\.\d\d) to (-?0\.\d\d)\)", told) == stored
 

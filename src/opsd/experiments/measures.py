@@ -36,6 +36,8 @@ shares; markers are per thousand tokens, or per sample (`markers_each`). `avg@k 
 right within N tokens; the same applies to the other `SHORTENED` metrics."""
 
 SHORTENED = ("avg@k", "pass@k", "format_rate")
+SHARES = (*SHORTENED, "cut_off")
+"""Metrics that every problem has a value of, between 0 and 1."""
 PROBED = ("inside", "before")
 """Metrics that only probes have."""
 
@@ -107,10 +109,9 @@ def effect(terms: Sequence[tuple[float, Counts, str]]) -> Effect:
 
 def level(counts: Counts, metric: str) -> Effect:
     """A metric of one arm; the interval of a share stays between 0 and 1."""
-    name = metric.partition(" at ")[0]
-    if metric not in SHORTENED:
+    if metric not in SHARES:
         return effect([(1.0, counts, metric)])
-    made = estimate([_clustered(counts.shares(name), counts.clusters)])
+    made = estimate([_clustered(counts.shares(metric), counts.clusters)])
     return Effect(counts.quotient(metric)[0], made.interval)
 
 

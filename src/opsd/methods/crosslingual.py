@@ -21,6 +21,9 @@ def copsd(divergence: AnyDivergence = pointwise_clip(forward_kl, 0.05)) -> Metho
     summands capped at 0.05. The default follows the code; `copsd(divergence=reverse_kl)` follows
     the text. The prompts are our own wording, and the student's has no label before the problem.
     What it needs: columns `translation` (the English problem) and `solution`, and a language.
+    What we measured: with a built-in model in Swahili and Yoruba (docs/claims.md), accuracy +0.09
+    (0.06 to 0.12) as shipped; +0.40 (0.35 to 0.45) with `forward_kl`, without the cap; +0.46 (0.41
+    to 0.51) with `reverse_kl`.
     One command: opsd train copsd
     """
     return Method(
