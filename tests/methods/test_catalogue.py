@@ -84,9 +84,7 @@ def test_what_a_method_says_that_was_measured_is_what_the_stored_run_has(name: s
         for row in json.loads(EVIDENCE.read_text())[study]
         if row["gains"]
     }
-    stored = [
-        (f"{gains[arm][0]:+.2f}", *(f"{x:.2f}" for x in gains[arm][1:])) for arm in arms
-    ]
+    stored = [(f"{gains[arm][0]:+.2f}", *(f"{x:.2f}" for x in gains[arm][1:])) for arm in arms]
     assert re.findall(r"([+-]0\.\d\d) \((-?0\.\d\d) to (-?0\.\d\d)\)", told) == stored
 
 
