@@ -1,18 +1,19 @@
 """On-policy self-distillation in one file: no trainer, no fused loss, nothing hidden.
 
-A small built-in model is good at word problems in English and poor at them in Swahili. It can read
-a Swahili problem well, though, when the English text and its solution stand beside it. So the model
-teaches itself, in four moves that repeat:
+A small built-in model is good at word problems in English and poor at them in Swahili. However, it
+reads a Swahili problem well when its prompt also contains the English text and the solution. So the
+model teaches itself, by repeating four steps:
 
-    1. the student reads a Swahili problem and writes a solution;
-    2. the teacher, the same weights as they were at the start, reads the problem, its English text
-       and the English solution, and then the student's words;
-    3. at every word both say what they expect next, as a distribution over the vocabulary;
-    4. the student moves towards the teacher: the divergence of the two is the loss.
+    1. The student reads a Swahili problem and writes a solution.
+    2. The teacher (the student's initial weights) reads the problem, its English text and the
+       English solution, and then the student's tokens.
+    3. At every token, both predict the next one, as a distribution over the vocabulary.
+    4. The loss is the divergence between the two, so the student moves towards the teacher.
 
-No reward, no reference text in the loss: the student is graded on its own words, at every token.
+There is no reward, and no reference text in the loss: the student learns from its own completions,
+at every token. To run it (about a minute on one core):
 
-    python examples/minimal_opsd.py            about a minute on one core
+    python examples/minimal_opsd.py
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MAX_NEW_TOKENS = 48
 
 
 def prompt(tokenizer, problem, template, **extra):
-    """Token ids of a problem under a prompt template, ready for the assistant to answer."""
+    """Token ids of a problem in a prompt template, up to where the assistant's answer starts."""
     message = {"role": "user", "content": fill(template, problem, **extra)}
     text = tokenizer.apply_chat_template(
         [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
@@ -53,7 +54,7 @@ def teacher_prompt(tokenizer, problem):
 
 @torch.no_grad()
 def write(model, tokenizer, prompts):
-    """One sampled completion per prompt, as token ids that end where the model stops."""
+    """Sample one completion per prompt: token ids up to and including the end-of-sequence token."""
     width = max(map(len, prompts))
     pad, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
@@ -73,10 +74,10 @@ def write(model, tokenizer, prompts):
 
 
 def next_token_logps(model, prompts, completions):
-    """log p(next token) over the vocabulary at every completion token: `[tokens, vocabulary]`.
+    """Log-probabilities of the next token at every completion token: `[tokens, vocabulary]`.
 
-    The token at position t of a completion is predicted at position len(prompt) - 1 + t. The two
-    roles have prompts of different lengths, so each row is read where its own prompt ends.
+    The token at position t of a completion is predicted at position len(prompt) - 1 + t. Student
+    and teacher prompts differ in length, so each row is sliced where its own prompt ends.
     """
     sequences = [p + c for p, c in zip(prompts, completions, strict=True)]
     width = max(map(len, sequences))
@@ -90,7 +91,7 @@ def next_token_logps(model, prompts, completions):
 
 
 def accuracy(model, tokenizer, test):
-    """Share of problems whose one sampled solution ends in the right `\\boxed{}`."""
+    """Fraction of problems for which one sampled solution has the correct `\\boxed{}` answer."""
     written = write(model, tokenizer, [student_prompt(tokenizer, p) for p in test])
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
     return sum(is_correct(t, p.answer) for t, p in zip(texts, test, strict=True)) / len(test)

@@ -1,7 +1,8 @@
 #!/bin/bash
-# Four nodes of eight GPUs, 8 trainers and 24 engines on them:  sbatch examples/cluster/ray.slurm.sh
+# 8 trainers and 24 engines on four 8-GPU nodes:  sbatch examples/cluster/ray.slurm.sh
 #SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=64 --time=24:00:00
-# To this script alone, five minutes before the end: trainers save, and the same script goes on.
+# Slurm signals only this script, five minutes before the end: the trainers save a checkpoint.
+# Submit the same script again to continue.
 #SBATCH --signal=B:TERM@300
 set -euo pipefail
 run=runs/big
@@ -14,5 +15,5 @@ opsd launch copsd-qwen3-4b --address "$head:6379" --trainers 8 --engines 24 --ou
   --set 'train.async_rollouts={max_staleness: 2}' $(test -e "$run/metrics.jsonl" && echo --resume) &
 launch=$!
 trap 'kill -TERM $launch' TERM
-# The first wait ends with the signal, the second with the training.
+# The first wait returns on the signal, the second when training has ended.
 wait $launch || wait $launch
