@@ -1,7 +1,7 @@
-"""Methods side by side in the built-in world: each trained for as many steps from the same model,
-then tested on problems that none has seen; accuracy with intervals over problems and seeds.
+"""Compare methods in the built-in world: each is trained for the same number of steps from the same
+model, then tested on held-out problems. Reports accuracy with intervals over problems and seeds.
 
-A benchmark names its arms in a `Contest`; `main` runs what its file does not hold already.
+A benchmark names its arms in a `Contest`; `main` runs those that its file does not contain yet.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A method, the rollouts of a step, and what it sets otherwise than the others."""
+    """The method of an arm, the rollouts of a step, and the settings that differ from the other
+    arms."""
 
     method: Callable[[], Method]
     rollouts: int
@@ -59,8 +60,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contest:
-    """A built-in model, its world's English problems, and the arms; `temperature` is that of
-    rollouts and, unless it is tested greedily, of the test."""
+    """A built-in model, the English problems of its world, and the arms. `temperature` applies to
+    rollouts, and to the test unless it is greedy."""
 
     world: str
     arms: Mapping[str, Arm]
@@ -71,7 +72,7 @@ class Contest:
 
 
 def test_problems(world: str, count: int) -> list[Problem]:
-    """Distinct ones of the test split."""
+    """Distinct problems of the test split."""
     settings, found = WORLDS[world], dict[str, Problem]()
     for story in islice(stories(world, "test", settings.steps, settings.largest), 50 * count):
         found.setdefault(f"{story.template} {story.numbers}", problem(world, "eng", story))
@@ -81,7 +82,7 @@ def test_problems(world: str, count: int) -> list[Problem]:
 
 
 def run(contest: Contest, name: str, seed: int, given: list[Problem]) -> dict[str, Any]:
-    """One training and its test; of a name that is no arm's the base is tested."""
+    """Train and test one arm. A name that is not an arm's tests the base model."""
     start = time.perf_counter()
     arm = contest.arms.get(name) or next(iter(contest.arms.values()))
     own: dict[str, Any] = {
@@ -112,8 +113,8 @@ def run(contest: Contest, name: str, seed: int, given: list[Problem]) -> dict[st
 
 
 def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
-    """A row per arm: its share of right answers, and its gain on the base, paired by problem, with
-    their 95 % intervals."""
+    """One row per arm: its fraction of right answers, and its gain over the base model, paired by
+    problem, with 95 % intervals."""
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for one in sorted(runs, key=lambda one: one["seed"]):
         by_arm.setdefault(one["arm"], []).append(one)
@@ -141,14 +142,14 @@ def _row(arm: str, runs: list[dict[str, Any]], base: np.ndarray) -> Row:
 
 
 def main(contest: Contest, description: str | None) -> int:
-    """The command of a benchmark of this kind."""
+    """The command line of a benchmark of this kind."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--arms", nargs="*", default=["base", *contest.arms])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--problems", type=int, default=1000)
-    parser.add_argument("--runs", type=Path, help="a JSON-lines file that runs are kept in")
+    parser.add_argument("--runs", type=Path, help="a JSON-lines file in which runs are stored")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)

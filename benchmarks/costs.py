@@ -1,20 +1,20 @@
-"""What a training run costs: tokens, GPU hours and memory, *estimated*.
+"""The cost of a training run: tokens, GPU hours and memory, *estimated*.
 
     python -m benchmarks.costs [--gpus 1 4 8 64 --json out.json]
 
-Nothing here is measured on a GPU. Every number follows from a model's shape, a setting and what is
-assumed of a GPU (`GPU`), by these formulas; the time on one GPU with n rollouts of a step:
+Nothing here is measured on a GPU. Every number follows from a model's shape, a setting and the
+assumptions about a GPU (`GPU`), by these formulas for the time on one GPU with n rollouts per step:
 
     decode    T (W / bandwidth + overhead per layer) + n kv (T P + T^2 / 2) / bandwidth, or the
-              products 2 (body + head) n T / throughput where they take longer
+              products 2 (body + head) n T / throughput if they take longer
     student   (6 body (P + T) + attention + head) n / throughput: forward, recomputed, backward
     teacher   (2 body (P' + T) + attention) n / throughput; its product with the head is in the loss
     head      2 D V T per product: three with a teacher, two without
 
 with T tokens of completion, P and P' of the student's and teacher's prompt, W bytes of weights,
-`kv` bytes of cache per token. All completions run to the horizon, so that times are upper bounds.
-Rollouts whose cache does not fit are written in waves. Processes wait for nothing but each other's
-gradients, which is left out.
+`kv` bytes of cache per token. All completions are as long as allowed, so times are upper bounds.
+Rollouts whose cache does not fit are generated in waves. Processes wait only for each other's
+gradients, and this wait is not counted.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from benchmarks.shapes import SHAPES, Shape
 
 @dataclass(frozen=True)
 class GPU:
-    """What is assumed of one: an H100 of 80 GB that reaches 40 % of its 989 bf16 TFLOP/s and 60 %
-    of its 3.35 TB/s. The overhead per layer and token step makes a step of 1.7B in the released
-    OPSD code's order (two calls of four rollouts each) the published 9 s, within a fifth."""
+    """The assumptions about a GPU: an H100 of 80 GB that reaches 40 % of its 989 bf16 TFLOP/s and
+    60 % of its 3.35 TB/s. With the overhead per layer and token step, a step of 1.7B as in the
+    released OPSD code (two calls of four rollouts each) takes the published 9 s, within a fifth."""
 
     flops: float = 0.4 * 989e12
     bandwidth: float = 0.6 * 3.35e12
@@ -43,8 +43,8 @@ class GPU:
 
 @dataclass(frozen=True)
 class Setting:
-    """A step's rollouts and lengths in tokens; `teacher_prompt` 0 where there is no teacher. A
-    batch of rollouts serves `reuse` steps; a pass learns from `micro_batch` of them."""
+    """The rollouts of a step and lengths in tokens; `teacher_prompt` is 0 without a teacher. A
+    batch of rollouts serves `reuse` steps; a pass trains on `micro_batch` of them."""
 
     rollouts: int
     completion: int
@@ -57,12 +57,12 @@ class Setting:
 
     @property
     def products(self) -> int:
-        """With the head, per token."""
+        """Including the head, per token."""
         return 3 if self.teacher_prompt else 2
 
     @property
     def generated(self) -> int:
-        """Tokens that a run generates at most."""
+        """The most tokens that a run can generate."""
         return self.rollouts * self.completion * self.steps // self.reuse
 
 
@@ -76,8 +76,8 @@ LOSS_CHUNK = 512 * 2**20
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU. Weights are whole while rollouts are written, in shards while learning
-    where `sharded` over several GPUs."""
+    """Bytes on one GPU. Weights are whole during generation and, if `sharded`, split over the GPUs
+    during training."""
 
     weights: float
     learning_weights: float
@@ -92,14 +92,15 @@ class Memory:
 
     @property
     def writing(self) -> float:
-        """Without any rollout's cache."""
+        """Without the cache of any rollout."""
         return self.weights + self.adapter
 
 
 def memory(shape: Shape, setting: Setting, shards: int = 1) -> Memory:
-    """Weights in bfloat16; an adapter, its gradient and Adam's averages in float32; with
-    checkpointing the input of every layer and one layer's own activations; hidden states of the
-    student and the teacher, the loss's gradient by them, and its chunk; a rollout's cache."""
+    """Weights in bfloat16; an adapter, its gradient and Adam's moments in float32; with
+    checkpointing, the input of every layer and the activations of one layer; hidden states of
+    student and teacher, their gradients from the loss, and one chunk of it; the cache of a
+    rollout."""
     length = setting.prompt + setting.completion
     tokens = setting.micro_batch * length
     inputs = 2 * shape.layers * shape.hidden
@@ -118,7 +119,7 @@ def memory(shape: Shape, setting: Setting, shards: int = 1) -> Memory:
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of one optimizer step, by what takes them."""
+    """Seconds of one optimizer step, by phase."""
 
     rollout: float
     student: float
@@ -131,7 +132,7 @@ class Step:
 
 
 def decode(shape: Shape, setting: Setting, rollouts: int, gpu: GPU) -> float:
-    """Seconds in which a GPU writes so many rollouts side by side."""
+    """Seconds in which a GPU generates this many rollouts in parallel."""
     t, p = setting.completion, setting.prompt
     cache = rollouts * shape.kv * (t * p + t * t / 2)
     read = (t * 2 * (shape.body + shape.head) + cache) / gpu.bandwidth
@@ -141,7 +142,7 @@ def decode(shape: Shape, setting: Setting, rollouts: int, gpu: GPU) -> float:
 
 
 def step(shape: Shape, setting: Setting, rollouts: int, gpu: GPU, at_once: int) -> Step:
-    """A step with so many rollouts on a GPU, written `at_once` at a time."""
+    """A step with this many rollouts on a GPU, `at_once` generated at a time."""
     waves = [at_once] * (rollouts // at_once) + [rollouts % at_once] * (rollouts % at_once > 0)
     t = setting.completion
     read, told = setting.prompt + t, setting.teacher_prompt + t
@@ -156,8 +157,8 @@ def step(shape: Shape, setting: Setting, rollouts: int, gpu: GPU, at_once: int) 
 
 
 def estimate(name: str, setting_name: str, gpus: int, gpu: GPU | None = None) -> Row:
-    """A run's cost. Weights are sharded where a whole copy leaves no room to learn. More GPUs than
-    rollouts stand idle."""
+    """The cost of a run. Weights are sharded if a whole copy leaves no room for training. GPUs
+    beyond the number of rollouts are idle."""
     gpu = gpu or GPU()
     shape, setting = SHAPES[name], SETTINGS[setting_name]
     about = {"model": name, "setting": setting_name, "gpus": gpus, "estimate": True}
@@ -191,7 +192,7 @@ def estimate(name: str, setting_name: str, gpus: int, gpu: GPU | None = None) ->
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 4, 8, 64])
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     rows = [estimate(m, s, n) for s in SETTINGS for m in SHAPES for n in args.gpus]
     return finish(rows, args.json, machine())

@@ -1,10 +1,10 @@
-"""Self-distillation of a masked diffusion model beside what it is measured against.
+"""Self-distillation of a masked diffusion model compared with its baselines.
 
     python -m benchmarks.diffusion [--arms base d-OPSD ... --seeds 0 1 2 --runs kept.jsonl]
 
-The built-in diffusion model, in blocks of four, trained whole for 40 steps of at most 64 rollouts
-(or references) by every arm; then 1,000 test problems, greedily. `ratio` is an arm's share of right
-answers divided by the base's; there are no targets.
+Every arm fully fine-tunes the built-in diffusion model, which decodes in blocks of four, for 40
+steps of at most 64 rollouts (or references). It is then tested greedily on 1,000 problems. `ratio`
+is an arm's fraction of right answers divided by the base model's; there are no targets.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from opsd.prompts.contexts import Filtered, LaterState
 from opsd.rollout.engine import Decoding
 
 BLOCKS = Decoding(block_length=4, tokens_per_step=2)
-# Two tries of 32 problems are as many rollouts, at most, as the other arms have.
+# Two tries for 32 problems: at most as many rollouts as in the other arms.
 TRIED: dict[str, Any] = {"decoding": BLOCKS, "reuse": 1, "attempts": 2}
 
 
 def gated_dopsd() -> Method:
-    """dOPSD on four states of the right completions alone."""
+    """dOPSD on four states, only of correct completions."""
     method = methods.dopsd_trajectory(states=4, masked_above=0.0, decoding=BLOCKS)
     signal = method.signal
     assert isinstance(signal, Distill)

@@ -1,10 +1,10 @@
-"""How the quickstart's GRPO was tuned: learning rates x group sizes x seeds, judged on dev.
+"""How the quickstart's GRPO was tuned: learning rates x group sizes x seeds, compared on dev.
 
     python -m benchmarks.grpo_sweep        about ten minutes on two cores
 
-Writes `benchmarks/results/grpo_sweep.json`: every arm's dev score after as many generated tokens,
-and the mean of each setting. The shipped recipe `quickstart-grpo` carries the best one. COPSD gets
-the same sweep over learning rates, so that neither side is favoured.
+Writes `benchmarks/results/grpo_sweep.json`: the dev score of every arm after the same number of
+generated tokens, and the mean of each setting. The shipped recipe `quickstart-grpo` uses the best
+one. COPSD gets the same sweep over learning rates, so that neither method is favoured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).parent / "results" / "grpo_sweep.json"
 
 
 def planned(languages: list[str], output: str) -> list[Arm]:
-    """Every arm of the sweep."""
+    """All arms of the sweep."""
     common: dict[str, Any] = {
         "tokens": TOKENS,
         "problems": 60,
@@ -48,7 +48,7 @@ def planned(languages: list[str], output: str) -> list[Arm]:
 
 
 def summary(outcomes: list[ArmScores]) -> list[dict[str, Any]]:
-    """A row per method and setting: dev avg@4, mean over languages and seeds; best first."""
+    """One row per method and setting: dev avg@4, mean over languages and seeds; best first."""
     keys = dict.fromkeys((o.arm.method, o.arm.settings) for o in outcomes)
     rows = []
     for method, settings in keys:

@@ -1,23 +1,23 @@
-"""The exact loss against its peers and its floor: peak memory, time, products with the head.
+"""The exact loss against its peers and lower bound: peak memory, time, products with the head.
 
     python -m benchmarks.loss [--sweep peers floor rows growth] [--json out.json]
     python -m benchmarks.loss --device cuda --rows 8192 --vocab 151936 --hidden 2048 --chunk 512
 
-Every implementation computes the sum of per-token divergences and its gradient by the student's
-hidden states, with a frozen head, on the same rows. Rounds are interleaved; times are medians: of
-this process's CPU time on one thread, or between a GPU's events. Memory is the peak of bytes
-allocated above what was there before. Prints one JSON row per measurement; exit code 1 when a
-target is missed. On a CPU the peers run as they do there: TRL without its Triton kernels, Liger
-without compilation. On a GPU everything is bfloat16.
+Every implementation computes the sum of per-token divergences and its gradient with respect to the
+student's hidden states, with a frozen head, on the same rows. Rounds are interleaved. Times are
+medians: of this process's CPU time on one thread, or between CUDA events. Memory is the peak of
+allocated bytes above the start. Prints one JSON row per measurement; exit code 1 if a target is
+missed. On a CPU the peers run without their GPU kernels: TRL without Triton, Liger without
+compilation. On a GPU everything is bfloat16.
 
     peers   every implementation on one shape: all must take more memory and more time than ours
     floor   time over that of the three matrix products alone, at hidden size 1024
     rows    the peak is the same for every number of rows (hidden size 16: what is kept for the
-            backward pass, [N, D], then counts for nothing)
-    growth  every implementation's peak as the rows grow, over that of the fewest rows
-    value   a divergence of which only the value is known, over the same one's closed form
+            backward pass, [N, D], is then negligible)
+    growth  every implementation's peak as the rows grow, over its peak at the fewest rows
+    value   a divergence that defines only its value, over the closed form of the same one
     vocab   the peak over one chunk's logits of one stream does not grow with the vocabulary
-    chunk   the same of the rows per chunk, and the time over that at the first chunk
+    chunk   the same for the rows per chunk, and the time over that at the first chunk size
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FLOOR, FLAT, DENSE, AGREE = 1.5, 1.1, 10.0, 0.02
 """Targets: time over the products', the largest peak over the first, the dense form's peak over
 ours, how far another form's gradient may be from the eager one's (bfloat16)."""
 VALUE_TIME, VALUE_PEAK = 2.5, 3.0
-"""Targets: what autograd may cost over a closed form."""
+"""Targets: how much slower and larger autograd may be than a closed form."""
 
 
 class Shape(NamedTuple):
@@ -71,7 +71,7 @@ class Shape(NamedTuple):
 
 
 def bound(loss: Loss, shape: Shape, device: str, name: str) -> Callable[[], Tensor]:
-    """A run, forward and backward, on fixed inputs; gives the gradient."""
+    """Run forward and backward on fixed inputs; returns the gradient."""
     student, teacher, weight = shape.inputs(device)
 
     def run() -> Tensor:
@@ -84,7 +84,7 @@ def bound(loss: Loss, shape: Shape, device: str, name: str) -> Callable[[], Tens
 
 
 def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int:
-    """The most bytes that a run's allocations hold at once, from the allocator's own account."""
+    """The most bytes that a run has allocated at once, from the allocator's records."""
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -126,7 +126,8 @@ def products(run: Callable[[], Any], shape: Shape) -> float:
 
 
 class Measured(NamedTuple):
-    """Of one implementation: milliseconds of every round, and its peak; or why there are none."""
+    """Of one implementation: the milliseconds of every round and its peak, or why they are
+    missing."""
 
     times: list[float]
     peak: int
@@ -150,7 +151,7 @@ def measure(runs: dict[str, Callable[[], Tensor]], device: str, rounds: int) -> 
 
 
 class Bench(NamedTuple):
-    """Where and how often; how ours is computed."""
+    """The device, the number of rounds, and the forms of our loss."""
 
     device: str
     rounds: int
@@ -180,7 +181,7 @@ def judged(row: Row, what: str, ratio: float, target: float | None, ok: bool) ->
 
 
 def paired(seen: Measured, base: Measured) -> float:
-    """The median over rounds of a time over another's in the same round."""
+    """The median over rounds of one time over another's in the same round."""
     return statistics.median(a / b for a, b in zip(seen.times, base.times, strict=True))
 
 
@@ -193,7 +194,7 @@ def against_peers(bench: Bench, shape: Shape, name: str) -> list[Row]:
     for label, seen in made.items():
         row = bench.row(label, name, shape, seen)
         if seen.why_not:
-            # Of ours, what does not run is a failure.
+            # If ours does not run, that is a failure.
             table.append({**row, "ok": label in others})
         elif label in own:
             count = products(bound(own[label], shape, bench.device, name), shape)
@@ -242,8 +243,8 @@ def over_closed_form(bench: Bench, shape: Shape, name: str) -> list[Row]:
 
 
 def flat(bench: Bench, shapes: Sequence[Shape], name: str) -> list[Row]:
-    """Per shape, of the last form of ours: its time per logit over the first shape's; and the
-    largest peak, in logits of one chunk and stream, over the first shape's."""
+    """Per shape, for the last of our forms: its time per logit over that at the first shape, and
+    the largest peak, in logits of one chunk and stream, over that at the first shape."""
     bench = bench._replace(rounds=1)  # these times have no target
     table, seen = [], []
     for shape in shapes:
@@ -266,7 +267,7 @@ def flat(bench: Bench, shapes: Sequence[Shape], name: str) -> list[Row]:
 
 
 def growth(bench: Bench, shapes: Sequence[Shape], name: str) -> list[Row]:
-    """Every implementation's peak at each shape over its own at the first."""
+    """Every implementation's peak at each shape over its own at the first shape."""
     table = []
     for label in {**bench.ours(shapes[0].chunk), **peers(bench.device, shapes[0].chunk)}:
         first = 0
@@ -309,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--forms", nargs="+", help="of ours; CPU: eager; CUDA: all three")
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     before = machine()

@@ -1,7 +1,6 @@
-"""What `benchmarks.loss` compares: every form of ours, and what others compute the same with.
+"""What `benchmarks.loss` compares: all forms of our loss, and other implementations of the same.
 
-A peer's package is imported when it is first run, so that one that is not installed is a row that
-says so.
+The package of a peer is imported when it first runs. If it is not installed, its row says so.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ DIVERGENCES: dict[str, tuple[Divergence, float]] = {
     "forward_kl": (forward_kl, 0.0),
     "jsd(0.5)": (jsd(0.5), 0.5),
 }
-"""By name: ours, and the number by which the peers choose it."""
+"""By name: our divergence, and the number that selects it in the peers."""
 
 Loss = Callable[[Tensor, Tensor, Tensor, str], Tensor]
 """Student and teacher [N, D], head [V, D], divergence -> the sum over rows."""
@@ -41,7 +40,7 @@ def ours(chunk: int | None, kernel: KernelName = "eager") -> Loss:
 
 
 def by_value(chunk: int) -> Loss:
-    """The divergence as somebody would write it, by the definition; autograd gives the gradient."""
+    """The divergence written directly from its definition, with autograd's gradient."""
 
     def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
         beta = DIVERGENCES[name][1]
@@ -59,7 +58,7 @@ def by_value(chunk: int) -> Loss:
 
 
 def floor(chunk: int) -> Loss:
-    """Nothing but the three matrix products, in the same chunks."""
+    """Only the three matrix products, in the same chunks."""
 
     def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
         gradient = torch.empty_like(student)
@@ -73,7 +72,7 @@ def floor(chunk: int) -> Loss:
 
 
 def dense(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
-    """As one writes it: full logits of both, log-softmax, the library's KL."""
+    """The usual way: full logits of both, log-softmax, the library's KL."""
     beta = DIVERGENCES[name][1]
     p = log_softmax((student @ weight.t()).float(), -1)
     q = log_softmax((teacher @ weight.t()).float(), -1)
@@ -86,7 +85,7 @@ def dense(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor
 
 
 def checkpointed(chunk: int) -> Loss:
-    """The dense form on chunks of rows, whose logits are computed again in the backward pass."""
+    """The dense form on chunks of rows, whose logits are recomputed in the backward pass."""
 
     def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
         parts = zip(student.split(chunk), teacher.split(chunk), strict=True)
@@ -97,7 +96,7 @@ def checkpointed(chunk: int) -> Loss:
 
 
 def trl(tile: int | None = None) -> Loss:
-    """TRL's chunked divergence with tiles of so many tokens, or its default; Triton kernels on a
+    """TRL's chunked divergence with tiles of this many tokens, or its default; Triton kernels on a
     GPU."""
 
     def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
@@ -120,7 +119,7 @@ def trl(tile: int | None = None) -> Loss:
 
 
 def liger(chunk: int, compiled: bool = False) -> Loss:
-    """Liger's chunked loss, which is autograd inside chunks."""
+    """Liger's chunked loss, which uses autograd inside chunks."""
 
     def loss(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
@@ -139,7 +138,7 @@ def liger(chunk: int, compiled: bool = False) -> Loss:
 
 
 def liger_triton(student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> Tensor:
-    """Liger's Triton kernels, with the chunk that they choose."""
+    """Liger's Triton kernels, with the chunk size that they choose."""
     from liger_kernel.ops.fused_linear_jsd import LigerFusedLinearJSDFunction
 
     mean: Any = LigerFusedLinearJSDFunction.apply(
@@ -149,7 +148,7 @@ def liger_triton(student: Tensor, teacher: Tensor, weight: Tensor, name: str) ->
 
 
 class _Given(torch.autograd.Function):
-    """A loss whose gradient is already there."""
+    """A loss whose gradient is already computed."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, total: Tensor, gradient: Tensor) -> Tensor:
@@ -162,7 +161,7 @@ class _Given(torch.autograd.Function):
 
 
 def peers(device: str, chunk: int) -> dict[str, Loss]:
-    """By name, everything but ours that runs on a device."""
+    """By name, all implementations except ours that run on a device."""
     every = {
         "dense": dense,
         "TRL chunked, default tile": trl(),

@@ -38,14 +38,14 @@ Result = Mapping[str, Any]
 
 
 def stored(folder: Path = RESULTS) -> dict[str, Result]:
-    """What is there, by the benchmark's name."""
+    """The stored results, by the name of the benchmark."""
     files = {name: folder / f"{name}.json" for name in BENCHMARKS}
     found = {name: json.loads(f.read_text("utf-8")) for name, f in files.items() if f.is_file()}
     return {name: Found(name, content) for name, content in found.items()}
 
 
 class Found(dict):
-    """A stored result, whose rows are picked by their values."""
+    """A stored result. Its rows are selected by their values."""
 
     def __init__(self, name: str, content: Mapping[str, Any]) -> None:
         unsaid = {"date": "earlier", "command": f"python -m benchmarks.{name}"}
@@ -61,7 +61,7 @@ class Found(dict):
 
     @property
     def targets(self) -> int:
-        """How many rows have one."""
+        """The number of rows that have one."""
         return sum(row.get("target") is not None for row in self["rows"])
 
     @property
@@ -71,7 +71,7 @@ class Found(dict):
 
 
 def number(value: float | None) -> str:
-    """Three digits, as people write them."""
+    """Three significant digits, in the usual notation."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -101,7 +101,7 @@ def render(results: Mapping[str, Result]) -> str:
 
 
 def draw(results: Mapping[str, Result], folder: Path) -> None:
-    """The figures, as SVG whose bytes depend on the numbers alone."""
+    """The figures, as SVG whose bytes depend only on the numbers."""
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
@@ -120,11 +120,11 @@ def draw(results: Mapping[str, Result], folder: Path) -> None:
 
 
 def _peaks(results: Mapping[str, Result], axes: Any) -> None:
-    """Peak memory over the number of tokens, a line per implementation."""
+    """Peak memory over the number of tokens, one line per implementation."""
     rows = results["loss"].pick(measure="growth")  # type: ignore[attr-defined]
     for i, label in enumerate(dict.fromkeys(row["name"] for row in rows)):
         points = [row for row in rows if row["name"] == label]
-        # Thinner and thinner, so that a line shows which lies below another.
+        # Each line is thinner than the last, so that lines below remain visible.
         style = {"linewidth": 5 - 0.8 * i, **({"color": "black"} if i == 0 else {})}
         tokens, peaks = zip(*((p["rows"], p["peak_bytes"] / 2**20) for p in points), strict=True)
         axes.plot(tokens, peaks, marker="o", markersize=3, label=label, **style)
@@ -135,7 +135,7 @@ def _peaks(results: Mapping[str, Result], axes: Any) -> None:
 
 
 def _ratios(results: Mapping[str, Result], axes: Any) -> None:
-    """TRL's step over ours, a bar for time and one for memory."""
+    """TRL's step over ours: one bar for time and one for memory."""
     rows = results["step"]["rows"]
     names = list(dict.fromkeys((row["name"], row["vocab"]) for row in rows))
     for i, measure in enumerate(("time", "peak")):
@@ -163,7 +163,8 @@ def _ratios(results: Mapping[str, Result], axes: Any) -> None:
 
 
 def _fleet(results: Mapping[str, Result], axes: Any) -> None:
-    """Steps per hour over the engines; a colour per number of trainers, a stroke per staleness."""
+    """Steps per hour over the number of engines: one colour per number of trainers, one line style
+    per staleness."""
     found = results["fleet"]
     rows = found.pick(measure="fleet")  # type: ignore[attr-defined]
     shades, dashes = (

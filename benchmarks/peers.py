@@ -1,14 +1,13 @@
-"""Two specialists that teach each other, beside what each learns alone, and from the other's
-distribution.
+"""Two specialists that teach each other, compared with other ways to train them.
 
     python -m benchmarks.peers [--steps 30 --seeds 0 1 2]   about two minutes a seed
 
-The built-in models `miniature-swahili` and `miniature-yoruba` train on both languages' problems, by
-OPCoD; by the same without remarks, each by itself; and one way, where a frozen copy of the other
-specialist grades each one's rollouts, over the whole vocabulary. Same problems, steps, batch and
-learning rate. A row per arm and model: avg@4 on held-out problems of both languages, mean over
-seeds, with the lowest and the highest; `ratio` is that in the language that the model is poor at,
-over what it was before. Remarks cost tokens: the arms are equal in steps. Prints JSON rows.
+The built-in models `miniature-swahili` and `miniature-yoruba` train on the problems of both
+languages: with OPCoD; with OPCoD without remarks, each model alone; and one way, where a frozen
+copy of the other specialist scores the rollouts over the whole vocabulary. Problems, steps, batch
+and learning rate are the same. Prints one JSON row per arm and model: avg@4 on held-out problems of
+both languages, mean over seeds, with the lowest and the highest. `ratio` is the score in the
+model's weak language over that before training. Remarks cost tokens: arms are equal in steps.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ Scores = dict[str, dict[str, float]]
 
 
 def one_way(teacher: str) -> Method:
-    """On-policy distillation from another model, which reads what the student reads."""
+    """On-policy distillation from another model, which reads the student's prompt."""
     return Method(
         name="one_way",
         source=OnPolicy(group=GROUP),
@@ -53,7 +52,7 @@ def one_way(teacher: str) -> Method:
 
 
 def trainers(method: dict[str, Method], folder: Path, seed: int, steps: int, rate: float) -> Any:
-    """A trainer of each specialist, on the problems of both languages."""
+    """One trainer per specialist, on the problems of both languages."""
     rows = [p for pair in zip(*map(_train_set, LANGUAGES), strict=True) for p in pair]
 
     def made(name: str) -> OPSDTrainer:
@@ -87,7 +86,7 @@ def scores(both: dict[str, OPSDTrainer], count: int) -> Scores:
 
 
 def tried(arm: str, seed: int, options: Any) -> tuple[Scores, dict[str, int]]:
-    """An arm's scores after its training, and the tokens that each model generated for it."""
+    """The scores of an arm after training, and the tokens that each model generated in it."""
     opcod = methods.opcod(group=GROUP, max_tokens=64)
     arms = {
         "before": dict.fromkeys(PAIR, opcod),
@@ -107,7 +106,7 @@ def tried(arm: str, seed: int, options: Any) -> tuple[Scores, dict[str, int]]:
 
 
 def rows(seeds: list[int], options: Any) -> list[Row]:
-    """A row per arm and model."""
+    """One row per arm and model."""
     found: dict[str, list[tuple[Scores, dict[str, int]]]] = {}
     for arm in ("before", "opcod", "without remarks", "one way"):
         for seed in seeds:
@@ -138,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--problems", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     before = machine()

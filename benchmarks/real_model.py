@@ -1,17 +1,18 @@
-"""Writing and learning with a pretrained model on this machine's processor.
+"""Generation and training with a pretrained model on this machine's CPU.
 
     python -m benchmarks.real_model --model FOLDER [--rounds 3 --horizon 64 --json out.json]
 
-The model of a folder under LoRA (r=32, all linear layers, no longer at its start), one thread, all
-in CPU seconds. Prompts are English problems of the built-in world, alone and behind two worked
-examples as earlier turns.
+The model in a folder, with a LoRA adapter (r=32, all linear layers, not at its initial values), on
+one thread; all times are CPU seconds. Prompts are English problems of the built-in world, alone and
+after two worked examples as earlier turns.
 
-*Writing*: 16 completions of as many prompts by our engine and by Transformers' `generate` as TRL's
-GRPO trainer calls it, top-p 0.95 and top-k 20 at temperature 1.1, until the horizon; in turns.
+*Generation*: 16 completions of as many prompts by our engine and by Transformers' `generate` as
+TRL's GRPO trainer calls it, top-p 0.95 and top-k 20 at temperature 1.1, up to the length limit, in
+alternating rounds.
 
-*A step* of OPSD on 16 rollouts: seconds by phase, beside what its matrix products alone would take
-at the rate that this processor reaches on large ones. There is no peer and no target: the ratio is
-the share of the step that is products.
+*A step* of OPSD on 16 rollouts: seconds by phase, compared with the time of its matrix products
+alone at the rate that this CPU reaches on large ones. There is no peer and no target: the ratio is
+the fraction of the step spent in products.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from opsd.types import Problem
 
 ROLLOUTS, EXAMPLES, RANK = 16, 2, 32
 FASTER = 1.0
-"""What ours must at least do, over theirs."""
+"""The lowest allowed ratio of our rate to theirs."""
 
 
 def lora() -> LoraConfig:
@@ -53,7 +54,7 @@ def lora() -> LoraConfig:
 
 
 def adapted(folder: str) -> Any:
-    """The model under an adapter that has begun to learn."""
+    """The model with an adapter that is not at its initial values."""
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), lora())
     draw = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -63,7 +64,7 @@ def adapted(folder: str) -> Any:
 
 
 def given(few_shot: bool) -> list[Problem]:
-    """Problems, alone or behind the worked examples of two others."""
+    """Problems, alone or after two others with their solutions."""
     made = problems("miniature", "train", "eng", EXAMPLES + ROLLOUTS)
     if not few_shot:
         return made[EXAMPLES:]
@@ -79,7 +80,7 @@ def given(few_shot: bool) -> list[Problem]:
 
 
 class Shape:
-    """What `in_turns` asks of a case."""
+    """What `in_turns` needs from a case."""
 
     def __init__(self, folder: str, few_shot: bool, horizon: int) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -120,7 +121,7 @@ def writing_row(folder: str, few_shot: bool, horizon: int, rounds: int) -> Row:
 
 
 class Counted(TrainerCallback):
-    """Adds up the products of the second step; the first one warms up."""
+    """Add up the products of the second step; the first one warms up."""
 
     def __init__(self) -> None:
         self.counter, self.seconds = FlopCounterMode(display=False), 0.0
@@ -136,7 +137,7 @@ class Counted(TrainerCallback):
 
 
 def product_rate(rows: int = 1024, inner: int = 576, outer: int = 1536) -> float:
-    """Operations per second of a large product."""
+    """Operations per second of a large matrix product."""
     left, right = torch.randn(rows, inner), torch.randn(inner, outer)
     took = []
     for _ in range(15):
@@ -147,7 +148,7 @@ def product_rate(rows: int = 1024, inner: int = 576, outer: int = 1536) -> float
 
 
 def step_row(folder: str, few_shot: bool, horizon: int, checkpointing: bool) -> Row:
-    """The seconds of a step, and the share of them that its products take."""
+    """The seconds of a step, and the fraction that its products take."""
     counted = Counted()
     with tempfile.TemporaryDirectory() as run:
         args = OPSDConfig(
@@ -189,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a folder with a causal language model")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--horizon", type=int, default=64)
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     before, rows = machine(), []

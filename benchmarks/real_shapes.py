@@ -1,16 +1,16 @@
-"""A real model's shape: what the loss adds to the memory that the backbone needs anyway.
+"""A real model's shape: how much memory the loss adds to what the backbone needs anyway.
 
     python -m benchmarks.real_shapes [--dtypes fp32 bf16 --methods opsd copsd --layers 28]
 
-A randomly initialised Qwen3-0.6B (vocabulary 151,936) under LoRA r=64 on every linear layer takes
+A randomly initialised Qwen3-0.6B (vocabulary 151,936) with LoRA r=64 on every linear layer takes
 one real optimizer step of `OPSDTrainer`, with gradient checkpointing: about 200 prompt tokens for
-the student, 900 for the frozen teacher, and a given completion of 512. The same trainer, model and
-sequence with the sum of the student's hidden states as its loss, without teacher or head, is the
-backbone alone. Each is measured in a process of its own: the peak of bytes allocated above the
-weights, which are there before the step, and, as a cross-check, of resident memory.
+the student, 900 for the frozen teacher, and a given completion of 512. The backbone alone is the
+same trainer, model and sequence, with the sum of the student's hidden states as the loss and
+without teacher or head. Each is measured in its own process: the peak of bytes allocated above the
+weights, which exist before the step, and the resident memory as a cross-check.
 
-Prints one JSON row per method and type of number; exit code 1 where a step takes more than 1.1
-times the backbone's peak. bfloat16 is slow on a CPU without instructions for it: an hour and more.
+Prints one JSON row per method and dtype; exit code 1 if a step takes more than 1.1 times the
+backbone's peak. bfloat16 is slow on a CPU without instructions for it: an hour and more.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Shape(shapes.Shape):
-    """Qwen3-0.6B's, and the texts': words of the problem and of the solution, completion tokens."""
+    """Qwen3-0.6B's shape, and the lengths of the texts: words of problem and solution, completion
+    tokens."""
 
     hidden: int = 1024
     intermediate: int = 3072
@@ -66,7 +67,7 @@ class Shape(shapes.Shape):
 
 @dataclass(frozen=True)
 class Case:
-    """What one process measures: a method's step, or the backbone's (`method` None)."""
+    """What one process measures: the step of a method, or of the backbone (`method` None)."""
 
     shape: Shape = Shape()
     dtype: str = "fp32"
@@ -76,8 +77,8 @@ class Case:
 
 
 class Accumulating(TrainerCallback):
-    """Makes the step like every micro-step but a step's first: the gradients are there already,
-    beside whatever the pass needs."""
+    """Make the step like any micro-step except the first of a step: gradients exist already, in
+    addition to what the pass needs."""
 
     def on_step_begin(self, *args: Any, model: Any, **kwargs: Any) -> None:
         for parameter in model.parameters():
@@ -97,12 +98,12 @@ class Backbone(OPSDTrainer):
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """The peak of one optimizer step, by the allocator's events and as Linux counts it; bytes of
-    the weights; seconds; prompt lengths, in tokens."""
+    """The peak of one optimizer step, from the allocator's events and from Linux; bytes of the
+    weights; seconds; prompt lengths in tokens."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(case, folder)
-        # Linux starts its record of the highest resident size anew when it is told to.
+        # Writing to this file resets Linux's record of the highest resident size.
         Path("/proc/self/clear_refs").write_text("5")
         before, start = _resident("VmRSS"), time.perf_counter()
         if case.resident:
@@ -121,8 +122,8 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def measured(case: Case) -> dict[str, Any]:
-    """`measure` in a fresh process, and in another one for resident memory, which the allocator's
-    records would swell. In bfloat16 the second one would take too long."""
+    """Run `measure` in a fresh process, and in another one for resident memory, which the
+    allocator's records would increase. In bfloat16 the second one would take too long."""
     cases = [case, replace(case, resident=True)][: 1 + (case.dtype == "fp32")]
     first, *second = [in_fresh_process(measure, case) for case in cases]
     return {**first, **(second[0] if second else {})}
@@ -131,7 +132,8 @@ def measured(case: Case) -> dict[str, Any]:
 def compare(
     case: Case, backbone: dict[str, Any], step: dict[str, Any], target: float = TARGET
 ) -> dict[str, Any]:
-    """A row of the result: a method's step beside the backbone's, or another one's."""
+    """A row of the result: the step of a method compared with that of the backbone or another
+    method."""
     ratio = step["peak_bytes"] / backbone["peak_bytes"]
     return {
         "measure": "peak",
@@ -148,7 +150,7 @@ def compare(
 
 
 def _trainer(case: Case, folder: str) -> OPSDTrainer:
-    """A trainer whose one step is: one rollout, one pass, plain gradient descent (no state)."""
+    """A trainer with one step: one rollout, one pass, plain gradient descent (no state)."""
     shape = case.shape
     args = OPSDConfig(
         output_dir=folder,
@@ -182,7 +184,8 @@ def _trainer(case: Case, folder: str) -> OPSDTrainer:
 
 
 def _barycenter() -> Method:
-    """DemoPSD's teacher on one rollout, which has no sibling: it is shown the solution."""
+    """DemoPSD's teacher on a single rollout, which has no sibling: it is shown the solution
+    instead."""
     demopsd = methods.demopsd(group=1)
     context = MultiView((Solution(), StudentPrompt()))
     teacher = replace(demopsd.signal.teacher, context=context)  # type: ignore[union-attr]
@@ -210,11 +213,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=Shape.layers)
     parser.add_argument("--completion", type=int, default=Shape.completion)
     parser.add_argument("--chunk-rows", type=int, help="tokens per chunk of the loss")
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     shape = replace(Shape(), layers=args.layers, completion=args.completion)
     rows = []
-    # Freed memory goes back to the system at once, so that resident size follows what is in use.
+    # Freed memory is returned to the system at once, so resident size follows what is in use.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = "65536"
     for dtype in args.dtypes:
         backbone = measured(Case(shape, dtype))

@@ -1,10 +1,10 @@
-"""A model retrained on what it has written: plainly, truncated, and projected (SPD).
+"""A model retrained on its own completions: plain, truncated, and projected (SPD).
 
     python -m benchmarks.retraining [--arms base plain ... --seeds 0 1 2 --runs kept.jsonl]
 
-The built-in world's long model, trained whole for 40 steps on 32 completions each of its own, right
-or wrong; then 1,000 test problems at temperature 1. `ratio` is an arm's share of right answers
-divided by the base's; there are no targets.
+The built-in world's long model is fully fine-tuned for 40 steps on 32 of its own completions each,
+right or wrong, and then tested on 1,000 problems at temperature 1. `ratio` is an arm's fraction of
+right answers divided by the base model's; there are no targets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHARP = {"temperature": 0.7, "top_p": 0.95}
 
 
 def without_mask() -> Method:
-    """SPD whose subspace is that of all of a solution's tokens."""
+    """SPD with the subspace of all tokens of a solution."""
     return replace(methods.spd(), source=OnPolicy(weights=Projected(over="solution")))
 
 

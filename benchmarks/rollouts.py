@@ -1,19 +1,20 @@
-"""Rollouts and evaluation against Transformers' own `generate`.
+"""Rollouts and evaluation compared with Transformers' own `generate`.
 
     python -m benchmarks.rollouts [--rounds 3 --horizons 64 256 1024 --json out.json]
 
 *Rollouts*: 32 completions by the same small Qwen3 from the same prompts, in groups of 1 and of 8,
-by our `HFEngine` and by `generate` as TRL's GRPO trainer calls it (one left-padded batch, a prompt
-repeated for each of its group). An ending is any of so many ids that a model which knows nothing
-draws one every half horizon, so that rows end at different steps, as real ones do. Tokens per CPU
-second on one thread, in interleaved rounds. Both sample the whole distribution at temperature 1.
-Without sampling both must write the same tokens, which is checked first.
+by our `HFEngine` and by `generate` as TRL's GRPO trainer calls it (one left-padded batch, where a
+prompt is repeated for its group). So many token ids end a completion that the untrained model draws
+one about every half horizon. Rows therefore end at different steps, as real ones do. The measure is
+tokens per CPU second on one thread, in interleaved rounds. Both sample the full distribution at
+temperature 1. A first check: without sampling, both must generate the same tokens.
 
 *Evaluation*: the built-in model on its own problems, 4 samples each, by `opsd.evaluate` and by a
-loop over `generate` and the same grader, in batches of as many tokens; samples per CPU second.
+loop over `generate` and the same grader, in batches of the same number of tokens; samples per CPU
+second.
 
-vLLM, where it can be imported, writes the rollouts as well; its time is on the clock, since it
-chooses its threads itself. Exit code 1 when a target is missed.
+vLLM, if it can be imported, generates the rollouts as well. It is measured in wall-clock time,
+because it chooses its own threads. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ from opsd.rollout.hf import HFEngine
 
 VOCAB, PAD, ROLLOUTS = 8192, 0, 32
 FASTER = 1.0
-"""What ours must at least do, over theirs."""
+"""The lowest allowed ratio of our rate to theirs."""
 Write = Callable[[Sequence[Sequence[int]], Sampling], list[list[int]]]
 """Prompts, one per completion -> completions."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """So many completions per prompt, of at most `horizon` tokens."""
+    """This many completions per prompt, of at most `horizon` tokens."""
 
     group: int
     horizon: int
@@ -62,7 +63,7 @@ class Case:
 
     @property
     def prompts(self) -> list[list[int]]:
-        """A prompt per completion; their lengths differ."""
+        """One prompt per completion; their lengths differ."""
         draw = torch.Generator().manual_seed(0)
         alone = self.rollouts // self.group
         lengths = [60 + 150 * i // alone for i in range(alone)]
@@ -71,7 +72,7 @@ class Case:
 
     @property
     def ends(self) -> list[int]:
-        """Ids that end a completion, of which one is drawn every half horizon."""
+        """Ids that end a completion. The model draws one about every half horizon."""
         return list(range(1, 1 + VOCAB // (self.horizon // 2)))
 
     @property
@@ -112,7 +113,7 @@ def transformers(model: Any, ends: Sequence[int]) -> Write:
 
 
 def until(row: list[int], ends: Sequence[int]) -> list[int]:
-    """A row up to its ending."""
+    """A row up to its end token."""
     last = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
     return row[: last + 1]
 
@@ -148,7 +149,7 @@ def rate(write: Write, case: Case, clock: Callable[[], float]) -> float:
 def in_turns(
     writers: Mapping[str, Write], case: Case, rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Every writer's tokens per second, by round."""
+    """Tokens per second of every implementation, by round."""
     rates: dict[str, list[float]] = {name: [] for name in writers}
     for number in range(rounds):
         torch.manual_seed(number)
@@ -160,7 +161,8 @@ def in_turns(
 
 
 def compared(rates: dict[str, list[float]]) -> tuple[float, dict[str, Any]]:
-    """The median ratio of our rates to Transformers', pair by pair, and the figures of a row."""
+    """The median ratio of our rates to Transformers', pair by pair, and the other figures of a
+    row."""
     pairs = [o / t for o, t in zip(rates["own"], rates["theirs"], strict=True)]
     return statistics.median(pairs), {
         "range": [round(min(pairs), 3), round(max(pairs), 3)],
@@ -192,7 +194,8 @@ def rollout_row(case: Case, rounds: int) -> Row:
 
 
 def vllm_row(case: Case, rounds: int) -> Row:
-    """Our engine's time on the clock beside vLLM's; no target, since vLLM is the other choice."""
+    """Our engine's wall-clock time compared with vLLM's. No target, since vLLM is the
+    alternative."""
     about = {"name": "vLLM", "group": case.group, "horizon": case.horizon}
     if importlib.util.find_spec("vllm") is None:
         why = "vllm is not installed here; it has an environment of its own"
@@ -207,13 +210,13 @@ def vllm_row(case: Case, rounds: int) -> Row:
 
 @dataclass(frozen=True)
 class Suite:
-    """Problems of the built-in world, so many samples each, within a budget of tokens."""
+    """Problems of the built-in world, this many samples each, within a budget of tokens."""
 
     problems: int = 64
     samples: int = 4
     budget: int = 64
     batch_tokens: int = 8_192
-    """What `opsd evaluate` has in memory at once on a CPU."""
+    """The tokens that `opsd evaluate` has in memory at once on a CPU."""
 
     @property
     def given(self) -> list[Any]:
@@ -231,7 +234,7 @@ def evaluated(suite: Suite) -> None:
 
 
 def looped(suite: Suite) -> None:
-    """What one writes without a toolkit: batches as they come, `generate`, decode, grade."""
+    """The loop that one writes without a toolkit: batches in order, `generate`, decode, grade."""
     model, tokenizer = load_model("miniature"), load_tokenizer("miniature")
     verifier = MathVerifier()
     write = transformers(model, model.generation_config.eos_token_id)
@@ -277,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--horizons", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     before = machine()

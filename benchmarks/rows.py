@@ -23,32 +23,31 @@ Result = TypeVar("Result")
 def judged(
     measure: str, ratio: float | None, target: Any = None, ok: bool = True, **more: Any
 ) -> Row:
-    """A row with a number, where there is something to compare, and whether it is as it should
-    be."""
+    """A row with a number and, if there is a target, whether it is met."""
     told = None if ratio is None else round(ratio, 3)
     return {"measure": measure, "ratio": told, "target": target, "ok": ok, **more}
 
 
 def not_measured(measure: str, why: str, **more: Any) -> Row:
-    """A row for what cannot be measured here."""
+    """A row for what cannot be measured on this machine."""
     return judged(measure, None, **more, not_measured=why)
 
 
 def in_fresh_process(measure: Callable[[Argument], Result], argument: Argument) -> Result:
-    """What `measure` returns in a process that finds nothing of an earlier measurement."""
+    """What `measure` returns in a fresh process, without traces of an earlier measurement."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh) as pool:
         return pool.submit(measure, argument).result()
 
 
 def machine() -> dict[str, Any]:
-    """Versions and hardware, and how busy others keep it."""
+    """Versions and hardware, and the load of the machine by others."""
     return {**environment(), "load": [round(load, 2) for load in os.getloadavg()]}
 
 
 def finish(rows: Sequence[Mapping[str, Any]], file: Path | None, before: Mapping[str, Any]) -> int:
-    """Prints the rows, and stores them with the machine as it was `before` and the date. Returns
-    the exit code: 1 where a target is missed."""
+    """Print the rows, and store them with the state of the machine `before` and the date. Returns
+    the exit code: 1 if a target is missed."""
     for row in rows:
         print(json.dumps(row), flush=True)
     if file is not None:
@@ -57,14 +56,14 @@ def finish(rows: Sequence[Mapping[str, Any]], file: Path | None, before: Mapping
 
 
 def store(rows: Sequence[Mapping[str, Any]], file: Path, before: Mapping[str, Any]) -> None:
-    """The rows, the machine as it was `before`, the date and the command, in one file."""
+    """The rows, the state of the machine `before`, the date and the command, in one file."""
     date = datetime.now(UTC).date().isoformat()
     stored = {"command": command(), "date": date, "machine": before, "rows": rows}
     write_atomically(file, json.dumps(stored, indent=1))
 
 
 def command() -> str:
-    """How this benchmark was started, without where its rows are stored."""
+    """The command that started this benchmark, without the path for its rows."""
     path = Path(sys.argv[0])
     module = path.parent.name if path.stem == "__main__" else path.stem
     told = list(sys.argv[1:])
@@ -75,5 +74,5 @@ def command() -> str:
 
 
 def note(text: str) -> None:
-    """Progress, beside the rows."""
+    """Print progress, separately from the rows."""
     print(text, file=sys.stderr, flush=True)

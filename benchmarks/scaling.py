@@ -1,13 +1,13 @@
-"""What a training step costs as the data set, the completions and the processes grow.
+"""The cost of a training step as the dataset, the completions and the processes grow.
 
     python -m benchmarks.scaling [--rounds 3 --json out.json]
 
-*Problems*: CPU seconds of a whole optimizer step on 100 to 100,000 problems in memory, loading not
-counted; the dearest may cost 1.1 times the cheapest. *Completion*: CPU time per token of the loss
-alone and of a whole step, at 64 to 1,024 tokens. *Processes*: the same work on each of one and two
-processes (gloo), seconds on the clock and of the processor; reported. Model, LoRA and given
-completions are those of `benchmarks.step`. How the loss grows with tokens and vocabulary is in
-`benchmarks.loss`. Exit code 1 when a target is missed.
+*Problems*: CPU seconds of a whole optimizer step on 100 to 100,000 problems in memory, without
+loading; the most expensive may cost 1.1 times the cheapest. *Completion*: CPU time per token of the
+loss alone and of a whole step, at 64 to 1,024 tokens. *Processes*: the same work in each of one and
+two processes (gloo), wall-clock and CPU seconds; reported only. Model, LoRA and given completions
+are those of `benchmarks.step`. `benchmarks.loss` measures how the loss grows with tokens and
+vocabulary. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ VOCAB, BATCH, FLAT = 4096, 8, 1.1
 
 @dataclass(frozen=True)
 class Case:
-    """So many problems, completions of so many tokens, and steps that are timed."""
+    """The numbers of problems, the completion lengths in tokens, and the number of timed steps."""
 
     problems: int = 100
     completion: int = 64
@@ -50,7 +50,7 @@ class Case:
 
 
 class Clocks(Clock):
-    """Also seconds on the clock."""
+    """Also wall-clock seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,15 +62,15 @@ class Clocks(Clock):
 
 
 def problem(number: int) -> Problem:
-    """Prompts of 40 words, solutions of 80; one of a few texts, and the problem's number."""
+    """Prompts of 40 words, solutions of 80. A text is one of a few, plus the problem's number."""
     kind = number % 50
     solution = text(80, VOCAB, 100 + kind)
     return Problem(f"w{number} {text(40, VOCAB, kind)}", "1", privileged={"solution": solution})
 
 
 def step_seconds(case: Case) -> dict[str, float]:
-    """Median seconds of a step but the first, of this process's CPU and on the clock; and the
-    least."""
+    """Median seconds of a step except the first, in this process's CPU time and on the wall clock;
+    and the minimum."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         args = OPSDConfig(
@@ -107,8 +107,8 @@ def step_seconds(case: Case) -> dict[str, float]:
 
 
 def problem_rows(sizes: Sequence[int], rounds: int, steps: int = 8) -> list[Row]:
-    """A step's CPU time over that of the smallest set; of each the least of all steps, since
-    whatever else the machine does only adds to it."""
+    """The CPU time of a step over that with the smallest set. Each is the minimum over all steps,
+    because other load on the machine can only add to it."""
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for number in range(rounds):
         for size in sizes:
@@ -125,7 +125,8 @@ def problem_rows(sizes: Sequence[int], rounds: int, steps: int = 8) -> list[Row]
 
 
 def completion_rows(lengths: Sequence[int], rounds: int, steps: int = 3) -> list[Row]:
-    """CPU time per completion token over that of the shortest; the loss alone, and whole steps."""
+    """CPU time per completion token over that of the shortest, for the loss alone and for whole
+    steps."""
     first: dict[str, float] = {}
     rows = []
     for length in lengths:
@@ -144,7 +145,7 @@ def completion_rows(lengths: Sequence[int], rounds: int, steps: int = 3) -> list
 
 
 def together(ranks: int, case: Case) -> list[dict[str, float]]:
-    """The same case on so many processes at once, which average their gradients."""
+    """The same case in this many processes at once, which average their gradients."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -187,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--completions", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rank", type=int, nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     if args.rank:
         print(json.dumps(step_seconds(Case(*args.rank))))

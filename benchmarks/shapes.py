@@ -1,4 +1,4 @@
-"""The shapes of the models that are measured, and such models with random weights."""
+"""The shapes of the measured models, and models of these shapes with random weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 @dataclass(frozen=True)
 class Shape:
-    """A Qwen3 model's."""
+    """The shape of a Qwen3 model."""
 
     hidden: int
     intermediate: int
@@ -23,14 +23,14 @@ class Shape:
 
     @property
     def linear(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of a layer's products: q, k, v, o, gate, up, down."""
+        """Inputs and outputs of the products in a layer: q, k, v, o, gate, up, down."""
         d, wide, narrow = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = [(d, wide), (d, narrow), (d, narrow), (wide, d)]
         return attention + [(d, self.intermediate)] * 2 + [(self.intermediate, d)]
 
     @property
     def body(self) -> int:
-        """Parameters of all products but the head's."""
+        """Parameters of all products except the head's."""
         return self.layers * sum(i * o for i, o in self.linear)
 
     @property
@@ -39,13 +39,13 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All, the norms' scales and the embeddings too."""
+        """All parameters, including norm scales and embeddings."""
         norms = self.layers * 2 * (self.hidden + self.head_dim) + self.hidden
         return self.body + norms + self.head * (1 if self.tied else 2)
 
     @property
     def config(self) -> Qwen3Config:
-        """As Transformers reads it; id 0 pads and ends."""
+        """The Transformers configuration; id 0 is both padding and end token."""
         return Qwen3Config(
             vocab_size=self.vocab,
             hidden_size=self.hidden,
@@ -88,15 +88,15 @@ SHAPES = {
 
 
 def small(vocab: int) -> Shape:
-    """A model that a CPU trains in seconds."""
+    """A model that trains in seconds on a CPU."""
     return Shape(256, 768, 4, 4, 2, tied=True, head_dim=64, vocab=vocab)
 
 
 def network(
     shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Qwen3ForCausalLM:
-    """The model, the same at every call; its weights are made where they stay. What is no weight
-    stays float32, as in a model that is loaded."""
+    """The model, the same at every call; its weights are created on their device. Buffers stay
+    float32, as in a loaded model."""
     torch.manual_seed(0)
     with torch.device(device):
         made = Qwen3ForCausalLM(shape.config)
@@ -104,7 +104,7 @@ def network(
 
 
 def in_dtype(model: Qwen3ForCausalLM, dtype: torch.dtype) -> Qwen3ForCausalLM:
-    """The model itself, its weights in another type."""
+    """The same model with its weights in another dtype."""
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     return model

@@ -1,11 +1,12 @@
-"""What writing ahead buys and costs: steps an hour, and the score at equal tokens.
+"""Benefit and cost of generating ahead: steps per hour, and the score at equal tokens.
 
     python -m benchmarks.staleness --url http://localhost:8000 [--seeds 0 1 --tokens 24000]
 
-The built-in model under LoRA is taught Swahili by COPSD, and a `vllm serve` of it writes
-(docs/engines.md, with `--max-loras 5`). A run per seed and staleness: 0 writes a step's rollouts
-when it comes to it, n up to n steps ahead. Rounds of all four take turns. `ratio` is the steps per
-hour of a staleness divided by those of 0 in the same round; there are no targets.
+The built-in model with LoRA learns Swahili by COPSD, and a `vllm serve` of it generates
+(docs/engines.md, with `--max-loras 5`). One run per seed and staleness: with 0, a step's rollouts
+are generated when the step starts; with n, up to n steps ahead. Rounds of all four alternate.
+`ratio` is the steps per hour of a staleness divided by those of 0 in the same round; there are no
+targets.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PROBLEMS, SAMPLES = 150, 2
 
 
 class Seconds(TrainerCallback):
-    """When steps ended, and what they logged of staleness."""
+    """When steps ended, and the staleness that they logged."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -49,7 +50,8 @@ class Seconds(TrainerCallback):
 
 
 def trained(url: str, staleness: int, seed: int, tokens: int) -> dict[str, float]:
-    """A run's seconds per step, its score on held-out problems, and how old its rollouts were."""
+    """The seconds per step of a run, its score on held-out problems, and the age of its
+    rollouts."""
     clock = Seconds()
     method = with_prompts(
         methods.copsd(divergence=reverse_kl),
@@ -102,7 +104,7 @@ def trained(url: str, staleness: int, seed: int, tokens: int) -> dict[str, float
 
 
 def compared(found: dict[int, list[dict[str, float]]]) -> list[Row]:
-    """A row per staleness, over the rounds."""
+    """One row per staleness, over all rounds."""
     rows = []
     for staleness, runs in found.items():
         faster = [own["step_s"] for own in found[0]]

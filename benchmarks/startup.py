@@ -1,16 +1,16 @@
-"""How long every command takes to start, and training until its first step begins.
+"""How long every command takes to start, and how long training takes until its first step.
 
     python -m benchmarks.startup [--rounds 3 --rows 100000 --json out.json]
 
-Each command runs in fresh processes, one after another in rounds, beside `import torch`, which no
-command that needs torch can be faster than; numbers are medians of the processes' own CPU seconds
-(one thread), wall-clock seconds beside them. `opsd --help` must stay under 0.5 s, `opsd methods`
-within 0.5 s of `import torch`.
+Each command runs in fresh processes, one after another in rounds, compared with `import torch`,
+which is the lower bound for a command that needs torch. Numbers are medians of the processes' own
+CPU seconds (one thread); wall-clock seconds are given too. `opsd --help` must stay under 0.5 s,
+`opsd methods` within 0.5 s of `import torch`.
 
 *Training starts*: a recipe on a JSONL file of 100,000 rows (problem, solution, answer; about 2 KB
-each) through `opsd.recipe.train`, in a fresh process: from after the imports until the first step
-asks for its problems, at most 10 s. What the problems occupy, resident size after loading them over
-before, must stay under 1 GiB. Exit code 1 when a target is missed.
+each) through `opsd.recipe.train`, in a fresh process: the time from after the imports until the
+first step requests its problems, at most 10 s. The memory of the problems, resident size after
+loading minus before, must stay under 1 GiB. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ OPSD, TORCH = [sys.executable, "-m", "opsd"], [sys.executable, "-c", "import tor
 
 
 class Took(NamedTuple):
-    """What a process took: its CPU time, and on the clock; seconds."""
+    """The CPU time and wall-clock time of a process, in seconds."""
 
     cpu: float
     wall: float
 
 
 def timed(words: Sequence[str], folder: Path) -> Took:
-    """Runs a command in a fresh process. Raises where it fails."""
+    """Run a command in a fresh process. Raises an error if it fails."""
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -78,7 +78,7 @@ ENVIRONMENT = os.environ | {
 
 
 def command_rows(rounds: int, wanted: Sequence[str] = COMMANDS) -> list[Row]:
-    """Every command's time over that of `import torch`, in the same round."""
+    """The time of every command over that of `import torch`, in the same round."""
     names = ["import torch", *wanted]
     took: dict[str, list[Took]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as place:
@@ -115,7 +115,8 @@ def row_of(name: str, took: Sequence[Took], torch: Sequence[Took]) -> Row:
 
 
 def write_problems(path: Path, rows: int) -> None:
-    """A file of made-up problems, all different: about 300 characters and a solution of 1,700."""
+    """A file of generated problems, all different: about 300 characters, and a solution of
+    1,700."""
     draw = random.Random(0)
     said = [f"{a} {b} {c} of the {i}th kind." for i, (a, b, c) in enumerate(_phrases(draw))]
     with path.open("w", encoding="utf-8") as file:
@@ -147,10 +148,10 @@ def recipe(problems: Path) -> Any:
 
 
 def loaded(problems: Path) -> dict[str, float]:
-    """Seconds until the problems are there, and what they added to resident memory."""
+    """Seconds until the problems are loaded, and what they added to resident memory."""
     from opsd.data.problems import load_problems
 
-    importlib.import_module("opsd.recipe.train")  # what is imported with it is there before
+    importlib.import_module("opsd.recipe.train")  # its imports are loaded before the measurement
     asked, before, begun = recipe(problems), resident("VmRSS"), time.perf_counter()
     train_set, _ = load_problems(asked.data)
     seconds = time.perf_counter() - begun
@@ -163,12 +164,12 @@ def loaded(problems: Path) -> dict[str, float]:
 
 
 class Begun(Exception):
-    """The first step has asked for its problems."""
+    """Raised when the first step requests its problems."""
 
 
 def started(problems: Path) -> dict[str, float]:
-    """Seconds from after the imports until the first step asks for its problems; on the clock and
-    of the processor."""
+    """Seconds from after the imports until the first step requests its problems; wall-clock and CPU
+    time."""
     from opsd.cli.arguments import importing
 
     with importing():  # as the command does
@@ -185,12 +186,12 @@ def started(problems: Path) -> dict[str, float]:
         try:
             train(recipe(problems), Path(folder) / "run")
         except Begun:
-            gc.unfreeze()  # as the command does, too
+            gc.unfreeze()  # as the command also does
             return {
                 "seconds": round(time.perf_counter() - clock, 2),
                 "cpu_s": round(time.process_time() - cpu, 2),
             }
-    raise RuntimeError("training ended before it began")
+    raise RuntimeError("training ended before its first step")
 
 
 def resident(mark: str) -> int:
@@ -200,7 +201,7 @@ def resident(mark: str) -> int:
 
 
 def training_rows(rows: int) -> list[Row]:
-    """Training on so many rows: until it starts, and what they occupy."""
+    """Training on this many rows: the time until it starts, and the memory of the rows."""
     with tempfile.TemporaryDirectory() as folder:
         problems = Path(folder) / "problems.jsonl"
         write_problems(problems, rows)
@@ -219,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     before = machine()
     return finish([*command_rows(args.rounds), *training_rows(args.rows)], args.json, before)

@@ -1,15 +1,16 @@
-"""A whole optimizer step against TRL's, on the same prompts and completions.
+"""A whole optimizer step compared with TRL's, on the same prompts and completions.
 
     python -m benchmarks.step [--vocab 32000 151936 --rounds 5 --json out.json]
 
-The same small Qwen3 under the same LoRA, the same eight prompts, teacher's prompts and given
-completions of uneven length (nothing is sampled), the same loss: tokenisation, teacher, student,
-loss, backward pass, optimizer. Ours against TRL's `SDFTTrainer` (the full distribution, and its
-top 100) and, with rewards instead of a teacher, against TRL's `GRPOTrainer`; all under gradient
-checkpointing. Time is this process's CPU time on one thread, a step at a time in turns; memory the
-peak of bytes allocated above the model. Prints one JSON row per measurement, theirs divided by
-ours; exit code 1 when a target is missed. That both compute the same is checked by their losses
-(of the full distribution; TRL's GRPO takes the completions for drawn by the model itself).
+Both sides use the same small Qwen3 with the same LoRA, the same eight prompts, teacher prompts and
+given completions of uneven length (nothing is sampled), and the same loss. A step includes
+tokenisation, teacher, student, loss, backward pass and optimizer. Ours is compared with TRL's
+`SDFTTrainer` (the full distribution, and its top 100) and, with rewards instead of a teacher, with
+TRL's `GRPOTrainer`; all use gradient checkpointing. Time is this process's CPU time on one thread,
+with alternating steps; memory is the peak of bytes allocated above the model. Prints one JSON row
+per measurement, theirs divided by ours; exit code 1 if a target is missed. The losses check that
+both compute the same (of the full distribution; TRL's GRPO assumes that the model itself sampled
+the completions).
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ from opsd.types import Group, Problem, Verdict
 ROLLOUTS, GROUP = 8, 4
 LENGTHS = (64, 96, 128, 160, 192, 256, 320, 512)
 LARGE = 100_000
-"""Vocabularies above it get a quarter of these tokens: TRL's step needs more than 24 GB of them."""
+"""Larger vocabularies get a quarter of these tokens: TRL's step needs more than 24 GB for them."""
 TARGETS = {
     ("SDFT, full logits", "time"): {32_000: 2.0},
     ("SDFT, full logits", "peak"): {32_000: 4.0, 151_936: 10.0},
 }
-"""How many times ours a peer must at least take, by vocabulary."""
+"""The lowest allowed ratio of a peer to ours, by vocabulary."""
 
 
 def lora(rank: int = 16) -> LoraConfig:
@@ -63,8 +64,8 @@ def lora(rank: int = 16) -> LoraConfig:
 
 @dataclass(frozen=True)
 class World:
-    """A model's shape, problems with the two prompts that both sides read, about so many tokens
-    long, and the completions of each. Whole rounds of them are one batch, and one pass."""
+    """A model's shape; problems with the two prompts that both sides read, each about this many
+    tokens long; and the completions of each. Whole rounds of them are one batch and one pass."""
 
     shape: Shape
     lengths: Sequence[int]
@@ -100,7 +101,7 @@ class World:
 
 
 def on_cpu(vocab: int, group: int) -> World:
-    """A model that a CPU trains in seconds."""
+    """A model that trains in seconds on a CPU."""
     lengths = [length // 4 if vocab > LARGE else length for length in LENGTHS]
     return World(small(vocab), lengths, group)
 
@@ -165,7 +166,7 @@ def own_trainer(world: World, args: OPSDConfig) -> OPSDTrainer:
 
 
 def rows(world: World) -> Dataset:
-    """What TRL is given: the very texts that our two views show."""
+    """The rows for TRL: the same texts that our two views show."""
     made = []
     for problem in world.problems:
         (teacher,) = TEACHER(Group(problem, ()), 0) or ()
@@ -183,7 +184,7 @@ def sdft(mode: str) -> Callable[[World, str, int], Any]:
         from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
         class Replayed(SDFTTrainer):
-            """TRL's, which is handed the completions instead of sampling them."""
+            """TRL's trainer, given the completions instead of sampling them."""
 
             def _generate(self, prompt_ids: list[list[int]]) -> Any:
                 return prompt_ids, world.given.ids(prompt_ids)
@@ -216,7 +217,7 @@ def grpo(world: World, folder: str, steps: int) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
     class Replayed(GRPOTrainer):
-        """TRL's, which is handed the completions instead of sampling them."""
+        """TRL's trainer, given the completions instead of sampling them."""
 
         def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
             return world.given.ids(prompt_ids), None
@@ -251,8 +252,8 @@ REWARDED = {"ours": ours, "GRPO": grpo}
 
 
 class Clock(TrainerCallback):
-    """Seconds of the first step and of every other, from the end of the one before: of CPU time, or
-    until a GPU has finished."""
+    """Seconds of the first step and of every later one, measured from the end of the previous step,
+    in CPU time or until a GPU has finished."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -260,7 +261,7 @@ class Clock(TrainerCallback):
 
     @property
     def first(self) -> float:
-        """With what is compiled and set up."""
+        """Including compilation and set-up."""
         return self.ends[1] - self.ends[0]
 
     @property
@@ -280,7 +281,7 @@ class Clock(TrainerCallback):
 
 
 def timed(name: str, world: World) -> tuple[float, float]:
-    """CPU seconds per step, and the first one's loss."""
+    """CPU seconds per step, and the loss of the first one."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = arms(world)[name](world, folder, 3)
         clock = Clock()
@@ -291,7 +292,7 @@ def timed(name: str, world: World) -> tuple[float, float]:
 
 
 def peak(job: tuple[str, World]) -> int:
-    """The most bytes that one step has allocated above what is there before it."""
+    """The most bytes that one step allocates above what was allocated before it."""
     torch.set_num_threads(1)
     name, world = job
     with tempfile.TemporaryDirectory() as folder:
@@ -304,7 +305,7 @@ def arms(world: World) -> dict[str, Callable[[World, str, int], Any]]:
 
 
 def measure(world: World, rounds: int) -> list[Row]:
-    """Every peer's time and peak, divided by ours."""
+    """The time and peak of every peer, divided by ours."""
     peaks = {name: in_fresh_process(peak, (name, world)) for name in arms(world)}
     times: dict[str, list[float]] = {name: [] for name in arms(world)}
     losses: dict[str, float] = {}
@@ -349,7 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--vocab", type=int, nargs="+", default=[32_000, 151_936])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     before = machine()

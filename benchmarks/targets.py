@@ -1,10 +1,10 @@
-"""What a target of several views costs in memory: its step's peak beside a plain OPSD step's.
+"""The memory of a target with several views: the peak of its step compared with a plain OPSD step.
 
     python -m benchmarks.targets [--layers 28 --completion 512]
 
 The step, the model's shape and the measure are those of `real_shapes`: a randomly initialised
-Qwen3-0.6B under LoRA, one real optimizer step, bytes allocated above the weights at the peak.
-Prints one JSON row per method; exit code 1 where a step takes more than 1.4 times OPSD's peak.
+Qwen3-0.6B with LoRA, one real optimizer step, peak of bytes allocated above the weights. Prints one
+JSON row per method; exit code 1 if a step takes more than 1.4 times OPSD's peak.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--layers", type=int, default=Shape.layers)
     parser.add_argument("--completion", type=int, default=Shape.completion)
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
-    # Freed memory goes back to the system at once, so that resident size follows what is in use.
+    # Freed memory is returned to the system at once, so resident size follows what is in use.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = "65536"
     case = replace(Case(), shape=replace(Shape(), layers=args.layers, completion=args.completion))
     plain = measured(replace(case, method="opsd"))

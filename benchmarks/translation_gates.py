@@ -1,19 +1,19 @@
-r"""Do the quality gates of translations tell spoiled ones from good ones?
+r"""How well the quality gates of translations separate corrupted ones from good ones.
 
     python -m benchmarks.translation_gates [--half figures --json out.json]
     python -m benchmarks.translation_gates --measure
 
-Good pairs are the questions of AfriMGSM and MGSM with their English ones, but for those that are
-known to be wrong; the folder of both is named by `OPSD_DATA`. Every pair is also spoiled once, by
-a rule: a digit changed, a sentence dropped, half or all left in English, the text of another
-language, LaTeX broken, a placeholder or a name lost, a currency changed. LaTeX and placeholders are
-first put into both texts, of the good pair as well.
+Good pairs are the questions of AfriMGSM and MGSM with their English originals, except those known
+to be wrong; `OPSD_DATA` names the folder of both. Every pair is also corrupted once, by a rule: a
+digit changed, a sentence dropped, half or all left in English, the text of another language, LaTeX
+broken, a placeholder or a name lost, a currency changed. LaTeX and placeholders are first put into
+both texts, in the good pair as well.
 
 Even rows are for development: what is usual in a language is measured on them (`--measure` writes
-`src/opsd/translate/measured.yaml`), and thresholds are chosen on them. The figures are of odd rows.
-A row is a gate: `recall` is its share of the pairs that were spoiled in its own way, `precision`
-how many of all that it rejects are spoiled. Together they must reach a precision of 0.95 and a
-recall of 0.90.
+`src/opsd/translate/measured.yaml`), and thresholds are chosen on them. The figures are from odd
+rows. A row is a gate: `recall` is the fraction that it rejects of the pairs corrupted in its own
+way, `precision` the fraction of corrupted pairs among all that it rejects. Together the gates must
+reach a precision of 0.95 and a recall of 0.90.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ AFRICAN = (
 OTHERS = ("ben", "deu", "fra", "jpn", "rus", "spa", "tel", "tha", "zho")
 LEFT_IN_ENGLISH = {("twi", 170), ("twi", 197), ("twi", 200), ("twi", 235), ("ibo", 1)}
 DIGITS = (1, 13, 100)
-"""Numbers from which on a language may write digits: all, beyond a dozen, of three digits."""
+"""The smallest number that a language may write in digits: all, above a dozen, of three digits."""
 TAKEN = 0.01
-"""The share of a language's letters from which on the identifier takes it for another one."""
+"""If the identifier takes at least this fraction of a language's letters for another language, the
+two are confused."""
 RARE = 0.015
-"""The share of good pairs that a rule may reject and still be a rule of the language; twice that
-for names, which nothing else would miss."""
+"""The fraction of good pairs that a rule may reject and still be a rule of the language; twice that
+for names, which no other rule would catch."""
 HALVES = {"development": 0, "figures": 1}
 FORMULAS = (
     r"\(x^{2} + 1 = \frac{a}{b}\)",
@@ -74,7 +75,7 @@ _SENTENCE = re.compile("(?<=[.!?\u3002\uff01\uff1f\u0964\u1362\u1367])\\s*(?=\\S
 
 
 class Case(NamedTuple):
-    """A pair, the way it was spoiled in (None: it is good), and its row."""
+    """A pair, the way it was corrupted (None if it is good), and its row."""
 
     pair: Pair
     kind: str | None
@@ -83,8 +84,8 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Spoiler:
-    """A way to spoil a pair: what both texts get first, and what then becomes of the translation,
-    None where there is nothing to spoil. `gate` is the one that is meant to see it."""
+    """A way to corrupt a pair: a change to both texts first, then a change to the translation, or
+    None if it does not apply. `gate` is the one that should detect it."""
 
     gate: str
     spoil: Callable[[Pair, random.Random, Sequence[str]], str | None]
@@ -92,7 +93,7 @@ class Spoiler:
 
 
 def another_number(pair: Pair, draw: random.Random, others: Sequence[str]) -> str | None:
-    """One digit of one number is another."""
+    """One digit of one number is changed."""
     found = list(re.finditer(r"[0-9]", pair.target))
     if not found:
         return None
@@ -110,7 +111,7 @@ def without_a_sentence(pair: Pair, draw: random.Random, others: Sequence[str]) -
 
 
 def left_in_english(pair: Pair, draw: random.Random, others: Sequence[str]) -> str | None:
-    """All of it, or its second half."""
+    """All of it, or its second half, is the English text."""
     english, own = _SENTENCE.split(pair.source), _SENTENCE.split(pair.target)
     if len(own) < 2 or len(english) < 2 or draw.random() < 0.5:
         return pair.source
@@ -122,7 +123,8 @@ def another_language(pair: Pair, draw: random.Random, others: Sequence[str]) -> 
 
 
 def broken_latex(pair: Pair, draw: random.Random, others: Sequence[str]) -> str | None:
-    """A brace, a delimiter, a backslash, or a formula is lost, or a command is another one."""
+    """A brace, a delimiter, a backslash or a formula is lost, or a command is replaced by
+    another."""
     marks = [m.span() for m in re.finditer(r"[{}]|\\[()\[\]]|\\(?=[a-z])", pair.target)]
     if draw.random() < 0.2:
         formula = next((f for f in FORMULAS if f in pair.target), None)
@@ -132,7 +134,7 @@ def broken_latex(pair: Pair, draw: random.Random, others: Sequence[str]) -> str 
 
 
 def lost_placeholder(pair: Pair, draw: random.Random, others: Sequence[str]) -> str | None:
-    """It is gone, or was translated."""
+    """It is missing, or was translated."""
     own = next((p for p in PLACEHOLDERS if p in pair.target), None)
     if own is None:
         return None
@@ -142,7 +144,7 @@ def lost_placeholder(pair: Pair, draw: random.Random, others: Sequence[str]) -> 
 
 
 def another_name(pair: Pair, draw: random.Random, others: Sequence[str]) -> str | None:
-    """Every name that both texts have is another one."""
+    """Every name that both texts contain is replaced by another one."""
     inside = re.findall(r"(?<=[a-z,] )[A-Z][a-z]{2,}|[A-Z][a-z]{2,}(?=['\u2019]s)", pair.source)
     own = [name for name in dict.fromkeys(inside) if name in pair.target]
     made = pair.target
@@ -168,7 +170,7 @@ SPOILERS = {
 
 
 def pairs(folder: Path) -> dict[tuple[int, str], Pair]:
-    """All pairs, by row and language. UserError where the folder has none."""
+    """All pairs, by row and language. Raises UserError if the folder has none."""
     given = (("afrimgsm", AFRICAN), ("mgsm", OTHERS))
     english = {p.metadata["row"]: p.text for p in read(suite("mgsm"), ["eng"], folder / "mgsm")}
     found: dict[tuple[int, str], Pair] = {}
@@ -182,7 +184,7 @@ def pairs(folder: Path) -> dict[tuple[int, str], Pair]:
 
 
 def cases(given: dict[tuple[int, str], Pair], half: int) -> Iterator[Case]:
-    """Every pair of a half twice: as it is, and spoiled."""
+    """Every pair of a half twice: unchanged, and corrupted."""
     kinds = list(SPOILERS)
     turns: Counter[str] = Counter()
     for (row, code), pair in given.items():
@@ -207,7 +209,7 @@ def _inserted(pair: Pair, what: str) -> Pair:
 
 
 def rows_of(judgements: Sequence[tuple[Case, list[Fault]]]) -> list[Row]:
-    """All gates together, then each, then each way of spoiling, then each language."""
+    """All gates together, then each gate, each way to corrupt, and each language."""
     together = _scored(judgements, set(GATES), None)
     made = [
         judged(
@@ -236,7 +238,7 @@ def rows_of(judgements: Sequence[tuple[Case, list[Fault]]]) -> list[Row]:
 def _scored(
     judgements: Iterable[tuple[Case, list[Fault]]], gates: set[str], kinds: set[str] | None
 ) -> dict[str, Any]:
-    """Precision over all pairs, recall over those that were spoiled in certain ways."""
+    """Precision over all pairs, recall over those that were corrupted in certain ways."""
     counts: Counter[str] = Counter()
     for case, found in judgements:
         flagged = any(fault.gate in gates for fault in found)
@@ -287,7 +289,7 @@ def _taken_for(own: Sequence[Pair], code: str) -> Iterator[str]:
 
 
 def _lacks(least: int, pair: Pair) -> bool:
-    """Whether a number of the English text that is at least so large is missing."""
+    """Whether a number of the English text that is at least this large is missing."""
     there = values(numbers(pair.target)) | spelled_in_east(pair.target)
     large = [n for n in numbers(pair.source) if min(n.readings) >= least]
     return any(not n.within(there) for n in large)

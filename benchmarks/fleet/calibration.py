@@ -1,4 +1,4 @@
-"""What a fleet's times are taken from: each number, with where it comes from."""
+"""The inputs of a fleet's times: each number with its source."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ FAILURE_S = 54 * 24 * 3600 * 16_384 / 419
 
 
 class Given(NamedTuple):
-    """A number that was put in: where it comes from is `counted`, `measured here`, `published` or
-    `assumed`."""
+    """An input number. Its source is `counted`, `measured here`, `published` or `assumed`."""
 
     what: str
     value: str
@@ -30,14 +29,14 @@ class Given(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """What travels after a step, and how it gets to many engines."""
+    """What is transferred after a step, and how it reaches many engines."""
 
     what: str
     way: str
 
     def seconds(self, engines: int) -> float:
-        """One sender hands its bytes to one engine after the other; in a tree everyone who has them
-        passes them on. Loading comes after."""
+        """With one sender, it sends the bytes to one engine after another; in a tree, every
+        receiver passes them on. Loading comes after."""
         sent = size(self.what) / LINK
         rounds = engines if self.way == "one sender" else math.ceil(math.log2(engines + 1))
         return rounds * sent + LOAD_S
@@ -53,7 +52,7 @@ def shape() -> Shape:
 
 
 def size(what: str) -> float:
-    """Bytes that travel, in bfloat16."""
+    """Bytes to transfer, in bfloat16."""
     return 2.0 * shape().lora(RANK) if what == "adapter" else float(shape().weights)
 
 
@@ -62,14 +61,14 @@ def lengths() -> Lengths:
 
 
 def token_times(model: Shape, gpu: GPU) -> tuple[float, float]:
-    """Seconds of a token step: of the engine, and for every rollout that is written beside, whose
-    cache is read, half written on average."""
+    """Seconds of a token step: of the engine, and for every concurrent rollout, whose cache is
+    read, half full on average."""
     alone = 2 * (model.body + model.head) / gpu.bandwidth + model.layers * gpu.layer_overhead
     return alone, model.kv * (PROMPT + MEAN / 2) / gpu.bandwidth
 
 
 def learning(rollouts: int, ranks: int, gpu: GPU) -> float:
-    """Seconds of a step on so many GPUs, among which the tokens are dealt evenly."""
+    """Seconds of a step on this many GPUs, with tokens distributed evenly."""
     setting = Setting(rollouts, round(MEAN), 1, PROMPT, TEACHER_PROMPT)
     took = step(shape(), setting, 1, gpu, 1)
     exchanged = 2 * 4 * shape().lora(RANK) / LINK if ranks > 1 else 0.0
@@ -97,7 +96,7 @@ def fleet(
 
 @dataclass(frozen=True)
 class Anchor:
-    """A published rate, and what the same formula gives for its card."""
+    """A published rate, and the result of the same formula for its GPU."""
 
     published: float
     formula: float
@@ -111,7 +110,7 @@ def anchor() -> Anchor:
 
 
 def givens() -> list[Given]:
-    """Everything that was put in."""
+    """All inputs."""
     token_s, per_rollout = (1e3 * seconds for seconds in token_times(shape(), GPU()))
     checked = anchor()
     return [

@@ -1,11 +1,11 @@
-"""Engines that write, trainers that learn, weights that travel: simulated event by event.
+"""Engines that generate, trainers that train, weight transfers: simulated event by event.
 
-As `async_rollouts: {max_staleness: n}` does it: a step's rollouts are a batch, and batches are
-learned from in the order in which they were begun. `n + 1` batches may be begun and not yet learned
-from and synchronised, so that a rollout is at most `n` steps old when it is learned from. A rollout
-goes to the engine that writes the fewest. New weights stop every engine while they travel; what was
-half written goes on with them. An engine that fails loses what it was writing, which is begun anew
-elsewhere.
+The simulation follows `async_rollouts: {max_staleness: n}`. The rollouts of a step are a batch, and
+trainers use batches in the order in which they were started. At most `n + 1` batches may be started
+but not yet trained on and synchronised, so a rollout is at most `n` steps old when it is used. A
+rollout goes to the engine with the fewest rollouts. New weights stop every engine during their
+transfer; unfinished rollouts continue with them. An engine that fails loses its unfinished
+rollouts, which start over on other engines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 Lengths = Callable[[np.random.Generator, int], np.ndarray]
-"""So many completions' tokens."""
+"""The lengths in tokens of this many completions."""
 
 
 def fixed(tokens: int) -> Lengths:
@@ -27,8 +27,8 @@ def fixed(tokens: int) -> Lengths:
 
 
 def lognormal(mean: float, spread: float, most: int) -> Lengths:
-    """With this mean before they are cut at `most`, and this standard deviation of their
-    logarithms."""
+    """Lognormal lengths with this mean before truncation at `most`, and this standard deviation of
+    the logarithms."""
     middle = math.log(mean) - spread**2 / 2
     return lambda generator, count: np.clip(
         generator.lognormal(middle, spread, count).round(), 1, most
@@ -37,11 +37,11 @@ def lognormal(mean: float, spread: float, most: int) -> Lengths:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Engines that write at most `slots` rollouts each, a token of each in `token_s` plus
-    `token_s_per_rollout` for every one that is written beside; trainers, all together, that learn
-    from a batch in `train_s`; weights that travel in `sync_s`, while nobody works; the steps that a
-    rollout may be old. Engines fail after `failure_s` on average and are back after `restart_s`.
-    All times in seconds."""
+    """Engines generate at most `slots` rollouts each, one token of each in `token_s` plus
+    `token_s_per_rollout` for every concurrent one. All trainers together train on a batch in
+    `train_s`. Weights are transferred in `sync_s`, while nothing else runs. Also the number of
+    steps that a rollout may be old. Engines fail after `failure_s` on average and are back after
+    `restart_s`. All times are in seconds."""
 
     engines: int
     slots: int
@@ -60,10 +60,10 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of the steps after the first ones: seconds per step; shares of the time in which trainers
-    learn and an engine writes anything; tokens over those of engines that are full; tokens that
-    failures cost, over all; steps that a rollout was old, on average and at most. Of all steps: how
-    often each rollout that was learned from was written to its end."""
+    """Without the first steps: seconds per step; fractions of time in which the trainers train and
+    an engine generates anything; tokens over those of full engines; tokens lost to failures, over
+    all; steps that a rollout was old, on average and at most. Over all steps: how often each
+    rollout that was trained on was generated to its end."""
 
     period_s: float
     trainers: float
@@ -80,26 +80,26 @@ class Outcome:
 
 
 def simulate(fleet: Fleet, lengths: Lengths, steps: int, seed: int = 0) -> Outcome:
-    """So many steps, of which the first ones, until the pipeline is full, are not counted."""
+    """Simulate this many steps. The first ones, until the pipeline is full, are not counted."""
     return _Run(fleet, lengths, steps, seed).outcome()
 
 
 @dataclass
 class _Engine:
-    """Rollouts as (reading of the token clock at which it ends, number); the clock counts the
-    tokens that every one of them has got."""
+    """Rollouts as (value of the token clock at which it ends, number). The clock counts the tokens
+    that each of them has received."""
 
     rollouts: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
     clock: float = 0.0
     since: float = 0.0
     up: bool = True
     due: int = 0
-    """Only the newest of its events counts."""
+    """Only its newest event is valid."""
 
 
 @dataclass
 class _Totals:
-    """Until now: seconds and tokens."""
+    """Up to now: seconds and tokens."""
 
     now: float = 0.0
     learning: float = 0.0
@@ -115,13 +115,13 @@ class _Run:
         self.first = min(fleet.staleness + 2, steps - 1)
         self.engines = [_Engine() for _ in range(fleet.engines)]
         self.least = [(0, i) for i in range(fleet.engines)]
-        """Engines by the number of their rollouts; entries that are out of date are passed over."""
+        """Engines by their number of rollouts; outdated entries are skipped."""
         self.waiting: deque[int] = deque()
         self.lengths = np.empty(0)
         self.version_at_start: list[int] = []
         self.written: list[int] = []
         self.missing: list[int] = []
-        """Of each batch, the rollouts that are not written yet."""
+        """For each batch, the rollouts that are not generated yet."""
         self.version, self.busy, self.paused = 0, False, False
         self.total, self.start = _Totals(), _Totals()
         self.ages: list[int] = []
@@ -158,7 +158,7 @@ class _Run:
         heapq.heappush(self.events, (self.total.now + seconds, self.count, happens))
 
     def begin_batch(self) -> None:
-        """A step's rollouts may be written."""
+        """The rollouts of a step may be generated."""
         first, size = len(self.lengths), self.fleet.batch
         self.lengths = np.concatenate([self.lengths, self.draw_lengths(self.texts, size)])
         self.version_at_start += [0] * size
@@ -167,7 +167,7 @@ class _Run:
         self.waiting.extend(range(first, first + size))
 
     def dispatch(self) -> None:
-        """Gives what waits to the engines that write least."""
+        """Assign waiting rollouts to the engines with the fewest."""
         touched: set[int] = set()
         while self.waiting and not self.paused and self.least:
             load, name = heapq.heappop(self.least)
@@ -189,7 +189,7 @@ class _Run:
         heapq.heappush(self.least, (len(self.engines[name].rollouts), name))
 
     def bring_up_to_date(self, engine: _Engine) -> None:
-        """Its clock, and the account of what it did since."""
+        """Update the engine's clock and its record of work since then."""
         passed, rollouts = self.total.now - engine.since, len(engine.rollouts)
         engine.since = self.total.now
         if rollouts and not self.paused:
@@ -199,7 +199,7 @@ class _Run:
             self.total.writing += passed
 
     def expect(self, name: int) -> None:
-        """The next rollout's end."""
+        """Schedule the end of the next rollout."""
         engine = self.engines[name]
         engine.due += 1
         if engine.rollouts and not self.paused:
@@ -215,7 +215,7 @@ class _Run:
             return
         self.bring_up_to_date(engine)
         end, number = heapq.heappop(engine.rollouts)
-        engine.clock = end  # no error adds up
+        engine.clock = end  # rounding errors do not accumulate
         self.written[number] += 1
         self.missing[number // self.fleet.batch] -= 1
         self.offer(name)
@@ -224,7 +224,7 @@ class _Run:
         self.learn()
 
     def learn(self) -> None:
-        """The next step, once its batch is there and the trainers are free."""
+        """Start the next step if its batch is complete and the trainers are free."""
         if self.busy or self.missing[self.version]:
             return
         self.busy = True
@@ -234,7 +234,7 @@ class _Run:
         self.after(self.fleet.train_s, self.publish)
 
     def publish(self) -> None:
-        """Weights travel; engines stop."""
+        """Weights are transferred; engines stop."""
         self.total.learning += self.fleet.train_s
         for engine in self.engines:
             self.bring_up_to_date(engine)
@@ -243,7 +243,7 @@ class _Run:
         self.after(self.fleet.sync_s, self.published)
 
     def published(self) -> None:
-        """Engines go on, with the new weights; another batch may be begun."""
+        """Engines continue, with the new weights; another batch may be started."""
         for engine in self.engines:
             self.bring_up_to_date(engine)
         self.paused, self.busy = False, False
@@ -262,7 +262,7 @@ class _Run:
             self.after(seconds, lambda: self.fail(name))
 
     def fail(self, name: int) -> None:
-        """What it was writing waits again, before all else."""
+        """Its unfinished rollouts wait again, before all others."""
         engine = self.engines[name]
         self.bring_up_to_date(engine)
         for end, number in engine.rollouts:

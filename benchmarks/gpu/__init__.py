@@ -1,1 +1,1 @@
-"""What needs a GPU, in one command that keeps to its minutes: `python -m benchmarks.gpu`."""
+"""All measurements that need a GPU, within a time limit: `python -m benchmarks.gpu`."""

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one command that keeps to its minutes.
+"""All measurements that need a GPU, in one command with a time limit.
 
     python -m benchmarks.gpu --minutes 8 --json gpu.json
     python -m benchmarks.gpu --device cpu --shapes tiny --minutes 1
@@ -9,16 +9,16 @@ Randomly initialised models of Qwen3-1.7B's shape, LoRA r=64 on every linear lay
                vocabulary 151,936, 1,024 to 8,192 tokens; ratio to the three bare products
     step       a whole optimizer step on given completions, ours and TRL's SDFT trainer's
     rollouts   tokens per second of the engine `hf`
-    attention  packed sequences are read as padded ones, in rounding errors
-    sharded    FSDP2 on one rank takes the step that it takes unsharded
+    attention  packed sequences give the same as padded ones, in rounding errors
+    sharded    FSDP2 on one rank takes the same step as the unsharded run
     largest    the most rollouts of 1,024 tokens in one pass, by doubling until memory runs out
 
-A part has a share of the minutes, and leaves to those after it what it does not need; its most
-telling cases come first. Measurements run in a process of their own, which is started anew when it
-dies, or is stopped when its time is up: what is not installed, does not fit or does not come to an
-end is a row that says so. All rows are written after each. Times are medians; what is compiled and
-tuned comes before them and is told as `first_s`. Ends with a table of targets; exit code 1 where
-one is missed. On a CPU nothing has a target. Needs no network.
+Each part has a share of the minutes, and leaves what it does not need to the later parts. Its most
+informative cases come first. Measurements run in their own process, which is restarted if it dies
+and stopped if its time is up. What is not installed, does not fit or does not finish becomes a row
+that says so. All rows are written after each measurement. Times are medians; compilation and tuning
+come before them and are reported as `first_s`. The command ends with a table of targets; exit code
+1 if one is missed. On a CPU there are no targets. No network is needed.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def driver() -> str | None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--minutes", type=float, default=8, help="that all of it may take")
+    parser.add_argument("--minutes", type=float, default=8, help="for the whole command")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--shapes", choices=list(SIZES), default="real")
-    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="where rows are stored")
+    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file for the rows")
     args = parser.parse_args(arguments)
     before: dict[str, Any] = {**machine(), "driver": driver()}
     rows: list[Row] = []
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # For the processes to come: models are made here, nothing is asked of the hub, and of several
+    # For child processes: models are built here, the Hub is not contacted, and of several
     # GPUs one is used.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")

@@ -1,4 +1,4 @@
-"""Sequences packed into one row are read as padded ones, under an attention implementation."""
+"""Compares packed with padded sequences under an attention implementation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from opsd.lm.layout import PACKED, PADDED, Layout, ModelInput
 def rows(
     device: str, shape: str, layers: int, lengths: Sequence[int], implementation: str
 ) -> Iterator[Row]:
-    """The ratio is how far packed and padded hidden states lie apart over how far the padded ones
-    are from those in float32, each sequence read by itself; root mean squares."""
+    """The ratio divides the distance between packed and padded hidden states by the distance of the
+    padded ones from those in float32, where each sequence is read separately; root mean squares."""
     known = replace(KNOWN[shape], layers=layers)
     model = network(known, device).eval()
     draw = torch.Generator().manual_seed(0)

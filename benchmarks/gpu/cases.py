@@ -1,4 +1,4 @@
-"""What is measured, at the real sizes and at tiny ones; of each part the most telling first."""
+"""The measured cases, at real and at tiny sizes; the most informative of each part come first."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TRAINERS = ("ours", "SDFT, full logits", "SDFT, top 100")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the losses: forms, tokens and hidden sizes; of everything else a model's shape, a prompt's
-    tokens, the teacher's, the completion's; rollouts per pass and written at once; sequences that
-    are packed."""
+    """For the losses: forms, tokens and hidden sizes. For everything else: a model's shape; tokens
+    of a prompt, of the teacher's prompt and of a completion; rollouts per pass and generated at
+    once; sequences that are packed."""
 
     losses: Sequence[str]
     tokens: Sequence[int]

@@ -16,7 +16,7 @@ from benchmarks.step import Clock, ours
 def rows(
     device: str, shape: str, asked: int, told: int, completion: int, first: int, bound: int
 ) -> Iterator[Row]:
-    """A row for every number that was tried, with whether it fits."""
+    """One row for every number that was tried, with whether it fits."""
     rollouts, fits = first, True
     while fits and rollouts <= bound:
         seconds = None

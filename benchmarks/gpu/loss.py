@@ -1,5 +1,5 @@
-"""One implementation of the loss beside the bare products: time, peak, and whether its gradient is
-the definition's."""
+"""One implementation of the loss compared with the bare products: time, peak, and whether its
+gradient is the exact one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def implementation(name: str, device: str) -> Loss:
 def rows(
     device: str, name: str, divergence: str, tokens: int, hidden: int, vocab: int
 ) -> Iterator[Row]:
-    """The ratio is to the products alone, of all rows at once, in rounds that take turns."""
+    """The ratio is to the products alone, of all rows at once, in alternating rounds."""
     student, teacher, weight = Shape(tokens, vocab, hidden, tokens).inputs(device)
 
     def run(loss: Loss) -> Tensor:
@@ -64,8 +64,9 @@ def rows(
 
 
 def apart(gradient: Tensor, student: Tensor, teacher: Tensor, weight: Tensor, name: str) -> float:
-    """How far a gradient is from the definition's in float32, over how far the definition's own is
-    in the numbers of the inputs; of float32 itself 1e-5 is granted. Root mean squares."""
+    """The error of a gradient with respect to the definition in float32, divided by the error of
+    the definition in the dtype of the inputs; for float32 itself 1e-5 is allowed. Root mean
+    squares."""
     exact = defined(student.float(), teacher.float(), weight.float(), name)
     rounding = rms(defined(student, teacher, weight, name) - exact)
     return rms(gradient - exact) / max(rounding, 1e-5 * rms(exact))

@@ -1,4 +1,4 @@
-"""The shapes that are measured."""
+"""The measured shapes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from opsd.rollout.hf import HFEngine
 
 
 def rows(device: str, shape: str, rollouts: int, completion: int) -> Iterator[Row]:
-    """Prompts of about 200 tokens; an ending is hardly ever drawn."""
+    """Prompts of about 200 tokens; an end token is hardly ever drawn."""
     known = KNOWN[shape]
     model = network(known, device, torch.bfloat16)
     engine = HFEngine(model, eos_ids=[0], pad_id=0, vocab=known.vocab)

@@ -1,4 +1,4 @@
-"""FSDP2 on one rank: it starts, and takes the step that is taken without it."""
+"""FSDP2 on one rank: it starts, and takes the same step as without it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ CONFIG = Path(__file__).parents[2] / "configs" / "fsdp2.yaml"
 def rows(
     device: str, shape: str, asked: int, told: int, completion: int, rollouts: int
 ) -> Iterator[Row]:
-    """The ratio is how far loss and gradient norm are from the unsharded ones, relatively, in
-    float32, where they are equal to rounding. Leaves a launched process's environment behind."""
+    """The ratio is the relative difference of loss and gradient norm from the unsharded ones, in
+    float32, where they are equal up to rounding. Leaves the environment of a launched process
+    behind."""
     made = given(device, shape, asked, told, completion, rollouts)
     world = replace(made, dtype=torch.float32)
     whole, _ = stepped(world)
@@ -53,19 +54,19 @@ def rows(
 
 
 def launched() -> dict[str, str]:
-    """What `accelerate launch` tells the only rank of an FSDP2 run."""
+    """The environment that `accelerate launch` sets for the only rank of an FSDP2 run."""
     settings = dict(yaml.safe_load(CONFIG.read_text("utf-8"))["fsdp_config"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1]}
     settings |= {"ACCELERATE_USE_FSDP": True, "WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
-    # A machine without a network has this interface.
+    # This interface exists on machines without a network.
     settings |= {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}
     return {key.upper(): str(value) for key, value in settings.items()}
 
 
 def stepped(world: World, sharded: bool = False) -> tuple[dict[str, float], float]:
-    """One step's loss and gradient norm, and its seconds."""
+    """The loss and gradient norm of one step, and its seconds."""
     clock = Clock(world.device)
     with tempfile.TemporaryDirectory() as folder:
         args = own_config(world, folder, 1)

@@ -19,7 +19,7 @@ STEPS = 4
 def rows(
     device: str, shape: str, asked: int, told: int, completion: int, rollouts: int, name: str
 ) -> Iterator[Row]:
-    """The median of all steps but the first; the peak above the model."""
+    """The median of all steps except the first; the peak above the model."""
     world = given(device, shape, asked, told, completion, rollouts)
     clock = Clock(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def rows(
 
 
 def given(device: str, shape: str, asked: int, told: int, completion: int, rollouts: int) -> World:
-    """So many rollouts of so many tokens, under LoRA r=64; on a GPU in bfloat16."""
+    """This many rollouts of this many tokens, with LoRA r=64; in bfloat16 on a GPU."""
     return World(
         KNOWN[shape],
         [completion] * rollouts,

@@ -1,4 +1,4 @@
-"""What the rows say of the targets, as rows and as a table."""
+"""Whether the rows meet the targets, as rows and as a table."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import NamedTuple
 from benchmarks.rows import Row, judged, not_measured
 
 FLOOR, AHEAD = 1.3, 1.0
-"""Times the bare products that the loss may take; times ours that a peer must take at least."""
+"""Targets: the most time that the loss may take over the bare products, and the least that a peer
+must take over ours."""
 ROUNDING = 2.0
-"""How many of bfloat16's own errors may lie between a gradient and the exact one, and between
-packed and padded; a wrong kernel, or what another sequence leaks, is many more."""
+"""How many bfloat16 rounding errors may lie between a gradient and the exact one, and between
+packed and padded. A wrong kernel, or a leak from another sequence, gives many more."""
 EQUAL = 1e-4
-"""How far a sharded step's loss and gradient norm may be from the unsharded ones, relatively."""
+"""The largest relative difference of a sharded step's loss and gradient norm from the unsharded
+ones."""
 
 
 class Verdict(NamedTuple):
-    """A number, what it may be at most, or must be at least; why there is none."""
+    """A number and its upper or lower bound, or why it is missing."""
 
     what: str
     measured: float | None = None
@@ -39,13 +41,13 @@ class Verdict(NamedTuple):
 
 
 def verdicts(rows: Sequence[Row], judges: bool) -> list[Row]:
-    """A row per target; without targets where nothing judges, as on a CPU."""
+    """One row per target; without targets if nothing is judged, as on a CPU."""
     made = [*_loss(rows), *_step(rows), *_rest(rows)]
     return [verdict.row(judges) for verdict in made]
 
 
 def _loss(rows: Sequence[Row]) -> Iterator[Verdict]:
-    """At the most tokens: ours over the floor, and peers over ours."""
+    """For the most tokens: ours over the lower bound, and peers over ours."""
     losses = [r for r in rows if r["measure"] == "loss" and r["divergence"] == "jsd(0.5)"]
     if not losses:
         return
@@ -110,7 +112,7 @@ def _there(row: Row) -> bool:
 
 
 def table(judgement: Sequence[Row]) -> str:
-    """Measured, target, and whether it is met, in columns."""
+    """The measured value, the target, and whether it is met, in columns."""
     lines = [("", "measured", "target", "")]
     for row in judgement:
         if not _there(row):

@@ -1,7 +1,7 @@
-"""Cases in a process of their own, within their time.
+"""Runs cases in another process, within their time.
 
-The process is one for all, since its imports take seconds; after a crash, a device error or a case
-that does not end, the next case gets a new one.
+All cases share one process, because its imports take seconds. After a crash, a device error or a
+case that does not finish, the next case gets a new process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from benchmarks.rows import Row, not_measured, note
 
 Case = Mapping[str, Any]
 PATIENCE_S = 60.0
-"""What a case that was begun may take, whatever its part has left."""
+"""The time that a started case may take, even if less is left for its part."""
 
 
 class Part(NamedTuple):
-    """Cases of what a module's `rows(**case)` measures; their share of the time, in whatever unit;
-    whether they leave behind a process that is of no use to others."""
+    """Cases that `rows(**case)` of a module measures; their share of the time, in any unit; whether
+    they leave a process behind that other cases cannot use."""
 
     module: str
     share: float
@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 class Worker:
-    """A process that answers one case after the other."""
+    """A process that runs one case after another."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -48,7 +48,7 @@ class Worker:
         other.close()
 
     def ask(self, module: str, case: Case, deadline: float, keep: Callable[[Row], None]) -> str:
-        """Hands over the case's rows as they come; returns why there are no more, or nothing."""
+        """Pass on the rows of a case as they arrive. Returns why there are no more, or nothing."""
         try:
             self.connection.send((module, dict(case)))
             while self.connection.poll(max(0.0, deadline - time.monotonic())):
@@ -73,7 +73,8 @@ class Worker:
 
 
 def run(parts: Sequence[Part], seconds: float, keep: Callable[[Row], None]) -> None:
-    """Every case of every part within so many seconds; what does not fit is a row that says so."""
+    """Run every case of every part within this many seconds; a case that does not fit becomes a row
+    that says so."""
     end = time.monotonic() + seconds
     worker: Worker | None = None
     try:
@@ -88,7 +89,7 @@ def run(parts: Sequence[Part], seconds: float, keep: Callable[[Row], None]) -> N
                 if worker is None or not worker.answers:
                     worker = Worker()
                 note(f"{part.measure}, {part_end - now:.0f} s left: {dict(case)}")
-                # One that does not end must not take all from those after it.
+                # A case that does not finish must not use up the time of later ones.
                 deadline = max((now + part_end) / 2, now + PATIENCE_S)
                 why = worker.ask(part.module, case, min(deadline, end), keep)
                 if why:
@@ -102,9 +103,9 @@ def run(parts: Sequence[Part], seconds: float, keep: Callable[[Row], None]) -> N
 
 
 def _answer(connection: Connection) -> None:
-    """The process: rows as `(row, "")`, then `(None, why not, or nothing)`; ends where the device
-    has an error that stays."""
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no row
+    """The process: sends rows as `(row, "")`, then `(None, reason or nothing)`. It ends if the
+    device has a persistent error."""
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries is not a row
     while True:
         try:
             module, case = connection.recv()
@@ -114,7 +115,7 @@ def _answer(connection: Connection) -> None:
         try:
             for row in importlib.import_module(module).rows(**case):
                 connection.send((row, ""))
-        except Exception as error:  # whatever it is, the others are measured
+        except Exception as error:  # whatever fails, the other cases are measured
             lines = f"{error}".strip().splitlines()
             why = f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
         connection.send((None, why))
@@ -122,7 +123,7 @@ def _answer(connection: Connection) -> None:
 
 
 def _release() -> None:
-    """Gives back what the case held, so that the next one has the whole device."""
+    """Release what the case held, so that the next one has the whole device."""
     import torch
 
     gc.collect()
