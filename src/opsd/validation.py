@@ -56,7 +56,7 @@ class _Once(yaml.SafeLoader):
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
         if isinstance(value, str) and _UNREADABLE.search(value):
-            raise _wrong("a text contains a NUL or half a character (a surrogate)", node)
+            raise _wrong("a text contains a NUL or half a surrogate pair", node)
         return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:

@@ -218,7 +218,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, kind: str, text: str):
         ("jsonl", '{"problem": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: lists or objects"),
         ("json", "[" * 100_000 + "]" * 100_000, "nested too deeply"),
         ("jsonl", '{"problem": "\\ud800"}', "line 1: the column 'problem' contains half"),
-        ("jsonl", '{"messages": [{"content": "\\ude00"}]}', "half a character (\\ude00)"),
+        ("jsonl", '{"messages": [{"content": "\\ude00"}]}', "half a surrogate pair (\\ude00)"),
         ("json", '[{"problem": "p", "\\ud800": 1}]', "row 1: the column '\\ud800' contains half"),
     ],
 )

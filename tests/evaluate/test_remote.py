@@ -228,7 +228,7 @@ def test_what_ends_the_turn_is_no_part_of_the_text():
 
 def test_nobody_there_is_told_soon(tmp_path):
     nobody = Endpoint("http://user:password@127.0.0.1:9/v1", concurrency=2, retries=0)
-    with pytest.raises(UserError, match="nobody answers at http://127") as raised:
+    with pytest.raises(UserError, match="no server answers at http://127") as raised:
         evaluate("tiny", PROBLEMS, "suite", greedy(), 50, tmp_path, engine=nobody)
     assert "password" not in str(raised.value)
 

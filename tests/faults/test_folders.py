@@ -244,7 +244,7 @@ def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_equal(tmp_path, slow
     process.send_signal(number)
     _, told = process.communicate(timeout=120)
     assert process.returncode == code, told
-    assert "Traceback" not in told and "told to stop: a checkpoint is saved first" in told
+    assert "Traceback" not in told and "stop signal received: saving a checkpoint" in told
     (step,) = checkpoint.complete(output)
     assert 0 < step < 8
     assert f"stopped after step {step}: saved in {output}/checkpoint-{step}" in told

@@ -125,7 +125,7 @@ def test_what_is_pushed_is_the_model_and_loads_again(hub, steps, model, adapter)
     names = [("load", {"name": name}) for name in ("someone/m", "someone/a", "someone/other")]
     *cached, other = steps(*names, HF_HUB_OFFLINE="1")
     assert cached == [there, ours]
-    refused(other, "not in the download cache, and the hub cannot be reached")
+    refused(other, "not in the download cache, and the Hub cannot be reached")
 
 
 def test_a_push_that_is_refused_says_why_and_loses_nothing(hub, steps, model):
@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_had_is_one_line(hub, steps, model, adapter):
         ("load", {"name": "someone/pickled"}),
         ("load", {"name": "someone/orphan"}),
     )
-    refused(misspelt, "'someone/misspelt': neither a folder here nor a hub repository")
+    refused(misspelt, "'someone/misspelt': neither a folder here nor a Hub repository")
     refused(gated, "it is gated", "hf auth login")
     refused(private, "that you may read")
     refused(revision, "no such revision")

@@ -110,7 +110,11 @@ def hang(replica: ModelServer) -> None:
 
 @pytest.mark.parametrize(
     ("trouble", "told"),
-    [(go, r"has gone \("), (fail, r"fails \(503"), (hang, r"has gone \(timed out\)")],
+    [
+        (go, r"does not respond \("),
+        (fail, r"fails \(503"),
+        (hang, r"does not respond \(timed out\)"),
+    ],
 )
 def test_the_prompts_of_one_that_is_lost_are_asked_again(
     replicas, start, model, tokenizer, capsys, trouble, told
@@ -132,9 +136,9 @@ def test_where_all_have_gone_the_engine_is_down(replicas, start):
     engine = start(replicas)
     for replica in replicas:
         replica.heard = replica.kill
-    with pytest.raises(EngineDown, match=r"^http://127.0.0.1:\d+ has gone \("):
+    with pytest.raises(EngineDown, match=r"^http://127.0.0.1:\d+ does not respond \("):
         engine.generate(PROMPTS, PLAIN, SEEDS)
-    with pytest.raises(EngineDown, match=r"^http://127.0.0.1:\d+ has gone \("):
+    with pytest.raises(EngineDown, match=r"^http://127.0.0.1:\d+ does not respond \("):
         engine.generate(PROMPTS, PLAIN, SEEDS)
 
 

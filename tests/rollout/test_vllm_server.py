@@ -129,7 +129,7 @@ def test_what_is_no_answer_is_one_line(server: Server, start, reply, error, told
 def test_a_server_that_has_gone_is_an_engine_that_is_down(server: Server, start):
     engine = start(server.url)
     server.script = [(HANGS_UP, "")]
-    with pytest.raises(EngineDown, match=rf"^{server.url} has gone \("):
+    with pytest.raises(EngineDown, match=rf"^{server.url} does not respond \("):
         engine.generate([(1, 2)], PLAIN, [0])
 
 
@@ -150,7 +150,7 @@ def test_a_server_that_never_comes_is_one_line_without_its_password(server: Serv
     server.script = [(401, "no")] * 50
     url = server.url.replace("//", "//me:word@")
     with pytest.raises(
-        UserError, match=r"nobody answers at http://127.0.0.1:\d+ within 0.2 s"
+        UserError, match=r"no server answers at http://127.0.0.1:\d+ within 0.2 s"
     ) as e:
         start(url, timeout=0.2)
     assert "word" not in str(e.value) and "401" in str(e.value) and "\n" not in str(e.value)

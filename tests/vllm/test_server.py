@@ -175,7 +175,7 @@ def test_a_server_without_what_is_needed_is_told_how_to_start(
 
 def test_a_server_that_never_comes_is_one_line(tiny_folder, tokenizer):
     model = load_model(str(tiny_folder))
-    with pytest.raises(UserError, match=r"nobody answers at http://127.0.0.1:\d+ within 0.5 s"):
+    with pytest.raises(UserError, match=r"no server answers at http://127.0.0.1:\d+ within 0.5 s"):
         client(model, tokenizer, f"http://127.0.0.1:{free_port()}", timeout=0.5)
 
 
@@ -204,7 +204,7 @@ def test_replicas_write_what_one_server_writes(
         stop(process)
         assert ids_of(engine.generate(many, PLAIN, seeds)) == ids_of(one)
         told = capsys.readouterr().err
-        assert f"{url} has gone" in told and "1 of 2 servers are in use" in told
+        assert f"{url} does not respond" in told and "1 of 2 servers are in use" in told
         stirred(model, 1)
         engine.sync(model)
         after = engine.generate(many, PLAIN, seeds)
@@ -247,7 +247,7 @@ def test_a_server_that_dies_loses_no_step(plain_server, tiny_folder, tmp_path):
     whole.train()
     url, process = plain_server
     dying = trainer("dying", VLLMServer(url), Assassin(process))
-    with pytest.raises(EngineDown, match=r"has gone .*; 2 steps are saved: .*--resume"):
+    with pytest.raises(EngineDown, match=r"does not respond .*; 2 steps are saved: .*--resume"):
         dying.train()
     assert list(checkpoint.complete(tmp_path / "dying")) == [2]
     again = trainer("dying", None)

@@ -57,7 +57,7 @@ Columns = Annotated[
     typer.Option(help="A column of your file, as in prompt=question; default: as in training."),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="A folder with local copies of suites, used instead of the hub.")
+    Path | None, typer.Option(help="A folder with local copies of suites, used instead of the Hub.")
 ]
 Languages = Annotated[
     str | None,

@@ -75,10 +75,10 @@ def _opsd(
 def init(
     output: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
     model: Annotated[
-        str | None, typer.Option(help="A hub name, a folder, or a built-in model.")
+        str | None, typer.Option(help="A Hub name, a folder, or a built-in model.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A file of problems, or a dataset of the hub.")
+        str | None, typer.Option(help="A file of problems, or a dataset of the Hub.")
     ] = None,
     language: Annotated[
         str | None,
@@ -169,7 +169,7 @@ def train(
 @app.command("serve-teacher")
 def serve_teacher(
     model: Annotated[
-        str, typer.Argument(help="A folder, a hub name, a GGUF file, an adapter or a built-in.")
+        str, typer.Argument(help="A folder, a Hub name, a GGUF file, an adapter or a built-in.")
     ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 picks a free port.", min=0, max=65535)] = 8001,
@@ -429,7 +429,7 @@ def export(
     ] = None,
     max_shard: Annotated[str, typer.Option(help="Maximum size of a weights file.")] = "5GB",
     push: Annotated[
-        str | None, typer.Option(help="Push to this repository on the hub: ME/NAME.")
+        str | None, typer.Option(help="Push to this repository on the Hub: ME/NAME.")
     ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="Make a new repository private.")
@@ -438,7 +438,7 @@ def export(
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
 ) -> None:
-    """Write a trained model to a new folder, merged or as an adapter; push it to the hub."""
+    """Write a trained model to a new folder, merged or as an adapter; push it to the Hub."""
     from opsd.lm.names import refuse_unknown
 
     refuse_unknown(source)

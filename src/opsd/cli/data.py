@@ -23,7 +23,7 @@ def _data() -> None:
 @app.command()
 def check(
     source: Annotated[
-        str, typer.Argument(help="A file, a dataset on the hub, or a recipe, to check its data.")
+        str, typer.Argument(help="A file, a dataset on the Hub, or a recipe, to check its data.")
     ],
     set_: Settings = None,
     column: Annotated[
@@ -33,7 +33,7 @@ def check(
     language: Annotated[
         str | None, typer.Option(help="Codes or names, comma-separated; default: as each row says.")
     ] = None,
-    split: Annotated[str, typer.Option(help="The split of a dataset on the hub.")] = "train",
+    split: Annotated[str, typer.Option(help="The split of a dataset on the Hub.")] = "train",
     limit: Annotated[
         int | None, typer.Option(help="At most this many problems per language.", min=1)
     ] = None,

@@ -1,1 +1,1 @@
-"""Problems: from files, the hub and streams."""
+"""Problems: from files, the Hub and streams."""

@@ -28,7 +28,7 @@ def is_file(source: str) -> bool:
     if path.suffix and "/" not in source:
         raise UserError(
             f"data.source: no file '{path}' (files end in {', '.join(_READERS)}, datasets of the"
-            " hub are written owner/name)"
+            " Hub are written owner/name)"
         )
     return False
 
@@ -65,8 +65,8 @@ def hub_rows(
 
 
 def refuse_halves(row: Row, where: str) -> None:
-    """Raises UserError if a text contains half a character (a lone surrogate): JSON can write it,
-    but no UTF-8 file can contain it and no tokenizer can read it."""
+    """Raises UserError if a text contains half a surrogate pair: JSON can write it, but no UTF-8
+    file can contain it and no tokenizer can read it."""
     for column, value in row.items():
         try:
             for text in _texts((column, value)):
@@ -74,8 +74,8 @@ def refuse_halves(row: Row, where: str) -> None:
         except UnicodeEncodeError as error:
             half = f"\\u{ord(error.object[error.start]):x}"
             raise UserError(
-                f"{where}: the column {column!a} contains half a character ({half}): write both"
-                " halves of the pair, or remove it"
+                f"{where}: the column {column!a} contains half a surrogate pair ({half}):"
+                " write both halves, or remove it"
             ) from error
 
 

@@ -105,7 +105,7 @@ class ProblemStream:
 
 
 def row_stream(source: str, config: str | None, split: str, revision: str | None) -> Any:
-    """The rows of a file or a hub dataset as a `datasets.IterableDataset`."""
+    """The rows of a file or a Hub dataset as a `datasets.IterableDataset`."""
     from datasets import IterableDataset
 
     if is_file(source):

@@ -284,7 +284,7 @@ def _signals() -> Iterator[Callable[[], int]]:
         if came:
             raise SystemExit(128 + number)
         came = number
-        os.write(2, b"told to stop: trainers save first; another signal ends all at once\n")
+        os.write(2, b"stop signal received: trainers save first; a second one ends all at once\n")
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

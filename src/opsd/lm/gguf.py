@@ -37,7 +37,7 @@ class Header:
 
 
 def is_gguf(path: str) -> bool:
-    """Whether a name is that of a GGUF file: a local file, or one in a hub repository, as in
+    """Whether a name is that of a GGUF file: a local file, or one in a Hub repository, as in
     `owner/repository/model.gguf`."""
     return path.endswith(SUFFIX) and not Path(path).is_dir()
 
@@ -59,13 +59,13 @@ def joined(name: str, gguf_file: str | None) -> str:
 
 
 def place_of(path: str) -> tuple[str, str]:
-    """The repository of a file on the hub, and the file's path in it."""
+    """The repository of a file on the Hub, and the file's path in it."""
     owner, repository, name = path.split("/", 2)
     return f"{owner}/{repository}", name
 
 
 def refuse_missing(path: str) -> None:
-    """Raises UserError for a file that is not local and cannot be on the hub."""
+    """Raises UserError for a file that is not local and cannot be on the Hub."""
     owner, *rest = path.split("/", 2)
     elsewhere = len(rest) == 2 and owner not in ("", ".", "..", "~")
     if not Path(path).is_file() and (not elsewhere or Path(path).parent.is_dir()):
@@ -73,7 +73,7 @@ def refuse_missing(path: str) -> None:
 
 
 def local_file(path: str, revision: str | None) -> Path:
-    """The local file, downloaded first if it is on the hub."""
+    """The local file, downloaded first if it is on the Hub."""
     from huggingface_hub import hf_hub_download
 
     refuse_missing(path)

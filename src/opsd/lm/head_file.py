@@ -1,5 +1,5 @@
 """Loads only a model's output layer from its checkpoint. The rest of the model is never loaded, and
-from the hub only the file with that layer is downloaded."""
+from the Hub only the file with that layer is downloaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CUT = "leave 'head' out, so that the server sends it"
 
 
 def load_head(name: str, vocab: int, dtype: torch.dtype) -> Head:
-    """The head of a checkpoint in safetensors, by folder or hub name, in `dtype`, with its soft-cap
+    """The head of a checkpoint in safetensors, by folder or Hub name, in `dtype`, with its soft-cap
     and scale. For an adapter it is the base model's; if the head is tied, it is the embeddings.
 
     Raises UserError if it cannot be read, or is not stored under a name that Transformers uses.
@@ -89,7 +89,7 @@ def _files(path: str, revision: str | None) -> dict[str, str]:
 
 
 def _local(path: str, name: str, revision: str | None) -> str:
-    """A checkpoint's local file, downloaded first if it is on the hub."""
+    """A checkpoint's local file, downloaded first if it is on the Hub."""
     from huggingface_hub import hf_hub_download
 
     if Path(path).is_dir():

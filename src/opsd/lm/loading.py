@@ -1,4 +1,4 @@
-"""Loads models and tokenizers, by hub name, folder, GGUF file, or the name of a built-in model."""
+"""Loads models and tokenizers, by Hub name, folder, GGUF file, or the name of a built-in model."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ _REFUSALS: tuple[tuple[type[BaseException], str], ...] = (
     (hub.GatedRepoError, "it is gated: request access on its page, then log in (hf auth login)"),
     (
         hub.RepositoryNotFoundError,
-        "neither a folder here nor a hub repository that you may read; check the spelling,"
+        "neither a folder here nor a Hub repository that you may read; check the spelling,"
         " and log in for a private one (hf auth login)",
     ),
     (hub.RevisionNotFoundError, "the repository has no such revision"),
-    (hub.HFValidationError, "neither a folder here nor a name that the hub could have"),
+    (hub.HFValidationError, "neither a folder here nor a name that the Hub could have"),
     (
         hub.LocalEntryNotFoundError,
-        "not a folder here, not in the download cache, and the hub cannot be reached",
+        "not a folder here, not in the download cache, and the Hub cannot be reached",
     ),
 )
 
@@ -77,7 +77,7 @@ _UNLOADABLE = (OSError, ValueError, ImportError, SafetensorError, hub.StrictData
 
 
 def locate(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """A model's folder or hub name, and the revision, which may be written `name@revision`."""
+    """A model's folder or Hub name, and the revision, which may be written `name@revision`."""
     if revision is None and "@" in name and not Path(name).exists():
         name, _, revision = name.rpartition("@")
     return resolve(name), revision
@@ -335,7 +335,7 @@ def context_length(model: Any, limit: int) -> int:
 
 
 def base_of(adapter: Path) -> tuple[str, str | None]:
-    """The model that an adapter changes: its folder or hub name, and its revision."""
+    """The model that an adapter changes: its folder or Hub name, and its revision."""
     config = _adapter_config(adapter)
     if not config.base_model_name_or_path:
         raise UserError(f"{adapter / 'adapter_config.json'}: no base_model_name_or_path; add it")
@@ -343,7 +343,7 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
 
 
 def adapter_folder(path: str, revision: str | None = None) -> Path | None:
-    """The folder of an adapter, downloaded first if it is on the hub; None for a complete model.
+    """The folder of an adapter, downloaded first if it is on the Hub; None for a complete model.
 
     Raises UserError if there is neither, and for an adapter without weights: the base model is not
     a substitute.
@@ -369,7 +369,7 @@ def _downloaded_adapter(name: str, revision: str | None) -> Path | None:
     try:
         hf_hub_download(name, "adapter_config.json", revision=revision)
     except hub.LocalEntryNotFoundError:
-        # Without the hub, a model that was downloaded before can still be loaded.
+        # Without the Hub, a model that was downloaded before can still be loaded.
         if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             raise
         return None
@@ -388,7 +388,7 @@ def refuse_lost_adapter(path: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """One line that says why something could not be loaded, and, if the hub refuses it, what to
+    """One line that says why something could not be loaded, and, if the Hub refuses it, what to
     do."""
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -446,7 +446,7 @@ def _from_safetensors(path: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     from transformers import PreTrainedConfig
 
     _refuse_folder(Path(path))
-    # Otherwise Transformers would ask a service on the hub to convert pickled weights.
+    # Otherwise Transformers would ask a service on the Hub to convert pickled weights.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     content, _ = PreTrainedConfig.get_config_dict(path, revision=options.get("revision"))
     foreign = content.get("model_type") in PUBLISHED
@@ -510,7 +510,7 @@ def mend_generation_config(model: Any) -> None:
 
 
 def _commit(path: str, revision: str | None) -> str | None:
-    """The commit that a model was loaded from on the hub; None for a folder."""
+    """The commit that a model was loaded from on the Hub; None for a folder."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(path).exists():

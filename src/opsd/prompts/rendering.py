@@ -66,9 +66,7 @@ def _whole(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Unfilled(
-            "it writes half a character (a surrogate), which no tokenizer accepts"
-        ) from error
+        raise Unfilled("it writes half a surrogate pair, which no tokenizer accepts") from error
     return text
 
 

@@ -43,7 +43,7 @@ class Lora(Strict):
 
 
 class Model(Strict):
-    """A hub name, a folder, a GGUF file, or a built-in model; trained completely, or through an
+    """A Hub name, a folder, a GGUF file, or a built-in model; trained completely, or through an
     adapter. Code that comes with a model runs only with `trust_remote_code`. `quantization` keeps
     an adapter's base in 4 or 8 bits (QLoRA). A `gguf_file` in a folder or repository becomes part
     of the name."""

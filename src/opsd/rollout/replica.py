@@ -94,7 +94,7 @@ class Replica:
             except EngineDown as error:
                 if time.monotonic() > until:
                     raise UserError(
-                        f"engine: nobody answers at {shown(self.url)} within {timeout:g} s"
+                        f"engine: no server answers at {shown(self.url)} within {timeout:g} s"
                         f" ({error}); {self.start}"
                     ) from error
                 time.sleep(min(1.0, timeout / 4))
@@ -129,7 +129,7 @@ class Replica:
             reply = self.http.post(path, json=body)
         except httpx2.TransportError as error:
             told = str(error) or type(error).__name__
-            raise EngineDown(f"{where} has gone ({told})") from error
+            raise EngineDown(f"{where} does not respond ({told})") from error
         if reply.is_success or reply.status_code in allowed:
             return reply
         told = " ".join(reply.text[:2000].split())[:300]

@@ -28,8 +28,8 @@ def writing(place: Path) -> Iterator[None]:
         if why is None:
             raise
         raise RunFailed(
-            f"{place} cannot be written ({why}): free some space, then the same command (train:"
-            " with --resume) continues"
+            f"{place} cannot be written ({why}): free some space, then run the same command again"
+            " (train: with --resume) to continue"
         ) from error
 
 

@@ -151,7 +151,7 @@ class Snapshot(Weights):
 
 @part
 class External(Weights):
-    """Another model with the same tokenizer: a folder or a hub name. It brings its own head."""
+    """Another model with the same tokenizer: a folder or a Hub name. It brings its own head."""
 
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -174,7 +174,7 @@ class Served(Weights):
     `opsd serve-teacher` at one address or several (`url`).
 
     The servers send the last hidden states of the taught tokens, in `dtype` ("auto": as computed),
-    and once the head, unless it is read locally from a checkpoint: the folder or hub name `head`.
+    and once the head, unless it is read locally from a checkpoint: the folder or Hub name `head`.
     `timeout` is the number of seconds for servers to start, to come back, and to answer.
     """
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_TOLD = b"told to stop: a checkpoint is saved first; another signal, later, ends the run at once\n"
+_TOLD = b"stop signal received: saving a checkpoint; a second signal, later, ends the run at once\n"
 AGAIN = 3.0
 """Seconds within which a repeated signal counts as the same one."""
 

@@ -85,7 +85,7 @@ from opsd.types import Attempt, Group, Problem, RunFailed, UserError, Verdict
 class OPSDTrainer(Trainer):
     """Trains a causal language model with a method of this package.
 
-    `model` is a hub name, a folder, `miniature`, or a model; `method` is a method of the catalogue
+    `model` is a Hub name, a folder, `miniature`, or a model; `method` is a method of the catalogue
     (`opsd.methods.opsd()`). Datasets contain `Problem`s, or rows with the usual column names
     (`prompt`, `solution` or `privileged_context`, `answer`, `language`). `Data(source=...)`
     (`opsd.data.problems`) refers to a dataset as a recipe does, including its dev problems.
@@ -772,7 +772,7 @@ class OPSDTrainer(Trainer):
             # This is a pickle of the arguments: opening it would run code, and nothing reads it.
             (draft / "training_args.bin").unlink(missing_ok=True)
 
-    # The hub
+    # The Hub
 
     @property
     def _step_of_weights(self) -> int:
@@ -782,7 +782,7 @@ class OPSDTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model).config._name_or_path
 
     def init_hf_repo(self, token: str | None = None) -> None:
-        """Creates the repository. UserError if the hub refuses, or if a pickle would be
+        """Creates the repository. UserError if the Hub refuses, or if a pickle would be
         uploaded."""
         self.hub.refuse_strategy()
         with refusals(self.args.hub_model_id or str(self.args.output_dir)):

@@ -194,6 +194,6 @@ def _read(reply: Any) -> Reply:
 
 
 def _encodable(text: str) -> str:
-    """The text with a question mark for half a character, which JSON may contain, but a UTF-8 file
-    cannot."""
+    """The text with a question mark for half a surrogate pair, which JSON may contain, but a UTF-8
+    file cannot."""
     return text.encode("utf-8", "replace").decode()
