@@ -58,10 +58,10 @@ def setup(**changes) -> SimpleNamespace:
     ("changes", "told"),
     [
         ({"fsdp_version": 1}, "set fsdp_version to 2"),
-        ({"state_dict_type": "SHARDED_STATE_DICT"}, "fsdp_state_dict_type is FULL_STATE_DICT"),
-        ({"cpu_ram_efficient_loading": True}, "fsdp_cpu_ram_efficient_loading is False"),
-        ({"activation_checkpointing": True}, "fsdp_activation_checkpointing is False"),
-        ({"cpu_offload": True}, "fsdp_offload_params is False"),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, "fsdp_state_dict_type must be FULL_STATE_DICT"),
+        ({"cpu_ram_efficient_loading": True}, "fsdp_cpu_ram_efficient_loading must be False"),
+        ({"activation_checkpointing": True}, "fsdp_activation_checkpointing must be False"),
+        ({"cpu_offload": True}, "fsdp_offload_params must be False"),
     ],
 )
 def test_other_ways_of_sharding_are_refused(changes, told, monkeypatch):

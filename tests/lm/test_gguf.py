@@ -264,7 +264,7 @@ def test_a_merged_export_loads_without_ours(tmp_path, run, file):
     assert AutoTokenizer.from_pretrained(whole).get_vocab() == load_tokenizer(str(file)).get_vocab()
     for text in ((whole / "README.md").read_text(), (whole / "recipe.yaml").read_text()):
         assert str(file.parent) not in text and file.name in text
-    with pytest.raises(UserError, match="on this machine"):
+    with pytest.raises(UserError, match="local path"):
         export(run, tmp_path / "shared", merge=False, repository="me/it")
     plain = export(str(file), tmp_path / "plain")
     assert torch.equal(

@@ -139,7 +139,7 @@ def draw(
                 except NoAnswer as error:
                     failed.append(str(error))
                     if not came and len(failed) >= 2 * endpoint.concurrency:
-                        who = "no sample is answered" if error.reached else "nobody answers"
+                        who = "no sample is answered" if error.reached else "no server answers"
                         raise UserError(
                             f"{who} at {shown(endpoint.base_url)} ({failed[-1]})"
                         ) from error

@@ -160,7 +160,7 @@ def _copy_adapter(adapter: Path, draft: Path, *, shared: bool) -> None:
     built_in = Path(base).name in NAMES and locate(Path(base).name)[0] == base
     if shared and Path(base).exists():
         raise UserError(
-            f"the adapter's base is the local folder {base}: nobody else could load it; use --merge"
+            f"the adapter's base is the local path {base}: nobody else could load it; use --merge"
         )
     weights = adapter / "adapter_model.safetensors"
     _refuse_nonfinite(load_file(weights), str(adapter), "use an earlier checkpoint")
