@@ -249,7 +249,7 @@ class ServedReader(RemoteReader):
                 with self.lock:
                     first, server.here = server.here, False
                 if first:
-                    log(f"teacher: {error}; its requests are sent to another server")
+                    log(f"teacher: {error}; it is left out, and its requests go to another server")
                 if failures > 2 * len(self.servers):
                     raise TeacherDown(f"teacher: {error}; {_RESUME}") from error
             finally:
