@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from opsd.experiments.reproduce import COLLAPSED, OVERVIEW, kept, kept_arms
 from opsd.experiments.study import LEAST, Study
@@ -35,7 +36,8 @@ def write(output: Path, studies: Mapping[str, Study], page: Path) -> None:
     toys = any(not study.pretrained for study in studies.values())
     rows = [r for r in kept(output) if (r["study"] in studies if "study" in r else toys)]
     known = _known(rows, kept_arms(output), studies, page)
-    write_atomically(page.with_suffix(".html"), render(FOLDER, "claims", **known))
+    html = render(FOLDER, "claims", filters={"code": _code}, **known)
+    write_atomically(page.with_suffix(".html"), html)
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         trim_blocks=True,
@@ -46,6 +48,14 @@ def write(output: Path, studies: Mapping[str, Study], page: Path) -> None:
     text = made.get_template("claims.md.jinja").render(**known)
     write_atomically(page.with_suffix(".md"), text.rstrip("\n") + "\n")
     write_atomically(page.with_suffix(".json"), to_json(rows, indent=1))
+
+
+def _code(text: str) -> Markup:
+    """A text as HTML, with what stands between backticks as code."""
+    parts = [
+        f"<code>{escape(x)}</code>" if i % 2 else escape(x) for i, x in enumerate(text.split("`"))
+    ]
+    return Markup("".join(parts))
 
 
 @dataclass(frozen=True)
