@@ -78,7 +78,7 @@ SMALL: dict[str, Any] = {
                     "minus": [{"arm": "base", "at": "final"}],
                     "shown": ["sft", "copsd, unclipped"],
                     "at_least": -2.0,
-                    "holds": "Do it.",
+                    "holds": "Take `a<b`.",
                     "fails": "Leave it.",
                 }
             },
@@ -308,6 +308,7 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
         text = page.read_text()
         assert "Something is at least as good as nothing." in text and new["verdict"] in text
         assert "Before:" in text
+        assert ("Take `a<b`." if page.suffix == ".md" else "<code>a&lt;b</code>") in text
     assert json.loads((tmp_path / "page.json").read_text()) == [new]
 
 
