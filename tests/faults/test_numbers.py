@@ -94,7 +94,8 @@ def test_a_teacher_does_not_move_at_a_step_that_is_left_out(tmp_path, tiny_folde
 def test_several_in_a_row_end_the_run_and_no_checkpoint_is_lost(tmp_path, tiny_folder):
     saved = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
     run = spoilt(trainer_for(tmp_path, str(tiny_folder), max_steps=9, **saved), 3, 4, 5)
-    with pytest.raises(RunFailed, match=r"3 steps in a row to step 5: .*the last checkpoint is checkpoint-2"):
+    told = r"3 steps in a row to step 5: .*the last checkpoint is checkpoint-2"
+    with pytest.raises(RunFailed, match=told):
         run.train()
     assert [f.name for f in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
     assert len(strict(tmp_path / "metrics.jsonl")) == 5
