@@ -103,7 +103,7 @@ def test_a_dataset_of_the_hub_is_not_looked_at(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({}, "no data given: add --data"),
+        ({}, "no data given: add --data, as in opsd init --data problems.jsonl"),
         ({"data": "none.jsonl"}, "no file 'none.jsonl'"),
         ({"data": "miniature", "language": "swahil"}, "did you mean swa (Swahili)?"),
         ({"data": "miniature", "method": "copds"}, "did you mean 'copsd'?"),

@@ -96,7 +96,8 @@ def test_a_number_is_read_alike_in_every_format_or_not_at_all(
 ):
     row = {"choices": options, "answerKey": key}
     if letter is None:
-        assert "the key m" in str(KEYED.fault(row, "row 1"))
+        fault = str(KEYED.fault(row, "row 1"))
+        assert fault.startswith(("the key may be the number of", "the key matches none of"))
     else:
         assert posed(KEYED, row).answer == letter
 

@@ -146,7 +146,8 @@ def test_a_conversation_is_kept_with_its_earlier_turns():
     ],
 )
 def test_a_prompt_that_is_neither_text_nor_messages_is_refused(prompt: Any):
-    with pytest.raises(UserError, match=r"rows, row 3: a prompt must be a text, or a list"):
+    told = "rows, row 3: a prompt must be a text, or a list of messages"
+    with pytest.raises(UserError, match=told):
         problem({"prompt": prompt}, {}, "eng", "rows, row 3")
 
 
@@ -270,7 +271,8 @@ def test_what_can_be_no_answer_is_refused_with_its_line_and_column(tmp_path: Pat
 
 
 def test_a_privileged_text_is_no_list_of_lists():
-    with pytest.raises(UserError, match="column 'solution' contains a list within a list"):
+    told = "row 1: the column 'solution' contains a list within a list"
+    with pytest.raises(UserError, match=told):
         as_problems([{"problem": "p", "solution": [["a"]]}])
 
 

@@ -196,7 +196,7 @@ def test_what_is_asked_wrongly_is_one_line(arguments, told, tmp_path, monkeypatc
 
 
 def test_a_folder_without_suites_and_a_stream_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no file of any suite"):
+    with pytest.raises(UserError, match=r"no file of any suite \(see `opsd evaluate"):
         check(Data(source="miniature"), folder=tmp_path)
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in clean()))

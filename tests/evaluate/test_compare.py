@@ -138,7 +138,8 @@ def test_without_a_model_that_another_was_trained_from_the_first_evaluated_is_th
         evaluated(tmp_path / name / "suite", rows(ONE), name)
     told = compare([tmp_path])
     assert (told["baseline"], told["baseline_is"]) == ("z", "first")
-    assert "baseline: z (the first one named, or the first one eval" in capsys.readouterr().err
+    told = "baseline: z (the first one named, or the first one evaluated)"
+    assert told in capsys.readouterr().err
 
 
 def test_samples_that_are_fewer_than_the_results_were_made_of_are_refused(tmp_path: Path):

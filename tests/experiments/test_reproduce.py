@@ -144,8 +144,11 @@ def arms(**changes: Any) -> dict[str, Any]:
         ({"test": {"problems": 5, "samples": 1}}, "at least 6 problems"),
         ({"architecture": {"a": 1}, "recipe": SMALL["recipe"]}, "this one is built in"),
         (arms(copsd={"together": ["swa", "yor"]}), "not copsd as shipped"),
-        (arms(**{"copsd, yor": {"together": ["yor"]}}), "not in `together`"),
-        ({"files": {"train": "a", "test": "b"}}, "world, files"),
+        (
+            arms(**{"copsd, yor": {"together": ["yor"]}}),
+            "is tested in a language that is not in `together`",
+        ),
+        ({"files": {"train": "a", "test": "b"}}, "world, files: give exactly one of the two"),
         ({"languages": []}, "at least 1 item"),
     ],
 )

@@ -58,7 +58,8 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def environment(place: Path) -> dict[str, str]:
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    given = filter(None, [os.environ.get("PYTHONPATH")])
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), *given])
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", MARK: str(place)}
 
 

@@ -135,7 +135,7 @@ def test_a_suite_of_ones_own_does_not_pass_for_a_published_one(tmp_path: Path):
     [
         ({"langauges": ["swa"]}, r"langauges: unknown key; did you mean 'languages'\?"),
         ({"zzz": 1}, "zzz: unknown key; known: about, aside, choices"),
-        ({"source": ""}, "source is missing: name a file"),
+        ({"source": ""}, "source is missing: name a file, or a dataset on the Hub"),
         ({"protocol": {"where": "x", "sample": 4}}, "protocol.sample: unknown key"),
         ({"protocol": {"where": "x", "samples": 0}}, "protocol.samples: Input should be greater"),
         ({"published": [{"where": "x", "metric": "acc", "values": {}}]}, "published.0.metric: "),
