@@ -46,6 +46,20 @@ class PreallocatedLayer(DynamicLayer):
         self.keys, self.values = changed
         self.room = None
 
+    def shrink(self, moves: tuple[Tensor, Tensor], rows: int, left: int) -> None:
+        """Copy rows to other places (`moves`: the new places, the old places), then keep only the
+        first `rows`, without the `left` first positions."""
+        new, old = moves
+        held = self.room or [self.keys, self.values]  # type: ignore[list-item]
+        for buffer in held:
+            buffer[new] = buffer[old]
+        narrow = [buffer[:rows, :, left:] for buffer in held]
+        if self.room is None:
+            self.keys, self.values = narrow
+        else:
+            self.room, width = narrow, self.get_seq_length() - left
+            self.keys, self.values = (buffer[:, :, :width] for buffer in narrow)
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.change(self.keys[beam_idx], self.values[beam_idx])  # type: ignore[index]
 
@@ -92,13 +106,25 @@ class ActiveBatch:
         return _keeps_all(self.cache)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Keep only the rows at these places, and trim the cache to the longest of them."""
-        which = torch.tensor(places, device=self.hidden_BD.device)
-        self.numbers = [self.numbers[i] for i in places]
+        """Keep only the rows at these places, and trim the cache to the longest of them. The last
+        rows fill the gaps, so that the other rows' keys and values are not copied."""
+        rows, kept = len(places), set(places)
+        gaps = [i for i in range(rows) if i not in kept]
+        movers = [i for i in places if i >= rows]
+        order = list(range(rows))
+        for gap, mover in zip(gaps, movers, strict=True):
+            order[gap] = mover
+        device = self.hidden_BD.device
+        which, new, old = (torch.tensor(x, device=device).long() for x in (order, gaps, movers))
+        self.numbers = [self.numbers[i] for i in order]
         self.hidden_BD, self.mask_BW = self.hidden_BD[which], self.mask_BW[which]
-        self.cache.reorder_cache(which)
-        if self.joinable:
-            self._widen(-int(self.mask_BW.amax(0).argmax()))
+        if not self.joinable:
+            self.cache.reorder_cache(which)
+            return
+        left = int(self.mask_BW.amax(0).argmax())
+        self.mask_BW = self.mask_BW[:, left:]
+        for layer in self.cache.layers:
+            layer.shrink((new, old), rows, left)
 
     def join(self, other: ActiveBatch) -> None:
         """Add the other batch's rows."""
@@ -144,12 +170,12 @@ class Reader:
         rest = [prompt[common:] for prompt in distinct]
         ids_UP, mask_UP = (x.to(self.device) for x in pad_left(rest, self.pad_id))
         mask_UW = torch.cat([before_UC, mask_UP], dim=-1)
-        live = ActiveBatch(list(numbers), self._read(ids_UP, mask_UW, cache), mask_UW, cache)
+        hidden_UD = self._read(ids_UP, mask_UW, cache)
         if len(places) < len(prompts):
-            live.numbers = list(range(len(places)))
-            live.keep([places[tuple(prompt)] for prompt in prompts])
-            live.numbers = list(numbers)
-        return live
+            which = torch.tensor([places[tuple(x)] for x in prompts], device=self.device)
+            cache.reorder_cache(which)
+            hidden_UD, mask_UW = hidden_UD[which], mask_UW[which]
+        return ActiveBatch(list(numbers), hidden_UD, mask_UW, cache)
 
     def step(self, live: ActiveBatch, tokens: Sequence[int]) -> None:
         """Process each row's new token."""
@@ -178,11 +204,11 @@ def decode(
                 live = begun
             else:
                 live.join(begun)
-        tokens = write(live.hidden_BD, live.numbers)
-        on = [i for i, token in enumerate(tokens) if token is not None]
-        if not on:
+        written = write(live.hidden_BD, live.numbers)
+        tokens = {n: x for n, x in zip(live.numbers, written, strict=True) if x is not None}
+        if not tokens:
             live = None
             continue
-        if len(on) < len(tokens):
-            live.keep(on)
-        reader.step(live, [token for token in tokens if token is not None])
+        if len(tokens) < len(written):
+            live.keep([i for i, token in enumerate(written) if token is not None])
+        reader.step(live, [tokens[number] for number in live.numbers])
