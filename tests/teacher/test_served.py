@@ -308,7 +308,7 @@ def test_a_server_that_is_back_is_asked_again(teacher, tokenizer, capfd):
         reader = ServedReader([own.url], tokenizer, timeout=5)
         broken(own, times=1)
         assert len(reader.ask(INPUTS)()) == len(INPUTS)
-        assert "fails (500: no room); its requests are sent" in capfd.readouterr().err
+        assert "fails (500: no room); it is left out; waiting" in capfd.readouterr().err
         broken(own, times=99)
         with pytest.raises(RunFailed, match=r"fails \(500: no room\); --resume continues"):
             reader.ask(INPUTS)()

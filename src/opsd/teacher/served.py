@@ -248,8 +248,10 @@ class ServedReader(RemoteReader):
                 failures += 1
                 with self.lock:
                     first, server.here = server.here, False
+                    others = any(other.here for other in self.servers)
                 if first:
-                    log(f"teacher: {error}; it is left out, and its requests go to another server")
+                    fate = "others take its requests" if others else "waiting until one answers"
+                    log(f"teacher: {error}; it is left out; {fate}")
                 if failures > 2 * len(self.servers):
                     raise TeacherDown(f"teacher: {error}; {_RESUME}") from error
             finally:
