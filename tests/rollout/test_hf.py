@@ -13,6 +13,7 @@ from tests.conftest import tiny_model
 from tests.rollout.contract import EngineContract
 from torch import nn
 
+from opsd.rollout.decode import PreallocatedLayer
 from opsd.rollout.engine import Completion, Sampling, prompt_seed
 from opsd.rollout.hf import HFEngine, _Writer
 from opsd.types import Finish, UserError
@@ -234,6 +235,22 @@ def test_a_prompt_is_read_once_for_all_its_rows(model, tokenizer, prompts, monke
     monkeypatch.setattr(model.model, "forward", forward)
     engine_for(model, tokenizer).generate([prompts[3]] * 6, PLAIN, range(6))
     assert read[0] == len(prompts[3]) and max(read[1:]) <= 6
+
+
+def test_rows_that_end_do_not_make_the_others_be_copied(model, tokenizer, prompts, monkeypatch):
+    (end,) = likeliest(model, prompts[1], 1)
+    held: list[int] = []
+    shrink = PreallocatedLayer.shrink
+
+    def seen(self: PreallocatedLayer, moves: Any, rows: int, left: int) -> None:
+        shrink(self, moves, rows, left)
+        held.append(self.keys.untyped_storage().data_ptr())
+
+    monkeypatch.setattr(PreallocatedLayer, "shrink", seen)
+    engine_for(model, tokenizer, eos_ids=[end]).generate([prompts[1]] * 20, PLAIN, range(20))
+    layers = model.config.num_hidden_layers
+    # The prompt's own buffer, then the one with room to grow.
+    assert len(held) > 4 * layers and len(set(held)) <= 2 * layers
 
 
 def test_what_all_prompts_begin_with_is_read_once(model, tokenizer, prompts, monkeypatch):
