@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from opsd.data.controls import wrong
-from opsd.experiments.claims_page import write
+from opsd.experiments.claims_page import Arms, write
 from opsd.experiments.reproduce import Plan, design_of, ends, grid, kept, rate_of, reproduce
 from opsd.experiments.study import (
     Study,
@@ -313,6 +313,24 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
         assert "Before:" in text
         assert ("Take `a<b`." if page.suffix == ".md" else "<code>a&lt;b</code>") in text
     assert json.loads((tmp_path / "page.json").read_text()) == [new]
+
+
+def test_a_page_says_why_no_arm_of_a_pretrained_model_gained():
+    def arm(name: str, right: float, gain: list[float], **trained: Any) -> dict[str, Any]:
+        metrics = {"avg@k": right, "format_rate": 0.5, "right_given_format": right / 0.5}
+        chosen = {metric: [value, 0.0, 1.0] for metric, value in metrics.items()}
+        return {"arm": name, "metrics": {"chosen": chosen}, "gains": {"avg@k": gain}, **trained}
+
+    course = {"course": {}, "divergence": [0.2, 0.1], "grid": {"1e-04": 0.0, "3e-04": 1 / 60}}
+    untrained = [arm("base", 0.01, []), arm("opsd, its teacher", 0.3, [])]
+    study = studies()["smollm2"]
+    failed = Arms(study, [*untrained, arm("opsd", 0.02, [0.01, -0.01, 0.03], **course)])
+    told = " ".join(failed.reasons)
+    assert "as a teacher: base 0.010; opsd, its teacher 0.300." in told
+    assert "opsd 0.200 to 0.100." in told and "at most 1 of 60, too few" in told
+    gained = Arms(study, [*untrained, arm("opsd", 0.2, [0.19, 0.1, 0.3], **course)])
+    assert not gained.reasons
+    assert not Arms(studies()["miniature"], failed.rows).reasons
 
 
 def _timeless(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from opsd.experiments.reproduce import COLLAPSED, OVERVIEW, kept, kept_arms
-from opsd.experiments.study import LEAST, Study
+from opsd.experiments.study import LEAST, Study, is_base
 from opsd.pages.html import render
 from opsd.pages.scale import Scale, scale
 from opsd.runs.files import to_json, write_atomically
@@ -29,13 +29,16 @@ VERDICTS = {
 }
 """The CSS class of each verdict's colour."""
 
+FEW = 5
+"""With fewer right answers on dev problems, choosing by them is choosing by chance."""
+
 
 def write(output: Path, studies: Mapping[str, Study], page: Path) -> None:
     """Writes the stored results in `output` of some studies as a page: `page` as Markdown, and next
     to it the same as HTML, and its rows as `.json`."""
     toys = any(not study.pretrained for study in studies.values())
     rows = [r for r in kept(output) if (r["study"] in studies if "study" in r else toys)]
-    known = _known(rows, kept_arms(output), studies, page)
+    known = _known(rows, kept_arms(output), studies, page, toys)
     html = render(FOLDER, "claims", filters={"code": _code}, **known)
     write_atomically(page.with_suffix(".html"), html)
     made = jinja2.Environment(
@@ -119,6 +122,7 @@ class Gained:
 class Arms:
     """The results of a study's arms."""
 
+    study: Study
     rows: Sequence[Row]
 
     @cached_property
@@ -139,6 +143,43 @@ class Arms:
         """The trained arms with a verdict."""
         return [arm for arm in self.trained if arm.verdict == verdict]
 
+    @property
+    def reasons(self) -> list[str]:
+        """If no trained arm of a pretrained model is surely above it: the numbers that say why."""
+        bases = [row for row in self.rows if is_base(row["arm"])]
+        if not self.study.pretrained or self.that("helped") or not bases:
+            return []
+        by_teacher = [x for x in self.rows if self.study.arms[x["arm"]].subject == "teacher"]
+        learners = [arm.row for arm in self.trained]
+        moved = [arm for arm in learners if "divergence" in arm]
+        dev = self.study.dev.problems * self.study.dev.samples
+        most = max(round(dev * score) for arm in learners for score in arm["grid"].values())
+        said = {
+            "Right answers of the untrained model, and of the same model as a teacher": [
+                *(_told(row, "avg@k") for row in (*bases, *by_teacher))
+            ],
+            "Divergence of the student from its teacher, in nats per token, at the first and at the"
+            " last step": [
+                f"{arm['arm']} {' to '.join(map(number, arm['divergence']))}" for arm in moved
+            ],
+            "Share of answers in the requested format": [
+                *(_told(row, "format_rate") for row in (*bases, *learners))
+            ],
+            "Share of right answers among those": [
+                *(_told(row, "right_given_format") for row in (*bases, *learners))
+            ],
+            "Right answers on dev problems, for any arm and learning rate": [
+                f"at most {most} of {dev}"
+                + (", too few to choose rates and checkpoints by" if most < FEW else "")
+            ],
+        }
+        return [f"{what}: {'; '.join(numbers)}." for what, numbers in said.items() if numbers]
+
+
+def _told(row: Row, metric: str) -> str:
+    """An arm and its value of a metric."""
+    return f"{row['arm']} {number(row['metrics']['chosen'][metric][0])}"
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -153,27 +194,33 @@ class Unit:
 
 
 def _known(
-    rows: Sequence[Row], arms: Mapping[str, list[Row]], studies: Mapping[str, Study], page: Path
+    rows: Sequence[Row],
+    arms: Mapping[str, list[Row]],
+    studies: Mapping[str, Study],
+    page: Path,
+    toys: bool,
 ) -> dict[str, Any]:
-    asked = {name for study in studies.values() for name, _, _ in study.claims()}
-    now = [Shown(row) for row in rows if row["name"] in asked and "study" in row]
+    asked = [name for study in studies.values() for name, _, _ in study.claims()]
+    tested = {row["name"]: Shown(row) for row in rows if "study" in row}
+    now = [tested[name] for name in asked if name in tested]
     versions = [json.dumps(v, sort_keys=True) for one in now for v in one.versions]
     return {
-        "title": "Do the papers' claims hold?",
+        "title": "Do the papers' claims hold" + ("?" if toys else " on pretrained models?"),
+        "toys": toys,
         "page": page.with_suffix(".html").name,
         "counts": [(v, sum(s.verdict == v for s in now), VERDICTS[v]) for v in VERDICTS],
         "parts": [
             (
                 *(studies[name], _by(group, "paper")),
                 [Unit(metric, own) for metric, own in _by(group, "metric")],
-                Arms(arms.get(name, [])),
+                Arms(studies[name], arms.get(name, [])),
             )
             for name, group in _by(now, "study")
         ],
         "metrics": OVERVIEW,
         "before": _before(rows, asked),
         "collapsed": COLLAPSED,
-        "least": LEAST,
+        "least": LEAST["built in" if toys else "pretrained"],
         "versions": [json.loads(text) for text in dict.fromkeys(versions)],
         "number": number,
         "points": points,

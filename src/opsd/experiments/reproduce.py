@@ -311,8 +311,8 @@ def _meaning(claim: Claim, said: str) -> str:
         "reproduced": claim.holds,
         "not reproduced": claim.fails,
         "not above base": "The difference is there, but the untrained model is as good.",
-        "inconclusive": "Nothing: effects that count and effects that do not are both possible.",
-        "not measurable": "Nothing: there is nothing to measure it by.",
+        "inconclusive": "Undecided: the effect may be large enough to count, or not.",
+        "not measurable": "Undecided: there was nothing to measure.",
     }[said]
 
 
@@ -336,16 +336,16 @@ def _shown(study: Study, claim: Claim, arm: str) -> tuple[str, ...]:
 
 
 def _joined(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """The stored rows, replaced by new ones of the same name, which keep earlier outcomes if these
-    differ."""
-    new = {row["name"]: row for row in rows}
-    for old in earlier:
-        row = new.setdefault(old["name"], old)
-        if row is not old:
+    """The stored rows in their order, replaced by new ones of the same name, which keep earlier
+    outcomes if these differ."""
+    made = {row["name"]: row for row in earlier}
+    for row in rows:
+        if old := made.get(row["name"]):
             past = {key: old[key] for key in PAST}
             another = any(row[key] != old[key] for key in PAST)
             row["earlier"] = [*old["earlier"], *([past] if another else [])]
-    return [*new.values()]
+        made[row["name"]] = row
+    return [*made.values()]
 
 
 def _run(what: str, trials: Sequence[Trial], output: Path) -> None:

@@ -387,10 +387,9 @@ READ_ONLY = ("sft",)
 def studies() -> dict[str, Study]:
     """All shipped studies, by name."""
     folder = resources.files("opsd.experiments") / "studies"
-    files = sorted(file.name for file in folder.iterdir())
+    names = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
     return {
-        name.removesuffix(".yaml"): parse((folder / name).read_text("utf-8"), name)
-        for name in files
+        name: parse((folder / f"{name}.yaml").read_text("utf-8"), f"{name}.yaml") for name in names
     }
 
 
