@@ -14,7 +14,16 @@ import yaml
 
 from opsd.data.controls import wrong
 from opsd.experiments.claims_page import Arms, write
-from opsd.experiments.reproduce import Plan, design_of, ends, grid, kept, rate_of, reproduce
+from opsd.experiments.reproduce import (
+    Plan,
+    design_of,
+    ends,
+    grid,
+    kept,
+    kept_arms,
+    rate_of,
+    reproduce,
+)
 from opsd.experiments.study import (
     Study,
     built_in,
@@ -42,6 +51,8 @@ from opsd.methods.method import Method
 from opsd.miniature.world import problems
 from opsd.parts import parts_of
 from opsd.prompts.contexts import Prompt
+from opsd.recipe.schema import load
+from opsd.recipe.schema import parse as parse_recipe
 from opsd.types import Group, UserError
 
 SMALL: dict[str, Any] = {
@@ -331,6 +342,21 @@ def test_a_page_says_why_no_arm_of_a_pretrained_model_gained():
     gained = Arms(study, [*untrained, arm("opsd", 0.2, [0.19, 0.1, 0.3], **course)])
     assert not gained.reasons
     assert not Arms(studies()["miniature"], failed.rows).reasons
+
+
+EVIDENCE = Path(__file__).parents[2] / "evidence"
+RECIPES = {"opsd": "opsd, unclipped"} | {x: x for x in ("grpo", "sft", "purified_opsd")}
+
+
+def test_recipes_of_the_pretrained_model_repeat_its_trials():
+    trials = [json.loads(gzip.decompress(x.read_bytes())) for x in EVIDENCE.glob("trials/*.gz")]
+    ran = {x["arm"]: x for x in trials if x["study"] == "smollm2" and x["rate"]}
+    arms = {arm["arm"]: arm["rate"] for arm in kept_arms(EVIDENCE)["smollm2"]}
+    for name, arm in RECIPES.items():
+        recipe, stored = load(f"smollm2-{name}"), parse_recipe(yaml.safe_load(ran[arm]["recipe"]))
+        assert (recipe.method, recipe.model) == (stored.method, stored.model)
+        assert (recipe.sampling, recipe.data.examples) == (stored.sampling, stored.data.examples)
+        assert recipe.train["learning_rate"] == arms.get(arm, recipe.train["learning_rate"])
 
 
 def _timeless(row: dict[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,7 @@ SCHEMAS: dict[str, Callable[[], list[dict[str, Any]]]] = {
         language=LANGUAGES.__getitem__, language_short=lambda code: code[:2]
     ),
     "gsm8k/train.jsonl": gsm8k,
+    "svamp/train.jsonl": openthoughts,
     "jasonrqh/Math-CoT-20k": openthoughts,
     **{
         f"sciknoweval/{domain}/train.jsonl": openthoughts

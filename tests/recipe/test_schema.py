@@ -53,7 +53,7 @@ def test_every_shipped_recipe_is_short_loads_and_comes_back(name: str):
 
 def test_a_recipe_of_a_published_setting_is_named_after_its_method():
     for name in shipped():
-        assert name.startswith(("quickstart", load(name).method.name))
+        assert name.startswith(("quickstart", "smollm2", load(name).method.name))
 
 
 def comment(name: str) -> str:
@@ -113,6 +113,7 @@ def test_published_numbers_say_of_what(name: str):
         "trajectory_grpo",
         "dopsd_trajectory",
         "spd",
+        "smollm2",
     )
     assert bool(numbers) != name.startswith(ours)
     for number in numbers:
