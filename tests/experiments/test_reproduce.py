@@ -340,7 +340,7 @@ def test_a_page_says_why_no_arm_of_a_pretrained_model_gained():
     assert "as a teacher: base 0.010; opsd, its teacher 0.300." in told
     assert "opsd 0.200 to 0.100." in told and "at most 1 of 60, too few" in told
     gained = Arms(study, [*untrained, arm("opsd", 0.2, [0.19, 0.1, 0.3], **course)])
-    assert not gained.reasons
+    assert not gained.reasons and not Arms(study, untrained).reasons
     assert not Arms(studies()["miniature"], failed.rows).reasons
 
 

@@ -147,7 +147,7 @@ class Arms:
     def reasons(self) -> list[str]:
         """If no trained arm of a pretrained model is surely above it: the numbers that say why."""
         bases = [row for row in self.rows if is_base(row["arm"])]
-        if not self.study.pretrained or self.that("helped") or not bases:
+        if not (self.study.pretrained and bases and self.trained) or self.that("helped"):
             return []
         by_teacher = [x for x in self.rows if self.study.arms[x["arm"]].subject == "teacher"]
         learners = [arm.row for arm in self.trained]

@@ -111,9 +111,8 @@ class ActiveBatch:
         rows, kept = len(places), set(places)
         gaps = [i for i in range(rows) if i not in kept]
         movers = [i for i in places if i >= rows]
-        order = list(range(rows))
-        for gap, mover in zip(gaps, movers, strict=True):
-            order[gap] = mover
+        moved = dict(zip(gaps, movers, strict=True))
+        order = [moved.get(i, i) for i in range(rows)]
         device = self.hidden_BD.device
         which, new, old = (torch.tensor(x, device=device).long() for x in (order, gaps, movers))
         self.numbers = [self.numbers[i] for i in order]
@@ -138,7 +137,7 @@ class ActiveBatch:
             mine.change(torch.cat(keys), torch.cat(values))
 
     def _widen(self, columns: int) -> None:
-        """Add this many columns of padding on the left; a negative number removes columns."""
+        """Add this many columns of padding on the left."""
         if columns:
             self.mask_BW = pad(self.mask_BW, (columns, 0))
             for layer in self.cache.layers:
