@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from opsd.experiments.measures import Counts, Effect, effect, level, verdict
-from opsd.grade.intervals import linearized
+from opsd.grade.intervals import estimate, linearized
 
 FIELDS = ("problems", "n", "correct", "passed", "tokens", "format_ok", "correct at 9")
 SEEDS, PROBLEMS = 8, 40
@@ -96,8 +96,17 @@ def test_variants_of_one_problem_count_once():
 
 
 def test_a_level_stays_on_its_scale_and_nothing_to_measure_is_said():
-    low, high = level(counts(0.98), "avg@k").interval
-    assert 0 <= low < 0.98 < high <= 1
+    for rate in (0.01, 0.98):
+        arm = counts(rate)
+        low, high = level(arm, "avg@k").interval
+        assert 0 <= low < rate < high <= 1
+        shares = arm.by_language["a"][..., 2] / 4
+        assert (low, high) == pytest.approx(estimate([shares]).interval)
+    few = counts(0.01)  # right in few of the samples, formatted in about half of them
+    few.by_language["a"][..., 5] = np.random.default_rng(1).integers(1, 4, (SEEDS, PROBLEMS))
+    few = Counts(FIELDS, {"a": few.by_language["a"][:2]})
+    plain, bounded = effect([(1.0, few, "right_given_format")]), level(few, "right_given_format")
+    assert plain.interval[0] < 0 <= bounded.interval[0] < bounded.value < bounded.interval[1] <= 1
     none = effect([(1.0, counts(0.0), "right_given_format")])
     assert none.rounded() == [None, None, None]
     assert verdict(none, 0.0, None) == "not measurable"

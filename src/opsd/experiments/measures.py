@@ -36,8 +36,8 @@ shares; markers are per thousand tokens, or per sample (`markers_each`). `avg@k 
 right within N tokens; the same applies to the other `SHORTENED` metrics."""
 
 SHORTENED = ("avg@k", "pass@k", "format_rate")
-SHARES = (*SHORTENED, "cut_off")
-"""Metrics that every problem has a value of, between 0 and 1."""
+SHARES = (*SHORTENED, "right_given_format", "cut_off", "repetition")
+"""Metrics between 0 and 1."""
 PROBED = ("inside", "before")
 """Metrics that only probes have."""
 
@@ -67,13 +67,6 @@ class Counts:
                 value += share * ratio
                 influence = influence + share * (a - ratio * b) / b.mean()
         return float(value), influence
-
-    def shares(self, metric: str) -> Array:
-        """A share's values [seed, problem], averaged over languages."""
-        above, below, _ = METRICS[metric]
-        i, j = self.fields.index(above), self.fields.index(below)
-        every = [cells[..., i] / cells[..., j] for cells in self.by_language.values()]
-        return np.mean(every, axis=0)
 
 
 @dataclass(frozen=True)
@@ -109,10 +102,11 @@ def effect(terms: Sequence[tuple[float, Counts, str]]) -> Effect:
 
 def level(counts: Counts, metric: str) -> Effect:
     """A metric of one arm; the interval of a share stays between 0 and 1."""
-    if metric not in SHARES:
+    value, influence = counts.quotient(metric)
+    if metric.partition(" at ")[0] not in SHARES or not math.isfinite(value):
         return effect([(1.0, counts, metric)])
-    made = estimate([_clustered(counts.shares(metric), counts.clusters)])
-    return Effect(counts.quotient(metric)[0], made.interval)
+    made = estimate([_clustered(value + influence, counts.clusters)])
+    return Effect(value, made.interval)
 
 
 def _clustered(cells: Array, clusters: Sequence[int]) -> Array:
