@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import random
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -62,6 +65,15 @@ def command(monkeypatch: Any, *arguments: str) -> int:
 def some_right(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
     """A verifier without mathematics: every second completion is right."""
     return [Verdict(float(i % 2 == 0), i % 2 == 0, True) for i in range(len(pairs))]
+
+
+def free_port() -> int:
+    """A port below those that the kernel gives to whoever asks for any."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def every_second() -> Callable[[Problem, str], Verdict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from opsd.miniature.tokenizer import build_tokenizer
 
 transformers_logging.disable_progress_bar()
 torch.set_num_threads(1)
+with contextlib.suppress(ImportError):  # vLLM's tests do not need it
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes depends on the machine, not on what is tested.
+    settings.register_profile("opsd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("opsd")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,9 @@ ROWS: list[dict[str, Any]] = [
 
 def fetched(name: str) -> Path:
     """The model's folder. Skips the test, with the reason, where it cannot be fetched."""
-    try:
-        return cached(name)
-    except NotFetched as error:
-        pytest.skip(str(error))
+    with Path(tempfile.gettempdir(), f"opsd-{name}-{os.getuid()}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # another process of these tests may be fetching it
+        try:
+            return cached(name)
+        except NotFetched as error:
+            pytest.skip(str(error))

@@ -36,6 +36,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[dict] = []
         self.together = self.most = 0
         self.pause = 0.0
+        self.meet: threading.Barrier | None = None
         self.lock = threading.Lock()
 
     @property
@@ -54,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.together += 1
             self.server.most = max(self.server.most, self.server.together)
         time.sleep(self.server.pause)
+        if self.server.meet is not None:
+            self.server.meet.wait(60)
         with self.server.lock:
             self.server.together -= 1
         said = body["messages"][-1]["content"][-20:].strip()
@@ -172,10 +175,8 @@ def test_after_the_last_try_there_is_no_text_and_nothing_is_cached(
 def test_a_slow_endpoint_is_given_up_and_one_that_never_answers_ends_the_run(server, tmp_path):
     server.pause = 0.5
     at_work = author(server, tmp_path, timeout=0.05, retries=1).begin()
-    start = time.monotonic()
     with pytest.raises(UserError, match=r"1 of 1 questions have no answer .*timed out.*resume"):
         at_work([group("first")], None, 0)
-    assert time.monotonic() - start < 5
 
 
 def test_a_cached_answer_that_a_kill_cut_off_is_asked_for_again(server, tmp_path):
@@ -188,11 +189,11 @@ def test_a_cached_answer_that_a_kill_cut_off_is_asked_for_again(server, tmp_path
 
 
 def test_questions_are_asked_side_by_side_but_not_too_many(server, tmp_path):
-    server.pause = 0.05
+    server.meet = threading.Barrier(4)
     texts = [f"number {i}" for i in range(12)]
     (made,) = author(server, tmp_path, concurrency=4).begin()([group(*texts)], None, 0)
     assert [note["critique"][-2:] for note in made.notes] == [t[-2:] for t in texts]
-    assert 2 <= server.most <= 4
+    assert server.most == 4
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

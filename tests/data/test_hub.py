@@ -115,7 +115,7 @@ def test_a_dataset_of_the_hub_is_read_at_its_revision_whole_and_as_a_stream(
         env={**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     newest, older, streamed, revision, split, config = json.loads(done.stdout)

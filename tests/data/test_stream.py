@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.arrange import free_port
 
 from opsd.runs.files import read_jsonl
 
@@ -54,9 +54,7 @@ def recipe(folder: Path, model: Path) -> Path:
 
 def launch(recipe: Path, output: Path, *flags: str) -> None:
     """The command on two processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "opsd", "train", str(recipe), "--output", str(output)]
     processes = [
         subprocess.Popen(
@@ -78,7 +76,7 @@ def launch(recipe: Path, output: Path, *flags: str) -> None:
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=240)
+            _, errors = process.communicate(timeout=1200)
             assert process.returncode == 0, errors[-4000:]
     finally:
         for process in processes:

@@ -184,13 +184,13 @@ def test_a_reply_that_is_none_is_asked_for_again_and_that_is_said(server, tmp_pa
 def test_an_endpoint_that_does_not_answer_in_time_is_said_to_be_slow_and_given_up(
     server, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(endpoint, "SLOW", 0.1)
-    server.pauses = [0.0, 1.0]
-    hasty = replace(server.endpoint, timeout=0.4, concurrency=1)
+    monkeypatch.setattr(endpoint, "SLOW", 1.0)
+    server.pauses = [0.0, 6.0]
+    hasty = replace(server.endpoint, timeout=2.0, concurrency=1)
     with pytest.raises(UserError, match=r"1 of 5 samples got no answer .*timed out"):
         evaluate("tiny", PROBLEMS, "suite", greedy(), 1, tmp_path, engine=hasty)
     said = capsys.readouterr().err
-    assert "for 0.1 s; one try may take 0.4 s" in said and said.count("no answer from") == 1
+    assert "for 1 s; one try may take 2 s" in said and said.count("no answer from") == 1
     assert len(told(tmp_path)) == 4
 
 
@@ -199,10 +199,10 @@ def test_the_commands_timeout_is_the_endpoints():
 
 
 def test_a_refusal_ends_it_at_once(server, tmp_path):
-    server.script = [401] * 99
+    server.script = [401] * 999
     with pytest.raises(UserError, match=r"evaluate: .* refuses model 'tiny'") as raised:
-        evaluate("tiny", PROBLEMS, "suite", greedy(), 2, tmp_path, engine=server.endpoint)
-    assert len(server.asked) < 10 and KEY not in str(raised.value)
+        evaluate("tiny", PROBLEMS, "suite", greedy(), 20, tmp_path, engine=server.endpoint)
+    assert len(server.asked) < 80 and KEY not in str(raised.value)
 
 
 def test_a_server_that_does_not_say_its_tokens_is_told_so(server, tmp_path):

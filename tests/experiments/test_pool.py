@@ -74,15 +74,19 @@ def test_no_worker_outlives_a_parent_that_was_killed(tmp_path: Path):
     parent = subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=environment)
     files = [tmp_path / "0", tmp_path / "1"]
     files = files[: min(2, os.cpu_count() or 1)]
-    assert _within(120, lambda: all(file.is_file() and file.read_text() for file in files))
+    assert _within(600, lambda: all(file.is_file() and file.read_text() for file in files))
     workers = [int(file.read_text()) for file in files]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    assert _within(30, lambda: not any(_alive(worker) for worker in workers))
+    assert _within(600, lambda: not any(_alive(worker) for worker in workers))
 
 
-@pytest.mark.parametrize("seconds", [0.2, 1.0, 3.0, None], ids=["early", "1 s", "3 s", "at work"])
-def test_ctrl_c_is_told_by_nobody_but_the_parent(tmp_path: Path, seconds: float | None):
+@pytest.mark.parametrize(
+    ("seconds", "send"),
+    [(0.2, os.killpg), (1.0, os.killpg), (3.0, os.killpg), (None, os.killpg), (None, os.kill)],
+    ids=["early", "1 s", "3 s", "at work", "parent only"],
+)
+def test_ctrl_c_is_told_by_nobody_but_the_parent(tmp_path: Path, seconds: float | None, send):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -97,12 +101,13 @@ def test_ctrl_c_is_told_by_nobody_but_the_parent(tmp_path: Path, seconds: float 
     )
     assert parent.stdout is not None and parent.stdout.readline() == "begins\n"
     if seconds is None:
-        assert _within(120, lambda: (tmp_path / "0").is_file())
+        assert _within(600, lambda: (tmp_path / "0").is_file())
     else:
         time.sleep(seconds)
-    os.killpg(parent.pid, signal.SIGINT)
-    _, errors = parent.communicate(timeout=60)
-    assert parent.returncode == 130 and errors == "interrupted\n"
+    send(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=300)
+    told = [line for line in errors.splitlines() if " arms; " not in line]  # how far it has come
+    assert parent.returncode == 130 and told == ["interrupted"]
 
 
 def _within(seconds: float, done) -> bool:

@@ -187,7 +187,7 @@ def _ended(child: int, poll: Callable[[], int | None], place: Path, kill: Kill |
 
 def _gone(session: int, place: Path) -> bool:
     """Whether nobody of a session is left, a little while after the first one's end."""
-    until = time.perf_counter() + 20.0
+    until = time.perf_counter() + 120.0
     while any(_of(process, session, place) for process in psutil.process_iter()):
         if time.perf_counter() > until:
             return False

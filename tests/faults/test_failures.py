@@ -157,7 +157,13 @@ def test_a_recipe_of_an_odd_name_is_one_line(recipe, monkeypatch, capfd):
     assert line.isprintable() and len(line) < 2100
 
 
-BEGUN = "print('begun', flush=True); from opsd.cli.entry import main; main()"
+BEGUN = """
+import signal
+from opsd.cli.entry import leave, main
+signal.signal(signal.SIGINT, leave)  # as main begins; before that it is Python's own start
+print("begun", flush=True)
+main()
+"""
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.15, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0])

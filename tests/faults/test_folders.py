@@ -242,7 +242,7 @@ def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_equal(tmp_path, slow
     while not (log.is_file() and '"loss"' in log.read_text()) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=600)
     assert process.returncode == code, told
     assert "Traceback" not in told and "stop signal received: saving a checkpoint" in told
     (step,) = checkpoint.complete(output)

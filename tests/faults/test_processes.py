@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.arrange import metrics
+from tests.arrange import free_port, metrics
 from tests.faults.test_folders import recipe
 
 from opsd.recipe import schema as recipes
@@ -21,9 +20,7 @@ from opsd.runs import checkpoint
 
 def start(path: Path, output: Path, *flags: str) -> list[subprocess.Popen[str]]:
     """One process per rank, as a launcher would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, "-m", "opsd", "train", str(path), "--output", str(output), *flags]
     known = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     environments = [
@@ -37,7 +34,7 @@ def start(path: Path, output: Path, *flags: str) -> list[subprocess.Popen[str]]:
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
-    told = [process.communicate(timeout=240)[1] for process in processes]
+    told = [process.communicate(timeout=1200)[1] for process in processes]
     return [process.returncode for process in processes], "".join(told)
 
 
@@ -45,7 +42,7 @@ def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
 def test_a_signal_to_one_process_stops_all_of_them(tmp_path, tiny_folder):
     settings = {"max_steps": 8, "save_steps": 100, "eval_steps": 100, "use_cpu": True}
     content = yaml.safe_load(recipes.dump(recipe(tiny_folder, **settings)))
-    content["sampling"]["max_completion_length"] = 16
+    content["sampling"]["max_completion_length"] = 120
     path, output, whole = tmp_path / "r.yaml", tmp_path / "run", tmp_path / "whole"
     path.write_text(yaml.safe_dump(content))
     processes = start(path, output)

@@ -88,7 +88,9 @@ def test_a_chat_template_that_refuses_is_told_in_its_own_words():
 
 
 def test_the_date_is_todays():
-    assert asked("{{ strftime_now('%Y-%m') }}") == datetime.now().strftime("%Y-%m")
+    days = [datetime.now().strftime("%F")]
+    shown = asked("{{ strftime_now('%F') }}")
+    assert shown in [*days, datetime.now().strftime("%F")]
 
 
 def test_of_several_chat_templates_the_right_one_is_taken():
@@ -153,7 +155,7 @@ def test_a_template_that_takes_too_much_is_one_line_and_soon(name, kind):
     for _ in range(3):
         with pytest.raises(UserError) as refused:
             asking(template)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120
     told = str(refused.value)
     assert "\n" not in told and len(told) < 600
     assert ("chat template" if kind == "chat" else "prompt template '{") in told

@@ -121,9 +121,9 @@ def test_a_problem_without_options_is_not_judged():
 
 @pytest.mark.parametrize("bomb", ["answer: ", "answer ", "\\boxed{", "(((", "Answer:\n**", "A "])
 def test_long_texts_take_linear_time(bomb: str):
-    start = time.perf_counter()
+    start = time.process_time()
     chosen(bomb * 20_000, COLOURS)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_rewards_judge_a_choice_as_evaluation_does():

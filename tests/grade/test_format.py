@@ -79,9 +79,9 @@ def test_awkward_boxes(text: str, content: str | None):
     "piece", [r"\boxed{", "\\", "{", r"\boxed ", r"\boxed5", "}", r"\boxed{5}"]
 )
 def test_a_megabyte_costs_no_more_than_a_second(piece: str):
-    start = time.monotonic()
+    start = time.process_time()
     extract_boxed(piece * (1_000_000 // len(piece)))
-    assert time.monotonic() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_only_what_follows_the_last_thought_counts():

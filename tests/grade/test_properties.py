@@ -8,7 +8,7 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsd.grade import answers_match, is_correct, process
+from opsd.grade import answers_match, is_correct
 from opsd.grade.answer import answers_agree, compared
 from opsd.grade.explain import explain
 from opsd.grade.misread import based, repeats, subscripted
@@ -74,12 +74,12 @@ def test_whatever_is_written_is_judged_in_time(answer: str, gold: str):
         explain(
             Problem("?", answer=gold, id="x"), rf"<think>{answer}</think>\boxed{{{answer}", True
         )
-    assert time.monotonic() - start < 2 * process.WALL_LIMIT_S + 5
+    assert time.monotonic() - start < 120
 
 
 def test_long_expressions_cost_no_time():
-    start = time.monotonic()
+    start = time.process_time()
     for piece in [*PIECES, "seventy two ", "10^{", "5, ", "52_8+", "one hundred and "]:
         text = tidy("1" + piece * (2000 // len(piece)))
         one_number(text), repeats(text), based(text), subscripted(text), opposed(text, text)
-    assert time.monotonic() - start < 20  # milliseconds each; a quadratic pattern needs minutes
+    assert time.process_time() - start < 20  # milliseconds each; a quadratic pattern needs minutes

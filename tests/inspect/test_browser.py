@@ -52,7 +52,7 @@ def cells(driver: Any, card: int = 0) -> list[Any]:
     """The drawn tokens of a card, which are drawn when it comes near."""
     cards = driver.find_elements("css selector", ".card .text")
     driver.execute_script("arguments[0].scrollIntoView()", cards[card])
-    for _ in range(100):
+    for _ in range(3000):
         found = cards[card].find_elements("css selector", ".t")
         if found:
             return found

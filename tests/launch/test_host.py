@@ -3,6 +3,7 @@ the process that started it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,12 @@ import psutil
 import pytest
 
 from opsd.launch.host import Host
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A busy machine takes seconds to start a command."""
+    monkeypatch.setattr("opsd.launch.host.WAIT", 60.0)
 
 
 def python(text: str) -> list[str]:
@@ -31,12 +38,13 @@ def heard(host: Host, news: tuple[list[str], int | None]) -> tuple[list[str], in
 
 
 def ended(pid: int) -> bool:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie":
-            return True
-        time.sleep(0.05)
-    return False
+    until = time.monotonic() + 60
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != "zombie":
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+    return True
 
 
 def test_what_a_command_says_and_how_it_ends(tmp_path):
@@ -100,8 +108,9 @@ def test_an_end_kills_a_command_with_all_that_it_started():
 def test_a_command_goes_with_its_actor(number):
     holds = f"""
         import sys, time
-        from opsd.launch.host import Host
-        host = Host()
+        from opsd.launch import host as own
+        own.WAIT = 60.0
+        host = own.Host()
         text = {textwrap.dedent(SPAWNS)!r} + "\\ntime.sleep(99)"
         lines, _ = host.start([sys.executable, "-c", text], {{}}, ".")
         print(*lines, flush=True)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STEPS = 12
 MARK = "OPSD_LAUNCHED_BY"
-LONGEST = 280.0
+LONGEST = 900.0
 RECIPE = {
     "model": {"name": "miniature-tiny", "lora": {"r": 4, "lora_alpha": 8}},
     "method": "opsd",
@@ -159,7 +159,8 @@ def assert_undisturbed(recipe: Path, tmp_path: Path, server: str, word: str, *op
         wait_for(lambda: bool(checkpoint.complete(output)) and steps(output) >= 3, launch)
         actor_of(place, "1", "train").kill()
         wait_for(lambda: "start again (1 of 3)" in told(place), launch)
-        wait_for(lambda: told(place).count("rank 0: a step: ") == 2, launch)
+        # A rank that still waits for its engines would not say that it has lost one.
+        wait_for(lambda: "rank 0: resuming after step " in told(place), launch)
         actor_of(place, None, word).kill()
         wait_for(lambda: "1 of 2 servers are in use" in told(place), launch)
         with suspended(place):  # or training may end before the engine is up again
@@ -226,7 +227,7 @@ def told(place: Path) -> str:
 
 def gone(place: Path) -> bool:
     """Whether nothing runs any more, or will in a moment."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + LONGEST
     while ours(place) and time.monotonic() < until:
         time.sleep(0.2)
     return not ours(place)
@@ -238,7 +239,7 @@ def test_whatever_ends_the_launch_nothing_is_left(recipe, tmp_path, number, code
     with launched(recipe, output, "--engine-command", SERVER) as launch:
         wait_for(lambda: steps(output) >= 1, launch)
         launch.send_signal(number)
-        assert launch.wait(60) == code, told(tmp_path)[-4000:]
+        assert launch.wait(LONGEST) == code, told(tmp_path)[-4000:]
         assert gone(tmp_path), [process.cmdline() for process in ours(tmp_path)]
     if number == signal.SIGTERM:
         assert max(checkpoint.complete(output)) == steps(output) < STEPS

@@ -4,6 +4,7 @@ other weights."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import socket
@@ -96,7 +97,8 @@ class _Server(ThreadingHTTPServer):
         self.shutdown()
         self.socket.close()
         for connection in list(self.open):
-            connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # its handler has ended
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that was cut is no news."""

@@ -119,7 +119,9 @@ def hang(replica: ModelServer) -> None:
 def test_the_prompts_of_one_that_is_lost_are_asked_again(
     replicas, start, model, tokenizer, capsys, trouble, told
 ):
-    engine = start(replicas, timeout=5.0 if trouble is hang else 60.0)
+    engine = start(replicas, timeout=60.0)
+    if trouble is hang:
+        engine.up[replicas[1].url].http.timeout = 2.0
     replicas[1].heard = lambda: trouble(replicas[1])
     made = engine.generate(PROMPTS, PLAIN, SEEDS)
     assert ids_of(made) == ids_of(engine_for(model, tokenizer).generate(PROMPTS, PLAIN, SEEDS))

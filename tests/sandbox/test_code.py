@@ -23,7 +23,7 @@ def test_tests_are_told_apart():
 @pytest.mark.parametrize(
     ("source", "limits", "told"),
     [
-        ("while True: pass", Limits(cpu_s=1), "no end within the CPU time"),
+        ("while True: pass", Limits(cpu_s=1, wall_s=120), "no end within the CPU time"),
         ("import time\ntime.sleep(60)", Limits(wall_s=1.5), "no end within 1.5 s"),
         ("x = bytearray(1 << 31)", Limits(), "MemoryError"),
         ("import os\nos._exit(0)", Limits(), "the code ended its process"),
@@ -34,7 +34,7 @@ def test_tests_are_told_apart():
 def test_nothing_passes_after_an_end(source: str, limits: Limits, told: str):
     start = time.monotonic()
     assert run_tests(source, ["1", "1"], limits)[1:] == [told, told]
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 240
 
 
 def test_the_network_is_out_of_reach():

@@ -86,7 +86,7 @@ def test_suites_are_read_as_the_hub_has_them(tmp_path: Path):
             | {"HF_HUB_OFFLINE": "0"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
     assert done.returncode == 0, done.stderr[-3000:]
     polymath, high, african, hmmt, gpqa = json.loads(done.stdout)

@@ -233,7 +233,7 @@ class Late(ServedModel):
         self.student_read = threading.Event()
 
     def rows(self, question: Any) -> bytes:
-        if not self.student_read.wait(20):
+        if not self.student_read.wait(300):
             raise RuntimeError("the student waits for its teacher")
         return super().rows(question)
 
@@ -253,9 +253,17 @@ def test_the_student_reads_while_the_server_does(tmp_path, tiny_folder, teacher)
     assert losses(trainer)[0] > 0 and row["time/waiting"] >= 0 and row["time/student"] > 0
 
 
-def test_several_servers_share_the_tokens(served, teacher, tokenizer):
+def test_several_servers_share_the_tokens(served, teacher, tokenizer, monkeypatch):
+    answer, gate = Counted.rows, threading.Barrier(2)
+
+    def rows(own: Counted, question: Any) -> bytes:
+        if not own.asked:  # neither has answered before both are asked
+            gate.wait(60)
+        return answer(own, question)
+
     with serving(teacher) as other:
         served.asked.clear()
+        monkeypatch.setattr(Counted, "rows", rows)
         ServedReader([served.url, other.url], tokenizer).ask(INPUTS)()
         one, two = sum(served.asked), sum(other.asked)
     assert one + two == sum(len(x.ids) for x in INPUTS) and min(one, two) > 0.3 * (one + two)
@@ -269,7 +277,8 @@ def test_what_a_server_that_dies_was_asked_is_asked_again(
     home, _ = run(tmp_path / "home", tiny_folder, taught(External(str(teacher))), max_steps=4)
     home.train()
     with process(teacher) as (url, ran):
-        alone = ServedReader([url], tokenizer, timeout=0.5)
+        alone = ServedReader([url], tokenizer)
+        alone.timeout = 0.5
 
         class Kill(TrainerCallback):
             def on_step_end(self, args, state, control, **kwargs):
@@ -305,7 +314,7 @@ def broken(served: Any, times: int) -> None:
 
 def test_a_server_that_is_back_is_asked_again(teacher, tokenizer, capfd):
     with serving(teacher) as own:
-        reader = ServedReader([own.url], tokenizer, timeout=5)
+        reader = ServedReader([own.url], tokenizer, timeout=60)
         broken(own, times=1)
         assert len(reader.ask(INPUTS)()) == len(INPUTS)
         assert "fails (500: no room); it is left out; waiting" in capfd.readouterr().err
@@ -317,7 +326,7 @@ def test_a_server_that_is_back_is_asked_again(teacher, tokenizer, capfd):
 def test_a_run_goes_on_once_its_teacher_is_back(tmp_path, tiny_folder, teacher):
     """What was learned until it went is saved, though no checkpoint was due."""
     with serving(teacher) as own:
-        method = taught(Served(own.url, timeout=1))
+        method = taught(Served(own.url))
         whole, _ = run(tmp_path / "whole", tiny_folder, method, max_steps=4)
         whole.train()
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tests.arrange import free_port
 from tests.conftest import save_tiny_model
 from tests.teacher.test_served import serving
 
@@ -237,9 +237,7 @@ def environments(mode: str) -> list[dict[str, str]]:
         config = Path(__file__).parents[2] / "configs" / "fsdp2.yaml"
         settings = yaml.safe_load(config.read_text("utf-8"))["fsdp_config"]
         settings["ACCELERATE_USE_FSDP"] = True
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1]}
+    settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     settings |= {"WORLD_SIZE": 2, "OMP_NUM_THREADS": 1, "HF_HUB_OFFLINE": 1}
     roots = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     settings["PYTHONPATH"] = os.pathsep.join(roots)
@@ -260,7 +258,7 @@ def launch(mode: str, folder: Path, output: Path) -> None:
     ]
     try:
         # One that fails takes the other with it, whose complaint is then the less telling one.
-        errors = [process.communicate(timeout=240)[1][-4000:] for process in processes]
+        errors = [process.communicate(timeout=1200)[1][-4000:] for process in processes]
         assert not any(process.returncode for process in processes), "\n\n".join(errors)
     finally:
         for process in processes:

@@ -126,11 +126,14 @@ def test_rates_add_up_by_their_counts():
 
 
 def test_what_no_phase_took_is_unaccounted_for():
+    begun = time.perf_counter()
     metrics = Metrics()
     with metrics.timed("student"), metrics.timed("loss"):
         time.sleep(0.05)
     time.sleep(0.1)
+    counted = time.perf_counter()
     logged = metrics.merged(lambda parts: parts)
     assert logged["time/student"] >= 0.05 and logged["time/unaccounted"] >= 0.1
-    assert logged["time/unaccounted"] == pytest.approx(0.1, abs=0.09)
-    assert metrics.merged(lambda parts: parts)["time/unaccounted"] < 0.05
+    assert logged["time/student"] + logged["time/unaccounted"] <= time.perf_counter() - begun
+    rest = metrics.merged(lambda parts: parts)["time/unaccounted"]
+    assert rest <= time.perf_counter() - counted

@@ -69,7 +69,8 @@ def _of_world(asked: str) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """`faults` are what the next requests meet, one each; after them all is well."""
+    """`faults` are what the next requests meet, one each; after them all is well. Requests wait
+    until as many are there as `meet` at once."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -82,6 +83,7 @@ class Server(ThreadingHTTPServer):
         self.times: list[float] = []
         self.together = self.most = 0
         self.pause = 0.0
+        self.meet: threading.Barrier | None = None
         self.lock = threading.Lock()
 
     @property
@@ -108,7 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
             fault = server.faults.pop(0) if server.faults else ""
             server.together += 1
             server.most = max(server.most, server.together)
-        time.sleep(2.0 if fault == "slow" else server.pause)
+        time.sleep(30.0 if fault == "slow" else server.pause)
+        if server.meet is not None:
+            server.meet.wait(60)
         with server.lock:
             server.together -= 1
         self._reply(fault, body)

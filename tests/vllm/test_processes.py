@@ -50,7 +50,7 @@ def test_two_processes_each_with_vllm_equal_one(tiny_folder, tmp_path):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1800,
         )
         assert done.returncode == 0, done.stderr[-4000:]
         rows = [row for row in read_jsonl(tmp_path / name / "metrics.jsonl") if "loss" in row]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig
-from tests.arrange import config, engine_for, problems
+from tests.arrange import config, engine_for, free_port, problems
 from tests.rollout.contract import PLAIN, SEEDS, EngineContract, assert_log_probs, ids_of
 from tests.vllm.test_vllm import WARM, adapted, stirred
 from transformers import TrainerCallback
@@ -36,12 +35,6 @@ ALLOWED = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1"}
 def prompts(tokenizer) -> list[tuple[int, ...]]:
     texts = ["Neema", "Neema has 3 eggs and 4 more.", "1 + 1", "a" * 20, "Kí ni?"]
     return [tuple(tokenizer(text)["input_ids"]) for text in texts]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -105,7 +98,7 @@ def plain_server(servers: Servers) -> tuple[str, subprocess.Popen]:
 
 def client(model: Any, tokenizer: Any, url: str | list[str], **choice: Any) -> Any:
     setup = EngineSetup(model, tokenizer, [tokenizer.eos_token_id], len(tokenizer), 256)
-    engine = VLLMServer(url, **choice).start(setup)
+    engine = VLLMServer(url, **{"timeout": 900.0, **choice}).start(setup)
     engine.sync(model)
     return engine
 

@@ -94,9 +94,14 @@ def _result(future: Future[R]) -> R:
 @contextmanager
 def closing(executor: ProcessPoolExecutor, news: Any) -> Iterator[None]:
     """Waits for the running jobs at the end, and cancels the waiting ones; reads the workers'
-    messages meanwhile, so that none blocks."""
+    messages meanwhile, so that none blocks. Ctrl-C ends all workers, also those that have not
+    received it."""
     try:
         yield
+    except KeyboardInterrupt:
+        for worker in [*executor._processes.values()]:
+            worker.terminate()
+        raise
     finally:
         workers = [*executor._processes.values()]  # the shutdown clears this
         executor.shutdown(wait=False, cancel_futures=True)
