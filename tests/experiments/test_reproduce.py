@@ -335,7 +335,8 @@ def test_a_page_says_why_no_arm_of_a_pretrained_model_gained():
     course = {"course": {}, "divergence": [0.2, 0.1], "grid": {"1e-04": 0.0, "3e-04": 1 / 60}}
     untrained = [arm("base", 0.01, []), arm("opsd, its teacher", 0.3, [])]
     study = studies()["smollm2"]
-    failed = Arms(study, [*untrained, arm("opsd", 0.02, [0.01, -0.01, 0.03], **course)])
+    tuned = arm("sft", 0.1, [0.09, 0.05, 0.13], course={}, grid={"1e-04": 0.1})
+    failed = Arms(study, [*untrained, tuned, arm("opsd", 0.02, [0.01, -0.01, 0.03], **course)])
     told = " ".join(failed.reasons)
     assert "as a teacher: base 0.010; opsd, its teacher 0.300." in told
     assert "opsd 0.200 to 0.100." in told and "at most 1 of 60, too few" in told

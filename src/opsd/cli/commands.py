@@ -306,8 +306,8 @@ def reproduce(
     page: Annotated[
         Path | None,
         typer.Option(
-            help="Also write this page as Markdown, HTML and JSON, side by side; with --model,"
-            " only for pretrained models."
+            help="Also write this page as Markdown, HTML and JSON, side by side: about the built-in"
+            " models, or with --model about the pretrained ones."
         ),
     ] = None,
     as_json: Json = False,
@@ -324,7 +324,7 @@ def reproduce(
     if page is not None:
         from opsd.experiments.claims_page import write
 
-        shown = {n: s for n, s in studies().items() if model is None or s.pretrained}
+        shown = {n: s for n, s in studies().items() if s.pretrained == (model is not None)}
         write(output, shown, page)
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))

@@ -145,22 +145,24 @@ class Arms:
 
     @property
     def reasons(self) -> list[str]:
-        """If no trained arm of a pretrained model is surely above it: the numbers that say why."""
+        """The numbers that say why no arm that learns from a teacher is surely above a pretrained
+        model, if so."""
         bases = [row for row in self.rows if is_base(row["arm"])]
-        if not (self.study.pretrained and bases and self.trained) or self.that("helped"):
+        distilled = [arm for arm in self.trained if "divergence" in arm.row]
+        helped = any(arm.verdict == "helped" for arm in distilled)
+        if not (self.study.pretrained and bases and distilled) or helped:
             return []
         by_teacher = [x for x in self.rows if self.study.arms[x["arm"]].subject == "teacher"]
         learners = [arm.row for arm in self.trained]
-        moved = [arm for arm in learners if "divergence" in arm]
         dev = self.study.dev.problems * self.study.dev.samples
-        most = max(round(dev * score) for arm in learners for score in arm["grid"].values())
+        most = max(round(dev * score) for arm in distilled for score in arm.grid.values())
         said = {
             "Right answers of the untrained model, and of the same model as a teacher": [
                 *(_told(row, "avg@k") for row in (*bases, *by_teacher))
             ],
             "Divergence of the student from its teacher, in nats per token, at the first and at the"
             " last step": [
-                f"{arm['arm']} {' to '.join(map(number, arm['divergence']))}" for arm in moved
+                f"{arm.arm} {' to '.join(map(number, arm.divergence))}" for arm in distilled
             ],
             "Share of answers in the requested format": [
                 *(_told(row, "format_rate") for row in (*bases, *learners))
@@ -168,7 +170,7 @@ class Arms:
             "Share of right answers among those": [
                 *(_told(row, "right_given_format") for row in (*bases, *learners))
             ],
-            "Right answers on dev problems, for any arm and learning rate": [
+            "Right answers on dev problems, for any arm with a teacher and any learning rate": [
                 f"at most {most} of {dev}"
                 + (", too few to choose rates and checkpoints by" if most < FEW else "")
             ],
