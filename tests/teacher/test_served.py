@@ -254,16 +254,17 @@ def test_the_student_reads_while_the_server_does(tmp_path, tiny_folder, teacher)
 
 
 def test_several_servers_share_the_tokens(served, teacher, tokenizer, monkeypatch):
-    answer, gate = Counted.rows, threading.Barrier(2)
-
-    def rows(own: Counted, question: Any) -> bytes:
-        if not own.asked:  # neither has answered before both are asked
-            gate.wait(60)
-        return answer(own, question)
-
     with serving(teacher) as other:
         served.asked.clear()
-        monkeypatch.setattr(Counted, "rows", rows)
+        reached = {own: threading.Event() for own in (served, other)}
+        for own, another in ((served, other), (other, served)):
+
+            def rows(question, own=own, another=another, answer=own.rows):
+                reached[own].set()
+                assert reached[another].wait(60)  # neither answers before both are asked
+                return answer(question)
+
+            monkeypatch.setattr(own, "rows", rows)
         ServedReader([served.url, other.url], tokenizer).ask(INPUTS)()
         one, two = sum(served.asked), sum(other.asked)
     assert one + two == sum(len(x.ids) for x in INPUTS) and min(one, two) > 0.3 * (one + two)
