@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from tests.conftest import tiny_model
 
 from opsd.cli.commands import main
 from opsd.data.problems import load_problems
+from opsd.experiments.claims_page import write
+from opsd.experiments.study import studies
 from opsd.methods import FUNCTIONS
 from opsd.recipe.files import shipped
 from opsd.recipe.schema import load as load_recipe
@@ -308,6 +311,20 @@ def test_evaluate_refuses_problems_without_answers_and_models_that_are_not_there
     assert told == "opsd: rows: no problem has an answer to grade against"
     told = refused(command("evaluate", "no/such/model", "--data", source, "--language", "swa"))
     assert told.startswith("cannot load the model 'no/such/model'")
+
+
+def test_pages_of_claims_are_about_built_in_or_pretrained_models(command, tmp_path):
+    root = Path(__file__).parents[2]
+    evidence = shutil.copytree(root / "evidence", tmp_path / "evidence")
+    page = tmp_path / "claims.md"
+    code, _, errors = command("reproduce", "teacher_knows", "--output", evidence, "--page", page)
+    assert code == 0, errors
+    pretrained = {name: study for name, study in studies().items() if study.pretrained}
+    write(evidence, pretrained, tmp_path / "real-models.md")
+    for written in (page, tmp_path / "real-models.md"):
+        for suffix in (".md", ".html", ".json"):
+            stored = root / "docs" / written.with_suffix(suffix).name
+            assert written.with_suffix(suffix).read_text() == stored.read_text()
 
 
 def test_methods_lists_the_catalogue_as_json(command):
