@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from opsd.experiments.pool import run_all
+from opsd.experiments import pool
+from opsd.experiments.pool import run_all, tell
 from opsd.types import RunFailed
 
 PROGRAM = """
@@ -32,7 +33,8 @@ if __name__ == "__main__":
 @dataclass(frozen=True)
 class Sleeper:
     label: str
-    tokens: int = 1
+    size: int = 1
+    unit = "step"
 
 
 def asleep(job: Sleeper) -> None:
@@ -44,13 +46,25 @@ def asleep(job: Sleeper) -> None:
 def twice(job: Sleeper) -> int:
     if job.label == "bad":
         raise ValueError("this one is bad")
-    return 2 * job.tokens
+    tell(job.label, job.size // 2, "training")
+    if job.label == "slow":
+        time.sleep(2)
+    tell(job.label, job.size, "dev 0.5")
+    return 2 * job.size
 
 
 def test_every_job_comes_with_what_has_become_of_it():
     jobs = [Sleeper("a", 1), Sleeper("b", 5)]
     assert dict(run_all(jobs, twice)) == {jobs[0]: 2, jobs[1]: 10}
     assert list(run_all([], twice)) == []
+
+
+def test_without_a_terminal_lines_say_what_each_job_does(capsys, monkeypatch):
+    monkeypatch.setattr(pool, "SELDOM", 0.0)
+    list(run_all([Sleeper("slow", 6)], twice))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "0/1 arms; starting" and "0/1 arms; slow 3/6 steps training" in lines
+    assert "slow: dev 0.5" in lines
 
 
 def test_a_failure_ends_all_with_its_error():

@@ -30,6 +30,11 @@ class Arm:
     output: str
     split: str = "test"
     settings: tuple[str, ...] = ()
+    unit = "token"
+
+    @property
+    def size(self) -> int:
+        return self.tokens
 
     @property
     def label(self) -> str:

@@ -19,14 +19,17 @@ from opsd.types import RunFailed
 
 
 class Job(Protocol):
-    """A unit of work: `label` is its name in the progress bar, `tokens` the number of tokens that
-    it generates in training."""
+    """A training: `label` is its name in the progress bar, and `size` how long it is, in a `unit`
+    such as "token" or "step"."""
 
     @property
     def label(self) -> str: ...
 
     @property
-    def tokens(self) -> int: ...
+    def size(self) -> int: ...
+
+    @property
+    def unit(self) -> str: ...
 
 
 J = TypeVar("J", bound=Job)
@@ -35,10 +38,11 @@ R = TypeVar("R")
 _news: Any = None
 
 
-def tell(label: str, tokens: int, note: str) -> None:
-    """Reports a job's progress; `note` begins with "test" once training is over."""
+def tell(label: str, done: int, note: str) -> None:
+    """Reports how much of a job is done, in its unit, and what it is doing. The last note is logged
+    as its outcome."""
     if _news is not None:
-        _news.put((label, tokens, note))
+        _news.put((label, done, note))
 
 
 def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
@@ -55,15 +59,19 @@ def run_all(jobs: Sequence[J], work: Callable[[J], R]) -> Iterator[tuple[J, R]]:
             waiting = {executor.submit(work, job): job for job in jobs}
         total = progress.add_task("all arms", total=len(jobs), unit="arm", note="")
         shown: dict[str, Any] = {}
-        limits = {job.label: job.tokens for job in jobs}
+        known = {job.label: job for job in jobs}
         spoken = time.monotonic()
         while waiting:
+            ended = [future for future in waiting if future.done()]
             while not news.empty():
-                _show(progress, shown, limits, *news.get())
-            for future in [f for f in waiting if f.done()]:
+                label, done, note = news.get()
+                _show(progress, shown, known[label], done, note)
+            for future in ended:
                 made = _result(future)
+                job = waiting.pop(future)
+                _end(progress, shown, job)
                 progress.advance(total)
-                yield waiting.pop(future), made
+                yield job, made
             if progress.disable and time.monotonic() - spoken > SELDOM:
                 spoken = time.monotonic()
                 log(f"{len(jobs) - len(waiting)}/{len(jobs)} arms; {_under_way(progress, shown)}")
@@ -136,23 +144,25 @@ def _outlive_nobody() -> None:
 
 def _under_way(progress: Any, shown: dict[str, Any]) -> str:
     """The progress of the running arms, in words."""
-    labels = {number: label for label, number in shown.items()}
     told = [
-        f"{labels[task.id]} {int(task.completed):,}/{int(task.total):,} tokens"
+        f"{task.description} {int(task.completed):,}/{int(task.total):,} {task.fields['unit']}s"
         f" {task.fields['note']}".rstrip()
         for task in progress.tasks
-        if task.id in labels
+        if task.id in shown.values()
     ]
     return "; ".join(told) or "starting"
 
 
-def _show(
-    progress: Any, shown: dict[str, Any], limits: dict[str, int], label: str, tokens: int, note: str
-) -> None:
-    if label not in shown:
-        shown[label] = progress.add_task(label, total=limits[label], unit="token", note="")
-    progress.update(shown[label], completed=min(tokens, limits[label]), note=note)
-    if note.startswith("test"):
-        progress.remove_task(shown.pop(label))
+def _show(progress: Any, shown: dict[str, Any], job: Job, done: int, note: str) -> None:
+    if job.label not in shown:
+        shown[job.label] = progress.add_task(job.label, total=job.size, unit=job.unit, note="")
+    progress.update(shown[job.label], completed=min(done, job.size), note=note)
+
+
+def _end(progress: Any, shown: dict[str, Any], job: Job) -> None:
+    number = shown.pop(job.label, None)
+    notes = [task.fields["note"] for task in progress.tasks if task.id == number]
+    if notes:
+        progress.remove_task(number)
         if progress.disable:
-            log(f"{label}: {note}")
+            log(f"{job.label}: {notes[0]}")

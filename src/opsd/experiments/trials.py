@@ -115,6 +115,14 @@ class Trial:
     def tokens(self) -> int:
         return self.study.tokens * len(self.languages)
 
+    @property
+    def size(self) -> int:
+        return self.arm.steps or self.tokens
+
+    @property
+    def unit(self) -> str:
+        return "step" if self.arm.steps else "token"
+
     def __post_init__(self) -> None:
         digest = hashlib.sha256(json.dumps(self._decides(), sort_keys=True).encode()).hexdigest()
         object.__setattr__(self, "key", digest[:16])
@@ -362,8 +370,8 @@ def run(trial: Trial, folder: Path) -> Path:
         "checkpoints": [point.row() for point in course.points],
         "log": _columns(trainer.state.log_history),
     }
-    tell(trial.label, trial.tokens, "testing" if trial.tested else "test left out")
     if trial.tested:
+        tell(trial.label, trial.size, "testing")
         test = problems_of(study, arm, "test", trial.language)
         if arm.subject == "teacher":
             test = told(test, arm, trial.seed)
@@ -372,6 +380,7 @@ def run(trial: Trial, folder: Path) -> Path:
     about["seconds"] = round(time.process_time() - start, 1)
     written = file_of(trial, folder)
     write_atomically(written, gzip.compress(json.dumps(about).encode()))
+    tell(trial.label, trial.size, course.told())
     return written
 
 
@@ -387,8 +396,15 @@ class FirstStage:
 
     study: Study
     folder: Path
-    label: str = "first stage"
-    tokens: int = 0
+    unit = "step"
+
+    @property
+    def label(self) -> str:
+        return f"{self.study.name}, first stage"
+
+    @property
+    def size(self) -> int:
+        return self.recipe().train["max_steps"]
 
     def recipe(self) -> Recipe:
         study = self.study
@@ -412,13 +428,19 @@ class FirstStage:
 
 def train_first(stage: FirstStage) -> Path:
     """Trains a first stage, unless its model exists; returns the folder of the whole model."""
+    from transformers import TrainerCallback
+
     from opsd.publish.export import export
     from opsd.recipe.train import train
+
+    class Tell(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            tell(stage.label, state.global_step, "training")
 
     if not stage.place.is_dir():
         output = stage.folder / "runs" / f"{stage.study.name}-first"
         remove(output, ".+")
-        train(_placed(stage.recipe(), stage.study.folder), output)
+        train(_placed(stage.recipe(), stage.study.folder), output, callbacks=[Tell()])
         export(output, stage.place)
     return stage.place
 
@@ -507,7 +529,7 @@ class _Course:
         return AtShares()
 
     def step(self) -> None:
-        tell(self.trial.label, round(self.share() * self.trial.tokens), "training")
+        tell(self.trial.label, round(self.share() * self.trial.size), "training")
         while len(self.due) > 1 and self.share() >= self.due[0]:
             self.point()
 
@@ -531,6 +553,11 @@ class _Course:
                 {name: weight.detach().clone() for name, weight in trained.items()},
             )
         )
+
+    def told(self) -> str:
+        """The dev scores, in words."""
+        scores = [f"{point.score:.3f} at {point.share:.0%}" for point in self.points]
+        return f"dev {', '.join(scores)}" if scores else "tested"
 
     def tested(self, test: list[Problem]) -> dict[str, list[list[float]]]:
         """The counts at each checkpoint that a claim may be about; `chosen` and `early` are those

@@ -56,10 +56,15 @@ _REACHED = ("url", "folder", "timeout", "concurrency")
 
 
 def train(
-    recipe: Recipe, output: Path, *, resume: bool = False, profile: bool = False
+    recipe: Recipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    profile: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> OPSDTrainer:
     """Train a recipe. The trained model is written to `output/model`, and, with `profile`, one
-    step's trace and table to `output/profile`.
+    step's trace and table to `output/profile`. The trainer calls `callbacks` too.
 
     Raises UserError if `output` already contains a run and `resume` is not set, if `resume` is set
     with a different recipe, and for a recipe of two models; RunFailed if the disk is full.
@@ -68,7 +73,7 @@ def train(
     with _holding(output) as run:
         _claim(recipe, run, resume)
         begun = time.monotonic()
-        trainer = _begin(recipe, run, resume, profile)
+        trainer = _begin(recipe, run, resume, profile, callbacks=callbacks)
         trainer.train(resume_from_checkpoint=resume)
         return _finish(trainer, recipe, begun)
 
@@ -131,14 +136,19 @@ def _models(pair: Sequence[Recipe], *, bf16: bool) -> list[Any]:
 
 
 def _begin(
-    recipe: Recipe, run: RunFolder, resume: bool, profile: bool, model: Any = None
+    recipe: Recipe,
+    run: RunFolder,
+    resume: bool,
+    profile: bool,
+    model: Any = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> OPSDTrainer:
     """Build the trainer of a run, and record in the run's folder what it trains on."""
     output = run.path
     account = DataReport()
     train_set, dev_set = problems.load_problems(recipe.data, account)
     _same_data(account, output / "data.json", resume)
-    trainer = make_trainer(recipe, output, train_set, dev_set, model=model)
+    trainer = make_trainer(recipe, output, train_set, dev_set, model=model, callbacks=callbacks)
     if trainer.args.should_save:
         record(recipe, output, trainer.args.seed)
         languages.keep(recipe.data.spellings, output)
