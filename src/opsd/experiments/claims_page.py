@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from opsd.experiments.reproduce import COLLAPSED, OVERVIEW, kept, kept_arms
 from opsd.experiments.study import LEAST, Study, is_base
@@ -39,8 +40,6 @@ def write(output: Path, studies: Mapping[str, Study], page: Path) -> None:
     toys = any(not study.pretrained for study in studies.values())
     rows = [r for r in kept(output) if (r["study"] in studies if "study" in r else toys)]
     known = _known(rows, kept_arms(output), studies, page, toys)
-    html = render(FOLDER, "claims", filters={"code": _code}, **known)
-    write_atomically(page.with_suffix(".html"), html)
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         trim_blocks=True,
@@ -49,16 +48,26 @@ def write(output: Path, studies: Mapping[str, Study], page: Path) -> None:
         autoescape=False,  # Markdown; all texts come from the shipped studies
     )
     text = made.get_template("claims.md.jinja").render(**known)
+    rules = made.get_template("rules.md.jinja").render(**known)
+    html = render(
+        FOLDER, "claims", filters={"html": _html, "inline": _inline}, rules=rules, **known
+    )
+    write_atomically(page.with_suffix(".html"), html)
     write_atomically(page.with_suffix(".md"), text.rstrip("\n") + "\n")
     write_atomically(page.with_suffix(".json"), to_json(rows, indent=1))
 
 
-def _code(text: str) -> Markup:
-    """A text as HTML, with what stands between backticks as code."""
-    parts = [
-        f"<code>{escape(x)}</code>" if i % 2 else escape(x) for i, x in enumerate(text.split("`"))
-    ]
-    return Markup("".join(parts))
+_MARKDOWN = MarkdownIt("commonmark", {"html": False})
+
+
+def _html(text: str) -> Markup:
+    """A Markdown text as HTML. Its links lead to pages of the same kind."""
+    return Markup(_MARKDOWN.render(text).replace('.md"', '.html"'))
+
+
+def _inline(text: str) -> Markup:
+    """A line of Markdown as HTML."""
+    return Markup(_MARKDOWN.renderInline(text))
 
 
 @dataclass(frozen=True)
