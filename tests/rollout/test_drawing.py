@@ -77,6 +77,17 @@ def test_what_is_kept_is_what_transformers_keeps(cut):
     assert not share[theirs == 0].any()
 
 
+@pytest.mark.parametrize("block", [1, 7, 350, VOCAB, 1000])
+def test_how_the_vocabulary_is_divided_changes_no_token(block, monkeypatch):
+    monkeypatch.setattr(drawing, "_BLOCK", block)
+    logits = distributions(2.0)
+    for number in (0.0, 0.013, 0.37, 0.92, 1 - 2**-53):
+        numbers = torch.full((len(logits),), number).double()
+        told = drawn(logits, numbers, Sampling()).tolist()
+        last = VOCAB - 1  # the oracle's cumulative distribution may end below the last number
+        assert told == [min(read_out(row, number, Sampling()), last) for row in logits]
+
+
 def test_logits_need_not_be_normalised_and_some_may_be_impossible():
     sampling = Sampling(top_p=0.8)
     logits = distributions(1.0) + 3.0

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from opsd.rollout.engine import Sampling
 
 _PREFIX = 512
 """The number of likeliest tokens that are examined first if there is no top-k."""
 _WIDER = 8
+_BLOCK = 512
 
 
 def drawn(logits_NV: Tensor, numbers_N: Tensor, sampling: Sampling) -> Tensor:
@@ -22,7 +24,7 @@ def drawn(logits_NV: Tensor, numbers_N: Tensor, sampling: Sampling) -> Tensor:
     more only in rows whose truncation point is not among them.
     """
     if sampling.whole:
-        return _where_reached(logits_NV.softmax(-1, dtype=torch.float64), numbers_N)
+        return _where_reached(logits_NV.softmax(-1), numbers_N)
     tokens = torch.empty(len(logits_NV), dtype=torch.long, device=logits_NV.device)
     rows = torch.arange(len(logits_NV), device=logits_NV.device)
     size, vocab = 2 * sampling.top_k or _PREFIX, logits_NV.shape[-1]
@@ -60,10 +62,24 @@ def _cut(likeliest_NK: Tensor, logits_NV: Tensor, sampling: Sampling) -> tuple[T
 
 
 def _where_reached(mass_NK: Tensor, numbers_N: Tensor) -> Tensor:
-    """The first index [N] at which the cumulative mass passes this share of a row's mass."""
-    cumulative = mass_NK.cumsum(-1)
-    reached = numbers_N.unsqueeze(-1) * cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, reached, right=True).squeeze(-1)
-    # A number that rounds up to the whole mass selects the last entry with any mass.
-    last = (mass_NK > 0).long().cumsum(-1).argmax(-1)
-    return torch.minimum(found, last)
+    """The first index [N] at which the cumulative mass passes this share of a row's mass. Only the
+    block in which that happens is accumulated entry by entry."""
+    size = mass_NK.shape[-1]
+    whole = size - size % _BLOCK
+    blocks_NS = mass_NK[:, :whole].unflatten(-1, (whole // _BLOCK, _BLOCK)).sum(-1)
+    rest_N1 = mass_NK[:, whole:].sum(-1, keepdim=True)
+    ends_NS = torch.cat([blocks_NS, rest_N1], -1).double().cumsum(-1)
+    reached_N1 = numbers_N.unsqueeze(-1) * ends_NS[:, -1:]
+    block_N1 = _first_past(ends_NS, reached_N1)
+    columns_NB = block_N1 * _BLOCK + torch.arange(_BLOCK, device=mass_NK.device)
+    inside_NB = mass_NK.gather(-1, columns_NB.clamp(max=size - 1)) * (columns_NB < size)
+    before_N1 = pad(ends_NS, (1, 0)).gather(-1, block_N1)
+    place_N1 = _first_past(before_N1 + inside_NB.double().cumsum(-1), reached_N1)
+    return (block_N1 * _BLOCK + place_N1).squeeze(-1)
+
+
+def _first_past(sums_NK: Tensor, reached_N1: Tensor) -> Tensor:
+    """The first index [N, 1] whose cumulative sum is larger than `reached`; the last one that adds
+    anything if rounding has left none larger."""
+    last_N1 = torch.searchsorted(sums_NK, sums_NK[:, -1:].contiguous())
+    return torch.minimum(torch.searchsorted(sums_NK, reached_N1, right=True), last_N1)

@@ -96,7 +96,7 @@ class _Writer:
         drafts = [self._draft(row) for row in rows]
         logits = self.head.logits(hidden_BD)
         if self.sampling.temperature > 0:
-            logits = logits / self.sampling.temperature
+            logits /= self.sampling.temperature
         logp = logits.log_softmax(-1)
         if self.sampling.temperature > 0:
             numbers = torch.tensor([float(d.numbers[len(d.ids)]) for d in drafts]).double()
