@@ -380,8 +380,19 @@ def run(trial: Trial, folder: Path) -> Path:
     about["seconds"] = round(time.process_time() - start, 1)
     written = file_of(trial, folder)
     write_atomically(written, gzip.compress(json.dumps(about).encode()))
-    tell(trial.label, trial.size, course.told())
+    tell(trial.label, trial.size, _scores(about))
     return written
+
+
+def _scores(about: Mapping[str, Any]) -> str:
+    """A trial's accuracy in words: on dev problems at each checkpoint, and on test problems."""
+    dev = ", ".join(f"{point['dev']:.3f}" for point in about["checkpoints"])
+    said = [f"dev {dev}"] if dev else []
+    if "correct" in about.get("fields", ()):
+        right, n = (about["fields"].index(name) for name in METRICS["avg@k"][:2])
+        rows = about["counts"]["chosen"]
+        said.append(f"test {sum(row[right] for row in rows) / sum(row[n] for row in rows):.3f}")
+    return "; ".join(said) or "measured"
 
 
 def _placed(recipe: Recipe, folder: str) -> Recipe:
@@ -553,11 +564,6 @@ class _Course:
                 {name: weight.detach().clone() for name, weight in trained.items()},
             )
         )
-
-    def told(self) -> str:
-        """The dev scores, in words."""
-        scores = [f"{point.score:.3f} at {point.share:.0%}" for point in self.points]
-        return f"dev {', '.join(scores)}" if scores else "tested"
 
     def tested(self, test: list[Problem]) -> dict[str, list[list[float]]]:
         """The counts at each checkpoint that a claim may be about; `chosen` and `early` are those
