@@ -329,6 +329,7 @@ def test_a_small_reproduction_is_kept_and_goes_on_where_it_stopped(tmp_path, cap
 def test_a_page_says_why_no_arm_of_a_pretrained_model_gained():
     def arm(name: str, right: float, gain: list[float], **trained: Any) -> dict[str, Any]:
         metrics = {"avg@k": right, "format_rate": 0.5, "right_given_format": right / 0.5}
+        metrics["length"] = 40.0
         chosen = {metric: [value, 0.0, 1.0] for metric, value in metrics.items()}
         return {"arm": name, "metrics": {"chosen": chosen}, "gains": {"avg@k": gain}, **trained}
 
@@ -339,6 +340,7 @@ def test_a_page_says_why_no_arm_of_a_pretrained_model_gained():
     failed = Arms(study, [*untrained, tuned, arm("opsd", 0.02, [0.01, -0.01, 0.03], **course)])
     told = " ".join(failed.reasons)
     assert "as a teacher: base 0.010; opsd, its teacher 0.300." in told
+    assert "Tokens per answer" in told and "opsd, its teacher 40" in told
     assert "opsd 0.200 to 0.100." in told and "at most 1 of 60, too few" in told
     gained = Arms(study, [*untrained, arm("opsd", 0.2, [0.19, 0.1, 0.3], **course)])
     assert not gained.reasons and not Arms(study, untrained).reasons

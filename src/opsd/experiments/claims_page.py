@@ -179,6 +179,9 @@ class Arms:
             "Share of right answers among those": [
                 *(_told(row, "right_given_format") for row in (*bases, *learners))
             ],
+            "Tokens per answer, few if a model answers without reasoning": [
+                *(_told(row, "length") for row in (*bases, *by_teacher, *learners))
+            ],
             "Right answers on dev problems, for any arm with a teacher and any learning rate": [
                 f"at most {most} of {dev}"
                 + (", too few to choose rates and checkpoints by" if most < FEW else "")
