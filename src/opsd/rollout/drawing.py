@@ -13,6 +13,7 @@ _PREFIX = 512
 """The number of likeliest tokens that are examined first if there is no top-k."""
 _WIDER = 8
 _BLOCK = 512
+"""The number of entries whose mass is summed before any of them is looked at."""
 
 
 def drawn(logits_NV: Tensor, numbers_N: Tensor, sampling: Sampling) -> Tensor:
